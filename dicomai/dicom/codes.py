@@ -1,0 +1,35 @@
+"""Coded concepts (PS3.3 section 8.8): the triple, and the ones that we use ourselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept: Code Value, Coding Scheme Designator, Code Meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+    def same_concept(self, other: Code) -> bool:
+        """Tell whether both mean the same, whatever their words."""
+        return (self.value, self.scheme) == (other.value, other.scheme)
+
+
+def ucum(unit: str, meaning: str | None = None) -> Code:
+    """Return a unit of the Unified Code for Units of Measure."""
+    return Code(unit, "UCUM", meaning or unit)
+
+
+MILLIMETRE: Final = ucum("mm", "millimeter")
+CUBIC_MILLIMETRE: Final = ucum("mm3", "cubic millimeter")
+MILLILITRE: Final = ucum("mL", "milliliter")
+HOUNSFIELD: Final = ucum("[hnsf'U]", "Hounsfield unit")
+PERCENT: Final = ucum("%", "percent")
+NO_UNITS: Final = ucum("1", "no units")
+
+RIGHT: Final = Code("24028007", "SCT", "Right")
+LEFT: Final = Code("7771000", "SCT", "Left")

@@ -1,0 +1,112 @@
+"""What can go wrong, sorted by what is to be done about it.
+
+The kind of an error decides what the queue does with its job; its sentence is what an administrator
+reads. A sentence names the object, the stage, the reason and the next step.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, get_args
+
+ErrorKind = Literal[
+    "input",  # the data can't be analysed: failed
+    "config",  # held until the configuration changes
+    "transient",  # back-off with jitter
+    "resource",  # down the memory ladder; a full disk is transient
+    "crash",  # a runner died, or its lease ran out: twice, then failed
+    "identity",  # failed or held, for a person
+    "refused",  # the peer said no for good: for a person
+    "deadline",  # took longer than it may: for a person
+]
+ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
+
+
+class DicomaiError(Exception):
+    """The root of every error that is expected; anything else is a defect of ours.
+
+    Parameters
+    ----------
+    sentence
+        What a person reads: object, stage, reason, next step.
+    subject
+        The UID, file, node or setting that the sentence is about, for machines.
+    """
+
+    kind: ClassVar[ErrorKind] = "input"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, sentence: str, *, subject: str = "") -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.subject = subject
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors travel from the runner's process to its supervisor.
+        return (_again, (type(self), self.sentence, self.subject))
+
+
+def _again(cls: type[DicomaiError], sentence: str, subject: str) -> DicomaiError:
+    return cls(sentence, subject=subject)
+
+
+class InputError(DicomaiError):
+    """The data can't be analysed, and will not be by trying again."""
+
+
+class ConfigError(DicomaiError):
+    """The configuration, a manifest or a pin is wrong."""
+
+    kind = "config"
+    exit_code = 3
+
+
+class NotFound(DicomaiError):
+    """What was named on the command line does not exist."""
+
+    exit_code = 4
+
+
+class TransientError(DicomaiError):
+    """It may well work later."""
+
+    kind = "transient"
+
+
+class DatabaseError(TransientError):
+    """The database is away, locked for too long, or of another version."""
+
+    exit_code = 5
+
+
+class DiskFull(TransientError):
+    """Less room is left than the reserve."""
+
+
+class ResourceError(DicomaiError):
+    """Memory of the device or the host ran out."""
+
+    kind = "resource"
+
+
+class CrashError(DicomaiError):
+    """A runner died; says signal, stage and object."""
+
+    kind = "crash"
+
+
+class IdentityError(DicomaiError):
+    """A result would not belong to its patient."""
+
+    kind = "identity"
+
+
+class RefusedError(DicomaiError):
+    """The peer refused for good."""
+
+    kind = "refused"
+
+
+class DeadlineError(DicomaiError):
+    """The job took longer than it may."""
+
+    kind = "deadline"

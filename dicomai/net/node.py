@@ -1,0 +1,55 @@
+"""A peer: who it is, where it is, what it may do, and how it sends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Permission = Literal["echo", "store"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A DICOM application entity as the configuration knows it.
+
+    Attributes
+    ----------
+    name
+        How routes and the command line call it.
+    ae_title
+        Its AE title, at most 16 characters (PS3.8 7.1.1.4).
+    addresses
+        IP addresses or networks it may call from; empty: any.
+    host, port
+        Where it listens; without them nothing can be sent to it.
+    may
+        What it may ask of us.
+    quiet_s
+        A study is whole when this node has sent nothing of it for so long.
+    association_per_study
+        It sends each study in one association of its own, so that a clean release is evidence.
+    floor_s
+        What is waited even then.
+    issuer_of_patient_id
+        Issuer of its Patient IDs where the object does not say.
+    charset_default
+        Specific Character Set of undeclared bytes above 127; empty: unknown.
+    answers_find
+        It answers C-FIND, so identity is compared there before a delivery.
+    """
+
+    name: str
+    ae_title: str
+    addresses: tuple[str, ...] = ()
+    host: str = ""
+    port: int = 0
+    may: tuple[Permission, ...] = ("echo", "store")
+    quiet_s: float = 60.0
+    association_per_study: bool = False
+    floor_s: float = 10.0
+    issuer_of_patient_id: str = ""
+    charset_default: str = ""
+    answers_find: bool = False
+
+
+ANY_NODE: Final = "*"

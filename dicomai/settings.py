@@ -1,0 +1,1 @@
+"""The configuration: one TOML file, environment variables over it, checked before anything starts."""
