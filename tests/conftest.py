@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tarfile
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -76,3 +81,94 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped under CI=true: {report.longrepr}"
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
+    """Return when something listens there; fail when the process has ended instead."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"{process.args!r} ended with {process.returncode}")
+        with socket.socket() as probe:
+            probe.settimeout(0.2)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    pytest.fail(f"nothing listens on {port} after {seconds} s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorePeer:
+    """A storage SCP that no one here wrote."""
+
+    ae_title: str
+    port: int
+    files: Callable[[], list[Path]]
+    """What it has stored until now, as files."""
+
+
+@pytest.fixture
+def storescp(peer: Callable[[str], str], tmp_path: Path, free_port: int) -> Iterator[StorePeer]:
+    """DCMTK's storescp, which keeps what it gets as it came."""
+    folder = tmp_path / "storescp"
+    folder.mkdir()
+    program = peer("storescp")
+    command = [program, "--fork", "+B", "-aet", "STORESCP", "-od", str(folder), str(free_port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for_port(free_port, process)
+            yield StorePeer(
+                ae_title="STORESCP", port=free_port, files=lambda: sorted(folder.iterdir())
+            )
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def orthanc(peer: Callable[[str], str], tmp_path: Path) -> Iterator[StorePeer]:
+    """Orthanc, with an empty store of its own."""
+    folder = tmp_path / "orthanc"
+    folder.mkdir()
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(int(probe.getsockname()[1]))
+    dicom_port, http_port = ports
+    settings = {
+        "Name": "ORTHANC",
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+        "DicomAet": "ORTHANC",
+        "DicomPort": dicom_port,
+        "HttpPort": http_port,
+        "HttpServerEnabled": True,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowEcho": True,
+        "DicomAlwaysAllowFind": True,
+        "Plugins": [],
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    url = f"http://127.0.0.1:{http_port}"
+
+    def files() -> list[Path]:
+        with urllib.request.urlopen(f"{url}/instances") as answer:
+            names = json.load(answer)
+        out = folder / "read"
+        out.mkdir(exist_ok=True)
+        for name in names:
+            with urllib.request.urlopen(f"{url}/instances/{name}/file") as answer:
+                (out / f"{name}.dcm").write_bytes(answer.read())
+        return sorted(out.iterdir())
+
+    command = [peer("Orthanc"), str(folder / "orthanc.json")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for_port(dicom_port, process)
+            wait_for_port(http_port, process)
+            yield StorePeer(ae_title="ORTHANC", port=dicom_port, files=files)
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
