@@ -1,0 +1,5 @@
+"""`python -m dicomai` is `dicomai`."""
+
+from dicomai.cli.main import main
+
+main()
