@@ -1,0 +1,189 @@
+"""The networks that a manifest may name, shared by training and by the torch runtime.
+
+Tensors are (N, C, K, J, I) or (N, C, J, I) float; what comes out are logits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dicomai.errors import ConfigError
+from dicomai.models.manifest import Argument
+
+Builder: TypeAlias = Callable[..., nn.Module]
+
+
+def _groups(channels: int) -> int:
+    return next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)
+
+
+class _Block3d(nn.Module):
+    """Two convolutions, each with its normalisation; the first may halve the resolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+            nn.GroupNorm(_groups(outputs), outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(outputs, outputs, 3, padding=1, bias=False),
+            nn.GroupNorm(_groups(outputs), outputs),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, K, J, I) to (N, outputs, K', J', I')."""
+        out: Tensor = self.layers(x)
+        return out
+
+
+class UNet3d(nn.Module):
+    """A U-Net of any depth for volumes of any shape.
+
+    Each level halves the resolution by a stride; the way up is trilinear, so that no
+    checkerboard appears and any shape comes back as it went in.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Of the input and of the logits.
+    channels
+        Features at each level, finest first.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        channels: tuple[int, ...] = (8, 16, 32),
+    ) -> None:
+        super().__init__()
+        self.first = _Block3d(in_channels, channels[0])
+        pairs = list(itertools.pairwise(channels))
+        self.down = nn.ModuleList([_Block3d(fine, coarse, stride=2) for fine, coarse in pairs])
+        self.up = nn.ModuleList([_Block3d(fine + coarse, fine) for fine, coarse in pairs])
+        self.last = nn.Conv3d(channels[0], out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, K, J, I) to logits (N, out_channels, K, J, I)."""
+        x = self.first(x)
+        fine: list[Tensor] = []
+        for down in self.down:
+            fine.append(x)
+            x = down(x)
+        for up in reversed(self.up):
+            skip = fine.pop()
+            x = functional.interpolate(
+                x, size=skip.shape[2:], mode="trilinear", align_corners=False
+            )
+            x = up(torch.cat((skip, x), dim=1))
+        logits: Tensor = self.last(x)
+        return logits
+
+
+class _Residual2d(nn.Module):
+    """Two convolutions beside a shortcut that halves the resolution."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
+            nn.GroupNorm(_groups(outputs), outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.GroupNorm(_groups(outputs), outputs),
+        )
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, J, I) to (N, outputs, J / 2, I / 2)."""
+        return functional.relu(self.layers(x) + self.shortcut(x))
+
+
+class Classifier2d(nn.Module):
+    """A small residual network for an image.
+
+    Parameters
+    ----------
+    in_channels, classes
+        Of the image; logits that come out.
+    channels
+        Features of each stage; each halves the resolution.
+    pool
+        "mean" for what the whole image shows, "max" for what one spot of it shows, "both".
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 1,
+        classes: int = 1,
+        channels: tuple[int, ...] = (16, 32, 64, 64),
+        pool: str = "both",
+    ) -> None:
+        super().__init__()
+        if pool not in {"mean", "max", "both"}:
+            raise ValueError(f'pool must be "mean", "max" or "both", not {pool!r}')
+        self.pool = pool
+        self.stages = nn.Sequential(
+            *(
+                _Residual2d(inputs, outputs)
+                for inputs, outputs in zip((in_channels, *channels), channels, strict=False)
+            )
+        )
+        self.last = nn.Linear(channels[-1] * (2 if pool == "both" else 1), classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, J, I) to logits (N, classes)."""
+        x = self.stages(x)
+        pooled = []
+        if self.pool != "max":
+            pooled.append(x.mean(dim=(2, 3)))
+        if self.pool != "mean":
+            pooled.append(x.amax(dim=(2, 3)))
+        logits: Tensor = self.last(torch.cat(pooled, dim=1))
+        return logits
+
+
+NETWORKS: Final[Mapping[str, Builder]] = MappingProxyType(
+    {"unet3d": UNet3d, "classifier2d": Classifier2d}
+)
+
+
+def build(
+    name: str, arguments: Mapping[str, Argument], networks: Mapping[str, Builder] = NETWORKS
+) -> nn.Module:
+    """Return a network with fresh weights.
+
+    Parameters
+    ----------
+    name, arguments
+        As `[infer]` of a manifest gives them.
+    networks
+        Those to choose from, by name.
+
+    Raises
+    ------
+    ConfigError
+        There is no such network, or it takes no such argument.
+    """
+    if name not in networks:
+        raise ConfigError(
+            f"infer.network: there is no network {name!r}; "
+            f"there are {', '.join(sorted(networks))}.",
+            subject=name,
+        )
+    try:
+        return networks[name](**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"infer.arguments: network {name!r} can't be built from them: {error}.", subject=name
+        ) from None

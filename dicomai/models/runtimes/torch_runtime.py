@@ -1,0 +1,133 @@
+"""Runs a package's network with torch, eager, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from dicomai.errors import ConfigError, ResourceError
+from dicomai.models.package import Package, verify
+from dicomai.models.runtimes.networks import NETWORKS, Builder, build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedModel:
+    """A package with its network in the memory of a device, ready to be called."""
+
+    package: Package
+    device: torch.device
+    network: nn.Module
+
+    def __call__(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the probabilities of a batch.
+
+        Parameters
+        ----------
+        inputs : (N, C, K, J, I) or (N, C, J, I) float32
+            Preprocessed as the manifest says.
+
+        Returns
+        -------
+        (N, C', K, J, I) or (N, C') float32
+            After the activation, 0 to 1.
+
+        Raises
+        ------
+        ResourceError
+            The device's memory does not suffice.
+        """
+        infer = self.package.manifest.infer
+        half = infer.precision == "bfloat16"
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half),
+            ):
+                logits = self.network(torch.from_numpy(inputs).to(self.device)).float()
+                if infer.activation == "sigmoid":
+                    probabilities = torch.sigmoid(logits)
+                else:
+                    probabilities = torch.softmax(logits, dim=1)
+                out: npt.NDArray[np.float32] = probabilities.cpu().numpy()
+                return out
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                f"Model {self.package.name}, infer: the memory of {self.device} does not suffice: "
+                f"{str(error).splitlines()[0]}",
+                subject=str(self.device),
+            ) from None
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device of a setting: "auto" takes the first GPU, or the CPU where there is none.
+
+    Raises
+    ------
+    ConfigError
+        The device that was named is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(
+            f'worker.device: {device!r} is no device; give "auto", "cpu" or "cuda:0".',
+            subject=device,
+        ) from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"worker.device: {device} is not there; torch sees {torch.cuda.device_count()} GPUs. "
+            'Give "auto" or "cpu", or look at the driver with nvidia-smi.',
+            subject=device,
+        )
+    return found
+
+
+def load(
+    package: Package, device: str = "auto", *, networks: Mapping[str, Builder] = NETWORKS
+) -> LoadedModel:
+    """Return a package's network with its weights, on a device.
+
+    Parameters
+    ----------
+    package
+        Its files are compared with its digest first.
+    device
+        "auto", "cpu", "cuda:0", …
+    networks
+        Those that a manifest may name.
+
+    Raises
+    ------
+    ConfigError
+        The package has changed, the weights can't be read or don't fit the network, or the device
+        is not there.
+    """
+    verify(package)
+    target = resolve_device(device)
+    network = build(package.manifest.infer.network, package.manifest.infer.arguments, networks)
+    try:
+        weights = load_file(package.weights)
+        network.load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"Model package {package.name}: {package.weights.name} does not fit network "
+            f"{package.manifest.infer.network!r}: {reason[:300]}",
+            subject=package.name,
+        ) from None
+    if not all(bool(torch.isfinite(each).all()) for each in network.state_dict().values()):
+        raise ConfigError(
+            f"Model package {package.name}: {package.weights.name} holds numbers that are not "
+            "finite. Take the package from its maker again.",
+            subject=package.name,
+        )
+    return LoadedModel(package=package, device=target, network=network.eval().to(target))

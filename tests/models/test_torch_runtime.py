@@ -1,0 +1,65 @@
+"""The runtime gives probabilities of the shape that went in, or says what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dicomai.errors import ConfigError
+from dicomai.models import package
+from dicomai.models.runtimes import networks, torch_runtime
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (5, 17, 9), (1, 3, 2)])
+def test_a_unet_takes_any_shape(lungs_package: Path, shape: tuple[int, int, int]) -> None:
+    model = torch_runtime.load(package.load(lungs_package), "cpu")
+    out = model(np.random.default_rng(0).random((2, 1, *shape), dtype=np.float32))
+    assert out.shape == (2, 1, *shape)
+    assert out.dtype == np.float32
+    assert 0 <= out.min() <= out.max() <= 1
+
+
+@pytest.mark.parametrize("pool", ["mean", "max", "both"])
+def test_a_classifier_gives_a_logit_per_class(pool: str) -> None:
+    network = networks.build("classifier2d", {"classes": 3, "channels": (4, 8), "pool": pool})
+    assert network(torch.zeros(2, 1, 33, 64)).shape == (2, 3)
+
+
+def test_an_unknown_network_or_argument_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no network 'resnet'; there are classifier2d, unet3d"):
+        networks.build("resnet", {})
+    with pytest.raises(ConfigError, match=r"infer\.arguments.*'depth'"):
+        networks.build("unet3d", {"depth": 3})
+
+
+def test_weights_of_another_network_are_named(lungs_package: Path) -> None:
+    other = networks.build("unet3d", {"channels": (8, 8)}).state_dict()
+    save_file(other, lungs_package / "weights.safetensors")
+    with pytest.raises(ConfigError, match=r"weights\.safetensors does not fit network 'unet3d'"):
+        torch_runtime.load(package.load(lungs_package), "cpu")
+
+
+def test_a_pickle_is_not_opened(lungs_package: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, lungs_package / "weights.safetensors")
+    with pytest.raises(ConfigError, match="does not fit"):
+        torch_runtime.load(package.load(lungs_package), "cpu")
+
+
+def test_weights_that_are_not_finite_are_refused(lungs_package: Path) -> None:
+    weights = load_file(lungs_package / "weights.safetensors")
+    weights["last.bias"] = torch.full_like(weights["last.bias"], float("nan"))
+    save_file(weights, lungs_package / "weights.safetensors")
+    with pytest.raises(ConfigError, match="not finite"):
+        torch_runtime.load(package.load(lungs_package), "cpu")
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match="is no device"):
+        torch_runtime.resolve_device("gpu")
+    absent = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(ConfigError, match=f"{absent} is not there"):
+        torch_runtime.resolve_device(absent)
