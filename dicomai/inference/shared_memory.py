@@ -1,0 +1,240 @@
+"""Messages between a supervisor and its runner: arrays in anonymous shared memory, the rest beside.
+
+A message is one sealed memfd that passes over an AF_UNIX socket. Its arrays are written there once
+and mapped at the other end, never pickled; what is left of the message, small frozen dataclasses,
+lies before them. A memfd has no name, so whoever dies leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import io
+import math
+import mmap
+import os
+import pickle  # only our own dataclasses are read, see _Reader
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_ALIGNMENT: Final = 64
+_PACKET: Final = struct.Struct("<QQ")  # bytes before the arrays, bytes in all
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_KINDS: Final = "biuf"
+
+MAX_BYTES: Final = 64 * 2**30
+"""A message larger than this is refused: a volume of 4096 x 1024 x 1024 float32 has 16 GiB."""
+
+
+class PeerGone(ConnectionError):
+    """The process at the other end has closed its socket, or died."""
+
+
+class BadMessage(ValueError):
+    """What came is no message of ours: wrong seals, bounds or types."""
+
+
+class Channel:
+    """One end of the way between two processes; messages keep their order and their bounds.
+
+    Parameters
+    ----------
+    connection
+        A connected AF_UNIX socket of type SOCK_SEQPACKET; the channel closes it.
+    max_bytes
+        Messages larger than this are neither sent nor taken.
+    """
+
+    def __init__(self, connection: socket.socket, *, max_bytes: int = MAX_BYTES) -> None:
+        self._socket = connection
+        self._max_bytes = max_bytes
+
+    @classmethod
+    def pair(cls, *, max_bytes: int = MAX_BYTES) -> tuple[Self, socket.socket]:
+        """Return our end as a channel, and the other end as a socket to hand to a child."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours, max_bytes=max_bytes), theirs
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end; the other reads PeerGone."""
+        self._socket.close()
+
+    def send(self, message: object) -> None:
+        """Send a message.
+
+        Parameters
+        ----------
+        message
+            A dataclass of ours, whose fields hold plain values, tuples, dicts, other dataclasses of
+            ours and numpy arrays of booleans or numbers. Booleans travel as bits.
+
+        Raises
+        ------
+        PeerGone
+            Nobody is at the other end.
+        BadMessage
+            It holds something else, or is too large.
+        """
+        writer = _Writer(message)
+        size = writer.array_start + writer.array_bytes
+        if size > self._max_bytes:
+            raise BadMessage(f"a message of {size} bytes; at most {self._max_bytes} are allowed")
+        descriptor = os.memfd_create("dicomai", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(descriptor, size)
+            writer.write(descriptor)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+            packet = _PACKET.pack(len(writer.skeleton), size)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+            self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+        except ConnectionError as error:
+            raise PeerGone("the other end is gone") from error
+        finally:
+            os.close(descriptor)
+
+    def receive(self, timeout_s: float | None = None) -> object | None:
+        """Return the next message, or None when none came in time.
+
+        Arrays of numbers are views of the shared memory, and read-only; boolean ones are copies.
+
+        Raises
+        ------
+        PeerGone
+            The other end is closed and nothing more will come.
+        BadMessage
+            What came is no message of ours.
+        """
+        self._socket.settimeout(timeout_s)
+        try:
+            packet, rights, flags, _ = self._socket.recvmsg(
+                _PACKET.size, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+            )
+        except TimeoutError:
+            return None
+        except ConnectionError as error:
+            raise PeerGone("the other end is gone") from error
+        finally:
+            self._socket.settimeout(None)
+        descriptors = array.array("i")
+        for _, _, data in rights:
+            descriptors.frombytes(data)
+        try:
+            if not packet:
+                raise PeerGone("the other end is closed")
+            if len(packet) != _PACKET.size or len(descriptors) != 1 or flags & socket.MSG_CTRUNC:
+                raise BadMessage("a packet without its shared memory")
+            return _read(descriptors[0], *_PACKET.unpack(packet), max_bytes=self._max_bytes)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+class _Writer(pickle.Pickler):
+    """Pickles all but the arrays, which get a place in shared memory instead."""
+
+    def __init__(self, message: object) -> None:
+        self._buffer = io.BytesIO()
+        super().__init__(self._buffer, protocol=5)
+        self._arrays: list[tuple[int, npt.NDArray[np.generic]]] = []
+        self.array_bytes = 0
+        self.dump(message)
+        self.skeleton = self._buffer.getvalue()
+        self.array_start = _aligned(len(self.skeleton))
+
+    def persistent_id(self, obj: object) -> tuple[object, ...] | None:
+        if isinstance(obj, np.generic):
+            return ("scalar", obj.item())
+        if not isinstance(obj, np.ndarray):
+            return None
+        if obj.dtype.kind not in _KINDS or not obj.dtype.isnative:
+            raise BadMessage(f"an array of {obj.dtype}; only booleans and numbers pass")
+        packed = obj.dtype.kind == "b"
+        stored = np.packbits(obj) if packed else obj
+        offset = self.array_bytes
+        self.array_bytes = _aligned(offset + stored.nbytes)
+        self._arrays.append((offset, stored))
+        return ("array", offset, obj.shape, obj.dtype.str, packed)
+
+    def write(self, descriptor: int) -> None:
+        """Fill the memory; nothing of it stays mapped, or it could not be sealed."""
+        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_WRITE) as memory:
+            memory[: len(self.skeleton)] = self.skeleton
+            for offset, stored in self._arrays:
+                if stored.size:
+                    target = np.ndarray(
+                        stored.shape, stored.dtype, memory, offset=self.array_start + offset
+                    )
+                    target[...] = stored
+                    del target
+
+
+class _Reader(pickle.Unpickler):
+    """Reads what `_Writer` wrote; knows the project's own classes and nothing else."""
+
+    def __init__(self, memory: mmap.mmap, skeleton_bytes: int) -> None:
+        super().__init__(io.BytesIO(memory[:skeleton_bytes]))
+        self._memory = memory
+        self._start = _aligned(skeleton_bytes)
+
+    def find_class(self, module_name: str, global_name: str) -> object:
+        if module_name.partition(".")[0] == "dicomai":
+            found = super().find_class(module_name, global_name)
+            if isinstance(found, type):
+                return found
+        raise BadMessage(f"{module_name}.{global_name} does not pass between processes")
+
+    def persistent_load(self, pid: tuple[object, ...]) -> object:
+        match pid:
+            case ("scalar", value):
+                return value
+            case ("array", int(offset), tuple(shape), str(dtype), bool(packed)):
+                return self._array(offset, shape, np.dtype(dtype), packed=packed)
+        raise BadMessage("a reference to nothing in shared memory")
+
+    def _array(
+        self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, packed: bool
+    ) -> npt.NDArray[np.generic]:
+        count = math.prod(shape)
+        stored_bytes = (count + 7) // 8 if packed else count * dtype.itemsize
+        start = self._start + offset
+        if dtype.kind not in _KINDS or min(offset, count) < 0:
+            raise BadMessage(f"an array of {dtype} with shape {shape}")
+        if start + stored_bytes > len(self._memory) and stored_bytes:
+            raise BadMessage("an array that ends behind its shared memory")
+        if not count:
+            return np.zeros(shape, dtype)
+        if packed:
+            bits = np.frombuffer(self._memory, np.uint8, stored_bytes, start)
+            return np.unpackbits(bits, count=count).reshape(shape).view(np.bool_)
+        return np.frombuffer(self._memory, dtype, count, start).reshape(shape)
+
+
+def _read(descriptor: int, skeleton_bytes: int, size: int, *, max_bytes: int) -> object:
+    if size > max_bytes or skeleton_bytes > size:
+        raise BadMessage(f"a message of {size} bytes; at most {max_bytes} are allowed")
+    # Sealed, or the sender could shrink it under our feet (SIGBUS) or change it while we read.
+    if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+        raise BadMessage("shared memory that its sender can still change")
+    if os.fstat(descriptor).st_size != size:
+        raise BadMessage("shared memory of another size than announced")
+    memory = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+    try:
+        message: object = _Reader(memory, skeleton_bytes).load()
+    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
+        raise BadMessage(f"a message that can't be read: {error}") from error
+    return message
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,41 @@
+"""What a process owes its parent: it does not outlive it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends.
+
+    Parameters
+    ----------
+    parent_pid
+        Who started it: a parent that died before this call is noticed by comparing.
+
+    Notes
+    -----
+    The signal follows the *thread* that started the process, so start children from a thread
+    that lives as long as they shall.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_words(return_code: int) -> str:
+    """Return how a process ended, as Popen and multiprocessing say it, for a sentence."""
+    if return_code >= 0:
+        return f"ended with exit code {return_code}"
+    try:
+        name = signal.Signals(-return_code).name
+    except ValueError:
+        name = "unknown"
+    return f"was killed by signal {-return_code} ({name})"

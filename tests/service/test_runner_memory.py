@@ -1,0 +1,195 @@
+"""What passes between supervisor and runner arrives as it was, and no death leaves anything."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from dicomai.dicom.codes import Code
+from dicomai.findings import Measurement, Segment
+from dicomai.imaging.geometry import Grid
+from dicomai.inference.shared_memory import BadMessage, Channel, PeerGone
+
+TISSUE = Code("85756007", "SCT", "Tissue")
+
+
+def segment(mask: np.ndarray, value: float = 1.5) -> Segment:
+    name = Code("118565006", "SCT", "Volume")
+    measured = Measurement(name=name, value=value, unit=TISSUE)
+    return Segment(
+        label="肺",
+        tracking_id="lung",
+        category=TISSUE,
+        type=TISSUE,
+        mask=mask,
+        measurements=(volume,),
+    )
+
+
+@pytest.fixture
+def channels() -> Iterator[tuple[Channel, Channel]]:
+    ours, theirs = Channel.pair()
+    other = Channel(theirs)
+    yield ours, other
+    ours.close()
+    other.close()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+numbers = st.one_of(
+    arrays.boolean_dtypes(),
+    arrays.integer_dtypes(endianness="="),
+    arrays.unsigned_integer_dtypes(endianness="="),
+    arrays.floating_dtypes(endianness="="),
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_array_of_numbers_arrives_as_it_was(
+    channels: tuple[Channel, Channel], data: st.DataObject
+) -> None:
+    shape = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9)
+    sent = data.draw(arrays.arrays(numbers, shape))
+    channels[0].send(segment(sent))
+    came = channels[1].receive(5)
+    assert isinstance(came, Segment)
+    assert came.mask.dtype == sent.dtype
+    assert came.mask.shape == sent.shape
+    assert came.mask.tobytes() == sent.tobytes()
+
+
+def test_what_stands_beside_the_arrays_arrives_too(channels: tuple[Channel, Channel]) -> None:
+    grid = Grid(
+        shape_kji=(2, 3, 4),
+        index_to_lps=np.diag([2.5, 0.7, 0.7, 1.0]),
+        frame_of_reference_uid="1.2.3",
+        sop_instance_uids=("1.2.3.1", "1.2.3.2"),
+    )
+    found = segment(np.zeros((2, 3, 4), bool), value=np.float32(2.5))  # type: ignore[arg-type]
+    channels[0].send((grid, found, {"infer": 1.25}))
+    got = channels[1].receive(5)
+    assert isinstance(got, tuple)
+    assert got[0].sop_instance_uids == grid.sop_instance_uids
+    assert np.array_equal(got[0].index_to_lps, grid.index_to_lps)
+    assert (got[1].label, got[1].type, got[1].measurements) == ("肺", TISSUE, found.measurements)
+    assert got[2] == {"infer": 1.25}
+
+
+def test_views_that_are_not_contiguous_arrive_in_order(channels: tuple[Channel, Channel]) -> None:
+    base = np.arange(2 * 6 * 8, dtype=np.int16).reshape(2, 6, 8)
+    channels[0].send(base[:, ::-2, 1::3])
+    assert np.array_equal(channels[1].receive(5), base[:, ::-2, 1::3])  # type: ignore[arg-type]
+
+
+def test_masks_travel_as_bits_and_volumes_are_not_copied(
+    channels: tuple[Channel, Channel],
+) -> None:
+    mask = np.zeros((64, 128, 128), bool)
+    mask[3:9] = True
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        Channel(ours).send(mask)
+        packet = theirs.recv(16)
+        assert struct.unpack("<QQ", packet)[1] < mask.size / 7
+    channels[0].send(np.ones((64, 128, 128), np.int16))
+    volume = channels[1].receive(5)
+    assert isinstance(volume, np.ndarray)
+    assert not volume.flags.owndata
+    assert not volume.flags.writeable
+
+
+def test_nothing_but_our_own_dataclasses_is_read(channels: tuple[Channel, Channel]) -> None:
+    channels[0].send(subprocess.Popen)
+    with pytest.raises(BadMessage, match=r"subprocess\.Popen does not pass"):
+        channels[1].receive(5)
+    with pytest.raises(BadMessage, match="object"):
+        channels[0].send(np.array(["text"], dtype=object))
+
+
+def test_a_message_over_the_limit_is_neither_sent_nor_taken() -> None:
+    ours, theirs = Channel.pair(max_bytes=10_000)
+    with pytest.raises(BadMessage, match="at most 10000"):
+        ours.send(np.zeros(20_000, np.uint8))
+    Channel(ours._socket).send(np.zeros(20_000, np.uint8))
+    other = Channel(theirs, max_bytes=10_000)
+    with pytest.raises(BadMessage, match="at most 10000"):
+        other.receive(5)
+    ours.close()
+    other.close()
+
+
+def test_memory_that_its_sender_can_change_is_refused() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    memory = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, 64)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    with ours, theirs:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [memory]))]
+        ours.sendmsg([struct.pack("<QQ", 64, 64)], rights)
+        with pytest.raises(BadMessage, match="can still change"):
+            Channel(theirs).receive(5)
+    os.close(memory)
+
+
+def test_nothing_comes_in_time(channels: tuple[Channel, Channel]) -> None:
+    assert channels[0].receive(0.01) is None
+
+
+def test_descriptors_are_given_back(channels: tuple[Channel, Channel]) -> None:
+    before = descriptors()
+    for _ in range(20):
+        channels[0].send(segment(np.ones((4, 8, 8), bool)))
+        channels[1].receive(5)
+    assert descriptors() == before
+
+
+SENDER = """
+import os, signal, socket, sys
+import numpy as np
+from dicomai.inference.shared_memory import Channel
+channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+for number in range(3):
+    channel.send(np.full((32, 64, 64), number, np.int16))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_sender_leaves_what_it_sent_and_nothing_else() -> None:
+    before, shared = descriptors(), set(Path("/dev/shm").iterdir())
+    channel, theirs = Channel.pair()
+    fd = theirs.fileno()
+    with subprocess.Popen([sys.executable, "-c", SENDER, str(fd)], pass_fds=[fd]) as child:
+        theirs.close()
+        assert child.wait(20) == -signal.SIGKILL
+    for number in range(3):
+        came = channel.receive(5)
+        assert isinstance(came, np.ndarray)
+        assert (came == number).all()
+        del came
+    with pytest.raises(PeerGone):
+        channel.receive(5)
+    with pytest.raises(PeerGone):
+        channel.send(np.zeros(4))
+    channel.close()
+    assert descriptors() == before
+    assert set(Path("/dev/shm").iterdir()) == shared
