@@ -36,7 +36,7 @@ def segment(mask: np.ndarray, value: float = 1.5) -> Segment:
         category=TISSUE,
         type=TISSUE,
         mask=mask,
-        measurements=(volume,),
+        measurements=(measured,),
     )
 
 
