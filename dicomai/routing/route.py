@@ -1,0 +1,54 @@
+"""A route: which series a model should see, how much it matters, and where results go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal, get_args
+
+from dicomai.routing.condition import Condition
+
+Mode = Literal["off", "shadow", "live"]
+Exclusion = Literal["localizer", "secondary", "derived", "produced"]
+EXCLUSIONS: tuple[Exclusion, ...] = get_args(Exclusion)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A rule of the configuration.
+
+    Attributes
+    ----------
+    name
+        How events, tables and `dicomai pause route` call it.
+    model
+        The model package, or the ensemble, that runs.
+    mode
+        "off": looked at by nobody; "shadow": runs and never delivers; "live": runs and delivers.
+    when
+        Conditions on the series of the model's first input; all must hold for each of its images.
+    destinations
+        Nodes that get the results.
+    priority
+        Higher runs earlier; waiting jobs rise with time, so that none starves.
+    urgent
+        Runs before everything that is not urgent.
+    since
+        Studies of an earlier Study Date are left alone, so that a PACS migration starts nothing.
+    max_study_age_days
+        Studies whose Study Date is longer ago are left alone.
+    allow
+        Images that are never input unless a route says so: "localizer", "secondary", "derived",
+        "produced".
+    """
+
+    name: str
+    model: str
+    mode: Mode = "live"
+    when: tuple[Condition, ...] = ()
+    destinations: tuple[str, ...] = ()
+    priority: int = 0
+    urgent: bool = False
+    since: date | None = None
+    max_study_age_days: int | None = None
+    allow: tuple[Exclusion, ...] = ()
