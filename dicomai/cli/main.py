@@ -1,0 +1,89 @@
+"""`dicomai`: its commands, and what it says and returns when something goes wrong.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 not found, 5 database. What a command
+needs is imported when it runs, so that help and completion are quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from dicomai.cli.terminal import complain
+from dicomai.errors import DicomaiError
+
+
+class Commands(TyperGroup):
+    """A group of commands whose errors are sentences and exit codes."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that the arguments name, and exit."""
+        try:
+            return super().main(*args, **kwargs)
+        except DicomaiError as error:
+            complain(error.sentence)
+            sys.exit(error.exit_code)
+        except OSError as error:
+            complain(_system_sentence(error))
+            sys.exit(1)
+        except Exception as defect:  # noqa: BLE001 - no traceback may reach a user
+            complain(_defect_sentence(defect))
+            sys.exit(1)
+
+
+def _system_sentence(error: OSError) -> str:
+    where = f"{os.fspath(error.filename)!s}: " if error.filename is not None else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{where}{reason[:1].lower()}{reason[1:]}."
+
+
+def _defect_sentence(defect: Exception) -> str:
+    details, path = tempfile.mkstemp(prefix="dicomai-error-", suffix=".txt", text=True)
+    with os.fdopen(details, "w", encoding="utf-8") as file:
+        traceback.print_exception(defect, file=file)
+    return (
+        f"This is a defect of dicomai, not of your data or settings: {type(defect).__name__}. "
+        f"Details are in {path}; please report it with them, after a look for names of patients."
+    )
+
+
+app = typer.Typer(
+    name="dicomai",
+    cls=Commands,
+    help="Puts AI models behind a PACS: DICOM studies in, DICOM SEG and Structured Reports out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 not found, 5 database.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dicomai {version('dicomai')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_any_command(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it, exit."),
+    ] = False,
+) -> None:
+    from dicomai.service import logs
+
+    logs.configure("console", "warning")
+
+
+def main() -> None:
+    """Run `dicomai` with the arguments of this process."""
+    app(prog_name="dicomai")

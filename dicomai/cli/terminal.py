@@ -1,0 +1,143 @@
+"""What people and scripts read: answers on stdout, progress and trouble on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dicomai.service.logs import escaped
+
+# A pipe has no width; a line that wraps there can't be searched.
+_UNLIMITED: Final = 10_000
+
+_COLOURS: Final = {
+    "good": "green",
+    "bad": "bold red",
+    "warn": "yellow",
+    "quiet": "dim",
+}
+
+
+def answers() -> Console:
+    """Return the console of answers, stdout; plain and unwrapped where no terminal is."""
+    return _console(stderr=False)
+
+
+def remarks() -> Console:
+    """Return the console of progress and trouble, stderr."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _UNLIMITED
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+def say(sentence: str) -> None:
+    """Print a sentence on stdout."""
+    answers().print(text(sentence), soft_wrap=False)
+
+
+def complain(sentence: str) -> None:
+    """Print a sentence on stderr, after the word that marks it as an error."""
+    remarks().print(Text.assemble(("dicomai: ", _COLOURS["bad"]), text(sentence)))
+
+
+def text(value: object, look: str = "") -> Text:
+    """Return what a cell or line shows: control characters written out, no markup.
+
+    Parameters
+    ----------
+    value
+        Anything; None becomes nothing.
+    look
+        ``good``, ``bad``, ``warn``, ``quiet`` or nothing.
+    """
+    shown = "" if value is None else str(value)
+    lines = [escaped(line) for line in shown.split("\n")]
+    return Text("\n".join(lines), style=_COLOURS.get(look, ""), overflow="fold")
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", empty: str = ""
+) -> None:
+    """Print rows as a table that folds rather than cuts, or the sentence that says it is empty.
+
+    Columns whose name ends in ``#`` are numbers: right-aligned, shown without the sign.
+    """
+    filled = list(rows)
+    if not filled:
+        say(empty)
+        return
+    shown = Table(
+        title=text(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="bold",
+    )
+    for column in columns:
+        number = column.endswith("#")
+        shown.add_column(
+            column.removesuffix("#"),
+            justify="right" if number else "left",
+            no_wrap=number,
+            overflow="fold",
+        )
+    for row in filled:
+        shown.add_row(*(cell if isinstance(cell, Text) else text(cell) for cell in row))
+    answers().print(shown)
+
+
+def print_json(value: object) -> None:
+    """Print a value of dicts, lists, texts and numbers as JSON."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def moment(instant: int | None) -> str:
+    """Return microseconds UTC as this machine's local time; empty when there is none."""
+    if instant is None:
+        return ""
+    return f"{datetime.fromtimestamp(instant / 1e6, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def iso(instant: int | None) -> str | None:
+    """Return microseconds UTC in ISO 8601, as scripts want it."""
+    if instant is None:
+        return None
+    return datetime.fromtimestamp(instant / 1e6, UTC).isoformat(timespec="milliseconds")
+
+
+def span(seconds: float) -> str:
+    """Return a span as people say it: 0.4 s, 12 s, 3 min 20 s, 5 h 10 min, 3 d 4 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, lesser, size, part in (("d", "h", 86400, 3600), ("h", "min", 3600, 60)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit} {rest} {lesser}" if rest else f"{whole // size} {unit}"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole} s"
+
+
+def size(octets: int) -> str:
+    """Return a number of bytes as people say it."""
+    amount = float(octets)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 10 else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
