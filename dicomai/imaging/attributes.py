@@ -1,0 +1,95 @@
+"""Values of a data set that must be right before anything is computed from them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydicom import Dataset
+
+from dicomai.errors import InputError
+
+
+@contextmanager
+def values_checked_here() -> Iterator[None]:
+    """Silence pydicom's warnings about values; whoever uses this checks the values himself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pydicom(\..*)?")
+        yield
+
+
+def name_of(dataset: Dataset) -> str:
+    """Return how a sentence calls an object: its SOP Instance UID."""
+    return f"Object {text(dataset, 'SOPInstanceUID') or 'without SOP Instance UID'}"
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """Return a value as text without padding, several joined as DICOM does; "" if absent."""
+    with values_checked_here():
+        value = dataset.get(keyword)
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value.strip("\0 ")
+    try:
+        return "\\".join(str(part).strip("\0 ") for part in value)
+    except TypeError:
+        return str(value)
+
+
+def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int:
+    """Return a whole number; raises InputError if it is absent (without default) or none."""
+    (value,) = numbers(dataset, keyword, 1, None if default is None else (float(default),))
+    if value != int(value):
+        raise _wrong(dataset, keyword, "is not a whole number")
+    return int(value)
+
+
+def numbers(
+    dataset: Dataset, keyword: str, count: int, default: tuple[float, ...] | None = None
+) -> tuple[float, ...]:
+    """Return the finite numbers of an attribute.
+
+    Parameters
+    ----------
+    dataset, keyword
+        Whose.
+    count
+        How many there must be.
+    default
+        What an absent or empty attribute means; without it absence is an error.
+
+    Raises
+    ------
+    InputError
+        Absent, of another count, no number, not finite; names the object and the attribute.
+    """
+    with values_checked_here():
+        try:
+            value = dataset.get(keyword)
+        except (ValueError, OverflowError) as error:
+            raise _wrong(dataset, keyword, f"can't be read: {error}") from None
+    if value is None or value == "":
+        if default is not None:
+            return default
+        raise _wrong(dataset, keyword, "is missing")
+    parts = [value] if isinstance(value, str | int | float) else list(value)
+    if len(parts) != count:
+        raise _wrong(dataset, keyword, f"has {len(parts)} values where {count} belong")
+    try:
+        out = tuple(float(part) for part in parts)
+    except (ValueError, TypeError):
+        raise _wrong(dataset, keyword, f"is {value!r}, which is no number") from None
+    if not all(math.isfinite(part) for part in out):
+        raise _wrong(dataset, keyword, f"is {value!r}, which is not finite")
+    return out
+
+
+def _wrong(dataset: Dataset, keyword: str, what: str) -> InputError:
+    return InputError(
+        f"{name_of(dataset)}: {keyword} {what}. Have the modality or the PACS mend it and send the "
+        "object again.",
+        subject=text(dataset, "SOPInstanceUID"),
+    )

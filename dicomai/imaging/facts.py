@@ -1,0 +1,55 @@
+"""What a series says of patient and acquisition, as far as a model's limits ask for it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+from pydicom import Dataset
+
+from dicomai.imaging.attributes import text
+
+_AGE: Final = re.compile(r"(\d{3})([DWMY])", re.ASCII)
+_DAYS: Final = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """None or "" where the object does not say."""
+
+    modality: str = ""
+    age_years: float | None = None
+    sex: str = ""
+    body_part: str = ""
+    view_position: str = ""
+
+
+def facts_of(dataset: Dataset) -> Facts:
+    """Return the facts of one object; those of a series are those of its first slice."""
+    return Facts(
+        modality=text(dataset, "Modality"),
+        age_years=_age_years(dataset),
+        sex=text(dataset, "PatientSex").upper(),
+        body_part=text(dataset, "BodyPartExamined").upper(),
+        view_position=text(dataset, "ViewPosition").upper(),
+    )
+
+
+def _age_years(dataset: Dataset) -> float | None:
+    """Patient's Age, else from Birth Date to Study Date."""
+    age = _AGE.fullmatch(text(dataset, "PatientAge"))
+    if age:
+        return float(age[1]) * _DAYS[age[2]] / _DAYS["Y"]
+    born, examined = _day(text(dataset, "PatientBirthDate")), _day(text(dataset, "StudyDate"))
+    if born is None or examined is None or examined < born:
+        return None
+    return (examined - born).days / _DAYS["Y"]
+
+
+def _day(value: str) -> date | None:
+    try:
+        return date.fromisoformat(value) if len(value) == 8 else None
+    except ValueError:
+        return None

@@ -1,0 +1,128 @@
+"""Reads DICOM files and sorts them into series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
+from dicomai.errors import InputError
+from dicomai.imaging.attributes import text, values_checked_here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Series:
+    """The objects of one series, in the order in which they were read."""
+
+    study_instance_uid: StudyInstanceUID
+    series_instance_uid: SeriesInstanceUID
+    datasets: tuple[Dataset, ...]
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A file that is no DICOM object, with the sentence that says why."""
+
+    path: Path
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scan:
+    """What lies in a folder."""
+
+    series: tuple[Series, ...]
+    unreadable: tuple[Unreadable, ...]
+
+
+def read_object(path: Path, *, pixels: bool = True) -> Dataset:
+    """Return the data set of a Part 10 file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    pixels
+        Whether to read the pixel data too.
+
+    Raises
+    ------
+    InputError
+        It is no DICOM file, is cut off, is not in the transfer syntax that it declares, or lacks
+        a UID.
+    """
+    with values_checked_here():
+        try:
+            dataset = dcmread(path, stop_before_pixels=not pixels)
+            sop = text(dataset, "SOPInstanceUID")
+        except InvalidDicomError:
+            raise InputError(f"{path} is no DICOM file.", subject=str(path)) from None
+        except OSError as error:
+            raise InputError(f"{path} can't be read: {error.strerror or error}.") from None
+        # A data set in another transfer syntax than declared fails in many ways.
+        except Exception as error:  # noqa: BLE001
+            raise InputError(
+                f"{path} is cut off or not in the transfer syntax that it declares: {error}. Send "
+                "the object again.",
+                subject=str(path),
+            ) from None
+    if not sop:
+        raise InputError(
+            f"{path} has no SOP Instance UID: it is damaged, or not in the transfer syntax that it "
+            "declares. Send the object again.",
+            subject=str(path),
+        )
+    return dataset
+
+
+def read_series(paths: Iterable[Path], *, pixels: bool = True) -> tuple[Series, ...]:
+    """Return the series that some files hold, sorted by UID; raises as `read_object` does."""
+    return _sorted_by_series((path, read_object(path, pixels=pixels)) for path in paths)
+
+
+def scan(folder: Path, *, pixels: bool = False) -> Scan:
+    """Return all series under a folder, and what there could not be read.
+
+    `DICOMDIR` and hidden files are passed over.
+    """
+    objects: list[tuple[Path, Dataset]] = []
+    unreadable: list[Unreadable] = []
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+    for path in files:
+        if path.name == "DICOMDIR" or path.name.startswith("."):
+            continue
+        try:
+            dataset = read_object(path, pixels=pixels)
+            _uids(dataset)
+        except InputError as error:
+            unreadable.append(Unreadable(path=path, sentence=error.sentence))
+        else:
+            objects.append((path, dataset))
+    return Scan(series=_sorted_by_series(objects), unreadable=tuple(unreadable))
+
+
+def _uids(dataset: Dataset) -> tuple[StudyInstanceUID, SeriesInstanceUID]:
+    return (
+        StudyInstanceUID(validated(text(dataset, "StudyInstanceUID"), "StudyInstanceUID")),
+        SeriesInstanceUID(validated(text(dataset, "SeriesInstanceUID"), "SeriesInstanceUID")),
+    )
+
+
+def _sorted_by_series(objects: Iterable[tuple[Path, Dataset]]) -> tuple[Series, ...]:
+    found: dict[tuple[StudyInstanceUID, SeriesInstanceUID], list[tuple[Path, Dataset]]] = {}
+    for path, dataset in objects:
+        found.setdefault(_uids(dataset), []).append((path, dataset))
+    return tuple(
+        Series(
+            study_instance_uid=study,
+            series_instance_uid=series,
+            datasets=tuple(dataset for _, dataset in members),
+            paths=tuple(path for path, _ in members),
+        )
+        for (study, series), members in sorted(found.items())
+    )

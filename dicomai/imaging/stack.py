@@ -1,0 +1,307 @@
+"""Puts slices in their place: from the position and orientation of each to one grid, or a refusal.
+
+Image Position and Image Orientation (Patient) decide (PS3.3 C.7.6.2.1.1), never file names,
+Instance Number or Slice Location.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomai.errors import InputError
+from dicomai.imaging.geometry import Grid
+
+MIN_SLICES: Final = 3
+"""With fewer there is no spacing to check, and nothing for a model of volumes."""
+ORIENTATION_TOLERANCE: Final = 1e-3
+"""Of each direction cosine; 0.06 degrees."""
+POSITION_TOLERANCE_MM: Final = 0.05
+"""How far a slice may lie from its place in the grid: modalities round positions to 0.1 mm."""
+NOTED_MM: Final = 0.01
+"""What is further from its place than this is told to the reader."""
+SPACING_TOLERANCE: Final = 1e-4
+"""Of pixel spacings, relative."""
+
+Vector: TypeAlias = npt.NDArray[np.float64]
+
+_ACROSS: Final = ("sagittal", "coronal", "axial")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Slice:
+    """Where one image says that it lies.
+
+    Attributes
+    ----------
+    position
+        (3,) LPS mm of the centre of its first pixel.
+    row, column
+        (3,) direction in which the column index, the row index grows.
+    spacing_ji_mm
+        Between rows, between columns.
+    localizer
+        It calls itself one in Image Type.
+    """
+
+    sop_instance_uid: str
+    frame_of_reference_uid: str
+    position: Vector
+    row: Vector
+    column: Vector
+    spacing_ji_mm: tuple[float, float]
+    shape_ji: tuple[int, int]
+    localizer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stack:
+    """The grid of slices, which slice stands at each k, and what a reader should know."""
+
+    grid: Grid
+    order: tuple[int, ...]
+    warnings: tuple[str, ...]
+
+
+def stack(slices: Sequence[Slice], series: str) -> Stack:
+    """Return the grid that slices make, sorted along their normal.
+
+    Parameters
+    ----------
+    slices
+        In any order.
+    series
+        Series Instance UID, for sentences.
+
+    Raises
+    ------
+    InputError
+        They don't make one regular grid; the sentence says where not.
+    """
+    refuse = _Refusal(series)
+    _check_orientation(slices, refuse)
+    _check_alike(slices, refuse)
+    if len(slices) < MIN_SLICES:
+        count = "one slice" if len(slices) == 1 else f"{len(slices)} slices"
+        raise refuse(
+            f"has only {count}, and a volume takes at least {MIN_SLICES}. Send the whole series."
+        )
+    row = _unit(np.mean([each.row for each in slices], axis=0))
+    normal = _unit(np.cross(row, np.mean([each.column for each in slices], axis=0)))
+    column = np.cross(normal, row)
+    positions = np.array([each.position for each in slices])
+    along = positions @ normal
+    order = np.argsort(along, kind="stable")
+    named = _Named(along[order] * _sign(normal), tuple(slices[k].sop_instance_uid for k in order))
+    _check_repeats(named, refuse)
+    _check_sideways(positions[order], normal, row, named, refuse)
+    step = _check_steps(named, refuse)
+    off = float(np.abs(along[order] - along[order[0]] - step * np.arange(len(slices))).max())
+    height, width = slices[0].shape_ji
+    between_rows, between_columns = slices[0].spacing_ji_mm
+    affine = np.eye(4)
+    affine[:3, 0] = normal * step
+    affine[:3, 1] = column * between_rows
+    affine[:3, 2] = row * between_columns
+    affine[:3, 3] = positions[order[0]]
+    grid = Grid(
+        shape_kji=(len(slices), height, width),
+        index_to_lps=affine,
+        frame_of_reference_uid=slices[0].frame_of_reference_uid,
+        sop_instance_uids=named.uids,
+    )
+    noted = (
+        (f"Slices lie up to {off:.3f} mm from an even spacing of {step:.3f} mm.",)
+        if off > NOTED_MM
+        else ()
+    )
+    return Stack(grid=grid, order=tuple(int(k) for k in order), warnings=noted)
+
+
+class _Refusal:
+    """Makes the sentence that refuses a series."""
+
+    def __init__(self, series: str) -> None:
+        self.series = series
+
+    def __call__(self, rest: str) -> InputError:
+        return InputError(f"Series {self.series} {rest}", subject=self.series)
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """Slices in order, with the positions that sentences call them by.
+
+    These grow towards left, posterior or head, whichever the normal is nearest to, so that for an
+    axial series they are its table positions.
+    """
+
+    along: Vector
+    uids: tuple[str, ...]
+
+
+def _unit(vector: Vector) -> Vector:
+    return vector / np.linalg.norm(vector)
+
+
+def _sign(normal: Vector) -> float:
+    return float(np.sign(normal[np.abs(normal).argmax()]))
+
+
+def _plane_name(each: Slice) -> str:
+    return _ACROSS[int(np.abs(np.cross(each.row, each.column)).argmax())]
+
+
+def _check_orientation(slices: Sequence[Slice], refuse: _Refusal) -> None:
+    """All slices have one pair of directions: unit vectors at right angles."""
+    for each in slices:
+        pair = np.stack((each.row, each.column))
+        if np.abs(pair @ pair.T - np.eye(2)).max() > ORIENTATION_TOLERANCE:
+            raise refuse(
+                f"can't be placed: Image Orientation (Patient) of object {each.sop_instance_uid} "
+                "is no pair of unit vectors at right angles."
+            )
+    groups: list[list[Slice]] = []
+    for each in slices:
+        for group in groups:
+            turned = np.abs(
+                np.concatenate((each.row - group[0].row, each.column - group[0].column))
+            )
+            if turned.max() <= ORIENTATION_TOLERANCE:
+                group.append(each)
+                break
+        else:
+            groups.append([each])
+    if len(groups) == 1:
+        return
+    groups.sort(key=len, reverse=True)
+    told = ", ".join(
+        f"{len(group)} {_plane_name(group[0])}"
+        + (" (a scout)" if all(each.localizer for each in group) else "")
+        for group in groups[:4]
+    )
+    raise refuse(
+        f"has slices in {len(groups)} orientations: {told}; object "
+        f"{groups[-1][0].sop_instance_uid} is of the rarest. Send scouts and other planes as "
+        "series of their own."
+    )
+
+
+def _check_alike(slices: Sequence[Slice], refuse: _Refusal) -> None:
+    """One frame of reference, one size, one spacing."""
+    first = slices[0]
+    frames = Counter(each.frame_of_reference_uid for each in slices)
+    if len(frames) > 1:
+        raise refuse(
+            f"has {len(frames)} frames of reference: "
+            + ", ".join(f"{count} slices in {uid}" for uid, count in frames.most_common(3))
+            + ". Positions in different frames can't be compared; send them as separate series."
+        )
+    for each in slices:
+        if each.shape_ji != first.shape_ji:
+            raise refuse(
+                f"has slices of different size: {first.shape_ji[0]}×{first.shape_ji[1]} in object "
+                f"{first.sop_instance_uid}, {each.shape_ji[0]}×{each.shape_ji[1]} in object "
+                f"{each.sop_instance_uid}. Send them as separate series."
+            )
+        if not np.allclose(each.spacing_ji_mm, first.spacing_ji_mm, rtol=SPACING_TOLERANCE, atol=0):
+            raise refuse(
+                "has slices of different Pixel Spacing: "
+                f"{first.spacing_ji_mm[0]:g}×{first.spacing_ji_mm[1]:g} mm in object "
+                f"{first.sop_instance_uid}, {each.spacing_ji_mm[0]:g}×{each.spacing_ji_mm[1]:g} mm "
+                f"in object {each.sop_instance_uid}. Send them as separate series."
+            )
+    twice = [uid for uid, n in Counter(each.sop_instance_uid for each in slices).items() if n > 1]
+    if twice:
+        raise refuse(f"names object {twice[0]} twice.")
+
+
+def _check_repeats(named: _Named, refuse: _Refusal) -> None:
+    """No position is there twice."""
+    together: list[list[int]] = []
+    for index, position in enumerate(named.along):
+        if together and abs(position - named.along[together[-1][0]]) < POSITION_TOLERANCE_MM:
+            together[-1].append(index)
+        else:
+            together.append([index])
+    repeats = {len(group) for group in together}
+    if repeats == {1}:
+        return
+    if len(repeats) == 1 and len(together) > 1:
+        raise refuse(
+            f"is no single volume but {repeats.pop()}: each of its {len(together)} positions is "
+            "there as often, as in time series, phases or diffusion. Send each as a series of its "
+            "own."
+        )
+    group = next(group for group in together if len(group) > 1)
+    raise refuse(
+        f"has {len(group)} slices at {named.along[group[0]]:.1f} mm (objects "
+        f"{named.uids[group[0]]} and {named.uids[group[1]]}). Send the series again with each "
+        "slice once."
+    )
+
+
+def _check_sideways(
+    positions: npt.NDArray[np.float64],
+    normal: Vector,
+    row: Vector,
+    named: _Named,
+    refuse: _Refusal,
+) -> None:
+    """Slices lie straight behind each other; with a tilted gantry each is shifted."""
+    moved = positions - positions[0]
+    along = moved @ normal
+    aside = moved - np.outer(along, normal)
+    if np.linalg.norm(aside, axis=1).max() <= POSITION_TOLERANCE_MM:
+        return
+    slope = aside[-1] / along[-1]
+    off = np.linalg.norm(aside - np.outer(along, slope), axis=1)
+    worst = int(off.argmax())
+    if off[worst] > POSITION_TOLERANCE_MM:
+        raise refuse(
+            f"is not stacked straight: the slice at {named.along[worst]:.1f} mm is shifted "
+            f"{np.linalg.norm(aside[worst]):.1f} mm sideways against the first. Send the original "
+            "series."
+        )
+    angle = math.degrees(math.atan(float(np.linalg.norm(slope))))
+    way = "rows" if abs(float(slope @ row)) > 0.5 * float(np.linalg.norm(slope)) else "columns"
+    raise refuse(
+        f"was taken with a gantry tilt of {angle:.1f}°: each slice is shifted along its {way}. "
+        "dicomai does not bend volumes; reconstruct the series without tilt."
+    )
+
+
+def _check_steps(named: _Named, refuse: _Refusal) -> float:
+    """Return the spacing of slices, mm, when it is even."""
+    steps = np.abs(np.diff(named.along))
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])
+    for index, step in enumerate(steps):
+        if step - usual <= max(POSITION_TOLERANCE_MM * 2, usual * 0.02):
+            continue
+        low, high = sorted((named.along[index], named.along[index + 1]))
+        missing = round(step / usual) - 1
+        if abs(step / usual - missing - 1) > 0.1:
+            raise refuse(
+                f"is unevenly spaced: {step:.2f} mm between the slices at {low:.1f} and "
+                f"{high:.1f} mm, elsewhere {usual:.2f} mm. Send a series with even spacing."
+            )
+        where = f"at {low + usual:.1f} mm" if missing == 1 else f"for {missing} positions"
+        raise refuse(
+            f"has no slice {where}, between {low:.1f} and {high:.1f} mm. Send the series again."
+        )
+    even = float(steps.mean())
+    line = np.abs(named.along - named.along[0])
+    off = np.abs(line - even * np.arange(len(line)))
+    worst = int(off.argmax())
+    if off[worst] > POSITION_TOLERANCE_MM:
+        raise refuse(
+            f"is unevenly spaced: the slice at {named.along[worst]:.2f} mm is {off[worst]:.2f} mm "
+            f"away from an even spacing of {even:.3f} mm. Send a series with even spacing."
+        )
+    return even
