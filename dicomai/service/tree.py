@@ -1,0 +1,228 @@
+"""A tree of processes, one per role: started, watched, started again, stopped; no orphan is left.
+
+Which role does what says `roles`; here only its life counts. A child dies with its parent, whatever
+ended that.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
+from typing import Final, Literal, TypeAlias
+
+import structlog
+
+from dicomai.errors import DicomaiError
+from dicomai.process import die_with_parent, in_words
+from dicomai.service import logs
+from dicomai.service.notify import Notifier
+from dicomai.settings import Settings
+
+_TICK_S: Final = 0.2
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 60.0
+_LONG_LIFE_S: Final = 60.0
+"""A child that lived so long starts again without delay."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """What a role is given besides its settings.
+
+    Attributes
+    ----------
+    ready
+        To be called once, when the role does its work.
+    pulse
+        To be called at least every few seconds while it gets on; a watchdog listens.
+    stop
+        Set when the role shall end, within `worker.stop_s`.
+    """
+
+    ready: Callable[[], None]
+    pulse: Callable[[], None]
+    stop: threading.Event
+
+
+Role: TypeAlias = Callable[[Settings, Life], None]
+_Word: TypeAlias = Literal["ready", "pulse"]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Child:
+    name: str
+    process: SpawnProcess
+    words: connection.Connection
+    started_at: float = field(default_factory=time.monotonic)
+    ready: bool = False
+    pulse_at: float = field(default_factory=time.monotonic)
+
+
+class Tree:
+    """The processes of some roles.
+
+    Parameters
+    ----------
+    settings
+        Handed to each role.
+    roles
+        By name; module-level functions, since each is imported anew in its process.
+    notifier
+        Told when all are ready, when they stop, and that they live.
+    """
+
+    def __init__(self, settings: Settings, roles: Mapping[str, Role], notifier: Notifier) -> None:
+        self._settings = settings
+        self._roles = roles
+        self._notifier = notifier
+        self._children: dict[str, _Child] = {}
+        self._pause_s: dict[str, float] = {}
+        self._start_at: dict[str, float] = {}
+        self._fed_at = 0.0
+
+    def run(self, stop: threading.Event) -> int:
+        """Keep the roles alive until `stop` is set; return an exit code.
+
+        A role that ends before all were ready once ends the whole: what is wrong then, a port that
+        is taken or a wrong setting, would be wrong again.
+        """
+        started = False
+        exit_code = 0
+        try:
+            for name in self._roles:
+                self._start(name)
+            while not stop.is_set():
+                self._listen()
+                failed = self._reap()
+                if failed and not started:
+                    exit_code = failed
+                    break
+                self._start_again()
+                if not started and all(each.ready for each in self._children.values()):
+                    started = True
+                    log.info("service ready", roles=sorted(self._roles))
+                    self._notifier.tell("READY=1")
+                if started:
+                    self._feed_watchdog()
+        finally:
+            self._notifier.tell("STOPPING=1")
+            self._end()
+        return exit_code
+
+    def _start(self, name: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_live,
+            args=(name, self._roles[name], self._settings, theirs, os.getpid()),
+            name=f"dicomai-{name}",
+        )
+        process.start()
+        theirs.close()
+        self._children[name] = _Child(name=name, process=process, words=ours)
+
+    def _listen(self) -> None:
+        """Wait a tick, less when a child says something or ends."""
+        words = {each.words: each for each in self._children.values() if not each.words.closed}
+        ends = [each.process.sentinel for each in self._children.values()]
+        for spoken in connection.wait([*words, *ends], _TICK_S):
+            if isinstance(spoken, connection.Connection):
+                child = words[spoken]
+                try:
+                    word: _Word = spoken.recv()
+                except EOFError:
+                    spoken.close()
+                    continue
+                child.ready = child.ready or word == "ready"
+                child.pulse_at = time.monotonic()
+
+    def _reap(self) -> int:
+        """Bury the children that have ended; return the exit code of one, 0 for none."""
+        exit_code = 0
+        for name, child in list(self._children.items()):
+            code = child.process.exitcode
+            if code is None:
+                continue
+            exit_code = code if code > 0 else 1
+            lived_s = time.monotonic() - child.started_at
+            pause_s = self._pause_s.get(name, 0.0)
+            pause_s = (
+                0.0
+                if lived_s >= _LONG_LIFE_S
+                else min(max(pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+            )
+            log.error("role ended", role=name, how=in_words(code), again_in_s=pause_s)
+            self._pause_s[name] = pause_s
+            self._start_at[name] = time.monotonic() + pause_s
+            child.words.close()
+            child.process.close()
+            del self._children[name]
+        return exit_code
+
+    def _start_again(self) -> None:
+        for name, at in list(self._start_at.items()):
+            if time.monotonic() >= at:
+                del self._start_at[name]
+                self._start(name)
+
+    def _feed_watchdog(self) -> None:
+        patience_s = self._notifier.watchdog_s / 2
+        now = time.monotonic()
+        if not patience_s or now - self._fed_at < patience_s / 2:
+            return
+        if all(now - each.pulse_at < patience_s for each in self._children.values()):
+            self._fed_at = now
+            self._notifier.tell("WATCHDOG=1")
+
+    def _end(self) -> None:
+        give_up = time.monotonic() + self._settings.worker.stop_s
+        for child in self._children.values():
+            child.process.terminate()
+        for name, child in self._children.items():
+            child.process.join(max(0.0, give_up - time.monotonic()))
+            if child.process.exitcode is None:
+                log.error("role did not stop in time and was killed", role=name)
+                child.process.kill()
+                child.process.join()
+            child.words.close()
+        self._children.clear()
+
+
+def _live(
+    name: str, role: Role, settings: Settings, words: connection.Connection, parent_pid: int
+) -> None:
+    """Be a child: do the role until it ends or is told to."""
+    die_with_parent(parent_pid)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which tells us
+    logs.configure(settings.log.format, settings.log.level)
+    structlog.contextvars.bind_contextvars(role=name)
+    speaking = threading.Lock()
+
+    def say(word: _Word) -> None:
+        with speaking:
+            words.send(word)
+
+    life = Life(ready=lambda: say("ready"), pulse=lambda: say("pulse"), stop=stop)
+    try:
+        role(settings, life)
+    except DicomaiError as error:
+        log.error("role failed", why=error.sentence, kind=error.kind)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        log.error("role failed", why=str(error))
+        sys.exit(1)
+    if not stop.is_set():
+        log.error("role ended by itself")
+        sys.exit(1)

@@ -1,0 +1,178 @@
+"""The roles live in one tree: watched, started again, stopped in time, and never orphaned."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROLES = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from dicomai.errors import ConfigError
+from dicomai.service import logs
+from dicomai.service.notify import from_environment
+from dicomai.service.tree import Tree
+from dicomai.settings import load
+
+HERE = Path(__file__).parent
+
+def steady(settings, life):
+    (HERE / "steady.pid").write_text(str(os.getpid()))
+    life.ready()
+    while not life.stop.wait(0.05):
+        life.pulse()
+    (HERE / "steady.stopped").touch()
+
+def frail(settings, life):
+    with (HERE / "frail.log").open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    life.ready()
+    life.stop.wait()
+
+def deaf(settings, life):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    life.ready()
+    while True:
+        time.sleep(60)
+
+def wrong(settings, life):
+    raise ConfigError("models: nobody trusted it.")
+
+if __name__ == "__main__":
+    logs.configure("json", "info")
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    roles = {name: globals()[name] for name in sys.argv[1:]}
+    sys.exit(Tree(load(HERE / "dicomai.toml", {}), roles, from_environment()).run(stop))
+"""
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """What a service says on NOTIFY_SOCKET, one word a call."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(tmp_path / "notify"))
+        ear.settimeout(20)
+        yield lambda: ear.recv(100).decode()
+
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Start]:
+    (tmp_path / "roles.py").write_text(ROLES)
+    (tmp_path / "dicomai.toml").write_text("[worker]\nstop_s = 1.0\n")
+    started = []
+
+    def start(*roles: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | {
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+            "WATCHDOG_USEC": "2000000",
+        }
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(tmp_path / "roles.py"), *roles],
+                env=environment,
+                stderr=subprocess.PIPE,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.communicate()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def ready(systemd: Callable[[], str]) -> None:
+    assert systemd() == "READY=1"
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def pid_of(file: Path) -> int:
+    until(lambda: file.exists() and file.read_text().strip() != "")
+    return int(file.read_text().split()[-1])
+
+
+def test_sigterm_ends_every_role_in_order(
+    tree: Start, systemd: Callable[[], str], tmp_path: Path
+) -> None:
+    service = tree("steady", "frail")
+    ready(systemd)
+    assert systemd() == "WATCHDOG=1"
+    service.terminate()
+    assert service.wait(10) == 0
+    assert (tmp_path / "steady.stopped").exists()
+    assert not alive(pid_of(tmp_path / "frail.log"))
+    said = systemd()
+    while said == "WATCHDOG=1":
+        said = systemd()
+    assert said == "STOPPING=1"
+
+
+def test_a_role_that_is_killed_is_started_again_and_the_others_live_on(
+    tree: Start, systemd: Callable[[], str], tmp_path: Path
+) -> None:
+    tree("steady", "frail")
+    ready(systemd)
+    steady = pid_of(tmp_path / "steady.pid")
+    os.kill(pid_of(tmp_path / "frail.log"), signal.SIGKILL)
+    until(lambda: len((tmp_path / "frail.log").read_text().split()) == 2)
+    assert pid_of(tmp_path / "steady.pid") == steady
+    assert alive(steady)
+
+
+def test_no_role_outlives_a_killed_service(
+    tree: Start, systemd: Callable[[], str], tmp_path: Path
+) -> None:
+    service = tree("steady", "deaf")
+    ready(systemd)
+    steady = pid_of(tmp_path / "steady.pid")
+    service.kill()
+    service.wait()
+    until(lambda: not alive(steady))
+    assert service.communicate()[1] is not None  # the pipe closes when the last of them is gone
+
+
+def test_a_role_that_does_not_stop_is_killed_within_the_stop_time(
+    tree: Start, systemd: Callable[[], str]
+) -> None:
+    service = tree("deaf")
+    ready(systemd)
+    asked = time.monotonic()
+    service.terminate()
+    said = service.communicate(timeout=10)[1].decode()
+    assert time.monotonic() - asked < 4
+    assert "did not stop in time" in said
+
+
+def test_a_role_that_cannot_start_ends_the_service_with_its_exit_code(
+    tree: Start, systemd: Callable[[], str], tmp_path: Path
+) -> None:
+    service = tree("wrong", "frail")
+    said = service.communicate(timeout=20)[1].decode()
+    assert service.returncode == 3
+    assert "nobody trusted it" in said
+    assert not (tmp_path / "frail.log").exists() or not alive(pid_of(tmp_path / "frail.log"))
