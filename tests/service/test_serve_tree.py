@@ -90,7 +90,9 @@ def tree(tmp_path: Path) -> Iterator[Start]:
     yield start
     for each in started:
         each.kill()
-        each.communicate()
+        each.wait()
+        assert each.stderr is not None
+        each.stderr.close()
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
