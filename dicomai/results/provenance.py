@@ -1,0 +1,240 @@
+"""What stands on every result: patient, study, request, series, equipment, time and text."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom import config
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from dicomai.dicom import charset, dates
+from dicomai.dicom.codes import Code
+from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomai.errors import InputError
+from dicomai.findings import Findings
+from dicomai.results import uids
+from dicomai.results.context import ResultContext
+from dicomai.results.source import REQUEST, Carried, carried, put, texts
+
+ACQUISITION_EQUIPMENT: Final = Code("109101", "DCM", "Acquisition Equipment")
+PROCESSING_EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """What both encoders work from.
+
+    Attributes
+    ----------
+    findings
+        What to encode.
+    sources
+        Headers of the source images, by slice.
+    uuid
+        Of the job; every UID of its results comes from it.
+    context
+        Who encodes, and when.
+    carried
+        What goes from the source into its results.
+    """
+
+    findings: Findings
+    sources: tuple[Dataset, ...]
+    uuid: uuid.UUID
+    context: ResultContext
+    carried: Carried
+
+    @property
+    def offset(self) -> str:
+        """Timezone Offset From UTC of the results."""
+        study = self.carried.dataset
+        return dates.utc_offset(
+            str(self.sources[0].get("TimezoneOffsetFromUTC") or ""),
+            self.context.timezone,
+            str(study.StudyDate or ""),
+            str(study.StudyTime or ""),
+        )
+
+    def series_number(self, kind: uids.Kind) -> int:
+        """Return the Series Number of the results of one kind."""
+        number = self.sources[0].get("SeriesNumber")
+        return uids.series_number(int(number) if number not in (None, "") else None, kind)
+
+
+def job_of(
+    findings: Findings, sources: Sequence[Dataset], job: uuid.UUID, context: ResultContext
+) -> Job:
+    """Return what the encoders work from, or say why these sources give no result."""
+    if not sources:
+        raise InputError("encode: there is no source image, so no patient to write a result for.")
+    return Job(
+        findings=findings,
+        sources=tuple(sources),
+        uuid=job,
+        context=context,
+        carried=carried(sources[0], context.charset_default),
+    )
+
+
+def stand_in(source: Dataset) -> Dataset:
+    """Return the part of a source header that highdicom reads: geometry and UIDs, no text.
+
+    Patient and study are put in place by `complete`: highdicom raises on character sets with an
+    empty first value, on a Patient's Sex that is none, on dates with dots.
+    """
+    bare = Dataset()
+    for keyword in (
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "FrameOfReferenceUID",
+        "PositionReferenceIndicator",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "SliceThickness",
+        "SpacingBetweenSlices",
+        "Rows",
+        "Columns",
+        "Modality",
+        "ImageType",
+    ):
+        if source.get(keyword) is not None:
+            bare.add(source[keyword])
+    for keyword in (
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+    ):
+        setattr(bare, keyword, "")
+    bare.file_meta = FileMetaDataset()
+    bare.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return bare
+
+
+def complete(result: Dataset, job: Job, kind: uids.Kind, description: str) -> None:
+    """Put on a result what every result has, and choose its character set last."""
+    put(result, (each for each in job.carried.dataset if each.keyword != REQUEST))
+    _series(result, job, kind, description)
+    _equipment(result, job)
+    result.TimezoneOffsetFromUTC = job.offset
+    terms = charset.chosen_for(job.carried.terms, texts(result))
+    if terms:
+        result.SpecificCharacterSet = list(terms) if len(terms) > 1 else terms[0]
+    elif "SpecificCharacterSet" in result:
+        del result.SpecificCharacterSet
+    _file_meta(result)
+
+
+def _series(result: Dataset, job: Job, kind: uids.Kind, description: str) -> None:
+    result.SeriesNumber = job.series_number(kind)
+    result.SeriesDescription = description[:64]
+    result.InstanceNumber = 1
+    date, time = dates.da_and_tm(job.context.created_at, job.offset)
+    for keyword in ("SeriesDate", "ContentDate", "InstanceCreationDate"):
+        setattr(result, keyword, date)
+    for keyword in ("SeriesTime", "ContentTime", "InstanceCreationTime"):
+        setattr(result, keyword, time)
+
+
+def _equipment(result: Dataset, job: Job) -> None:
+    algorithm, context = job.findings.algorithm, job.context
+    result.Manufacturer = context.manufacturer
+    result.ManufacturerModelName = context.model_name
+    result.SoftwareVersions = context.software_version
+    # What is in the place of a serial number: the digest of the package that found it.
+    result.DeviceSerialNumber = algorithm.package_sha256
+    result.DeviceUID = uids.device_uid(algorithm.package_sha256)
+    if context.institution_name:
+        result.InstitutionName = context.institution_name
+    result.ContributingEquipmentSequence = [
+        _acquisition(job.sources[0]),
+        _contribution(
+            PROCESSING_EQUIPMENT,
+            {
+                "Manufacturer": algorithm.manufacturer,
+                "ManufacturerModelName": algorithm.name,
+                "SoftwareVersions": algorithm.version,
+                "DeviceSerialNumber": algorithm.package_sha256,
+                "DeviceUID": uids.device_uid(algorithm.package_sha256),
+                "ContributionDescription": f"AI model. Intended use: {algorithm.intended_use}",
+            },
+        ),
+        _contribution(
+            PROCESSING_EQUIPMENT,
+            {
+                "Manufacturer": context.manufacturer,
+                "ManufacturerModelName": context.model_name,
+                "SoftwareVersions": context.software_version,
+                "ContributionDescription": "Ran the AI model and wrote its result",
+            },
+        ),
+    ]
+
+
+def _acquisition(source: Dataset) -> Dataset:
+    known = {}
+    for keyword in (
+        "Manufacturer",
+        "ManufacturerModelName",
+        "StationName",
+        "DeviceSerialNumber",
+        "SoftwareVersions",
+    ):
+        value = source.get(keyword)
+        first = value[0] if isinstance(value, list) and value else value
+        # Only plain words: how a scanner names itself is not worth another character set.
+        if first and str(first).isascii() and str(first).isprintable() and len(str(first)) <= 64:
+            known[keyword] = str(first)
+    if len(known.get("StationName", "")) > 16:
+        del known["StationName"]
+    return _contribution(ACQUISITION_EQUIPMENT, {"Manufacturer": "unknown", **known})
+
+
+def _contribution(purpose: Code, attributes: dict[str, str]) -> Dataset:
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [code_item(purpose)]
+    put(item, (text_element(keyword, text) for keyword, text in attributes.items()))
+    return item
+
+
+def code_item(code: Code) -> Dataset:
+    """Return a code sequence's item (PS3.3 8.8)."""
+    item = Dataset()
+    item.CodeValue = code.value
+    item.CodingSchemeDesignator = code.scheme
+    item.CodeMeaning = code.meaning
+    return item
+
+
+def text_element(keyword: str, text: str) -> DataElement:
+    """Return an element of a result, cut to the length that its representation allows."""
+    tag = tag_for_keyword(keyword)
+    assert tag is not None
+    vr = dictionary_VR(tag)
+    longest = {"LO": 64, "SH": 16, "ST": 1024}.get(vr, len(text))
+    return DataElement(tag, vr, text[:longest], validation_mode=config.IGNORE)
+
+
+def _file_meta(result: Dataset) -> None:
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = result.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    result.file_meta = meta
+    result.preamble = b"\0" * 128

@@ -1,0 +1,283 @@
+"""What a result takes over from its source image: patient, study, request, with text decoded.
+
+Identity that can't be read stops the result; any other text that can't be read is left out, and
+the result says so. Values that break their value representation are left out in the same way,
+rather than handed on to a PACS that would refuse the whole object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from pydicom import config
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.valuerep import PersonName
+
+from dicomai.dicom import charset
+from dicomai.dicom.charset import TEXT_VRS, Terms, UndeclaredText, UnreadableText
+
+IDENTITY: Final = frozenset(
+    {"PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID"}
+)
+PATIENT: Final = (
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "TypeOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "PatientBirthDate",
+    "PatientBirthTime",
+    "PatientSex",
+    "OtherPatientIDsSequence",
+    "OtherPatientNames",
+    "EthnicGroup",
+    "PatientSpeciesDescription",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+)
+STUDY: Final = (
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+    "IssuerOfAccessionNumberSequence",
+    "StudyDescription",
+    "ProcedureCodeSequence",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "AdmissionID",
+    "ClinicalTrialTimePointID",
+    "ClinicalTrialTimePointDescription",
+)
+REQUEST: Final = "RequestAttributesSequence"
+# Type 2 in the Patient and General Study Modules (PS3.3 C.7.1.1, C.7.2.1): there, if empty.
+_NEVER_ABSENT: Final = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+_LENGTH: Final = MappingProxyType({"LO": 64, "SH": 16, "PN": 64 * 3 + 2, "ST": 1024, "LT": 10240})
+_SHAPE: Final = MappingProxyType(
+    {
+        "AS": re.compile(r"\d{3}[DWMY]"),
+        "CS": re.compile(r"[A-Z0-9_ ]{1,16}"),
+        "DA": re.compile(r"(?:18|19|20|21)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"),
+        "DS": re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"),
+        "DT": re.compile(r"\d{4,14}(?:\.\d{1,6})?(?:[+-]\d{4})?"),
+        "IS": re.compile(r"[+-]?\d{1,11}"),
+        "TM": re.compile(r"(?:[01]\d|2[0-3])(?:[0-5]\d(?:(?:[0-5]\d|60)(?:\.\d{1,6})?)?)?"),
+        "UI": re.compile(r"[0-9.]{1,64}"),
+        "UR": re.compile(r"\S+"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Carried:
+    """What goes from the source into its results.
+
+    Attributes
+    ----------
+    dataset
+        Patient, study and request attributes; every text a str, no character set of its own.
+    terms
+        The character set that the source's text is in.
+    notes
+        What was left out or read otherwise than declared, one sentence each.
+    """
+
+    dataset: Dataset
+    terms: Terms
+    notes: tuple[str, ...]
+
+
+def carried(source: Dataset, charset_default: str = "") -> Carried:
+    """Return what results take over from a source image.
+
+    Parameters
+    ----------
+    source
+        Its header.
+    charset_default
+        What undeclared bytes above 127 are in, as the node's configuration says.
+
+    Raises
+    ------
+    UndeclaredText
+        Part of the identity has bytes above 127, and nothing says what they mean.
+    UnreadableText
+        Part of the identity can't be read in the declared character set.
+    """
+    reader = _Reader(source, charset_default)
+    dataset = Dataset()
+    for keyword in (*PATIENT, *STUDY, REQUEST):
+        tag = tag_for_keyword(keyword)
+        assert tag is not None
+        if (element := reader.element(source, tag, keyword)) is not None:
+            dataset.add(element)
+        elif keyword in _NEVER_ABSENT:
+            dataset.add(_element(tag, dictionary_VR(tag), ""))
+    return Carried(dataset=dataset, terms=reader.terms, notes=tuple(reader.notes))
+
+
+def texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    """Yield (value representation, text) of every text in a data set, its sequences too."""
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from texts(item)
+        elif element.VR in TEXT_VRS and element.value is not None:
+            values = element.value if isinstance(element.value, MultiValue) else [element.value]
+            for value in values:
+                yield str(element.VR), str(value)
+
+
+class _Reader:
+    """Reads the elements of one source, with what was declared and configured about its text."""
+
+    def __init__(self, source: Dataset, charset_default: str) -> None:
+        self.notes: list[str] = []
+        self._uid = str(source.get("SOPInstanceUID", "?"))
+        self._default = charset.terms_of(charset_default.split("\\"))
+        declared = _declared(source)
+        self.terms = declared or self._default
+
+    def element(self, holder: Dataset, tag: int, path: str) -> DataElement | None:
+        """Return a copy of an element with its text decoded; None where nothing usable stands."""
+        if tag not in holder:
+            return None
+        raw = holder.get_item(tag)
+        vr = str(raw.VR) if raw is not None and raw.VR not in (None, "UN") else dictionary_VR(tag)
+        if vr == "SQ":
+            items = [self._item(item, path) for item in holder[tag].value or ()]
+            return _element(tag, "SQ", [item for item in items if len(item)]) if items else None
+        try:
+            value = self._text(raw, vr, path)
+        except (UndeclaredText, UnreadableText) as trouble:
+            if path in IDENTITY:
+                raise
+            self.notes.append(f"{trouble.sentence} It is left out of the result.")
+            return None
+        values = [part.strip(" \0") for part in _parts(value, vr)]
+        if vr == "PN":
+            values = [part.rstrip("=") for part in values]
+        if not any(values):
+            return _element(tag, vr, "")
+        if not all(_sound(part, vr, path) for part in values):
+            if path in IDENTITY and vr in TEXT_VRS:  # too long, but it is what the images say
+                return _element(tag, vr, values if len(values) > 1 else values[0])
+            self.notes.append(
+                f"{path} of {self._uid} is no valid {vr}, and is left out of the result."
+            )
+            return None
+        return _element(tag, vr, values if len(values) > 1 else values[0])
+
+    def _item(self, item: Dataset, path: str) -> Dataset:
+        # An item may declare its own set; else it is in that of what holds it (PS3.5 7.5.3).
+        outer, self.terms = self.terms, _declared(item) or self.terms
+        copy = Dataset()
+        for tag in sorted(item.keys()):
+            keyword = keyword_for_tag(tag)
+            if tag.is_private or not keyword or keyword == "SpecificCharacterSet":
+                continue
+            if (element := self.element(item, tag, f"{path}.{keyword}")) is not None:
+                copy.add(element)
+        self.terms = outer
+        return copy
+
+    def _text(self, element: DataElement | RawDataElement | None, vr: str, path: str) -> str:
+        """Return the value as one text, several values between backslashes."""
+        raw = _bytes(element)
+        if isinstance(raw, str):  # decoded before it came here; what was lost then shows
+            text = raw.replace("\x1b$)A", "")
+            if "\ufffd" in text or "\x1b" in text:
+                raise UnreadableText(self._unreadable(path), subject=self._uid)
+            if self.terms or text.isascii():
+                return text
+            raw = text.encode("latin-1", errors="replace")  # undeclared: pydicom took Latin-1
+        if vr not in TEXT_VRS:
+            return raw.decode("ascii", errors="replace")
+        try:
+            return charset.decode(raw, self.terms, vr)
+        except UnicodeError as trouble:
+            if not self.terms:
+                raise UndeclaredText(
+                    f"{path} of {self._uid} has bytes above 127, and the image declares no "
+                    "character set. Set charset_default of its node, as "
+                    'charset_default = "ISO_IR 100", and try again.',
+                    subject=self._uid,
+                ) from trouble
+            raise UnreadableText(self._unreadable(path), subject=self._uid) from trouble
+
+    def _unreadable(self, path: str) -> str:
+        declared = "\\".join(self.terms) or "none"
+        return (
+            f"{path} of {self._uid} can't be read in the character set that the image declares "
+            f"({declared}). Correct it at the modality or in the PACS, and send the study again."
+        )
+
+
+def _declared(dataset: Dataset) -> Terms:
+    raw = dataset.get_item("SpecificCharacterSet") if "SpecificCharacterSet" in dataset else None
+    value = raw.value if raw is not None else None
+    if isinstance(value, bytes):
+        value = value.decode("ascii", errors="replace").split("\\")
+    return charset.terms_of(value)
+
+
+def _bytes(element: DataElement | RawDataElement | None) -> bytes | str:
+    """Return a value as it stood in the file where pydicom still has it, else as it read it."""
+    value = element.value if element is not None else None
+    if isinstance(value, PersonName):
+        return value.original_string if isinstance(value.original_string, bytes) else str(value)
+    if isinstance(value, MultiValue | list):
+        return "\\".join(str(part) for part in value)
+    if value is None or isinstance(value, bytes):
+        return value or b""
+    return str(value)
+
+
+def _parts(text: str, vr: str) -> Sequence[str]:
+    return [text] if vr in {"LT", "ST", "UT", "UR"} else text.split("\\")
+
+
+def _sound(text: str, vr: str, path: str) -> bool:
+    if path == "PatientSex":
+        return text in {"", "M", "F", "O"}
+    if vr in _SHAPE:
+        return text == "" or _SHAPE[vr].fullmatch(text) is not None
+    return len(text) <= _LENGTH.get(vr, 2**31)
+
+
+def _element(tag: int, vr: str, value: object) -> DataElement:
+    return DataElement(tag, vr, value, validation_mode=config.IGNORE)
+
+
+def put(result: Dataset, elements: Iterable[DataElement]) -> None:
+    """Set elements of a result, in the place of those that stand there."""
+    for element in elements:
+        result.add(element)

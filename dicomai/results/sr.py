@@ -1,0 +1,250 @@
+"""Findings as a Comprehensive 3D SR with TID 1500 as root (PS3.3 A.35.13, PS3.16 TID 1500).
+
+The groups of measurements are highdicom's. What TID 1500 has besides, and highdicom has not, is
+added here: an image library that needs no attribute that images lack, and the Qualitative
+Evaluations with the words that every result must carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import Final
+
+from highdicom import sr
+from pydicom.dataset import Dataset
+
+from dicomai.dicom.codes import Code
+from dicomai.results import summary, uids
+from dicomai.results.provenance import Job, code_item, complete, stand_in
+from dicomai.results.seg import Drawn
+from dicomai.results.sr_groups import algorithm_identification, groups, pydicom_code
+
+CONTAINS: Final = sr.RelationshipTypeValues.CONTAINS
+COMMENT: Final = Code("121106", "DCM", "Comment")
+CONCLUSION: Final = Code("121077", "DCM", "Conclusion")
+QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluations")
+IMAGE_LIBRARY: Final = Code("111028", "DCM", "Image Library")
+IMAGE_LIBRARY_GROUP: Final = Code("126200", "DCM", "Image Library Group")
+FRAME_OF_REFERENCE: Final = Code("112227", "DCM", "Frame of Reference UID")
+SOURCE: Final = Code("260753009", "SCT", "Source")
+# Procedure Reported, where the study has no procedure code (CID 100 is extensible).
+_PROCEDURES: Final = MappingProxyType(
+    {
+        "CT": Code("77477000", "SCT", "Computed Tomography X-Ray"),
+        "MR": Code("113091000", "SCT", "Magnetic Resonance Imaging"),
+        "PT": Code("82918005", "SCT", "Positron Emission Tomography"),
+        "CR": Code("168537006", "SCT", "Plain X-ray"),
+        "DX": Code("168537006", "SCT", "Plain X-ray"),
+    }
+)
+_IMAGING: Final = Code("363679005", "SCT", "Imaging")
+
+
+def encode_sr(job: Job, segments: tuple[Drawn, ...], seg: Dataset | None) -> Dataset:
+    """Return the report on the findings; there is one also when nothing was found.
+
+    Parameters
+    ----------
+    job
+        What to encode.
+    segments
+        The segments of `seg`, by number.
+    seg
+        The Segmentation that the report refers to; None where no mask has a voxel.
+    """
+    algorithm, context = job.findings.algorithm, job.context
+    evidence = list(_evidence(job))
+    if seg is not None:
+        evidence.append(_as_evidence(seg))
+    result = sr.Comprehensive3DSR(
+        evidence=evidence,
+        content=_content(job, segments, seg.SOPInstanceUID if seg is not None else ""),
+        series_instance_uid=uids.series_uid(job.uuid, "SR"),
+        series_number=job.series_number("SR"),
+        sop_instance_uid=uids.instance_uid(job.uuid, "SR"),
+        instance_number=1,
+        manufacturer=context.manufacturer,
+        is_complete=True,
+        is_final=False,  # a preliminary report, until a radiologist makes a final one
+        is_verified=False,
+        previous_versions=_predecessors(job),
+        requested_procedures=_requests(job),
+    )
+    complete(result, job, "SR", f"AI report {algorithm.name} {algorithm.version} - unverified")
+    return result
+
+
+def words(job: Job) -> tuple[tuple[Code, str], ...]:
+    """Return what a report says in words, with the concept of each."""
+    findings = job.findings
+    algorithm = findings.algorithm
+    said = [
+        (CONCLUSION, f"AI result, not for primary diagnosis: {summary.line(findings)}."),
+        (COMMENT, f"Looked for: {findings.sought}"),
+        (COMMENT, f"Looked at: {_looked_at(job)}"),
+        (COMMENT, f"Intended use: {algorithm.intended_use}"),
+        (COMMENT, f"Not for: {algorithm.not_for}"),
+        (COMMENT, "UNVERIFIED: no one has checked this result."),
+    ]
+    if findings.detections or findings.classifications:
+        said.append((COMMENT, "Certainty of Finding is the model's own score in percent."))
+    said += [
+        (COMMENT, f"Nothing found: {segment.label}")
+        for segment in findings.segments
+        if not segment.mask.any()
+    ]
+    said += [(COMMENT, f"Deviation: {text}") for text in findings.deviations]
+    said += [(COMMENT, f"Warning: {text}") for text in (*findings.warnings, *job.carried.notes)]
+    return tuple(said)
+
+
+def _looked_at(job: Job) -> str:
+    count = len(job.findings.inputs) or len(job.sources)
+    series = {each.series_instance_uid for each in job.findings.inputs}
+    images = "1 image" if count == 1 else f"{count} images"
+    return f"{images} of {len(series) or 1} series"
+
+
+def _content(job: Job, segments: tuple[Drawn, ...], seg_uid: str) -> sr.MeasurementReport:
+    report = sr.MeasurementReport(
+        observation_context=_observer(job),
+        procedure_reported=[pydicom_code(code) for code in _procedures(job)],
+        imaging_measurements=groups(job, segments, seg_uid),
+    )
+    content = report[0].ContentSequence
+    content.insert(len(content) - 1, _library(job))  # before Imaging Measurements
+    evaluations = sr.ContainerContentItem(
+        name=pydicom_code(QUALITATIVE_EVALUATIONS), relationship_type=CONTAINS
+    )
+    evaluations.ContentSequence = sr.ContentSequence(
+        [
+            *algorithm_identification(job.findings),
+            *(
+                sr.TextContentItem(pydicom_code(concept), text, CONTAINS)
+                for concept, text in words(job)
+            ),
+        ]
+    )
+    content.append(evaluations)
+    return report
+
+
+def _observer(job: Job) -> sr.ObservationContext:
+    algorithm = job.findings.algorithm
+    return sr.ObservationContext(
+        observer_device_context=sr.ObserverContext(
+            observer_type=sr.CodedConcept("121007", "DCM", "Device"),
+            observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+                uid=uids.device_uid(algorithm.package_sha256),
+                name=f"{algorithm.name} {algorithm.version}",
+                manufacturer_name=algorithm.manufacturer,
+                model_name=algorithm.name,
+                serial_number=algorithm.package_sha256,
+            ),
+        )
+    )
+
+
+def _procedures(job: Job) -> Iterator[Code]:
+    codes = job.carried.dataset.get("ProcedureCodeSequence") or ()
+    whole = [
+        Code(item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning)
+        for item in codes
+        if all(
+            item.get(keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+        )
+    ]
+    yield from whole or [_PROCEDURES.get(str(job.sources[0].get("Modality", "")), _IMAGING)]
+
+
+def _library(job: Job) -> sr.ContainerContentItem:
+    """Return TID 1600: every image that the model saw."""
+    group = sr.ContainerContentItem(
+        name=pydicom_code(IMAGE_LIBRARY_GROUP), relationship_type=CONTAINS
+    )
+    frame_of_reference = getattr(job.findings.where, "frame_of_reference_uid", "")
+    items: list[sr.ContentItem] = []
+    if frame_of_reference:
+        items.append(
+            sr.UIDRefContentItem(
+                pydicom_code(FRAME_OF_REFERENCE),
+                frame_of_reference,
+                sr.RelationshipTypeValues.HAS_ACQ_CONTEXT,
+            )
+        )
+    items += [
+        sr.ImageContentItem(
+            pydicom_code(SOURCE),
+            str(image.SOPClassUID),
+            str(image.SOPInstanceUID),
+            relationship_type=CONTAINS,
+        )
+        for image in _evidence(job)
+    ]
+    group.ContentSequence = sr.ContentSequence(items)
+    library = sr.ContainerContentItem(name=pydicom_code(IMAGE_LIBRARY), relationship_type=CONTAINS)
+    library.ContentSequence = sr.ContentSequence([group])
+    return library
+
+
+def _evidence(job: Job) -> Iterator[Dataset]:
+    """Yield every image that the model saw: the sources, and inputs from other series."""
+    seen = set()
+    for source in job.sources:
+        seen.add(str(source.SOPInstanceUID))
+        yield stand_in(source)
+    for image in job.findings.inputs:
+        if image.sop_instance_uid not in seen:
+            seen.add(image.sop_instance_uid)
+            other = Dataset()
+            other.StudyInstanceUID = image.study_instance_uid
+            other.SeriesInstanceUID = image.series_instance_uid
+            other.SOPClassUID = image.sop_class_uid
+            other.SOPInstanceUID = image.sop_instance_uid
+            yield other
+
+
+def _as_evidence(seg: Dataset) -> Dataset:
+    bare = Dataset()
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"):
+        bare.add(seg[keyword])
+    return bare
+
+
+def _predecessors(job: Job) -> list[Dataset] | None:
+    before = job.context.predecessor
+    if before is None:
+        return None
+    item = Dataset()
+    item.StudyInstanceUID = before.study_instance_uid
+    item.SeriesInstanceUID = before.series_instance_uid
+    item.SOPClassUID = before.sop_class_uid
+    item.SOPInstanceUID = before.sop_instance_uid
+    return [item]
+
+
+def _requests(job: Job) -> list[Dataset] | None:
+    """Return Referenced Request Sequence (PS3.3 C.17.2) from what the images know of the order."""
+    study = job.carried.dataset
+    requests = study.get("RequestAttributesSequence") or []
+    if not requests and not study.AccessionNumber:
+        return None
+    return [_request(study, each) for each in requests or [Dataset()]]
+
+
+def _request(study: Dataset, source: Dataset) -> Dataset:
+    item = Dataset()
+    item.StudyInstanceUID = source.get("StudyInstanceUID") or study.StudyInstanceUID
+    item.ReferencedStudySequence = []
+    item.AccessionNumber = source.get("AccessionNumber") or study.AccessionNumber
+    item.PlacerOrderNumberImagingServiceRequest = ""
+    item.FillerOrderNumberImagingServiceRequest = ""
+    item.RequestedProcedureID = source.get("RequestedProcedureID") or ""
+    item.RequestedProcedureDescription = source.get("RequestedProcedureDescription") or ""
+    item.RequestedProcedureCodeSequence = [
+        code_item(Code(code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning))
+        for code in source.get("RequestedProcedureCodeSequence") or ()
+        if code.get("CodeValue") and code.get("CodingSchemeDesignator") and code.get("CodeMeaning")
+    ]
+    return item

@@ -1,0 +1,272 @@
+"""Findings as the measurement groups of a report (PS3.16 TID 1410, 1411, 1501)."""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from highdicom import sr
+from pydicom.sr.coding import Code as PydicomCode
+
+from dicomai.dicom.codes import PERCENT, Code
+from dicomai.errors import InputError
+from dicomai.findings import (
+    Box,
+    Classification,
+    Detection,
+    Findings,
+    Measurement,
+    PixelBox,
+    Segment,
+    Sphere,
+)
+from dicomai.imaging.geometry import Grid, Plane
+from dicomai.results import uids
+from dicomai.results.provenance import Job
+from dicomai.results.seg import MORPHOLOGICALLY_ABNORMAL, Drawn
+
+# How sure a device is of what it found. PS3.16 defines it for CAD as a number from 0 to 100 %; a
+# "probability of malignancy" (111047) would claim more than a detector says.
+CERTAINTY_OF_FINDING: Final = Code("111012", "DCM", "Certainty of Finding")
+FINDING: Final = Code("121071", "DCM", "Finding")
+LATERALITY: Final = Code("272741003", "SCT", "Laterality")
+PRESENT: Final = Code("52101004", "SCT", "Present")
+ABSENT: Final = Code("2667000", "SCT", "Absent")
+NOT_DETECTED: Final = Code("260415000", "SCT", "Not detected")
+
+_Points: TypeAlias = npt.NDArray[np.float64]
+Group: TypeAlias = (
+    sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+    | sr.PlanarROIMeasurementsAndQualitativeEvaluations
+    | sr.MeasurementsAndQualitativeEvaluations
+)
+
+
+def groups(job: Job, segments: tuple[Drawn, ...], seg_uid: str) -> list[Group]:
+    """Return a measurement group for each finding, in the order of the findings."""
+    findings = job.findings
+    numbers = {each.tracking_id: each.number for each in segments}
+    found: list[Group] = [
+        _segment(each, job, numbers[each.tracking_id], seg_uid)
+        for each in findings.segments
+        if each.tracking_id in numbers
+    ]
+    found += [
+        _detection(each, job, numbers.get(each.tracking_id), seg_uid)
+        for each in findings.detections
+    ]
+    found += [_classification(each, job) for each in findings.classifications]
+    return found or [_nothing_found(job)]
+
+
+def _segment(segment: Segment, job: Job, number: int, seg_uid: str) -> Group:
+    sites = None
+    if segment.laterality is not None:
+        sites = [sr.FindingSite(pydicom_code(segment.type), pydicom_code(segment.laterality))]
+    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(job, segment.tracking_id),
+        referenced_segment=_referenced(job, number, seg_uid),
+        finding_category=pydicom_code(segment.category),
+        finding_type=pydicom_code(segment.type),
+        finding_sites=sites,
+        algorithm_id=algorithm_identification(job.findings),
+        measurements=[_measurement(each) for each in segment.measurements] or None,
+    )
+
+
+def _detection(detection: Detection, job: Job, number: int | None, seg_uid: str) -> Group:
+    tracking = _tracking(job, detection.tracking_id)
+    category = pydicom_code(detection.category or MORPHOLOGICALLY_ABNORMAL)
+    algorithm = algorithm_identification(job.findings)
+    measurements = [
+        _certainty(detection.probability),
+        *(_measurement(each) for each in detection.measurements),
+    ]
+    if isinstance(detection.region, PixelBox):
+        return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=tracking,
+            referenced_region=_pixel_region(detection.region, job),
+            finding_category=category,
+            finding_type=pydicom_code(detection.finding),
+            finding_sites=_sites(detection),
+            algorithm_id=algorithm,
+            measurements=measurements,
+            qualitative_evaluations=_side(detection),
+        )
+    surface = _surface(detection.region, job)
+    group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=tracking,
+        referenced_segment=_referenced(job, number, seg_uid) if number is not None else None,
+        referenced_volume_surface=surface if number is None else None,
+        finding_category=category,
+        finding_type=pydicom_code(detection.finding),
+        finding_sites=_sites(detection),
+        algorithm_id=algorithm,
+        measurements=measurements,
+        qualitative_evaluations=_side(detection),
+    )
+    if number is not None:
+        # Both stand there: the voxels for a viewer, the region for whoever can't read a SEG. The
+        # source series stands with the segment already.
+        group[0].ContentSequence.extend(surface[:-1])
+    return group
+
+
+def _classification(classification: Classification, job: Job) -> Group:
+    site = classification.site
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(job, classification.tracking_id),
+        finding_sites=[sr.FindingSite(pydicom_code(site))] if site else None,
+        algorithm_id=algorithm_identification(
+            job.findings, f"threshold: {classification.threshold:.6g}"
+        ),
+        measurements=[_certainty(classification.probability)],
+        # Not as "Finding": a reader that looks at that item alone would take an absent one for
+        # present.
+        qualitative_evaluations=[
+            sr.QualitativeEvaluation(
+                pydicom_code(classification.finding),
+                pydicom_code(PRESENT if classification.present else ABSENT),
+            )
+        ],
+        source_images=_source_images(job),
+    )
+
+
+def _nothing_found(job: Job) -> Group:
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(job, "nothing found"),
+        finding_type=pydicom_code(NOT_DETECTED),
+        algorithm_id=algorithm_identification(job.findings),
+        source_images=_source_images(job),
+    )
+
+
+def algorithm_identification(findings: Findings, *parameters: str) -> sr.AlgorithmIdentification:
+    """Return TID 4019 for the model; the digest of its package is one of the parameters."""
+    algorithm = findings.algorithm
+    return sr.AlgorithmIdentification(
+        name=algorithm.name,
+        version=algorithm.version,
+        parameters=[f"package_sha256: {algorithm.package_sha256}", *parameters],
+        family=pydicom_code(algorithm.family),
+        manufacturer=algorithm.manufacturer,
+    )
+
+
+def _tracking(job: Job, tracking_id: str) -> sr.TrackingIdentifier:
+    return sr.TrackingIdentifier(uids.tracking_uid(job.uuid, tracking_id), tracking_id)
+
+
+def _referenced(job: Job, number: int, seg_uid: str) -> sr.ReferencedSegment:
+    return sr.ReferencedSegment(
+        sop_class_uid=uids.SEGMENTATION_STORAGE,
+        sop_instance_uid=seg_uid,
+        segment_number=number,
+        source_series=_series(job),
+    )
+
+
+def _series(job: Job) -> sr.SourceSeriesForSegmentation:
+    return sr.SourceSeriesForSegmentation(str(job.sources[0].SeriesInstanceUID))
+
+
+def _source_images(job: Job) -> list[sr.SourceImageForMeasurementGroup] | None:
+    """Return the image of a projection; the images of a volume stand in the image library."""
+    if not isinstance(job.findings.where, Plane):
+        return None
+    source = _source_of(job, job.findings.where.sop_instance_uid)
+    return [sr.SourceImageForMeasurementGroup(*source)]
+
+
+def _source_of(job: Job, sop_instance_uid: str) -> tuple[str, str]:
+    for source in job.sources:
+        if source.SOPInstanceUID == sop_instance_uid:
+            return str(source.SOPClassUID), str(source.SOPInstanceUID)
+    raise InputError(
+        f"encode: {job.findings.algorithm.name} found something on {sop_instance_uid}, which is "
+        "no source image of this job.",
+        subject=sop_instance_uid,
+    )
+
+
+def _sites(detection: Detection) -> list[sr.FindingSite] | None:
+    if detection.site is None:
+        return None
+    side = pydicom_code(detection.laterality) if detection.laterality else None
+    return [sr.FindingSite(pydicom_code(detection.site), side)]
+
+
+def _side(detection: Detection) -> list[sr.QualitativeEvaluation] | None:
+    if detection.laterality is None or detection.site is not None:
+        return None
+    return [sr.QualitativeEvaluation(pydicom_code(LATERALITY), pydicom_code(detection.laterality))]
+
+
+def _pixel_region(box: PixelBox, job: Job) -> sr.ImageRegion:
+    """Return the outline of whole pixels: SCOORD counts from the outer corner of the first one."""
+    top, left = box.first_ji
+    bottom, right = (edge + 1 for edge in box.last_ji)
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    return sr.ImageRegion(
+        graphic_type=sr.GraphicTypeValues.POLYLINE,
+        graphic_data=np.array(corners, dtype=np.float64),
+        source_image=sr.SourceImageForRegion(*_source_of(job, box.sop_instance_uid)),
+    )
+
+
+def _surface(region: Sphere | Box, job: Job) -> sr.VolumeSurface:
+    where = job.findings.where
+    if not isinstance(where, Grid):
+        raise InputError(
+            f"encode: {job.findings.algorithm.name} gave a place in the patient for a projection "
+            "image, which has none."
+        )
+    if isinstance(region, Sphere):
+        kind, data = sr.GraphicTypeValues3D.ELLIPSOID, [_axes(region)]
+    else:
+        kind, data = sr.GraphicTypeValues3D.POLYGON, _faces(region, where)
+    return sr.VolumeSurface(
+        graphic_type=kind,
+        graphic_data=data,
+        frame_of_reference_uid=where.frame_of_reference_uid,
+        source_series=_series(job),
+    )
+
+
+def _axes(ball: Sphere) -> _Points:
+    """Return the ends of three axes, (6, 3) LPS mm: what ELLIPSOID wants (PS3.3 C.18.9.1.2)."""
+    centre, radius = np.array(ball.centre_lps_mm), ball.diameter_mm / 2
+    return np.array([centre + sign * radius * axis for axis in np.eye(3) for sign in (-1, 1)])
+
+
+def _faces(box: Box, grid: Grid) -> list[_Points]:
+    """Return the first and the last face of a box along k, each a closed polygon, (5, 3) LPS mm."""
+    one, other = grid.kji(box.corner_lps_mm), grid.kji(box.opposite_lps_mm)
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    square = [(low[1], low[2]), (low[1], high[2]), (high[1], high[2]), (high[1], low[2])]
+    return [grid.lps_mm([(k, j, i) for j, i in [*square, square[0]]]) for k in (low[0], high[0])]
+
+
+def _certainty(probability: float) -> sr.Measurement:
+    return sr.Measurement(
+        name=pydicom_code(CERTAINTY_OF_FINDING),
+        value=float(probability) * 100,
+        unit=pydicom_code(PERCENT),
+    )
+
+
+def _measurement(measurement: Measurement) -> sr.Measurement:
+    return sr.Measurement(
+        name=pydicom_code(measurement.name),
+        value=float(measurement.value),
+        unit=pydicom_code(measurement.unit),
+        method=pydicom_code(measurement.method) if measurement.method else None,
+        derivation=pydicom_code(measurement.derivation) if measurement.derivation else None,
+    )
+
+
+def pydicom_code(code: Code) -> PydicomCode:
+    """Return a code as highdicom takes it."""
+    return PydicomCode(code.value, code.scheme, code.meaning)
