@@ -1,0 +1,114 @@
+"""Whose an object is: the key that all objects of a study must share.
+
+The key is Patient ID, its spaces trimmed and nothing else, with its issuer. An empty ID, or one
+that stands for none, is no identity: then name, birth date and sex take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import NewType
+from urllib.parse import quote
+
+from dicomai.dicom.header import Attributes
+
+IdentityKey = NewType("IdentityKey", str)
+"""`12345@HOSPITAL`, `12345`, or without an ID `@DOE^JANE|19600101|F`; what would be ambiguous is
+written in percent escapes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whose one object is.
+
+    Attributes
+    ----------
+    key
+        None where nobody can say: several Patient IDs in one object.
+    birth_date
+        Empty where it isn't known.
+    """
+
+    key: IdentityKey | None
+    birth_date: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreed:
+    """All objects are one patient's."""
+
+    key: IdentityKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ambiguous:
+    """The objects may be several patients'; `keys` are those that a person may choose from."""
+
+    keys: tuple[IdentityKey, ...]
+    because: str
+
+
+def identity_of(
+    attributes: Attributes, *, issuer_of_node: str, placeholders: Collection[str]
+) -> Identity:
+    """Return whose an object is.
+
+    Parameters
+    ----------
+    attributes
+        Its short header.
+    issuer_of_node
+        Issuer of Patient IDs from the node that sent it, where the object does not say.
+    placeholders
+        Patient IDs that stand for none.
+    """
+    birth_date = _birth_date(attributes)
+    patient_id = attributes.get("PatientID", "")
+    if not isinstance(patient_id, str | float | int):
+        return Identity(key=None, birth_date=birth_date)
+    trimmed = str(patient_id).strip(" ")
+    if trimmed and trimmed not in placeholders:
+        issuer = _text(attributes, "IssuerOfPatientID") or issuer_of_node.strip(" ")
+        key = _plain(trimmed) + (f"@{_plain(issuer)}" if issuer else "")
+        return Identity(key=IdentityKey(key), birth_date=birth_date)
+    name = _name(_text(attributes, "PatientName"))
+    sex = _text(attributes, "PatientSex")
+    without = "|".join(_plain(part) for part in (name, birth_date, sex))
+    return Identity(key=IdentityKey(f"@{without}"), birth_date=birth_date)
+
+
+def judge(identities: Iterable[Identity]) -> Agreed | Ambiguous:
+    """Tell whether the objects of a study, at least one, are one patient's."""
+    seen = set(identities)
+    keys = tuple(sorted({each.key for each in seen if each.key is not None}))
+    dates = sorted({each.birth_date for each in seen if each.birth_date})
+    if any(each.key is None for each in seen):
+        return Ambiguous(keys=keys, because="an object names several Patient IDs")
+    if len(keys) != 1:
+        return Ambiguous(keys=keys, because=f"its objects belong to {len(keys)} patients")
+    if len(dates) > 1:
+        return Ambiguous(keys=keys, because=f"its objects give {len(dates)} birth dates")
+    return Agreed(key=keys[0])
+
+
+def _text(attributes: Attributes, keyword: str) -> str:
+    value = attributes.get(keyword, "")
+    if isinstance(value, str | float | int):
+        return str(value).strip(" ")
+    return "\\".join(str(part) for part in value)
+
+
+def _birth_date(attributes: Attributes) -> str:
+    # ACR-NEMA wrote 1960.01.31 (PS3.5 6.2, note on DA).
+    return _text(attributes, "PatientBirthDate").replace(".", "")
+
+
+def _name(name: str) -> str:
+    """Return a name without the empty components and groups at its end (PS3.5 6.2.1)."""
+    groups = [group.strip(" ").rstrip("^ ") for group in name.split("=")]
+    return "=".join(groups).rstrip("=")
+
+
+def _plain(text: str) -> str:
+    return "".join(quote(each, safe="") if each in "@|%" else each for each in text)

@@ -1,0 +1,103 @@
+"""Every odd file is read to its end or refused in a sentence; nothing is read as something else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dicomai.dicom.header import attributes, identifiers
+from dicomai.dicom.part10 import opened
+from dicomai.errors import InputError
+
+
+def _sentence(path: Path) -> str:
+    try:
+        with opened(path) as part10:
+            identifiers(part10)
+            json.dumps(attributes(part10), allow_nan=False)
+    except InputError as error:
+        return error.sentence
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("truncated/cut-half-pixels", "truncated: PixelData (7FE0,0010) says 512 bytes, and 256"),
+        ("truncated/cut-last-byte", "and 511 are left. Send it again."),
+        ("truncated/cut-in-header", "truncated or damaged: SeriesInstanceUID"),
+        ("values/length-past-end", "KVP (0018,0060) says 65000 bytes, and 940 are left"),
+        ("syntax/meta-explicit-data-implicit", "says explicit VR, and its data set is not"),
+        ("syntax/meta-implicit-data-explicit", "says implicit VR, and its data set is not"),
+        ("syntax/meta-little-data-big", "says little endian, and its data set is not"),
+        ("syntax/meta-big-data-little", "says big endian, and its data set is not"),
+        ("syntax/meta-jpeg-data-native", "says compressed pixels, and they are native"),
+        ("syntax/meta-deflated-data-plain", "says deflated, and its data set is not"),
+        ("pixel/deflate-bomb-64M", "more than an image does"),
+        ("sequences/nested-3000", "nested more than 100 deep"),
+        ("sequences/unclosed-sequence", "ContentSequence (0040,A730) has no end"),
+        ("sequences/item-length-too-long", "an item of ContentSequence"),
+        ("shell/html", "no DICOM file"),
+        ("shell/two-objects", "bytes after its pixels belong to no element"),
+        ("uid/no-study-uid", "StudyInstanceUID is missing or empty."),
+        ("uid/sop-uid-path-dotdot", "SOPInstanceUID is no UID"),
+        ("uid/sop-uid-unicode", "SOPInstanceUID is no UID"),
+    ],
+)
+def test_what_is_no_sound_object_is_refused_in_a_sentence(
+    sample_data: Path, name: str, words: str
+) -> None:
+    assert words in _sentence(sample_data / "odd" / "made" / f"{name}.dcm")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "values/vr-question-marks",
+        "values/odd-length",
+        "values/pn-newline-ansi",
+        "sequences/nested-60",
+        "sequences/seq-10000-items",
+        "sequences/un-undefined-length",
+        "syntax/meta-unknown-ts",
+        "pixel/frames-2e9",
+        "pixel/j2k-garbage",
+        "uid/sop-uid-trailing-space",
+        "shell/trailing-padding",
+    ],
+)
+def test_what_is_odd_and_readable_is_kept(sample_data: Path, name: str) -> None:
+    assert _sentence(sample_data / "odd" / "made" / f"{name}.dcm") == ""
+
+
+def test_control_characters_never_come_raw(sample_data: Path) -> None:
+    with opened(sample_data / "odd" / "made" / "values" / "pn-newline-ansi.dcm") as part10:
+        name = attributes(part10)["PatientName"]
+    assert isinstance(name, str)
+    assert name.isprintable()
+    assert "\\x1b" in name
+
+
+def test_functional_groups_give_a_multi_frame_image_its_attributes(sample_data: Path) -> None:
+    with opened(sample_data / "odd" / "objects" / "seg_image_ct_binary.dcm") as part10:
+        read = attributes(part10)
+    assert len(read["ImageOrientationPatient"]) == 6  # type: ignore[arg-type]
+    assert "SliceThickness" in read
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damaged_bytes_are_refused_or_read_and_never_crash(
+    sample_data: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    raw = bytearray((sample_data / "odd" / "made" / "duplicate" / "dup-a.dcm").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(132, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "damaged.dcm"
+    path.write_bytes(raw[: data.draw(st.integers(132, len(raw)))])
+
+    _sentence(path)
