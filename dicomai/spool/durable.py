@@ -1,0 +1,207 @@
+"""Files, names and folders that outlive a power cut: the one place that makes them durable.
+
+Bytes first, then the name, then the folder that holds the name; only then may anyone be told. A
+sync that failed is never tried again: the kernel may have dropped the pages and say success the
+second time, so what was being written is taken away and refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from dicomai.errors import DiskFull
+
+Bytes = bytes | bytearray | memoryview
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# Another file system, one that has no links, or a file with as many as it can have.
+_NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP})
+_CHUNK_BYTES: Final = 2**20
+_MODE: Final = 0o640
+_FOLDER_MODE: Final = 0o750
+PART_SUFFIX: Final = ".part"
+
+
+class Part:
+    """A file that is being written; at the end of its block it has its name, or is gone.
+
+    Parameters
+    ----------
+    path
+        Its name until then; must not exist. Its folder is where it stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def __enter__(self) -> Part:
+        try:
+            self._descriptor = os.open(
+                self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE
+            )
+        except OSError as trouble:
+            raise _worded(trouble, self._path) from trouble
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        trouble: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            with suppress(FileNotFoundError):
+                self._path.unlink()
+
+    def become(self, path: Path, chunks: Iterable[Bytes]) -> None:
+        """Write the bytes and make them, then the name, then the folder durable.
+
+        Raises
+        ------
+        DiskFull
+            No room; nothing is left behind.
+        OSError
+            The disk failed; nothing is left behind.
+        """
+        try:
+            for chunk in chunks:
+                _write_all(self._descriptor, chunk)
+            os.fsync(self._descriptor)
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+            self._path.replace(path)
+        except OSError as trouble:
+            with suppress(FileNotFoundError):
+                self._path.unlink()
+            raise _worded(trouble, path) from trouble
+        _name(path)
+
+
+def write_durably(path: Path, chunks: Iterable[Bytes]) -> None:
+    """Write a file that either is there whole and durable afterwards, or not at all.
+
+    Parameters
+    ----------
+    path
+        Its name; a file that has it is replaced.
+    chunks
+        Its bytes.
+
+    Raises
+    ------
+    DiskFull
+        No room; what was there before is untouched.
+    OSError
+        The disk failed. Whether a file that was there before has survived is for the disk to say.
+    """
+    part = path.with_name(f".{path.name}{PART_SUFFIX}")
+    with suppress(FileNotFoundError):  # of a process that was killed
+        part.unlink()
+    with Part(part) as file:
+        file.become(path, chunks)
+
+
+def replace_durably(path: Path, data: bytes) -> None:
+    """Replace a small file whole."""
+    write_durably(path, (data,))
+
+
+def link_durably(source: Path, target: Path) -> None:
+    """Give a durable file a second name; where a link can't reach, copy it durably.
+
+    A target that is already a link to the source is fine, so that a step that was killed can be
+    repeated.
+
+    Raises
+    ------
+    FileExistsError
+        Another file has that name.
+    DiskFull, OSError
+        As `write_durably`.
+    """
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        if not target.samefile(source):
+            raise
+    except OSError as trouble:
+        if trouble.errno not in _NO_LINK:
+            raise _worded(trouble, target) from trouble
+        with source.open("rb") as file:
+            write_durably(target, iter(lambda: file.read(_CHUNK_BYTES), b""))
+        return
+    _name(target)
+
+
+def make_folders(path: Path, root: Path) -> None:
+    """Make the folders from a root down to a path, each durable in the one above.
+
+    Folders that exist are synced too: who made them may have been killed before it did.
+
+    Parameters
+    ----------
+    path
+        The root, or a folder below it.
+    root
+        Where to begin; must exist.
+    """
+    folder = root
+    for name in path.relative_to(root).parts:
+        parent, folder = folder, folder / name
+        try:
+            with suppress(FileExistsError):
+                folder.mkdir(_FOLDER_MODE)
+        except OSError as trouble:
+            raise _worded(trouble, folder) from trouble
+        sync_folder(parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as trouble:
+        raise _worded(trouble, path) from trouble
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(path: Path) -> int:
+    """Return the room that is left to an ordinary user on the file system of a path."""
+    room = os.statvfs(path)
+    return room.f_bavail * room.f_frsize
+
+
+def _name(path: Path) -> None:
+    """Make a new name durable, or take it away: it must not look acknowledged."""
+    try:
+        sync_folder(path.parent)
+    except (OSError, DiskFull):
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+def _write_all(descriptor: int, chunk: Bytes) -> None:
+    view = memoryview(chunk).cast("B")
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _worded(trouble: OSError, path: Path) -> OSError | DiskFull:
+    if trouble.errno in _NO_ROOM:
+        return DiskFull(
+            f"{path} could not be written: {os.strerror(trouble.errno or 0).lower()}. Make room on "
+            "its disk, or move the data folder to a larger one.",
+            subject=str(path),
+        )
+    return trouble

@@ -1,0 +1,204 @@
+"""What the spool holds and how: a folder per association, a file per object.
+
+::
+
+    spool/<association>/facts.json            who sends, since when
+                        lock                  held (flock) for as long as its receiver lives
+                        NNNNNN-<µs>.dcm       object: its place in the association, its receipt
+                        NNNNNN-<µs>.attempt1  an ingest that began on it
+                        study-<UID>           a study that this association sent something of
+                        end.json              when and how it ended
+    spool/.new-<association>/                 one that is being made
+    spool/.old-<association>/                 one that is being removed
+    spool/<association>/.NNNNNN-<µs>.part     an object that is being written, begun not before then
+
+The name of an association begins with the time of its start, so names sort as they came.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Final, Literal, NewType
+
+from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.spool.durable import (
+    PART_SUFFIX,
+    Bytes,
+    Part,
+    make_folders,
+    replace_durably,
+    sync_folder,
+    write_durably,
+)
+
+AssociationId = NewType("AssociationId", str)
+Ending = Literal["released", "aborted", "lost"]
+
+FACTS: Final = "facts.json"
+END: Final = "end.json"
+LOCK: Final = "lock"
+STUDY_PREFIX: Final = "study-"
+NEW_PREFIX: Final = ".new-"
+OLD_PREFIX: Final = ".old-"
+ASSOCIATION: Final = re.compile(r"\d{16}-[0-9a-f]{8}", re.ASCII)
+OBJECT: Final = re.compile(r"(\d{6,})-(\d{16})\.dcm", re.ASCII)
+PART: Final = re.compile(r"\.\d{6,}-(\d{16})\.part", re.ASCII)
+# A folder that is being made is made within moments; what is older was left by a kill.
+_MAKING: Final = seconds(3600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssociationFacts:
+    """Who sends, and since when.
+
+    Attributes
+    ----------
+    node
+        Name of the node in the configuration.
+    address
+        IP address that it called from.
+    """
+
+    id: AssociationId
+    calling_ae: str
+    called_ae: str
+    address: str
+    node: str
+    started_at: Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """When an association ended, and how: lost is one whose peer, line or receiver went away."""
+
+    at: Instant
+    how: Ending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An object as received: a Part 10 file whose data set is byte for byte what the peer sent."""
+
+    association: AssociationFacts
+    counter: int
+    received_at: Instant
+    path: Path
+
+
+@dataclass(slots=True)
+class Writer:
+    """The spool's side of one association, held by its receiver; made with `opened`."""
+
+    facts: AssociationFacts
+    folder: Path
+    _lock: int
+    _counter: int = 0
+    _studies: set[StudyInstanceUID] = field(default_factory=set)
+    _counting: Lock = field(default_factory=Lock)
+
+    def add(self, study: StudyInstanceUID, chunks: Iterable[Bytes]) -> Entry:
+        """Keep one object durably; may be acknowledged when this returns.
+
+        Parameters
+        ----------
+        study
+            Whose it is; validated, for it becomes a file's name.
+        chunks
+            The bytes of the file.
+
+        Raises
+        ------
+        DiskFull, OSError
+            Nothing of it is left.
+        """
+        with self._counting:
+            self._counter += 1
+            counter = self._counter
+            if study not in self._studies:
+                (self.folder / f"{STUDY_PREFIX}{study}").touch()
+                self._studies.add(study)
+        # Whoever asks how far the spool is ingested must see this object from before its time of
+        # receipt on: the part is there first, under a time that is not later.
+        begun = now()
+        with Part(self.folder / f".{counter:06d}-{begun:016d}{PART_SUFFIX}") as part:
+            received_at = max(now(), begun)
+            path = self.folder / f"{counter:06d}-{received_at:016d}.dcm"
+            part.become(path, chunks)
+        return Entry(association=self.facts, counter=counter, received_at=received_at, path=path)
+
+    def end(self, how: Ending, at: Instant) -> None:
+        """Write down how it ended, and let go of the lock; the writer is of no use afterwards."""
+        try:
+            replace_durably(self.folder / END, json.dumps(asdict(End(at=at, how=how))).encode())
+        finally:
+            os.close(self._lock)
+
+
+def opened(
+    spool: Path, *, calling_ae: str, called_ae: str, address: str, node: str, started_at: Instant
+) -> Writer:
+    """Make the folder of an association: it shows in the spool whole and locked, or not at all."""
+    association = AssociationId(f"{started_at:016d}-{secrets.token_hex(4)}")
+    facts = AssociationFacts(
+        id=association,
+        calling_ae=calling_ae,
+        called_ae=called_ae,
+        address=address,
+        node=node,
+        started_at=started_at,
+    )
+    making = spool / f"{NEW_PREFIX}{association}"
+    make_folders(making, spool)
+    lock = os.open(making / LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_durably(making / FACTS, (json.dumps(asdict(facts)).encode(),))
+        folder = spool / association
+        making.rename(folder)
+        sync_folder(spool)
+    except BaseException:
+        os.close(lock)
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    return Writer(facts, folder, lock)
+
+
+def receiver_lives(folder: Path) -> bool:
+    """Tell whether the receiver of an association holds its lock."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def clean(spool: Path, at: Instant) -> None:
+    """Take away what kills left half-made or half-removed: none of it is needed by anyone."""
+    for folder in spool.iterdir():
+        if folder.name.startswith(OLD_PREFIX):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.name.startswith(NEW_PREFIX):
+            started = folder.name.removeprefix(NEW_PREFIX)[:16]
+            if started.isdigit() and int(started) < at - _MAKING:
+                shutil.rmtree(folder, ignore_errors=True)
+        elif ASSOCIATION.fullmatch(folder.name) and not receiver_lives(folder):
+            for name in folder.glob(f".*{PART_SUFFIX}"):
+                with suppress(FileNotFoundError):
+                    name.unlink()

@@ -1,0 +1,102 @@
+"""Objects that can't be ingested: kept, with the reason beside each, until a person decides."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dicomai.dicom.dates import Instant
+from dicomai.spool.durable import link_durably, make_folders, replace_durably
+from dicomai.spool.entries import AssociationFacts
+
+_REASON: Final = ".json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """One object that was set aside.
+
+    Attributes
+    ----------
+    name
+        Its file in the quarantine.
+    reason
+        Why, as a sentence.
+    at
+        When it was set aside.
+    node
+        Who sent it.
+    """
+
+    name: str
+    reason: str
+    at: Instant
+    node: str
+
+
+def put(folder: Path, path: Path, reason: str, now: Instant, facts: AssociationFacts) -> str:
+    """Keep a file in the quarantine, durably; may be repeated. The file itself stays.
+
+    Parameters
+    ----------
+    folder
+        The quarantine.
+    path
+        The object.
+    reason
+        Why, as a sentence.
+    now
+        The present.
+    facts
+        Who sent it.
+
+    Returns
+    -------
+    str
+        Its name in the quarantine.
+    """
+    name = f"{facts.id}-{path.name}"
+    make_folders(folder, folder.parent)
+    # The reason first: an object without one would say nothing, a reason without one is harmless.
+    replace_durably(
+        folder / f"{name}{_REASON}",
+        json.dumps(
+            {
+                "reason": reason,
+                "at": now,
+                "node": facts.node,
+                "calling_ae": facts.calling_ae,
+                "address": facts.address,
+            },
+            ensure_ascii=False,
+        ).encode(),
+    )
+    with suppress(FileExistsError):  # a copy from before a kill, whole because it has its name
+        link_durably(path, folder / name)
+    return name
+
+
+def listing(folder: Path) -> tuple[Quarantined, ...]:
+    """Return what is in the quarantine, oldest first."""
+    if not folder.is_dir():
+        return ()
+    found = []
+    for file in sorted(folder.glob("*.dcm")):
+        try:
+            said = json.loads((folder / f"{file.name}{_REASON}").read_bytes())
+        except (FileNotFoundError, ValueError):
+            # Nothing of ours leaves an object without its reason.
+            said = {
+                "reason": "Its reason is missing: someone put it here, or the disk is damaged.",
+                "at": int(file.stat().st_mtime * 1_000_000),
+                "node": "",
+            }
+        found.append(
+            Quarantined(
+                name=file.name, reason=said["reason"], at=Instant(said["at"]), node=said["node"]
+            )
+        )
+    return tuple(sorted(found, key=lambda each: (each.at, each.name)))

@@ -1,0 +1,207 @@
+"""The spool as ingest reads it: what came, in which order, who is still sending.
+
+Every step may be killed and repeated. Nothing here needs the receiver, and nothing of it is
+harmed by one that is writing at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import InputError
+from dicomai.spool import quarantine as quarantined
+from dicomai.spool.durable import sync_folder
+from dicomai.spool.entries import (
+    ASSOCIATION,
+    END,
+    FACTS,
+    OBJECT,
+    OLD_PREFIX,
+    PART,
+    STUDY_PREFIX,
+    AssociationFacts,
+    AssociationId,
+    End,
+    Entry,
+    receiver_lives,
+)
+
+MAX_ATTEMPTS: Final = 2
+"""An entry that killed ingest so often is set aside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAssociation:
+    """One that is still sending, and the studies it has sent something of."""
+
+    facts: AssociationFacts
+    studies: frozenset[StudyInstanceUID]
+
+
+def associations(spool: Path) -> tuple[AssociationFacts, ...]:
+    """Return every association that the spool holds, open or ended, by time of start."""
+    return tuple(_facts(folder) for folder in _folders(spool))
+
+
+def entries(spool: Path) -> Iterator[Entry]:
+    """Give the objects that are there now, in order of their receipt."""
+    found = []
+    for folder in _folders(spool):
+        names = [match for name in _names(folder) if (match := OBJECT.fullmatch(name))]
+        if not names:
+            continue
+        facts = _facts(folder)
+        found += [
+            Entry(
+                association=facts,
+                counter=int(name[1]),
+                received_at=Instant(int(name[2])),
+                path=folder / name[0],
+            )
+            for name in names
+        ]
+    found.sort(key=lambda entry: (entry.received_at, entry.association.id, entry.counter))
+    yield from found
+
+
+def oldest_received_at(spool: Path) -> Instant | None:
+    """Return the time of receipt of the oldest object here, one that is being written included.
+
+    None: everything received before this call is ingested. Take the clock *before* the call to
+    say up to when that holds.
+    """
+    times = []
+    for folder in _folders(spool):
+        # A listing may miss a file that is renamed meanwhile; the second one sees it.
+        names = {*_names(folder), *_names(folder)}
+        written = [int(match[2]) for name in names if (match := OBJECT.fullmatch(name))]
+        begun = [int(match[1]) for name in names if (match := PART.fullmatch(name))]
+        if begun and receiver_lives(folder):
+            times += begun
+        times += written
+    return Instant(min(times)) if times else None
+
+
+def open_associations(spool: Path) -> tuple[OpenAssociation, ...]:
+    """Return the associations that have not ended, by time of start."""
+    return tuple(
+        OpenAssociation(facts=_facts(folder), studies=_studies(folder))
+        for folder in _folders(spool)
+        if not (folder / END).exists() and receiver_lives(folder)
+    )
+
+
+def studies(spool: Path, association: AssociationId) -> frozenset[StudyInstanceUID]:
+    """Return the studies that an association sent something of, ingested or not."""
+    return _studies(spool / association)
+
+
+def ended(spool: Path, association: AssociationId) -> End | None:
+    """Return when and how an association ended, None while it is open.
+
+    One whose receiver was killed is lost; its end is the last that was heard of it.
+    """
+    folder = spool / association
+    if not (folder / END).exists() and receiver_lives(folder):
+        return None
+    # In this order: the receiver writes the end before it lets go of the lock.
+    try:
+        said = json.loads((folder / END).read_bytes())
+    except FileNotFoundError:
+        received = [int(match[2]) for name in _names(folder) if (match := OBJECT.fullmatch(name))]
+        return End(at=Instant(max([_facts(folder).started_at, *received])), how="lost")
+    return End(at=Instant(said["at"]), how=said["how"])
+
+
+def mark(entry: Entry) -> int:
+    """Note durably that work on an entry begins; return how many times it has, this one included.
+
+    More than `MAX_ATTEMPTS`: it killed whoever worked on it. Set it aside.
+    """
+    attempt = 1
+    while True:
+        try:
+            _attempt(entry, attempt).touch(exist_ok=False)
+        except FileExistsError:
+            attempt += 1
+        else:
+            sync_folder(entry.path.parent)
+            return attempt
+
+
+def unmark(entry: Entry) -> None:
+    """Take back the marks of an entry whose work ended in order and is to be done again later."""
+    for attempt in range(1, MAX_ATTEMPTS + 2):
+        with suppress(FileNotFoundError):
+            _attempt(entry, attempt).unlink()
+
+
+def remove(entry: Entry) -> None:
+    """Take an entry out of the spool; whoever calls has made it durable elsewhere."""
+    with suppress(FileNotFoundError):
+        entry.path.unlink()
+    unmark(entry)
+
+
+def set_aside(entry: Entry, folder: Path, reason: str, at: Instant) -> str:
+    """Move an entry to the quarantine with the reason beside it; return its name there."""
+    name = quarantined.put(folder, entry.path, reason, at, entry.association)
+    remove(entry)
+    return name
+
+
+def forget(spool: Path, association: AssociationId) -> bool:
+    """Remove the folder of an association that has ended and holds no object any more.
+
+    Returns whether it is gone.
+    """
+    folder = spool / association
+    if ended(spool, association) is None or any(map(OBJECT.fullmatch, _names(folder))):
+        return False
+    # One step: half a folder would say that a released association was lost.
+    going = spool / f"{OLD_PREFIX}{association}"
+    folder.rename(going)
+    shutil.rmtree(going)
+    return True
+
+
+def _folders(spool: Path) -> list[Path]:
+    return sorted(folder for folder in spool.iterdir() if ASSOCIATION.fullmatch(folder.name))
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except FileNotFoundError:  # forgotten meanwhile
+        return []
+
+
+def _studies(folder: Path) -> frozenset[StudyInstanceUID]:
+    return frozenset(
+        StudyInstanceUID(name.removeprefix(STUDY_PREFIX))
+        for name in _names(folder)
+        if name.startswith(STUDY_PREFIX)
+    )
+
+
+def _facts(folder: Path) -> AssociationFacts:
+    try:
+        return AssociationFacts(**json.loads((folder / FACTS).read_bytes()))
+    except (ValueError, TypeError) as trouble:
+        raise InputError(
+            f"Spool: {folder / FACTS} can't be read ({trouble}). Its disk is damaged; move the "
+            "folder out of the spool, and send its objects again.",
+            subject=str(folder),
+        ) from trouble
+
+
+def _attempt(entry: Entry, number: int) -> Path:
+    return entry.path.with_suffix(f".attempt{number}")
