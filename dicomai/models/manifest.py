@@ -264,7 +264,7 @@ class Manifest(_Table):
     not_for: Sentence
     sought: Sentence
     """What the model looks for, in words; an SR says it where nothing was found."""
-    family: CodeTable = CodeTable(value="123109", scheme="DCM", meaning="Artificial Intelligence")
+    family: CodeTable = CodeTable(value="123110", scheme="DCM", meaning="Artificial Intelligence")
     """CID 7162."""
     weights: Annotated[str, AfterValidator(_file_name)] = "weights.safetensors"
     limits: Limits
@@ -280,6 +280,8 @@ class Manifest(_Table):
         image = self.input[0].kind == "image"
         if image and any(each.kind != "class" for each in self.output):
             raise ValueError('an image takes outputs of kind "class" only')
+        if not image and any(each.kind == "class" for each in self.output):
+            raise ValueError('a volume takes outputs of kind "segment" and "detection" only')
         if image and (self.infer.inferer != "whole" or self.preprocess.shape_ji is None):
             raise ValueError("an image takes the inferer whole and preprocess.shape_ji")
         if not image and self.preprocess.shape_ji is not None:

@@ -121,4 +121,4 @@ def test_an_answer_of_every_kind_is_read(lungs_package: Path) -> None:
     (output,) = read.output
     assert output.kind == "segment"
     assert output.type.code.meaning == "Lung"
-    assert package.load(lungs_package).algorithm.family.value == "123109"
+    assert package.load(lungs_package).algorithm.family.value == "123110"

@@ -1,0 +1,133 @@
+"""Numbers about a mask, each with its code and unit (PS3.16 TID 1419; IBSI reference manual)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial.distance import pdist
+
+from dicomai.dicom.codes import HOUNSFIELD, MILLILITRE, MILLIMETRE, Code
+from dicomai.findings import Mask, Measurement
+from dicomai.imaging.geometry import Grid
+
+VOLUME: Final = Code("118565006", "SCT", "Volume")
+DIAMETER: Final = Code("81827009", "SCT", "Diameter")
+MAXIMUM_3D_DIAMETER: Final = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
+ATTENUATION: Final = Code("112031", "DCM", "Attenuation Coefficient")
+MEAN: Final = Code("373098007", "SCT", "Mean")
+
+Cut = tuple[slice, slice, slice]
+"""The part of a grid that holds a mask, along k, j, i."""
+
+
+def volume_ml(voxels: int, grid: Grid) -> float:
+    """Return the volume of so many voxels, mL: their number times the volume of one (IBSI YEKZ)."""
+    return voxels * grid.voxel_mm3 / 1000
+
+
+def equivalent_diameter_mm(voxels: int, grid: Grid) -> float:
+    """Return the diameter of the ball that has the volume of so many voxels, mm."""
+    return float(np.cbrt(6 * voxels * grid.voxel_mm3 / np.pi))
+
+
+def longest_diameter_mm(mask: Mask, grid: Grid) -> float:
+    """Return the largest distance between two points of a mask's surface, mm (IBSI L0JK).
+
+    The surface is that of the mesh at one half between voxels inside and outside: its points lie
+    in the middle between the centres of two face neighbours of which one is inside. For one voxel
+    it is the longest of its edges.
+
+    Parameters
+    ----------
+    mask : (K, J, I) bool
+        With at least one voxel; any part of the grid that holds it.
+    grid
+        Whose spacing counts.
+    """
+    padded = np.pad(mask, 1)
+    points = []
+    for axis in range(3):
+        for way in (-1, 1):
+            exposed = padded & ~np.roll(padded, -way, axis=axis)
+            index = np.argwhere(exposed).astype(np.float64)
+            index[:, axis] += way / 2
+            points.append(index)
+    surface = np.concatenate(points) @ grid.index_to_lps[:3, :3].T
+    with suppress(QhullError):  # flat, so few enough to compare all
+        surface = surface[ConvexHull(surface).vertices]
+    return float(pdist(surface).max())
+
+
+def centre_lps_mm(mask: Mask, cut: Cut, grid: Grid) -> tuple[float, float, float]:
+    """Return the mean of a mask's voxel centres, LPS mm.
+
+    Parameters
+    ----------
+    mask : (K, J, I) bool
+        The part of the grid that `cut` names.
+    """
+    kji = np.argwhere(mask).mean(axis=0) + [part.start for part in cut]
+    x, y, z = grid.lps_mm(kji)
+    return float(x), float(y), float(z)
+
+
+def bounds(mask: Mask) -> Cut | None:
+    """Return the smallest part of a grid that holds a mask, or None where it is empty."""
+    k = np.flatnonzero(np.any(mask, axis=(1, 2)))
+    if not k.size:
+        return None
+    within = np.any(mask[k[0] : k[-1] + 1], axis=0)
+    j, i = np.flatnonzero(np.any(within, axis=1)), np.flatnonzero(np.any(within, axis=0))
+    return (
+        slice(int(k[0]), int(k[-1]) + 1),
+        slice(int(j[0]), int(j[-1]) + 1),
+        slice(int(i[0]), int(i[-1]) + 1),
+    )
+
+
+def measurements(
+    names: tuple[str, ...],
+    mask: Mask,
+    voxels: npt.NDArray[np.int16] | npt.NDArray[np.float32],
+    grid: Grid,
+    modality: str,
+) -> tuple[Measurement, ...]:
+    """Return the measurements that a manifest names, of a mask with at least one voxel.
+
+    Parameters
+    ----------
+    names
+        Of `volume`, `mean`, `diameter`, `longest_diameter`.
+    mask : (K, J, I) bool
+    voxels : (K, J, I)
+        Modality units, the same part of the grid as the mask.
+    modality
+        The mean is measured in CT, whose values have a unit.
+    """
+    count = int(np.count_nonzero(mask))
+    out = []
+    for name in names:
+        if name == "volume":
+            out.append(Measurement(name=VOLUME, value=volume_ml(count, grid), unit=MILLILITRE))
+        elif name == "mean" and modality == "CT":
+            mean = float(voxels[mask].mean(dtype=np.float64))
+            out.append(Measurement(name=ATTENUATION, value=mean, unit=HOUNSFIELD, derivation=MEAN))
+        elif name == "diameter":
+            size = equivalent_diameter_mm(count, grid)
+            out.append(Measurement(name=DIAMETER, value=size, unit=MILLIMETRE))
+        elif name == "longest_diameter":
+            size = longest_diameter_mm(mask, grid)
+            out.append(Measurement(name=MAXIMUM_3D_DIAMETER, value=size, unit=MILLIMETRE))
+    return tuple(out)
+
+
+def labelled(mask: Mask) -> tuple[npt.NDArray[np.int32], int]:
+    """Return the components of a mask, voxels that share a face, numbered from 1."""
+    out = np.empty(mask.shape, dtype=np.int32)
+    count = int(ndimage.label(mask, output=out))
+    return out, count

@@ -1,0 +1,88 @@
+"""From modality units on the source's grid to what the network takes, as the manifest says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomai.imaging.image import SourceImagePixels
+from dicomai.imaging.resample import Resampling, axis_weights, resampling
+from dicomai.imaging.volume import SourceVolume
+from dicomai.models.manifest import Infer, Preprocess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedVolume:
+    """What the network sees of a volume, and the way back.
+
+    Attributes
+    ----------
+    inputs : (1, K, J, I) float32
+        One channel on the model's grid.
+    wanted : (K, J, I) bool or None
+        Voxels within `infer.only_where`.
+    """
+
+    inputs: npt.NDArray[np.float32]
+    resampling: Resampling
+    wanted: npt.NDArray[np.bool_] | None
+
+
+def prepare_volume(source: SourceVolume, preprocess: Preprocess, infer: Infer) -> PreparedVolume:
+    """Turn, resample, clip and scale a volume."""
+    way = resampling(source.grid, preprocess.axes, preprocess.spacing_mm)
+    values = way.to_model(source.voxels)
+    wanted = None
+    if infer.only_where is not None:
+        low, high = infer.only_where.between
+        wanted = (values >= low) & (values <= high)
+    return PreparedVolume(
+        inputs=scaled(values, preprocess)[None],
+        resampling=way,
+        wanted=wanted,
+    )
+
+
+def prepare_image(source: SourceImagePixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """Return an image as the network takes it, (1, J, I) float32.
+
+    It is scaled in proportion until it fits `shape_ji`, and padded evenly with the lowest value.
+    """
+    assert preprocess.shape_ji is not None
+    pixels = scaled(source.pixels, preprocess)
+    height, width = pixels.shape
+    between_rows, between_columns = source.plane.spacing_ji_mm or (1.0, 1.0)
+    # Pixels are square for the network, whatever they are on the detector.
+    tall, wide = height * between_rows, width * between_columns
+    per_pixel = max(tall / preprocess.shape_ji[0], wide / preprocess.shape_ji[1])
+    new_height = min(preprocess.shape_ji[0], max(1, round(tall / per_pixel)))
+    new_width = min(preprocess.shape_ji[1], max(1, round(wide / per_pixel)))
+    small = (
+        axis_weights(height, new_height, height / new_height)
+        @ pixels
+        @ axis_weights(width, new_width, width / new_width).T
+    )
+    out = np.full(preprocess.shape_ji, preprocess.scale_to[0], dtype=np.float32)
+    top, left = (out.shape[0] - new_height) // 2, (out.shape[1] - new_width) // 2
+    out[top : top + new_height, left : left + new_width] = small
+    return out[None]
+
+
+def scaled(values: npt.NDArray[np.float32], preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """Return values clipped, and mapped linearly from the clipped range to `scale_to`."""
+    if preprocess.clip is not None:
+        low, high = preprocess.clip
+    else:
+        assert preprocess.clip_percentiles is not None
+        found = np.percentile(values, preprocess.clip_percentiles)
+        low, high = float(found[0]), float(found[1])
+    bottom, top = preprocess.scale_to
+    if high <= low:  # one value everywhere
+        return np.full(values.shape, bottom, dtype=np.float32)
+    out = np.clip(values, low, high)
+    out -= low
+    out *= (top - bottom) / (high - low)
+    out += bottom
+    return np.asarray(out, dtype=np.float32)
