@@ -103,6 +103,7 @@ def encode_seg(job: Job, segments: tuple[Drawn, ...]) -> Dataset:
         content_description="AI result, unverified, not for primary diagnosis",
         omit_empty_frames=True,
     )
+    result.ContentCreatorName = ""  # type 2: no person made it
     _name_dimensions(result, uids.dimension_uid(job.uuid))
     for item, segment in zip(result.SegmentSequence, segments, strict=True):
         _mend_segment(item, segment)

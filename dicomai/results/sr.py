@@ -18,7 +18,7 @@ from dicomai.dicom.codes import Code
 from dicomai.results import summary, uids
 from dicomai.results.provenance import Job, code_item, complete, stand_in
 from dicomai.results.seg import Drawn
-from dicomai.results.sr_groups import algorithm_identification, groups, pydicom_code
+from dicomai.results.sr_groups import groups, pydicom_code
 
 CONTAINS: Final = sr.RelationshipTypeValues.CONTAINS
 COMMENT: Final = Code("121106", "DCM", "Comment")
@@ -28,17 +28,14 @@ IMAGE_LIBRARY: Final = Code("111028", "DCM", "Image Library")
 IMAGE_LIBRARY_GROUP: Final = Code("126200", "DCM", "Image Library Group")
 FRAME_OF_REFERENCE: Final = Code("112227", "DCM", "Frame of Reference UID")
 SOURCE: Final = Code("260753009", "SCT", "Source")
-# Procedure Reported, where the study has no procedure code (CID 100 is extensible).
+# Procedure Reported (CID 100). The study's own procedure codes stand in its header.
 _PROCEDURES: Final = MappingProxyType(
     {
-        "CT": Code("77477000", "SCT", "Computed Tomography X-Ray"),
-        "MR": Code("113091000", "SCT", "Magnetic Resonance Imaging"),
-        "PT": Code("82918005", "SCT", "Positron Emission Tomography"),
-        "CR": Code("168537006", "SCT", "Plain X-ray"),
-        "DX": Code("168537006", "SCT", "Plain X-ray"),
+        "CT": Code("25045-6", "LN", "CT unspecified body region"),
+        "MR": Code("25056-3", "LN", "MRI unspecified body region"),
     }
 )
-_IMAGING: Final = Code("363679005", "SCT", "Imaging")
+_IMAGING: Final = Code("363679005", "SCT", "Imaging procedure")
 
 
 def encode_sr(job: Job, segments: tuple[Drawn, ...], seg: Dataset | None) -> Dataset:
@@ -109,7 +106,9 @@ def _looked_at(job: Job) -> str:
 def _content(job: Job, segments: tuple[Drawn, ...], seg_uid: str) -> sr.MeasurementReport:
     report = sr.MeasurementReport(
         observation_context=_observer(job),
-        procedure_reported=[pydicom_code(code) for code in _procedures(job)],
+        procedure_reported=pydicom_code(
+            _PROCEDURES.get(str(job.sources[0].get("Modality", "")), _IMAGING)
+        ),
         imaging_measurements=groups(job, segments, seg_uid),
     )
     content = report[0].ContentSequence
@@ -118,13 +117,7 @@ def _content(job: Job, segments: tuple[Drawn, ...], seg_uid: str) -> sr.Measurem
         name=pydicom_code(QUALITATIVE_EVALUATIONS), relationship_type=CONTAINS
     )
     evaluations.ContentSequence = sr.ContentSequence(
-        [
-            *algorithm_identification(job.findings),
-            *(
-                sr.TextContentItem(pydicom_code(concept), text, CONTAINS)
-                for concept, text in words(job)
-            ),
-        ]
+        [sr.TextContentItem(pydicom_code(concept), text, CONTAINS) for concept, text in words(job)]
     )
     content.append(evaluations)
     return report
@@ -144,18 +137,6 @@ def _observer(job: Job) -> sr.ObservationContext:
             ),
         )
     )
-
-
-def _procedures(job: Job) -> Iterator[Code]:
-    codes = job.carried.dataset.get("ProcedureCodeSequence") or ()
-    whole = [
-        Code(item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning)
-        for item in codes
-        if all(
-            item.get(keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
-        )
-    ]
-    yield from whole or [_PROCEDURES.get(str(job.sources[0].get("Modality", "")), _IMAGING)]
 
 
 def _library(job: Job) -> sr.ContainerContentItem:

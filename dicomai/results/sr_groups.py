@@ -30,6 +30,7 @@ from dicomai.results.seg import MORPHOLOGICALLY_ABNORMAL, Drawn
 # "probability of malignancy" (111047) would claim more than a detector says.
 CERTAINTY_OF_FINDING: Final = Code("111012", "DCM", "Certainty of Finding")
 FINDING: Final = Code("121071", "DCM", "Finding")
+CENTRE: Final = Code("111010", "DCM", "Center")
 LATERALITY: Final = Code("272741003", "SCT", "Laterality")
 PRESENT: Final = Code("52101004", "SCT", "Present")
 ABSENT: Final = Code("2667000", "SCT", "Absent")
@@ -106,10 +107,9 @@ def _detection(detection: Detection, job: Job, number: int | None, seg_uid: str)
         measurements=measurements,
         qualitative_evaluations=_side(detection),
     )
-    if number is not None:
-        # Both stand there: the voxels for a viewer, the region for whoever can't read a SEG. The
-        # source series stands with the segment already.
-        group[0].ContentSequence.extend(surface[:-1])
+    # A group may hold the segment or the surface, not both; the centre stands beside either, for
+    # whoever reads no SEG.
+    group[0].ContentSequence.append(_centre(detection.region, job))
     return group
 
 
@@ -232,6 +232,22 @@ def _surface(region: Sphere | Box, job: Job) -> sr.VolumeSurface:
         graphic_data=data,
         frame_of_reference_uid=where.frame_of_reference_uid,
         source_series=_series(job),
+    )
+
+
+def _centre(region: Sphere | Box, job: Job) -> sr.Scoord3DContentItem:
+    if isinstance(region, Sphere):
+        point = np.array([region.centre_lps_mm])
+    else:
+        point = np.mean([[region.corner_lps_mm, region.opposite_lps_mm]], axis=1)
+    where = job.findings.where
+    assert isinstance(where, Grid)
+    return sr.Scoord3DContentItem(
+        name=pydicom_code(CENTRE),
+        graphic_type=sr.GraphicTypeValues3D.POINT,
+        graphic_data=point,
+        frame_of_reference_uid=where.frame_of_reference_uid,
+        relationship_type=sr.RelationshipTypeValues.CONTAINS,
     )
 
 
