@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, get_args
 
 from pydicom.datadict import (
     dictionary_VM,
@@ -27,10 +27,8 @@ from pydicom.datadict import (
     tag_for_keyword,
 )
 
+from dicomai.dicom.header import Attributes
 from dicomai.errors import ConfigError
-
-AttributeValue: TypeAlias = str | float | Sequence[str | float]
-"""What an attribute of the short header holds: see `dicomai.dicom.header`."""
 
 Operator = Literal["=", "!=", "<=", ">=", "<", ">", "~", "in", "contains", "present", "absent"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
@@ -62,7 +60,7 @@ _DAYS: Final = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 class Seen:
     """What conditions are about: one image, the size of its series, and who sent it."""
 
-    attributes: Mapping[str, AttributeValue]
+    attributes: Attributes
     instances: int
     calling_node: str
 
@@ -137,10 +135,10 @@ def holds(condition: Condition, seen: Seen) -> bool:
     if condition.subject == CALLING_NODE:
         return _compare(condition, [seen.calling_node], "LO")
     values = values_of(seen.attributes, condition.subject)
-    return _compare(condition, values, _vr(condition.subject))
+    return _compare(condition, values, vr_of(condition.subject))
 
 
-def values_of(attributes: Mapping[str, AttributeValue], keyword: str) -> list[str | float]:
+def values_of(attributes: Attributes, keyword: str) -> list[str | float]:
     """Return the values of an attribute, none where it is absent or empty."""
     value = attributes.get(keyword)
     if value is None or value == "":
@@ -216,7 +214,8 @@ def _text(value: str | float) -> str:
     return value.strip() if isinstance(value, str) else f"{value:g}"
 
 
-def _vr(keyword: str) -> str:
+def vr_of(keyword: str) -> str:
+    """Return the value representation of a keyword; LO for what is none."""
     tag = tag_for_keyword(keyword)
     return "LO" if tag is None else dictionary_VR(tag)
 
@@ -230,7 +229,7 @@ def _check_values(text: str, subject: str, sign: Operator, values: tuple[str, ..
         if sign not in ("=", "!=", "in"):
             raise ConfigError(f'"{text}": calling_node takes =, != or in.', subject=text)
         return
-    vr = _vr(subject)
+    vr = vr_of(subject)
     if vr == "SQ" and sign not in ("present", "absent"):
         raise ConfigError(
             f'"{text}": {subject} is a sequence: only present and absent can be asked of it.',

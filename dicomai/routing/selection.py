@@ -1,0 +1,237 @@
+"""Which series, or which image, each input of a model gets, and why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dicomai.errors import ConfigError
+from dicomai.routing.condition import (
+    INSTANCES,
+    Condition,
+    Seen,
+    check_subject,
+    holds,
+    number,
+    parse,
+    values_of,
+    vr_of,
+)
+from dicomai.routing.image import Image, Series
+
+InputKind = Literal["volume", "image"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    """A key to order candidates by; the smallest comes first, unless it is descending.
+
+    Attributes
+    ----------
+    by
+        A DICOM keyword or "instances", or a condition: those that fulfil it come first.
+    """
+
+    by: str | Condition
+    descending: bool = False
+
+    def __str__(self) -> str:
+        return f"{'-' if self.descending else ''}{self.by}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """One input of a model.
+
+    Attributes
+    ----------
+    kind
+        "volume": a series; "image": a single image.
+    """
+
+    name: str
+    kind: InputKind
+    when: tuple[Condition, ...] = ()
+    prefer: tuple[Preference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInputs:
+    """What routing has to know of a model package."""
+
+    package_sha256: str
+    inputs: tuple[InputSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What an input may get: a series without what was excluded, or one image of it."""
+
+    series: Series
+    title: str
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All that the model would be given."""
+        return self.series.images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What an input gets.
+
+    Attributes
+    ----------
+    runners_up, rejected
+        A sentence for each candidate that came after it, and for each that does not fit.
+    """
+
+    input: str
+    chosen: Candidate | None
+    runners_up: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()
+
+
+def parse_input(
+    name: str, kind: InputKind, when: Iterable[str], prefer: Iterable[str]
+) -> InputSpec:
+    """Return an input from the texts of a manifest; a ConfigError says which is wrong."""
+    return InputSpec(
+        name=name,
+        kind=kind,
+        when=tuple(parse(text) for text in when),
+        prefer=tuple(parse_preference(text) for text in prefer),
+    )
+
+
+def parse_preference(text: str) -> Preference:
+    """Return the preference that a text says: `-instances`, `ConvolutionKernel ~ B[34]0`."""
+    descending = text.strip().startswith("-")
+    bare = text.strip().removeprefix("-").strip()
+    if not bare:
+        raise ConfigError(
+            f'"{text}" is no preference: write a keyword or a condition.', subject=text
+        )
+    if " " in bare or not bare.isalnum():
+        return Preference(by=parse(bare), descending=descending)
+    check_subject(bare)
+    return Preference(by=bare, descending=descending)
+
+
+def choose(spec: InputSpec, series: Sequence[Series], also: Sequence[Condition] = ()) -> Choice:
+    """Return which candidate an input gets.
+
+    Parameters
+    ----------
+    spec
+        The input.
+    series
+        What the route's exclusions left of each series of the study.
+    also
+        Further conditions: those of the route.
+    """
+    conditions = (*also, *spec.when)
+    fitting: list[Candidate] = []
+    rejected: list[str] = []
+    for candidate in (each for one in series for each in _candidates(spec, one)):
+        reason = _misfit(candidate, conditions)
+        if reason is None:
+            fitting.append(candidate)
+        else:
+            rejected.append(f"{candidate.title} does not fit: {reason}.")
+    fitting.sort(key=lambda candidate: _order(candidate, spec.prefer))
+    return Choice(
+        input=spec.name,
+        chosen=fitting[0] if fitting else None,
+        runners_up=tuple(_why_after(fitting[0], each, spec.prefer) for each in fitting[1:]),
+        rejected=tuple(rejected),
+    )
+
+
+def _candidates(spec: InputSpec, series: Series) -> list[Candidate]:
+    if spec.kind == "volume" or len(series.images) == 1:
+        return [Candidate(series=series, title=series.title)]
+    return [
+        Candidate(
+            series=Series(series_instance_uid=series.series_instance_uid, images=(image,)),
+            title=f"image {image.sop_instance_uid} of {series.title}",
+        )
+        for image in series.images
+    ]
+
+
+def _seen(candidate: Candidate, image: Image) -> Seen:
+    return Seen(
+        attributes=image.attributes, instances=len(candidate.images), calling_node=image.node
+    )
+
+
+def _misfit(candidate: Candidate, conditions: Sequence[Condition]) -> str | None:
+    """Return the first condition that an image doesn't fulfil, with what the image has."""
+    for condition in conditions:
+        for image in candidate.images:
+            if not holds(condition, _seen(candidate, image)):
+                return f'"{condition}" fails, as it has {_has(candidate, image, condition.subject)}'
+    return None
+
+
+def _has(candidate: Candidate, image: Image, subject: str) -> str:
+    if subject == INSTANCES:
+        return str(len(candidate.images))
+    values = values_of(image.attributes, subject)
+    if values:
+        return "\\".join(_text(value) for value in values)
+    return image.node if subject == "calling_node" else f"no {subject}"
+
+
+def _text(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+_Key = tuple[bool, float, str]
+
+
+def _order(candidate: Candidate, prefer: Sequence[Preference]) -> tuple[object, ...]:
+    series_number = _key(candidate, Preference(by="SeriesNumber"))
+    instance_number = _key(candidate, Preference(by="InstanceNumber"))
+    uids = (candidate.series.series_instance_uid, candidate.images[0].sop_instance_uid)
+    keys = tuple(_key(candidate, preference) for preference in prefer)
+    return (*keys, series_number, uids[0], instance_number, uids[1])
+
+
+def _key(candidate: Candidate, preference: Preference) -> _Key:
+    """Return a value to order by: what is absent comes last, numbers before text."""
+    sign = -1.0 if preference.descending else 1.0
+    first = candidate.images[0]
+    if isinstance(preference.by, Condition):
+        fulfilled = all(holds(preference.by, _seen(candidate, each)) for each in candidate.images)
+        return (False, -sign if fulfilled else sign, "")
+    if preference.by == INSTANCES:
+        return (False, sign * len(candidate.images), "")
+    values = values_of(first.attributes, preference.by)
+    if not values:
+        return (True, 0.0, "")
+    value = number(values[0], vr_of(preference.by))
+    if value is not None:
+        return (False, sign * value, "")
+    text = str(values[0]).casefold()
+    return (False, float("inf"), _reversed(text) if preference.descending else text)
+
+
+def _reversed(text: str) -> str:
+    return "".join(chr(0x10FFFF - ord(character)) for character in text) + chr(0x10FFFF)
+
+
+def _why_after(chosen: Candidate, other: Candidate, prefer: Sequence[Preference]) -> str:
+    for preference in prefer:
+        if _key(chosen, preference) != _key(other, preference):
+            if isinstance(preference.by, Condition):
+                reason = f'"{preference}" tells them apart'
+            else:
+                theirs, ours = (
+                    _has(each, each.images[0], preference.by) for each in (other, chosen)
+                )
+                reason = f"by {preference} it has {theirs}, the chosen one {ours}"
+            return f"{other.title} fits too, and comes after: {reason}."
+    return f"{other.title} fits as well, and has the later Series Number or UID."
