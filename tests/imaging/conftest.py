@@ -1,0 +1,76 @@
+"""Series made in code, by the formula of PS3.3 C.7.6.2.1.1 and without our own geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+SLOPE: Final = 0.005
+"""Millimetres per stored value."""
+
+Vector = npt.NDArray[np.float64]
+
+
+def made_series(
+    values: Callable[[Vector], Vector] = lambda lps: lps[..., 2],
+    *,
+    row: Sequence[float] = (1, 0, 0),
+    column: Sequence[float] = (0, 1, 0),
+    first: Sequence[float] = (-40.0, -30.0, 100.0),
+    spacing_kji: Sequence[float] = (2.5, 1.0, 1.5),
+    shape_kji: Sequence[int] = (5, 6, 7),
+    order: Sequence[int] | None = None,
+) -> list[Dataset]:
+    """Return slices whose voxels hold a function of their patient coordinates.
+
+    Each element of `order` is the slice that stands at that place of the list; Instance Numbers
+    follow the list, so they say nothing.
+    """
+    across, down = np.array(row, dtype=float), np.array(column, dtype=float)
+    normal = np.cross(across, down)
+    j, i = np.mgrid[: shape_kji[1], : shape_kji[2]]
+    common = Dataset()
+    common.SOPClassUID = CTImageStorage
+    common.Modality = "CT"
+    common.StudyInstanceUID, common.SeriesInstanceUID = generate_uid(), generate_uid()
+    common.FrameOfReferenceUID = generate_uid()
+    common.ImageOrientationPatient = [f"{part:.12g}"[:16] for part in (*row, *column)]
+    common.PixelSpacing = [repr(float(spacing_kji[1]))[:16], repr(float(spacing_kji[2]))[:16]]
+    common.Rows, common.Columns = shape_kji[1], shape_kji[2]
+    common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
+    common.BitsAllocated = common.BitsStored = 16
+    common.HighBit, common.PixelRepresentation = 15, 1
+    common.RescaleSlope, common.RescaleIntercept = SLOPE, 0
+    out = []
+    for number, k in enumerate(order if order is not None else range(shape_kji[0])):
+        position = np.array(first) + normal * spacing_kji[0] * k
+        lps = (
+            position + across * spacing_kji[2] * i[..., None] + down * spacing_kji[1] * j[..., None]
+        )
+        ds = Dataset()
+        ds.update(common)
+        ds.SOPInstanceUID = generate_uid()
+        ds.InstanceNumber = number + 1
+        ds.ImagePositionPatient = [f"{part:.10f}"[:16] for part in position]
+        stored = np.round(values(lps) / SLOPE).astype("<i2")
+        ds.PixelData = stored.tobytes()
+        ds["PixelData"].VR = "OW"
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        out.append(ds)
+    return out
+
+
+@pytest.fixture(scope="session")
+def make_series() -> Callable[..., list[Dataset]]:
+    """Gives `made_series`."""
+    return made_series

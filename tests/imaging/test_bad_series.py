@@ -1,0 +1,260 @@
+"""What is wrong with a series is said with the object or the position, and nothing is guessed."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.sequence import Sequence
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
+
+from dicomai.errors import InputError
+from dicomai.imaging.series import read_object, read_series, scan
+from dicomai.imaging.volume import volume_of
+
+Maker = Callable[..., list[Dataset]]
+
+
+def refusal(datasets: list[Dataset]) -> str:
+    with pytest.raises(InputError) as error:
+        volume_of(datasets)
+    assert error.value.subject
+    return error.value.sentence
+
+
+def as_received(keyword: str, value: str | int | list[str]) -> RawDataElement:
+    """An element as it stands in a file, which pydicom would not let us write."""
+    tag = Tag(tag_for_keyword(keyword))
+    if isinstance(value, int):
+        return RawDataElement(tag, "US", 2, struct.pack("<H", value), 0, False, True)
+    text = (value if isinstance(value, str) else "\\".join(value)).encode()
+    vr = dictionary_VR(tag)
+    return RawDataElement(tag, vr, len(text), text, 0, False, True)
+
+
+def test_a_gap_is_named_where_it_is(make_series: Maker) -> None:
+    slices = make_series(first=(0, 0, 40.0), shape_kji=(6, 4, 4))
+    del slices[1]
+    uid = slices[0].SeriesInstanceUID
+    assert refusal(slices) == (
+        f"Series {uid} has no slice at 42.5 mm, between 40.0 and 45.0 mm. Send the series again."
+    )
+    slices = make_series(first=(0, 0, 40.0), shape_kji=(8, 4, 4))
+    del slices[2:5]
+    assert "has no slice for 3 positions, between 42.5 and 52.5 mm" in refusal(slices)
+
+
+def test_a_gap_of_a_series_from_head_to_feet_has_table_positions(make_series: Maker) -> None:
+    slices = make_series(first=(0, 0, 40.0), row=(-1, 0, 0), shape_kji=(5, 4, 4))
+    del slices[2]
+    assert "no slice at 35.0 mm, between 32.5 and 37.5 mm" in refusal(slices)
+
+
+def test_the_same_object_twice_is_named(make_series: Maker) -> None:
+    slices = make_series()
+    assert f"names object {slices[2].SOPInstanceUID} twice" in refusal([*slices, slices[2]])
+
+
+def test_a_scout_in_the_series_is_named(make_series: Maker) -> None:
+    slices = make_series()
+    (scout, *_) = make_series(row=(0, 1, 0), column=(0, 0, -1), shape_kji=(3, 6, 7))
+    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    scout.FrameOfReferenceUID = slices[0].FrameOfReferenceUID
+    sentence = refusal([*slices, scout])
+    assert "in 2 orientations: 5 axial, 1 sagittal (a scout)" in sentence
+    assert scout.SOPInstanceUID in sentence
+
+
+def test_a_slice_shifted_sideways_is_named(make_series: Maker) -> None:
+    slices = make_series(first=(0, 0, 0))
+    slices[2].ImagePositionPatient = [3, 0, 5]
+    assert "the slice at 5.0 mm is shifted 3.0 mm sideways" in refusal(slices)
+
+
+def test_a_tilt_along_the_rows_is_named(make_series: Maker) -> None:
+    slices = make_series(first=(0, 0, 0))
+    for k, each in enumerate(slices):
+        each.ImagePositionPatient = [2.5 * k, 0, 2.5 * k]
+    assert "gantry tilt of 45.0°: each slice is shifted along its rows" in refusal(slices)
+
+
+def test_positions_rounded_by_the_modality_are_taken_and_noted(make_series: Maker) -> None:
+    slices = make_series(first=(0, 0, 0), shape_kji=(9, 4, 4))
+    for k, each in enumerate(slices):
+        each.ImagePositionPatient = [0, 0, round(k * 0.625, 2)]
+    volume = volume_of(slices)
+    assert volume.warnings == ()
+    slices[4].ImagePositionPatient = [0, 0, 2.53]
+    (warning,) = volume_of(slices).warnings
+    assert "up to 0.030 mm" in warning
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "words"),
+    [
+        ("RescaleSlope", "NaN", "RescaleSlope is"),
+        ("RescaleIntercept", "1e400", "RescaleIntercept is"),
+        ("RescaleSlope", "0", "make no sensible values"),
+        ("RescaleSlope", "1e30", "make no sensible values"),
+        ("PixelSpacing", ["-1", "1"], "make no sense"),
+        ("PixelSpacing", ["1"], "PixelSpacing has 1 values where 2 belong"),
+        ("PixelSpacing", None, "PixelSpacing is missing"),
+        ("ImagePositionPatient", ["0", "0", "inf"], "not finite"),
+        ("ImagePositionPatient", None, "has no ImagePositionPatient"),
+        ("ImageOrientationPatient", ["1", "0", "0", "1", "0", "0"], "no pair of unit vectors"),
+        ("FrameOfReferenceUID", None, "has no FrameOfReferenceUID"),
+        ("Rows", None, "Rows is missing"),
+        ("Rows", 12, "slices of different size: 6×7"),
+        ("BitsStored", 17, "17 bits stored of 16"),
+        ("SamplesPerPixel", 3, "is a colour image"),
+        ("PhotometricInterpretation", "PALETTE COLOR", "is a colour image (PALETTE COLOR)"),
+        ("NumberOfFrames", "2", "multi-frame object (CT Image Storage, 2 frames)"),
+        ("PixelData", None, "has no pixel data"),
+    ],
+)
+def test_a_wrong_attribute_names_its_object(
+    make_series: Maker, keyword: str, value: str | int | list[str] | None, words: str
+) -> None:
+    slices = make_series()
+    wrong = slices[3]
+    if value is None:
+        del wrong[keyword]
+    else:
+        wrong[keyword] = as_received(keyword, value)
+    sentence = refusal(slices)
+    assert words in sentence
+    assert wrong.SOPInstanceUID in sentence
+
+
+def test_truncated_pixel_data_names_its_object(make_series: Maker) -> None:
+    slices = make_series()
+    slices[1].PixelData = slices[1].PixelData[:-8]
+    sentence = refusal(slices)
+    assert f"Object {slices[1].SOPInstanceUID}: the pixel data can't be decoded" in sentence
+
+
+def test_pixel_data_that_no_one_can_decode_names_object_and_transfer_syntax(
+    make_series: Maker,
+) -> None:
+    slices = make_series()
+    slices[1].file_meta.TransferSyntaxUID = JPEG2000Lossless
+    sentence = refusal(slices)
+    assert slices[1].SOPInstanceUID in sentence
+    assert "JPEG 2000 Image Compression (Lossless Only) (1.2.840.10008.1.2.4.90)" in sentence
+
+
+def test_padding_takes_the_lowest_value_of_the_rest(make_series: Maker) -> None:
+    slices = make_series(lambda lps: lps[..., 2])
+    lowest = min(float(each.ImagePositionPatient[2]) for each in slices)
+    for each in slices:
+        pixels = np.frombuffer(each.PixelData, "<i2").reshape(6, 7).copy()
+        pixels[0] = -32768
+        each.PixelData = pixels.tobytes()
+        each.PixelPaddingValue = -32768
+    volume = volume_of(slices)
+    assert volume.voxels.min() == pytest.approx(lowest)
+    np.testing.assert_allclose(volume.voxels[:, 0], lowest)
+
+
+def test_hounsfield_units_stay_whole_numbers(make_series: Maker) -> None:
+    slices = make_series()
+    for each in slices:
+        each.RescaleSlope, each.RescaleIntercept = 1, -1024
+        each.PixelData = np.full((6, 7), 1000, "<i2").tobytes()
+    volume = volume_of(slices)
+    assert volume.voxels.dtype == np.int16
+    assert set(np.unique(volume.voxels)) == {-24}
+    slices[4].PixelData = np.full((6, 7), -32000, "<i2").tobytes()
+    assert volume_of(slices).voxels.dtype == np.float32
+
+
+def test_a_modality_lut_gives_the_values(make_series: Maker) -> None:
+    slices = make_series()
+    table = Dataset()
+    table.LUTDescriptor = [4, 0, 16]
+    table["LUTDescriptor"].VR = "US"
+    table.LUTData = [10, 20, 40, 80]
+    table["LUTData"].VR = "US"
+    table.ModalityLUTType = "US"
+    for each in slices:
+        del each.RescaleSlope, each.RescaleIntercept
+        each.PixelRepresentation = 0
+        each.ModalityLUTSequence = Sequence([table])
+        each.PixelData = np.full((6, 7), 2, "<u2").tobytes()
+    assert set(np.unique(volume_of(slices).voxels)) == {40}
+
+
+class TestFiles:
+    """What is wrong with a file is said with its path."""
+
+    @pytest.fixture
+    def folder(self, make_series: Maker, tmp_path: Path) -> Path:
+        for number, each in enumerate(make_series()):
+            each.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+        return tmp_path
+
+    def test_files_become_series(self, folder: Path) -> None:
+        (series,) = read_series(folder.iterdir())
+        assert len(series.datasets) == len(series.paths) == 5
+        assert volume_of(series.datasets).grid.shape_kji == (5, 6, 7)
+
+    def test_no_dicom(self, folder: Path) -> None:
+        (folder / "letter.txt").write_text("Dear colleague")
+        with pytest.raises(InputError, match=r"letter\.txt is no DICOM file\."):
+            read_object(folder / "letter.txt")
+        found = scan(folder)
+        assert [each.path.name for each in found.unreadable] == ["letter.txt"]
+        assert len(found.series) == 1
+
+    def test_cut_off(self, folder: Path) -> None:
+        path = folder / "2.dcm"
+        whole = path.read_bytes()
+        for length in (140, 300, len(whole) - 40):
+            path.write_bytes(whole[:length])
+            with pytest.raises(InputError) as error:
+                volume_of(read_series(sorted(folder.iterdir()))[0].datasets)
+            assert str(path) in error.value.sentence or "can't be decoded" in error.value.sentence
+
+    def test_another_transfer_syntax_than_declared(self, folder: Path) -> None:
+        path = folder / "2.dcm"
+        other = dcmread(path)
+        other.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        other.save_as(path, enforce_file_format=True)
+        data = path.read_bytes()
+        said, truth = b"1.2.840.10008.1.2\0", ExplicitVRLittleEndian.encode() + b"\0"
+        lied = data.replace(
+            len(said).to_bytes(2, "little") + said, len(truth).to_bytes(2, "little") + truth
+        )
+        grown = len(lied) - len(data)
+        length = int.from_bytes(lied[140:144], "little") + grown
+        path.write_bytes(lied[:140] + length.to_bytes(4, "little") + lied[144:])
+        try:
+            dataset = read_object(path)
+        except InputError as error:
+            assert str(path) in error.sentence  # noqa: PT017  # either is right
+        else:
+            assert dataset.SOPInstanceUID == other.SOPInstanceUID
+
+    def test_no_sop_instance_uid(self, folder: Path) -> None:
+        path = folder / "2.dcm"
+        dataset = dcmread(path)
+        del dataset.SOPInstanceUID
+        dataset.save_as(path)
+        with pytest.raises(InputError, match=r"2\.dcm has no SOP Instance UID"):
+            read_object(path)
+
+    def test_names_say_nothing(self, folder: Path) -> None:
+        before = volume_of(read_series(sorted(folder.iterdir()))[0].datasets)
+        shutil.move(folder / "0.dcm", folder / "z")
+        shutil.move(folder / "4.dcm", folder / "0.dcm")
+        after = volume_of(read_series(sorted(folder.iterdir()))[0].datasets)
+        np.testing.assert_array_equal(before.voxels, after.voxels)
+        assert before.grid.sop_instance_uids == after.grid.sop_instance_uids
