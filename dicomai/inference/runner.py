@@ -1,0 +1,162 @@
+"""The process that runs models on one device: warm networks, requests in, findings out.
+
+`python -m dicomai.inference.runner DESCRIPTOR DEVICE PARENT`, as `RunnerProcess` starts it. It
+ignores SIGTERM and SIGINT, because its supervisor decides when it ends, and dies with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from dicomai.errors import ConfigError, DicomaiError, ResourceError
+from dicomai.inference.messages import Analyse, Done, Failed, Progress, Ready
+from dicomai.inference.shared_memory import Channel, PeerGone
+from dicomai.process import die_with_parent
+
+if TYPE_CHECKING:
+    from dicomai.findings import Findings
+    from dicomai.models.runtimes.networks import Builder
+    from dicomai.models.runtimes.torch_runtime import LoadedModel
+
+_REPORT_EVERY_S: Final = 0.2
+_THREADS_BESIDE_A_GPU: Final = 4
+
+
+class Runner:
+    """Answers requests on one device, and keeps the networks it has loaded.
+
+    Parameters
+    ----------
+    channel
+        The way to its supervisor.
+    device
+        "auto", "cpu", "cuda:0", …
+    networks
+        Those that a manifest may name.
+    """
+
+    def __init__(self, channel: Channel, device: str, networks: Mapping[str, Builder]) -> None:
+        self._channel = channel
+        self._device = device
+        self._networks = networks
+        self._loaded: dict[str, LoadedModel] = {}
+        self._reported = ("", 0.0)
+
+    def answer(self, request: Analyse) -> None:
+        """Run one request and send what came of it; a defect of ours is an answer too."""
+        try:
+            answer: Done | Failed = Done(findings=self._analyse(request))
+        except DicomaiError as error:
+            answer = Failed(kind=error.kind, sentence=error.sentence, subject=error.subject)
+        except MemoryError:
+            answer = Failed(
+                kind=ResourceError.kind,
+                sentence=f"The memory of this host does not suffice for {request.package_folder}.",
+                subject=request.package_folder,
+            )
+        except Exception as error:  # noqa: BLE001  # the supervisor decides, and the job keeps it
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {error}"
+            answer = Failed(
+                kind="crash",
+                sentence=f"The runner came upon a defect: {reason}. Its log has the stack.",
+                subject=request.package_folder,
+            )
+        if isinstance(answer, Failed) and answer.kind == ResourceError.kind:
+            self._forget_models()
+        self._channel.send(answer)
+
+    def _analyse(self, request: Analyse) -> Findings:
+        from dicomai.inference import pipeline
+
+        self._report("load", 0.0)
+        model = self._model(Path(request.package_folder), request.package_sha256)
+        return pipeline.analyse(model, request.source, request.inputs, self._report)
+
+    def _model(self, folder: Path, sha256: str) -> LoadedModel:
+        from dicomai.models import package as packages
+        from dicomai.models.runtimes import torch_runtime
+
+        if sha256 not in self._loaded:
+            package = packages.load(folder)
+            if package.sha256 != sha256:
+                raise ConfigError(
+                    f"Model {package.name}, load: the package in {folder} has changed since it was "
+                    f"trusted. Restore it, or trust the new one: dicomai models trust "
+                    f"{package.name}",
+                    subject=package.name,
+                )
+            self._loaded[sha256] = torch_runtime.load(
+                package, self._device, networks=self._networks
+            )
+        return self._loaded[sha256]
+
+    def _forget_models(self) -> None:
+        """Make room: the next try starts with nothing but its own model in memory."""
+        import torch
+
+        self._loaded.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _report(self, stage: str, fraction: float) -> None:
+        told, when = self._reported
+        if stage != told or time.monotonic() - when >= _REPORT_EVERY_S:
+            self._reported = (stage, time.monotonic())
+            self._channel.send(Progress(stage=stage, fraction=fraction))
+
+
+def serve(channel: Channel, device: str, networks: Mapping[str, Builder] | None = None) -> None:
+    """Answer requests until the supervisor is gone.
+
+    Parameters
+    ----------
+    channel, device
+        As for `Runner`.
+    networks
+        Those that a manifest may name; None: the project's own.
+    """
+    import torch
+
+    from dicomai.models.runtimes.networks import NETWORKS
+    from dicomai.models.runtimes.torch_runtime import resolve_device
+
+    cores = len(os.sched_getaffinity(0))
+    try:
+        try:
+            found = resolve_device(device)
+        except ConfigError as error:
+            channel.send(Failed(kind=error.kind, sentence=error.sentence, subject=error.subject))
+            return
+        torch.set_num_threads(cores if found.type == "cpu" else min(cores, _THREADS_BESIDE_A_GPU))
+        runner = Runner(channel, str(found), NETWORKS if networks is None else networks)
+        channel.send(Ready(device=str(found)))
+        while True:
+            request = channel.receive()
+            if isinstance(request, Analyse):
+                runner.answer(request)
+    except PeerGone:
+        return
+
+
+def main(arguments: list[str], networks: Mapping[str, Builder] | None = None) -> None:
+    """Be the runner that `RunnerProcess` started with these arguments."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    descriptor, device, parent = arguments
+    die_with_parent(int(parent))
+    # Where memory runs out the kernel shall take the runner, not the receiver or the database.
+    Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    serve(Channel(socket.socket(fileno=int(descriptor))), device, networks)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,205 @@
+"""The runner answers, survives what can be survived, and takes nothing down when it dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bodies import truth, write_package, write_study
+
+from dicomai.errors import ConfigError, CrashError, DeadlineError, InputError, ResourceError
+from dicomai.imaging.series import read_series
+from dicomai.imaging.volume import SourceVolume, volume_of
+from dicomai.inference.messages import Analyse
+from dicomai.inference.pipeline import inputs_of
+from dicomai.inference.runner_process import RunnerDied, RunnerProcess
+from dicomai.models.package import Package
+
+Make = Callable[[str], Analyse]
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> SourceVolume:
+    (series,) = read_series(write_study(tmp_path_factory.mktemp("study"), "P1"))
+    return volume_of(series.datasets)
+
+
+@pytest.fixture
+def request_of(volume: SourceVolume, tmp_path: Path) -> Make:
+    def make(network: str) -> Analyse:
+        package: Package = write_package(tmp_path / "models", f"{network}s", network)
+        return Analyse(
+            package_folder=str(package.folder),
+            package_sha256=package.sha256,
+            source=replace(volume, headers=()),
+            inputs=inputs_of(volume.headers),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[RunnerProcess]:
+    with RunnerProcess(
+        "cpu", command=(sys.executable, str(Path(__file__).with_name("misbehaving_runner.py")))
+    ) as process:
+        yield process
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+def test_findings_come_back_with_progress_and_the_runner_stays_warm(
+    runner: RunnerProcess, request_of: Make, volume: SourceVolume
+) -> None:
+    request = request_of("unet3d")
+    told: list[str] = []
+    findings = runner.analyse(
+        request, on_progress=lambda stage, _: told.append(stage), go_on=ignore
+    )
+    assert np.array_equal(findings.segments[0].mask, truth())
+    assert findings.inputs == inputs_of(volume.headers)
+    assert list(dict.fromkeys(told)) == ["load", "preprocess", "infer", "postprocess", "measure"]
+    assert set(findings.stages_s) == {"preprocess", "infer", "postprocess", "measure"}
+    first = runner.pid
+    runner.analyse(request, on_progress=ignore, go_on=ignore)
+    assert runner.pid == first
+
+
+def test_sigterm_and_ctrl_c_leave_the_runner_to_its_supervisor(
+    runner: RunnerProcess, request_of: Make
+) -> None:
+    request = request_of("unet3d")
+    runner.analyse(request, on_progress=ignore, go_on=ignore)
+    first = runner.pid
+    assert first is not None
+    os.kill(first, signal.SIGTERM)
+    os.kill(first, signal.SIGINT)
+    runner.analyse(request, on_progress=ignore, go_on=ignore)
+    assert runner.pid == first
+
+
+@pytest.mark.parametrize("network", ["greedy", "hungry"])
+def test_no_memory_is_a_resource_error_and_the_runner_lives_on(
+    runner: RunnerProcess, request_of: Make, network: str
+) -> None:
+    with pytest.raises(ResourceError, match="does not suffice"):
+        runner.analyse(request_of(network), on_progress=ignore, go_on=ignore)
+    runner.analyse(request_of("unet3d"), on_progress=ignore, go_on=ignore)
+
+
+def test_a_defect_in_a_network_is_a_crash_with_its_reason(
+    runner: RunnerProcess, request_of: Make
+) -> None:
+    with pytest.raises(CrashError, match="ZeroDivisionError: division by zero"):
+        runner.analyse(request_of("defective"), on_progress=ignore, go_on=ignore)
+
+
+def test_an_input_outside_the_limits_keeps_its_kind_and_sentence(
+    runner: RunnerProcess, request_of: Make
+) -> None:
+    request = request_of("unet3d")
+    assert isinstance(request.source, SourceVolume)
+    magnetic = replace(request.source, facts=replace(request.source.facts, modality="MR"))
+    with pytest.raises(InputError, match="MR"):
+        runner.analyse(replace(request, source=magnetic), on_progress=ignore, go_on=ignore)
+
+
+def test_a_package_that_changed_since_it_was_trusted_does_not_run(
+    runner: RunnerProcess, request_of: Make
+) -> None:
+    request = request_of("defective")  # not one that is warm
+    (Path(request.package_folder) / "CARD.md").write_text("# Other\n")
+    with pytest.raises(ConfigError, match="has changed since it was trusted"):
+        runner.analyse(request, on_progress=ignore, go_on=ignore)
+
+
+def test_a_runner_that_dies_says_by_which_signal_and_another_takes_over(
+    runner: RunnerProcess, request_of: Make
+) -> None:
+    with pytest.raises(RunnerDied, match=r"was killed by signal 11 \(SIGSEGV\)"):
+        runner.analyse(request_of("poison"), on_progress=ignore, go_on=ignore)
+    assert runner.pid is None
+    runner.analyse(request_of("unet3d"), on_progress=ignore, go_on=ignore)
+
+
+def test_a_deadline_kills_a_runner_that_is_stuck(runner: RunnerProcess, request_of: Make) -> None:
+    in_the_network = []
+
+    def note(stage: str, _: float) -> None:
+        if stage == "infer":
+            in_the_network.append(runner.pid)
+
+    def go_on() -> None:
+        if in_the_network:
+            raise DeadlineError("took too long")
+
+    with pytest.raises(DeadlineError):
+        runner.analyse(request_of("stuck"), on_progress=note, go_on=go_on)
+    assert runner.pid is None
+    assert not Path(f"/proc/{in_the_network[0]}").exists()
+
+
+def test_a_device_that_is_not_there_is_an_error_of_the_configuration(request_of: Make) -> None:
+    with (
+        RunnerProcess("cuda:7") as runner,
+        pytest.raises(ConfigError, match=r"cuda:7 is not there"),
+    ):
+        runner.analyse(request_of("unet3d"), on_progress=ignore, go_on=ignore)
+
+
+SUPERVISOR = """
+import os, sys
+sys.path.insert(0, {here!r})
+from dataclasses import replace
+from pathlib import Path
+from bodies import write_package, write_study
+from dicomai.imaging.series import read_series
+from dicomai.imaging.volume import volume_of
+from dicomai.inference.messages import Analyse
+from dicomai.inference.pipeline import inputs_of
+from dicomai.inference.runner_process import RunnerProcess
+
+folder = Path(sys.argv[1])
+package = write_package(folder / "models", "stuck", "stuck")
+(series,) = read_series(write_study(folder / "study", "P1"))
+volume = volume_of(series.datasets)
+request = Analyse(package_folder=str(package.folder), package_sha256=package.sha256,
+                  source=replace(volume, headers=()), inputs=inputs_of(volume.headers))
+runner = RunnerProcess("cpu", command=(sys.executable, {here!r} + "/misbehaving_runner.py"))
+def told(stage, _):
+    if stage == "infer":
+        print(runner.pid, flush=True)
+runner.analyse(request, on_progress=told, go_on=lambda: None)
+"""
+
+
+def test_a_busy_runner_dies_with_its_supervisor(tmp_path: Path) -> None:
+    program = textwrap.dedent(SUPERVISOR).format(here=str(Path(__file__).parent))
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as supervisor:
+        assert supervisor.stdout is not None
+        runner = int(supervisor.stdout.readline())
+        supervisor.kill()
+        supervisor.wait()
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{runner}/cmdline").exists() and _running(runner):
+            assert time.monotonic() < deadline, "the runner lives on"
+
+
+def _running(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
