@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from dicomai.cli import config, models, phantom
 from dicomai.cli.terminal import complain
 from dicomai.errors import DicomaiError
 
@@ -82,6 +83,12 @@ def _before_any_command(
     from dicomai.service import logs
 
     logs.configure("console", "warning")
+
+
+app.command("init")(config.init)
+app.add_typer(config.app, name="config")
+app.add_typer(models.app, name="models")
+app.add_typer(phantom.app, name="phantom")
 
 
 def main() -> None:

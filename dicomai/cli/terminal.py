@@ -10,6 +10,7 @@ from typing import Final
 
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -70,13 +71,14 @@ def text(value: object, look: str = "") -> Text:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", empty: str = ""
 ) -> None:
-    """Print rows as a table that folds rather than cuts, or the sentence that says it is empty.
+    """Print rows as a table that folds rather than cuts; where there is none, the sentence `empty`.
 
     Columns whose name ends in ``#`` are numbers: right-aligned, shown without the sign.
     """
     filled = list(rows)
     if not filled:
-        say(empty)
+        if empty:
+            say(empty)
         return
     shown = Table(
         title=text(title) if title else None,
@@ -98,6 +100,19 @@ def table(
     for row in filled:
         shown.add_row(*(cell if isinstance(cell, Text) else text(cell) for cell in row))
     answers().print(shown)
+
+
+def progress() -> Progress:
+    """Return a display of progress on stderr, which is gone when its block ends."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=remarks(),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
 
 
 def print_json(value: object) -> None:

@@ -1,0 +1,70 @@
+"""The reference pages of the documentation, printed from the code.
+
+`python -m dicomai.cli.reference FOLDER` writes them; a test compares them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import typer
+from typer._click.core import Command, Context
+
+from dicomai.cli.main import app
+
+_WIDTH: Final = 88
+_HEAD: Final = "<!-- Printed by: python -m dicomai.cli.reference docs/reference -->\n"
+
+_COMMAND_LINE: Final = """# The command line
+
+Answers go to stdout, progress and trouble to stderr. Where a command takes `--json`, the keys are a
+promise: they stay.
+
+| exit code | means |
+| --- | --- |
+| 0 | done |
+| 1 | failed |
+| 2 | usage: there is no such command or option |
+| 3 | the configuration is wrong |
+| 4 | what was named does not exist |
+| 5 | the database is away, locked, or of another version |
+"""
+
+
+def command_line() -> str:
+    """Return the page of all commands, in Markdown."""
+    root = typer.main.get_command(app)
+    parts = [_HEAD + _COMMAND_LINE]
+    parts += [
+        f"\n## {' '.join(path)}\n\n```\n{text}\n```\n" for path, text in _helps(root, ("dicomai",))
+    ]
+    return "".join(parts)
+
+
+def _helps(
+    command: Command, path: tuple[str, ...], parent: Context | None = None
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    context = Context(
+        command,
+        info_name=path[-1],
+        parent=parent,
+        terminal_width=_WIDTH,
+        max_content_width=_WIDTH,
+        help_option_names=["-h", "--help"],
+    )
+    yield path, command.get_help(context).rstrip()
+    for name, each in getattr(command, "commands", {}).items():
+        yield from _helps(each, (*path, name), context)
+
+
+def pages() -> dict[str, str]:
+    """Return each page by the name of its file."""
+    return {"cli.md": command_line()}
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (Path(sys.argv[1]) / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,58 @@
+"""A command line in this process, and logging as it was before."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from dicomai.cli.main import app
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
+    yield
+    root.handlers[:], logging.raiseExceptions = handlers, raises
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a command printed and returned."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What it printed, parsed."""
+        return json.loads(self.out)
+
+
+Dicomai = Callable[..., Answer]
+
+
+@pytest.fixture
+def dicomai(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Dicomai:
+    """Run a command in an empty folder, with no configuration but what it is given."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DICOMAI_CONFIG", raising=False)
+
+    def run(*arguments: str | Path) -> Answer:
+        done = CliRunner().invoke(app, [str(each) for each in arguments])
+        return Answer(code=done.exit_code, out=done.stdout, err=done.stderr)
+
+    return run

@@ -1,0 +1,105 @@
+"""What a person reads when something goes wrong, and what a script is told."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dicomai.cli.main import Commands
+from dicomai.errors import ConfigError, DatabaseError, InputError, NotFound
+from tests.cli.conftest import Dicomai
+
+
+def run_one_that_raises(error: Exception) -> tuple[int, str]:
+    app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
+
+    @app.callback()
+    def _group() -> None:
+        pass
+
+    @app.command("go")
+    def go() -> None:
+        raise error
+
+    done = CliRunner().invoke(app, ["go"])
+    return done.exit_code, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("Job 7, load: series 1.2.3 has no slice at 42.5 mm."), 1),
+        (ConfigError("dicomai.toml: no."), 3),
+        (NotFound("There is no job 7."), 4),
+        (DatabaseError("The database is away."), 5),
+    ],
+)
+def test_an_expected_error_is_its_sentence_and_its_code(error: Exception, code: int) -> None:
+    assert run_one_that_raises(error) == (code, f"dicomai: {error}\n")
+
+
+def test_the_system_s_errors_name_the_file() -> None:
+    code, text = run_one_that_raises(PermissionError(13, "Permission denied", "/data/spool"))
+    assert (code, text) == (1, "dicomai: /data/spool: permission denied.\n")
+
+
+def test_a_defect_is_a_sentence_and_its_traceback_is_in_a_private_file() -> None:
+    code, text = run_one_that_raises(ZeroDivisionError("secret"))
+    assert code == 1
+    assert text.startswith("dicomai: This is a defect of dicomai")
+    assert "Traceback" not in text
+    assert "secret" not in text
+    details = Path(next(word for word in text.split() if "dicomai-error-" in word).rstrip(";"))
+    assert "ZeroDivisionError: secret" in details.read_text()
+    assert stat.S_IMODE(details.stat().st_mode) == 0o600
+    details.unlink()
+
+
+def test_usage_is_2_and_says_what_is_near(dicomai: Dicomai) -> None:
+    answer = dicomai("modles")
+    assert answer.code == 2
+    assert "models" in answer.err
+
+
+def test_text_of_peers_is_shown_without_its_control_characters() -> None:
+    _, text = run_one_that_raises(NotFound("There is no study \x1b[2J[red]x[/red]."))
+    assert text == "dicomai: There is no study \\x1b[2J[red]x[/red].\n"
+
+
+def test_a_reader_that_goes_away_is_no_defect(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "dicomai", "--help"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert b"defect" not in done.stderr
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "dicomai", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.monotonic() - started < 5
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    heavy = {"torch", "sqlalchemy", "pydicom", "pynetdicom", "numpy", "highdicom", "pydantic"}
+    assert not loaded & heavy
+    for command in ("serve", "status", "study", "demo", "doctor"):
+        assert command in done.stdout
