@@ -1,0 +1,244 @@
+"""The configuration: one TOML file, environment variables over it, checked before anything starts.
+
+`load` gives `Settings` or raises one `SettingsError` that holds every problem found. The tables are
+described in `dicomai.settings.tables` and in the dataclasses of the layers below; `reference` lists
+all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, get_origin
+
+from pydantic import ValidationError
+
+from dicomai.errors import ConfigError, NotFound
+from dicomai.net.node import Node
+from dicomai.routing.condition import Condition, parse
+from dicomai.routing.route import Route
+from dicomai.settings.problems import (
+    ENVIRONMENT,
+    Location,
+    Problem,
+    SettingsError,
+    Toml,
+    cross_checked,
+    hint,
+    tables_of,
+    translated,
+)
+from dicomai.settings.reference import Setting, reference
+from dicomai.settings.tables import (
+    SECTIONS,
+    DatabaseSettings,
+    DecideSettings,
+    Document,
+    LogSettings,
+    ReceiverSettings,
+    RetentionSettings,
+    ServiceSettings,
+    WorkerSettings,
+)
+
+__all__ = [
+    "Folders",
+    "Problem",
+    "Setting",
+    "Settings",
+    "SettingsError",
+    "check_models",
+    "find",
+    "load",
+    "reference",
+]
+
+PREFIX: Final = "DICOMAI_"
+FILE_VARIABLE: Final = "DICOMAI_CONFIG"
+PLACES: Final = (Path("dicomai.toml"), Path("/etc/dicomai/dicomai.toml"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folders:
+    """Where the files of one data folder lie; all absolute."""
+
+    data: Path
+    spool: Path
+    archive: Path
+    quarantine: Path
+    models: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole configuration, checked; attributes are named as in the file."""
+
+    file: Path
+    service: ServiceSettings
+    database: DatabaseSettings
+    receiver: ReceiverSettings
+    worker: WorkerSettings
+    decide: DecideSettings
+    retention: RetentionSettings
+    log: LogSettings
+    nodes: tuple[Node, ...]
+    routes: tuple[Route, ...]
+
+    @property
+    def folders(self) -> Folders:
+        """The folders of the data folder."""
+        data = self.service.data
+        return Folders(
+            data=data,
+            spool=data / "spool",
+            archive=data / "archive",
+            quarantine=data / "quarantine",
+            models=data / "models",
+        )
+
+    def node(self, name: str) -> Node:
+        """Return the node of a name; NotFound names the nearest one."""
+        for each in self.nodes:
+            if each.name == name:
+                return each
+        raise NotFound(
+            f"{self.file} has no node {name!a}{hint(name, [each.name for each in self.nodes])}",
+            subject=name,
+        )
+
+
+def find(path: Path | None, environ: Mapping[str, str]) -> Path:
+    """Return the configuration's file: the given one, DICOMAI_CONFIG, ./, /etc/dicomai/."""
+    if path is not None:
+        return path
+    if named := environ.get(FILE_VARIABLE):
+        return Path(named)
+    for place in PLACES:
+        if place.is_file():
+            return place
+    tried = ", ".join(str(place) for place in PLACES)
+    raise ConfigError(
+        f"No configuration found: no --config, no {FILE_VARIABLE}, and none of {tried}. "
+        "`dicomai init FOLDER` writes one."
+    )
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Return the configuration, checked.
+
+    Parameters
+    ----------
+    path
+        The file; without it DICOMAI_CONFIG, ./dicomai.toml, /etc/dicomai/dicomai.toml.
+    environ
+        Variables over it, as DICOMAI_RECEIVER__PORT=104; the process's where not given.
+
+    Raises
+    ------
+    SettingsError
+        With every problem found; whether its models exist says `check_models`.
+    """
+    variables = os.environ if environ is None else environ
+    file = find(path, variables)
+    raw = _read(file)
+    origins, problems = _overlay(raw, variables)
+    problems += _parse_conditions(file, raw)
+    document: Document | None = None
+    try:
+        document = Document.model_validate(raw)
+    except ValidationError as error:
+        problems += translated(file, error, origins)
+    problems += cross_checked(file, raw)
+    if document is None or problems:
+        raise SettingsError(problems)
+    return _resolved(file, document)
+
+
+def check_models(settings: Settings, names: Collection[str]) -> tuple[Problem, ...]:
+    """Return a problem for each route whose model is not among those that are installed."""
+    return tuple(
+        Problem(
+            file=str(settings.file),
+            key=f"routes[{number}].model",
+            reason=f'no package "{route.model}"{hint(route.model, names)}',
+            remedy="See: dicomai models.",
+        )
+        for number, route in enumerate(settings.routes)
+        if route.mode != "off" and route.model not in names
+    )
+
+
+def _resolved(file: Path, document: Document) -> Settings:
+    data = (file.resolve().parent / document.service.data.expanduser()).resolve()
+    url = document.database.url or f"sqlite:///{data / 'dicomai.db'}"
+    return Settings(
+        file=file,
+        service=document.service.model_copy(update={"data": data}),
+        database=document.database.model_copy(update={"url": url}),
+        receiver=document.receiver,
+        worker=document.worker,
+        decide=document.decide,
+        retention=document.retention,
+        log=document.log,
+        nodes=document.nodes,
+        routes=document.routes,
+    )
+
+
+def _read(file: Path) -> Toml:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason, remedy = error.strerror or str(error), "`dicomai init FOLDER` writes one."
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        reason, remedy = f"is no TOML in UTF-8: {error}", "Correct that line."
+    raise SettingsError([Problem(file=str(file), key="", reason=reason, remedy=remedy)])
+
+
+def _overlay(raw: Toml, environ: Mapping[str, str]) -> tuple[dict[Location, str], list[Problem]]:
+    """Put variables over the file's values; return which variable gave which value."""
+    origins: dict[Location, str] = {}
+    problems: list[Problem] = []
+    for variable, value in sorted(environ.items()):
+        section, found, key = variable.removeprefix(PREFIX).lower().partition("__")
+        if not variable.startswith(PREFIX) or not found:
+            continue
+        model = SECTIONS.get(section)
+        known = SECTIONS if model is None else model.model_fields
+        wanted = section if model is None else key
+        table = raw.setdefault(section, {})
+        if wanted not in known or not isinstance(table, dict) or model is None:
+            reason = f"no such setting{hint(wanted, known)}"
+            remedy = f"Write it as {PREFIX}SECTION__KEY, or unset it."
+            problems.append(Problem(file=ENVIRONMENT, key=variable, reason=reason, remedy=remedy))
+            if model is None:
+                raw.pop(section, None) if table == {} else None
+            continue
+        is_list = get_origin(model.model_fields[key].annotation) is tuple
+        table[key] = [part.strip() for part in value.split(",")] if is_list else value
+        origins[section, key] = variable
+    return origins, problems
+
+
+def _parse_conditions(file: Path, raw: Toml) -> list[Problem]:
+    """Replace each text of `when` by its Condition."""
+    problems = []
+    for number, table in tables_of(raw, "routes"):
+        texts = table.get("when", [])
+        if not isinstance(texts, list):
+            continue
+        parsed: list[Condition] = []
+        for position, text in enumerate(texts):
+            key = f"routes[{number}].when[{position}]"
+            try:
+                parsed.append(parse(str(text)))
+            except ConfigError as error:
+                remedy = "See docs/how-to/write-a-route.md."
+                problems.append(
+                    Problem(file=str(file), key=key, reason=error.sentence, remedy=remedy)
+                )
+        table["when"] = parsed
+    return problems

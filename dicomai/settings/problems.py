@@ -1,0 +1,137 @@
+"""What can be wrong with a configuration: file, key, reason and remedy, in one line each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from pydantic import ValidationError
+
+from dicomai.errors import ConfigError
+from dicomai.net.node import ANY_NODE
+from dicomai.routing.condition import CALLING_NODE, Condition
+from dicomai.settings.tables import SECTIONS, TABLES, Document
+
+ENVIRONMENT: Final = "environment"
+
+Toml: TypeAlias = dict[str, object]
+Location: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with the configuration."""
+
+    file: str
+    key: str
+    reason: str
+    remedy: str
+
+    @property
+    def sentence(self) -> str:
+        """File, key, reason and remedy in one line."""
+        where = f"{self.file}, {self.key}" if self.key else self.file
+        end = "" if self.reason.endswith((".", "?")) else "."
+        return f"{where}: {self.reason}{end} {self.remedy}".strip()
+
+
+class SettingsError(ConfigError):
+    """The configuration can't be used; `problems` holds each reason."""
+
+    def __init__(self, problems: Collection[Problem]) -> None:
+        super().__init__("\n".join(each.sentence for each in problems))
+        self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (SettingsError, (self.problems,))
+
+
+def tables_of(raw: Toml, name: str) -> Iterator[tuple[int, Toml]]:
+    """Yield the well-formed ones of [[name]]; what is wrong with the rest pydantic says."""
+    tables = raw.get(name, [])
+    for number, table in enumerate(tables if isinstance(tables, list) else []):
+        if isinstance(table, dict):
+            yield number, table
+
+
+def cross_checked(file: Path, raw: Toml) -> list[Problem]:
+    """Check names against each other."""
+    problems: list[Problem] = []
+
+    def add(key: str, reason: str, remedy: str) -> None:
+        problems.append(Problem(file=str(file), key=key, reason=reason, remedy=remedy))
+
+    for table_name, unique in (("nodes", "name"), ("nodes", "ae_title"), ("routes", "name")):
+        seen: dict[object, int] = {}
+        for number, table in tables_of(raw, table_name):
+            value = table.get(unique)
+            if value == ANY_NODE:
+                continue
+            if isinstance(value, str) and seen.setdefault(value, number) != number:
+                reason = f'"{value}" is {table_name}[{seen[value]}] too'
+                add(f"{table_name}[{number}].{unique}", reason, "Give each one of its own.")
+    nodes = {str(table.get("name")): table for _, table in tables_of(raw, "nodes")}
+    for number, table in tables_of(raw, "routes"):
+        destinations = table.get("destinations", [])
+        for position, name in enumerate(destinations if isinstance(destinations, list) else []):
+            key = f"routes[{number}].destinations[{position}]"
+            if str(name) not in nodes:
+                add(key, f'no node "{name}"{hint(str(name), nodes)}', "Add it under [[nodes]].")
+            elif not nodes[str(name)].get("host"):
+                add(key, f'node "{name}" has no host', "Give it host and port.")
+        conditions = table.get("when", [])
+        for condition in conditions if isinstance(conditions, list) else []:
+            if isinstance(condition, Condition) and condition.subject == CALLING_NODE:
+                for name in set(condition.values) - set(nodes):
+                    reason = f'calling_node: no node "{name}"{hint(name, nodes)}'
+                    add(f"routes[{number}].when", reason, "Add it under [[nodes]].")
+    return problems
+
+
+def translated(
+    file: Path, error: ValidationError, origins: Mapping[Location, str]
+) -> list[Problem]:
+    problems = []
+    for each in error.errors(include_url=False):
+        location = each["loc"]
+        reason, remedy = each["msg"].removeprefix("Value error, "), "Correct it."
+        if each["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            reason = f"unknown key{hint(str(location[-1]), _known_keys(location))}"
+            remedy = "Correct or remove it."
+        elif each["type"] in ("missing", "missing_argument"):
+            reason, remedy = "is missing", "Add it."
+        elif each["type"] != "value_error" and not isinstance(each["input"], dict | list):
+            reason = f"{each['input']!r}: {reason[:1].lower()}{reason[1:]}"
+        variable = origins.get(location)
+        problems.append(
+            Problem(
+                file=ENVIRONMENT if variable else str(file),
+                key=variable or _dotted(location),
+                reason=reason,
+                remedy=remedy,
+            )
+        )
+    return problems
+
+
+def _known_keys(location: Location) -> list[str]:
+    if len(location) == 1:
+        return list(Document.model_fields)
+    section = str(location[0])
+    if section in TABLES:
+        return [field.name for field in fields(TABLES[section])]
+    return list(SECTIONS[section].model_fields)
+
+
+def _dotted(location: Location) -> str:
+    return "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in location
+    ).removeprefix(".")
+
+
+def hint(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f'; "{near[0]}"?' if near else ""

@@ -1,0 +1,201 @@
+"""The tables of the configuration file, as pydantic checks them one by one."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt
+from pydicom.charset import python_encoding
+
+from dicomai.net.node import ANY_NODE, Node
+from dicomai.routing.route import Route
+
+
+def _ae_title(value: str) -> str:
+    # PS3.5 6.2, VR AE; PS3.8 7.1.1.4.
+    if not 1 <= len(value.strip()) <= 16 or not value.isascii() or not value.isprintable():
+        raise ValueError(f"{value!a} is no AE title: 1 to 16 printable ASCII characters")
+    if "\\" in value:
+        raise ValueError(f"{value!a} is no AE title: it has a backslash")
+    return value.strip()
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"no time zone {value!a}; write it as Europe/Berlin") from error
+    return value
+
+
+def _url(value: str) -> str:
+    if value and not value.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+        raise ValueError(
+            "no database of ours: leave it empty, or write postgresql://user@host/name"
+        )
+    return value
+
+
+def _node(node: Node) -> Node:
+    _ae_title(node.ae_title)
+    for address in node.addresses:
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            raise ValueError(f"address {address!a} is no IP address or network") from error
+    if bool(node.host) != bool(node.port) or not 0 <= node.port <= 65535:
+        raise ValueError("host and port go together, and a port is 1 to 65535")
+    if node.host and node.ae_title == ANY_NODE:
+        raise ValueError("a node that gets results needs an AE title of its own, not *")
+    if node.quiet_s <= 0 or node.floor_s < 0:
+        raise ValueError("quiet_s must be more than 0 and floor_s not less")
+    if node.charset_default and node.charset_default not in python_encoding:
+        raise ValueError(
+            f"{node.charset_default!a} is no Specific Character Set (PS3.3 C.12.1.1.2)"
+        )
+    return node
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class ServiceSettings(Section):
+    """What the whole service shares."""
+
+    data: Annotated[
+        Path,
+        Field(
+            description="Folder of spool, archive, quarantine, models and the embedded database; "
+            "relative to this file."
+        ),
+    ] = Path()
+    timezone: Annotated[
+        str,
+        AfterValidator(_zone),
+        Field(description="Time zone of the modalities, where objects do not say."),
+    ] = "UTC"
+
+
+class DatabaseSettings(Section):
+    """Where the catalogue and the queue live."""
+
+    url: Annotated[
+        str,
+        AfterValidator(_url),
+        Field(
+            description="postgresql://user:password@host/name; empty: SQLite in the data folder."
+        ),
+    ] = ""
+
+
+class ReceiverSettings(Section):
+    """The DICOM node that takes studies."""
+
+    ae_title: Annotated[str, AfterValidator(_ae_title), Field(description="What peers call.")] = (
+        "DICOMAI"
+    )
+    host: Annotated[str, Field(description="Address to listen on; 0.0.0.0: every one.")] = "0.0.0.0"  # noqa: S104  a PACS calls from elsewhere; unknown callers are rejected
+    port: Annotated[int, Field(ge=1, le=65535, description="TCP port to listen on.")] = 11112
+    reserve_bytes: Annotated[
+        int,
+        Field(ge=0, description="Free space that reception leaves: below it objects are refused."),
+    ] = 2_000_000_000
+    max_associations: Annotated[
+        int, Field(ge=1, description="Associations at a time; more are rejected for now.")
+    ] = 50
+
+
+class WorkerSettings(Section):
+    """How analyses run."""
+
+    device: Annotated[
+        str,
+        Field(
+            pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+            description="auto (a GPU where there is one), cpu, cuda or cuda:0.",
+        ),
+    ] = "auto"
+    lease_s: Annotated[
+        float, Field(gt=0, description="A job whose worker shows no progress for so long is free.")
+    ] = 60.0
+    deadline_s: Annotated[
+        float, Field(gt=0, description="A job that takes longer is killed and failed.")
+    ] = 3600.0
+    stop_s: Annotated[
+        float, Field(gt=0, description="SIGTERM: jobs are given back within this time.")
+    ] = 30.0
+    ageing_s: Annotated[
+        float,
+        Field(gt=0, description="One step of priority is worth so much waiting time."),
+    ] = 600.0
+
+
+class DecideSettings(Section):
+    """When a study is whole, and whose it is."""
+
+    patience_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="After the last object, gaps, open associations and silent hosts hold a "
+            "decision up no longer than this.",
+        ),
+    ] = 900.0
+    placeholder_ids: Annotated[
+        tuple[str, ...],
+        Field(description="Patient IDs that stand for none, as an empty one does."),
+    ] = ("0", "UNKNOWN", "ANONYMOUS", "NONE")
+
+
+class RetentionSettings(Section):
+    """What is kept, for how long."""
+
+    received_days: Annotated[
+        float, Field(ge=0, description="Received studies, after their last object.")
+    ] = 30.0
+    produced_days: Annotated[float, Field(ge=0, description="Our own results.")] = 365.0
+    jobs_days: Annotated[float, Field(ge=0, description="Finished jobs in the queue's table.")] = (
+        90.0
+    )
+    reserve_bytes: Annotated[
+        NonNegativeInt,
+        Field(description="Free space below which the oldest finished studies go earlier."),
+    ] = 5_000_000_000
+
+
+class LogSettings(Section):
+    """What is logged, and how."""
+
+    format: Annotated[
+        Literal["auto", "json", "console"],
+        Field(description="auto: colours on a terminal, else one JSON object a line."),
+    ] = "auto"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Field(description="No patient's name or ID stands in a line of info or above."),
+    ] = "info"
+
+
+class Document(Section):
+    service: ServiceSettings = ServiceSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    receiver: ReceiverSettings = ReceiverSettings()
+    worker: WorkerSettings = WorkerSettings()
+    decide: DecideSettings = DecideSettings()
+    retention: RetentionSettings = RetentionSettings()
+    log: LogSettings = LogSettings()
+    nodes: tuple[Annotated[Node, AfterValidator(_node)], ...] = ()
+    routes: tuple[Route, ...] = ()
+
+
+TABLES: Final[Mapping[str, type[Node] | type[Route]]] = {"nodes": Node, "routes": Route}
+SECTIONS: Final[Mapping[str, type[Section]]] = {
+    name: field.annotation
+    for name, field in Document.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}

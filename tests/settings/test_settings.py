@@ -1,0 +1,251 @@
+"""The configuration: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import fields
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from dicomai.errors import ConfigError, NotFound
+from dicomai.net.node import Node
+from dicomai.routing.route import Route
+from dicomai.settings import SettingsError, check_models, load, reference
+
+GOOD = """
+[service]
+data = "data"
+timezone = "Europe/Berlin"
+
+[[nodes]]
+name = "PACS1"
+ae_title = "PACS1"
+host = "192.0.2.1"
+port = 104
+
+[[nodes]]
+name = "CT1"
+ae_title = "CT1"
+addresses = ["192.0.2.0/24", "2001:db8::1"]
+association_per_study = true
+
+[[routes]]
+name = "lungs"
+model = "chest-ct-lungs"
+mode = "shadow"
+when = ["Modality = CT", "calling_node = CT1", "instances >= 20"]
+destinations = ["PACS1"]
+since = 2026-01-01
+allow = ["derived"]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "dicomai.toml"
+    path.write_text(GOOD)
+    return path
+
+
+def _problems(file: Path, text: str, **environ: str) -> list[str]:
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load(file, environ)
+    assert caught.value.sentence == "\n".join(each.sentence for each in caught.value.problems)
+    return [each.sentence.removeprefix(f"{file}, ") for each in caught.value.problems]
+
+
+def test_a_file_becomes_settings(file: Path) -> None:
+    settings = load(file, {})
+
+    assert settings.nodes[0] == Node(name="PACS1", ae_title="PACS1", host="192.0.2.1", port=104)
+    (route,) = settings.routes
+    assert [str(each) for each in route.when] == [
+        "Modality = CT",
+        "calling_node = CT1",
+        "instances >= 20",
+    ]
+    assert (route.mode, route.since, route.allow) == ("shadow", date(2026, 1, 1), ("derived",))
+    assert settings.receiver.port == 11112
+    assert settings.node("CT1").association_per_study
+
+
+def test_relative_paths_are_relative_to_the_file(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    settings = load(file, {})
+
+    assert settings.folders.data == tmp_path / "data"
+    assert settings.folders.spool == tmp_path / "data" / "spool"
+    assert settings.database.url == f"sqlite:///{tmp_path / 'data' / 'dicomai.db'}"
+
+
+def test_variables_stand_over_the_file(file: Path) -> None:
+    settings = load(
+        file,
+        {
+            "DICOMAI_RECEIVER__PORT": "104",
+            "DICOMAI_DATABASE__URL": "postgresql://db/dicomai",
+            "DICOMAI_DECIDE__PLACEHOLDER_IDS": "0, NN",
+            "DICOMAI_TEST_DATA": "ignored: no section",
+        },
+    )
+
+    assert settings.receiver.port == 104
+    assert settings.database.url == "postgresql://db/dicomai"
+    assert settings.decide.placeholder_ids == ("0", "NN")
+
+
+def test_where_the_file_is_looked_for(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text("[receiver]\nport = 1234\n")
+    monkeypatch.chdir(tmp_path)
+
+    assert load(other, {"DICOMAI_CONFIG": str(file)}).receiver.port == 1234
+    assert load(None, {"DICOMAI_CONFIG": str(other)}).receiver.port == 1234
+    assert load(None, {}).receiver.port == 11112
+    monkeypatch.chdir("/")
+    with pytest.raises(ConfigError, match="`dicomai init FOLDER` writes one"):
+        load(None, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[recever]\n", 'recever: unknown key; "receiver"? Correct or remove it.'),
+        (
+            "[receiver]\nporrt = 1\n",
+            'receiver.porrt: unknown key; "port"? Correct or remove it.',
+        ),
+        (
+            "[receiver]\nport = 70000\n",
+            "receiver.port: 70000: input should be less than or equal to 65535. Correct it.",
+        ),
+        (
+            '[receiver]\nae_title = "FAR TOO LONG A TITLE"\n',
+            "receiver.ae_title: 'FAR TOO LONG A TITLE' is no AE title: 1 to 16 printable ASCII",
+        ),
+        (
+            '[service]\ntimezone = "Berlin"\n',
+            "service.timezone: no time zone 'Berlin'; write it as Europe/Berlin. Correct it.",
+        ),
+        (
+            '[database]\nurl = "mysql://x"\n',
+            "database.url: no database of ours: leave it empty, or write postgresql://user@host/na",
+        ),
+        ('[[nodes]]\nname = "A"\n', "nodes[0].ae_title: is missing. Add it."),
+        (
+            '[[nodes]]\nname = "A"\nae_title = "A"\nquiet = 3\n',
+            'nodes[0].quiet: unknown key; "quiet_s"? Correct or remove it.',
+        ),
+        (
+            '[[nodes]]\nname = "A"\nae_title = "A"\naddresses = ["10.0.0.x"]\n',
+            "nodes[0]: address '10.0.0.x' is no IP address or network. Correct it.",
+        ),
+        (
+            '[[nodes]]\nname = "A"\nae_title = "A"\nhost = "a"\n',
+            "nodes[0]: host and port go together, and a port is 1 to 65535. Correct it.",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_key_reason_and_remedy(
+    file: Path, text: str, sentence: str
+) -> None:
+    (found,) = _problems(file, text)
+    assert found.startswith(sentence)
+
+
+ROUTE = '[[routes]]\nname = "r"\nmodel = "m"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            f'{ROUTE}when = ["Modalty = CT"]',
+            'routes[0].when[0]: "Modalty" is no DICOM keyword; "Mod',
+        ),
+        (f'{ROUTE}mode = "on"', "routes[0].mode: 'on': input should be 'off', 'shadow' or 'live'"),
+        (f"{ROUTE}model_name = 1", 'routes[0].model_name: unknown key; "model"?'),
+        (f'{ROUTE}allow = ["scouts"]', "routes[0].allow[0]: 'scouts': input should be 'localizer'"),
+        (
+            f'{ROUTE}destinations = ["PACS2"]\n[[nodes]]\nname = "PACS1"\nae_title = "P"',
+            'routes[0].destinations[0]: no node "PACS2"; "PACS1"? Add it under [[nodes]].',
+        ),
+        (
+            f'{ROUTE}destinations = ["PACS1"]\n[[nodes]]\nname = "PACS1"\nae_title = "P"',
+            'routes[0].destinations[0]: node "PACS1" has no host. Give it host and port.',
+        ),
+        (f'{ROUTE}when = ["calling_node = CT1"]', 'routes[0].when: calling_node: no node "CT1"'),
+        (f"{ROUTE}{ROUTE}", 'routes[1].name: "r" is routes[0] too. Give each one of its own.'),
+    ],
+)
+def test_routes_are_checked_against_dictionary_and_nodes(file: Path, text: str, words: str) -> None:
+    (sentence,) = _problems(file, text)
+    assert sentence.startswith(words)
+
+
+def test_every_problem_is_found_at_once(file: Path) -> None:
+    text = "[receiver]\nport = 0\n[worker]\nlease = 3\n" + ROUTE + 'when = ["Nothing"]\n'
+    assert len(_problems(file, text, DICOMAI_LOG__LEVL="info", DICOMAI_LGO__LEVEL="info")) == 5
+
+
+def test_a_wrong_variable_is_named_as_such(file: Path) -> None:
+    (sentence,) = _problems(file, "", DICOMAI_WORKER__LEASE_S="long")
+    assert sentence.startswith(
+        "environment, DICOMAI_WORKER__LEASE_S: 'long': input should be a valid number"
+    )
+
+
+def test_two_nodes_with_one_ae_title_are_refused_unless_it_stands_for_any(file: Path) -> None:
+    nodes = '[[nodes]]\nname = "A"\nae_title = "{0}"\n[[nodes]]\nname = "B"\nae_title = "{0}"\n'
+    file.write_text(nodes.format("*"))
+    assert len(load(file, {}).nodes) == 2
+    (sentence,) = _problems(file, nodes.format("X"))
+    assert sentence == 'nodes[1].ae_title: "X" is nodes[0] too. Give each one of its own.'
+
+
+def test_no_toml_and_no_file_are_said(file: Path, tmp_path: Path) -> None:
+    (sentence,) = _problems(file, "[receiver\n")
+    assert "is no TOML in UTF-8" in sentence
+    with pytest.raises(SettingsError, match=r"No such file or directory\. `dicomai init FOLDER`"):
+        load(tmp_path / "absent.toml", {})
+
+
+def test_models_are_checked_against_those_that_are_installed(file: Path) -> None:
+    settings = load(file, {})
+
+    assert check_models(settings, ["chest-ct-lungs"]) == ()
+    (problem,) = check_models(settings, ["chest-ct-lung"])
+    assert problem.sentence == (
+        f'{file}, routes[0].model: no package "chest-ct-lungs"; "chest-ct-lung"? '
+        "See: dicomai models."
+    )
+
+
+def test_an_unknown_node_is_not_found(file: Path) -> None:
+    with pytest.raises(NotFound, match=r"no node 'PACS'; \"PACS1\"\?"):
+        load(file, {}).node("PACS")
+
+
+def test_every_setting_is_documented() -> None:
+    documented = {(each.table, each.key): each for each in reference()}
+
+    assert all(each.description for each in documented.values())
+    for table, kind in (("[[nodes]]", Node), ("[[routes]]", Route)):
+        assert {key for name, key in documented if name == table} == {
+            each.name for each in fields(kind)
+        }
+    assert documented["[receiver]", "port"].default == "11112"
+
+
+def test_the_error_travels_between_processes(file: Path) -> None:
+    file.write_text("[x]\n")
+    with pytest.raises(SettingsError) as caught:
+        load(file, {})
+    assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
