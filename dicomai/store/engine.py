@@ -1,0 +1,181 @@
+"""The database: how it is opened, and the two ways of using it.
+
+Only edges open connections; every other function of the store takes one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import make_url
+
+from dicomai.errors import ConfigError, DatabaseError
+
+BUSY_TIMEOUT_S: Final = 30.0
+"""How long a transaction waits for another one's lock before it gives up."""
+OLDEST_SQLITE: Final = (3, 35, 0)  # RETURNING
+OLDEST_POSTGRESQL: Final = (13, 0)
+
+_WRITING: Final = "dicomai_writing"
+# What a statement of ours did wrong is a defect, and rises as it is.
+_DEFECTS: Final = (
+    sqlalchemy.exc.IntegrityError,
+    sqlalchemy.exc.ProgrammingError,
+    sqlalchemy.exc.DataError,
+)
+
+
+class CommitUnknown(DatabaseError):
+    """The connection broke at the commit: read the row before doing anything again."""
+
+
+def open_engine(url: str) -> Engine:
+    """Return the engine of a database; nothing is connected yet.
+
+    Parameters
+    ----------
+    url
+        `sqlite:///FILE` on a local disk, or `postgresql://USER:PASSWORD@HOST/NAME`.
+
+    Raises
+    ------
+    ConfigError
+        The URL is none, or names another kind of database.
+    """
+    try:
+        parsed = make_url(url)
+    except sqlalchemy.exc.ArgumentError as error:
+        raise ConfigError(
+            "database.url is no URL of a database. Leave it empty for SQLite in the data folder, "
+            "or write postgresql://USER@HOST/NAME.",
+            subject="database.url",
+        ) from error
+    match parsed.get_backend_name():
+        case "sqlite":
+            engine = sqlalchemy.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+            event.listen(engine, "connect", _prepare_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+        case "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            engine = sqlalchemy.create_engine(parsed, pool_pre_ping=True, max_overflow=20)
+            event.listen(engine, "connect", _prepare_postgresql)
+        case other:
+            raise ConfigError(
+                f"database.url: {other} is no database that dicomai knows; it takes SQLite and "
+                "PostgreSQL.",
+                subject="database.url",
+            )
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """Give a connection in a transaction that writes, committed at the end.
+
+    On SQLite it begins IMMEDIATE: a read that turns into a write would fail at once, whatever the
+    timeout, if another wrote meanwhile. An exception rolls back.
+
+    Raises
+    ------
+    DatabaseError
+        The database is away or was locked for too long; nothing was written.
+    CommitUnknown
+        The connection broke at the commit: nobody knows yet whether it was written.
+    """
+    with _connected(engine) as plain:
+        connection = plain.execution_options(**{_WRITING: True})
+        transaction = connection.begin()
+        try:
+            yield connection
+        except BaseException:
+            transaction.rollback()
+            raise
+        try:
+            transaction.commit()
+        except sqlalchemy.exc.DBAPIError as error:
+            if isinstance(error, _DEFECTS) or not error.connection_invalidated:
+                raise
+            raise CommitUnknown(
+                f"{_name(engine)} went away at a commit: {_reason(error)}. What was written is "
+                "read again before anything is repeated."
+            ) from error
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Give a connection for reading; whatever it writes is rolled back.
+
+    Raises
+    ------
+    DatabaseError
+        The database is away.
+    """
+    with _connected(engine) as connection:
+        yield connection
+
+
+@contextmanager
+def _connected(engine: Engine) -> Iterator[Connection]:
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
+        if isinstance(error, _DEFECTS):
+            raise
+        raise DatabaseError(
+            f"{_name(engine)} can't be used: {_reason(error)}. Reception goes on without it; see "
+            "that it runs and has room, work goes on by itself.",
+            subject=_name(engine),
+        ) from error
+
+
+def _name(engine: Engine) -> str:
+    url = engine.url
+    if url.get_backend_name() == "sqlite":
+        return f"The database {url.database}"
+    return f"The database {url.database} on {url.host or 'this machine'}"
+
+
+def _reason(error: sqlalchemy.exc.SQLAlchemyError) -> str:
+    original = getattr(error, "orig", None) or error
+    return " ".join(str(original).split()).rstrip(".")
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    # The driver would begin transactions by itself, and never IMMEDIATE ones.
+    connection.isolation_level = None
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise ConfigError(
+            f"SQLite {sqlite3.sqlite_version} is too old: dicomai needs "
+            f"{'.'.join(map(str, OLDEST_SQLITE))}. Use a newer libsqlite3, or PostgreSQL."
+        )
+    connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1000)}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITING, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_postgresql(connection: Any, _: object) -> None:  # psycopg's, behind SQLAlchemy
+    version = divmod(connection.info.server_version, 10000)
+    if version < OLDEST_POSTGRESQL:
+        raise ConfigError(
+            f"PostgreSQL {version[0]} is too old: dicomai needs {OLDEST_POSTGRESQL[0]} or newer.",
+            subject="database.url",
+        )
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        # Whatever the server says: a commit that was reported is on its disk.
+        cursor.execute("SET synchronous_commit = on")
+        cursor.execute(f"SET lock_timeout = '{round(BUSY_TIMEOUT_S)}s'")
+        cursor.execute("SET application_name = 'dicomai'")
+    connection.autocommit = False

@@ -1,0 +1,73 @@
+"""The states that the catalogue knows, and the moves between them, as data.
+
+The schema's CHECKs are written from these names; the functions that move a row take the states that
+it may come from out of these tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal, get_args
+
+Origin = Literal["received", "retrieved", "produced"]
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
+
+StudyStatus = Literal[
+    "open",  # something came that nobody has decided on
+    "decided",
+    "held",  # a person must say whose it is
+    "deleting",  # its files are going; it takes nothing meanwhile
+]
+
+JobKind = Literal["analyse", "deliver"]
+JobState = Literal["waiting", "queued", "running", "held", "done", "failed", "cancelled"]
+JOB_STATES: tuple[JobState, ...] = get_args(JobState)
+UNFINISHED: Final[tuple[JobState, ...]] = ("waiting", "queued", "running", "held")
+
+WaitingFor = Literal["back-off", "breaker", "commitment"]
+HeldBy = Literal[
+    "study",  # the study is held
+    "config",  # until the configuration changes
+    "identity",  # the study is another patient's now
+    "pause",  # its node, route or model was paused while it ran
+    "person",  # a person must look
+]
+RouteMode = Literal["live", "shadow"]
+DeliveryState = Literal["sent", "warning", "transient", "refused"]
+PauseSubject = Literal["node", "route", "model"]
+PauseMode = Literal["paused", "draining"]
+Release = Literal["released", "aborted", "lost"]
+
+MOVES: Final[Mapping[JobState, frozenset[JobState]]] = MappingProxyType(
+    {
+        "waiting": frozenset({"queued", "held", "cancelled"}),
+        "queued": frozenset({"running", "waiting", "held", "cancelled"}),
+        "running": frozenset({"done", "failed", "cancelled", "queued", "waiting", "held"}),
+        "held": frozenset({"queued", "cancelled"}),
+        "failed": frozenset({"queued"}),
+        "done": frozenset(),
+        "cancelled": frozenset(),
+    }
+)
+
+Breaker = Literal["closed", "open", "half-open"]
+Outcome = Literal["delivered", "failed", "failed too often", "pause over"]
+
+BREAKER: Final[Mapping[tuple[Breaker, Outcome], Breaker]] = MappingProxyType(
+    {
+        ("closed", "delivered"): "closed",
+        ("closed", "failed"): "closed",
+        ("closed", "failed too often"): "open",
+        ("open", "pause over"): "half-open",
+        ("open", "delivered"): "closed",  # an association that began before it opened
+        ("open", "failed"): "open",
+        ("half-open", "delivered"): "closed",
+        ("half-open", "failed"): "open",
+    }
+)
+
+
+def sources(target: JobState) -> tuple[JobState, ...]:
+    """Return the states from which a job may move to `target`."""
+    return tuple(state for state in JOB_STATES if target in MOVES[state])
