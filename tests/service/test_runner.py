@@ -24,7 +24,7 @@ from dicomai.inference.pipeline import inputs_of
 from dicomai.inference.runner_process import RunnerDied, RunnerProcess
 from dicomai.models.package import Package
 
-Make = Callable[[str], Analyse]
+Make = Callable[..., Analyse]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> SourceVolume:
 
 @pytest.fixture
 def request_of(volume: SourceVolume, tmp_path: Path) -> Make:
-    def make(network: str) -> Analyse:
-        package: Package = write_package(tmp_path / "models", f"{network}s", network)
+    def make(network: str, name: str = "bodies") -> Analyse:
+        package: Package = write_package(tmp_path / network, name, network)
         return Analyse(
             package_folder=str(package.folder),
             package_sha256=package.sha256,
@@ -118,7 +118,7 @@ def test_an_input_outside_the_limits_keeps_its_kind_and_sentence(
 def test_a_package_that_changed_since_it_was_trusted_does_not_run(
     runner: RunnerProcess, request_of: Make
 ) -> None:
-    request = request_of("defective")  # not one that is warm
+    request = request_of("unet3d", "fresh")  # not one that is warm
     (Path(request.package_folder) / "CARD.md").write_text("# Other\n")
     with pytest.raises(ConfigError, match="has changed since it was trusted"):
         runner.analyse(request, on_progress=ignore, go_on=ignore)
