@@ -1,0 +1,87 @@
+"""A received object: everything that the catalogue and the rules need of a file, read once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicomai.dicom.header import AttributeValue, Identifiers, attributes, identifiers
+from dicomai.dicom.identity import Identity, identity_of
+from dicomai.dicom.part10 import opened
+from dicomai.dicom.version import VersionDigest, version_digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How objects of a node are read.
+
+    Attributes
+    ----------
+    issuer_of_patient_id, charset_default
+        Of the node, see `dicomai.net.node.Node`.
+    placeholder_ids
+        Patient IDs that stand for none.
+    """
+
+    issuer_of_patient_id: str = ""
+    charset_default: str = ""
+    placeholder_ids: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedObject:
+    """What stands in a file.
+
+    Attributes
+    ----------
+    file_sha256
+        Of all its bytes, lower-case hex.
+    remarks
+        What is wrong with it and does no harm, one sentence each.
+    """
+
+    identifiers: Identifiers
+    transfer_syntax_uid: str
+    attributes: dict[str, AttributeValue]
+    identity: Identity
+    version: VersionDigest
+    file_sha256: str
+    size_bytes: int
+    remarks: tuple[str, ...]
+
+
+def read_object(path: Path, reading: Reading) -> ReceivedObject:
+    """Return what stands in a DICOM file, followed to its last byte; no pixel is decoded.
+
+    Raises
+    ------
+    InputError
+        It is no DICOM file, is damaged or mislabelled, or lacks a UID; the sentence says which.
+    """
+    with opened(path) as part10:
+        found = identifiers(part10)
+        header = attributes(part10, reading.charset_default)
+        identity = identity_of(
+            header,
+            issuer_of_node=reading.issuer_of_patient_id,
+            placeholders=reading.placeholder_ids,
+        )
+        remarks = part10.remarks
+        if part10.media_sop_instance_uid not in ("", found.sop_instance_uid):
+            remarks += ("Its meta information names another SOP Instance UID than its data set.",)
+        version = version_digest(part10, identity.key or "")
+        syntax = part10.transfer_syntax_uid
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ReceivedObject(
+        identifiers=found,
+        transfer_syntax_uid=syntax,
+        attributes=header,
+        identity=identity,
+        version=version,
+        file_sha256=digest,
+        size_bytes=path.stat().st_size,
+        remarks=remarks,
+    )
