@@ -107,7 +107,7 @@ def analyse(
     kind = "volume" if isinstance(source, SourceVolume) else "image"
     if manifest.input[0].kind != kind:
         raise ConfigError(
-            f"Model {manifest.name} takes a {manifest.input[0].kind}, not a {kind}. Give its route "
+            f"Model {manifest.name} takes one {manifest.input[0].kind}, not a {kind}. Give its route "
             "another series or another model.",
             subject=manifest.name,
         )

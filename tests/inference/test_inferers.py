@@ -1,0 +1,97 @@
+"""Windows cover everything once blended, and are passed over only where nothing is to be seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer, importance, windows_of
+
+Array = npt.NDArray[np.float32]
+
+
+def double(batch: Array) -> Array:
+    return np.concatenate((batch * 2, batch + 1), axis=1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 13)] * 3),
+    window=st.tuples(*[st.integers(1, 9)] * 3),
+    overlap=st.floats(0, 0.9),
+    blend=st.sampled_from(["gaussian", "constant"]),
+    batch=st.integers(1, 4),
+)
+def test_windows_say_what_the_whole_says(
+    shape: tuple[int, int, int],
+    window: tuple[int, int, int],
+    overlap: float,
+    blend: str,
+    batch: int,
+) -> None:
+    inputs = np.random.default_rng(1).random((1, *shape), dtype=np.float32)
+    inferer = SlidingWindowInferer(window_kji=window, overlap=overlap, blend=blend, batch=batch)
+    np.testing.assert_allclose(
+        inferer(inputs, double), WholeInferer()(inputs, double), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_every_network_sees_whole_windows() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def network(batch: Array) -> Array:
+        seen.append(batch.shape)
+        return batch
+
+    inferer = SlidingWindowInferer(window_kji=(4, 8, 8), overlap=0.5, batch=3)
+    inferer(np.zeros((1, 3, 20, 9), dtype=np.float32), network)
+    assert {shape[1:] for shape in seen} == {(1, 4, 8, 8)}
+    assert max(shape[0] for shape in seen) <= 3
+
+
+def test_windows_without_what_is_wanted_are_passed_over() -> None:
+    wanted = np.zeros((8, 8, 32), dtype=np.bool_)
+    wanted[:, :, :8] = True
+    count = 0
+
+    def network(batch: Array) -> Array:
+        nonlocal count
+        count += len(batch)
+        return np.ones_like(batch)
+
+    inputs = np.zeros((1, 8, 8, 32), dtype=np.float32)
+    out = SlidingWindowInferer(window_kji=(8, 8, 8), overlap=0, wanted=wanted, fraction=0.5)(
+        inputs, network
+    )
+    assert count == 1
+    assert out[..., :8].min() == 1
+    assert out[..., 8:].max() == 0
+    nothing = SlidingWindowInferer(
+        window_kji=(8, 8, 8), wanted=np.zeros_like(wanted), fraction=0.5, channels=3
+    )(inputs, network)
+    assert nothing.shape == (3, 8, 8, 32)
+    assert not nothing.any()
+
+
+def test_the_last_window_ends_with_the_volume() -> None:
+    windows = list(windows_of((10, 4, 4), (4, 4, 4), 0.25))
+    assert [(part.start, part.stop) for part, *_ in windows] == [(0, 4), (3, 7), (6, 10)]
+
+
+@pytest.mark.parametrize("size", [(7, 7, 7), (8, 6, 4)])
+def test_gaussian_weights_are_even_and_never_nothing(size: tuple[int, int, int]) -> None:
+    weight = importance(size, "gaussian")
+    np.testing.assert_allclose(weight, weight[::-1, ::-1, ::-1])
+    assert weight.max() == 1
+    assert weight.min() >= 1e-3
+
+
+def test_progress_ends_at_one() -> None:
+    told: list[float] = []
+    inferer = SlidingWindowInferer(window_kji=(4, 4, 4), batch=2, progress=told.append)
+    inferer(np.zeros((1, 9, 9, 9), dtype=np.float32), double)
+    assert told == sorted(told)
+    assert told[-1] == 1
