@@ -1,0 +1,153 @@
+"""Who may associate, and for what: decided from values, before anything is accepted."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom._uid_dict import UID_dictionary
+
+from dicomai.dicom.uid import validated
+from dicomai.errors import InputError
+from dicomai.net.node import ANY_NODE, Node
+
+VERIFICATION: Final = "1.2.840.10008.1.1"
+STORAGE_SERVICE_CLASS: Final = "1.2.840.10008.4.2"
+
+# SOP classes of PS3.6 that have the word Storage in their names and are of other services.
+_OTHER_SERVICES: Final = ("Storage Commitment", "Media Storage Directory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """An A-ASSOCIATE-RJ (PS3.8 9.3.4) and why it is sent, for the log."""
+
+    result: int
+    source: int
+    diagnostic: int
+    sentence: str
+
+
+CALLED_UNKNOWN: Final = (1, 1, 7)
+CALLING_UNKNOWN: Final = (1, 1, 3)
+LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
+
+
+def caller(
+    nodes: Sequence[Node], our_ae: str, *, called_ae: str, calling_ae: str, address: str
+) -> Node | Rejection:
+    """Return the node that calls, or the rejection that it gets.
+
+    Parameters
+    ----------
+    nodes
+        Those of the configuration.
+    our_ae
+        What we are called.
+    called_ae, calling_ae
+        As the request says; padding is insignificant (PS3.8 7.1.1.3, 7.1.1.4).
+    address
+        IP address that the connection comes from.
+    """
+    if called_ae.strip() != our_ae:
+        return _rejection(
+            CALLED_UNKNOWN,
+            f"{calling_ae!a} at {address} called {called_ae!a}, and we are {our_ae!a}. Correct the "
+            "AE title there, or receiver.ae_title here.",
+        )
+    titled = [node for node in nodes if node.ae_title == calling_ae.strip()]
+    titled = titled or [node for node in nodes if node.ae_title == ANY_NODE]
+    if not titled:
+        return _rejection(
+            CALLING_UNKNOWN,
+            f"No node has the AE title {calling_ae!a}, which {address} calls itself. Add it to "
+            "[[nodes]] if it may send.",
+        )
+    for node in titled:
+        if _comes_from(node, address):
+            return node
+    return _rejection(
+        CALLING_UNKNOWN,
+        f"{calling_ae!a} called from {address}, which is none of the addresses of node "
+        f"{titled[0].name}. Add it there if it may.",
+    )
+
+
+def too_many(node: Node, limit: int) -> Rejection:
+    """Return the rejection, for now, of a node that calls when the limit is reached."""
+    return _rejection(
+        LOCAL_LIMIT_EXCEEDED,
+        f"{limit} associations are open, as many as receiver.max_associations allows; "
+        f"{node.name} was rejected for now.",
+    )
+
+
+def _rejection(code: tuple[int, int, int], sentence: str) -> Rejection:
+    result, source, diagnostic = code
+    return Rejection(result=result, source=source, diagnostic=diagnostic, sentence=sentence)
+
+
+def _comes_from(node: Node, address: str) -> bool:
+    if not node.addresses:
+        return True
+    at = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(at, ipaddress.IPv6Address) and at.ipv4_mapped is not None:
+        at = at.ipv4_mapped
+    return any(at in ipaddress.ip_network(each, strict=False) for each in node.addresses)
+
+
+def is_storage(abstract_syntax: str) -> bool:
+    """Tell whether an abstract syntax is a storage SOP class, as far as one can know.
+
+    Private classes and those that are newer than our dictionary count as storage: nothing else is
+    ever proposed to a storage SCP in earnest, and what a C-STORE brings can always be kept.
+    """
+    known = UID_dictionary.get(abstract_syntax)
+    if known is None:
+        return True
+    name, kind = known[0], known[1]
+    if kind != "SOP Class" or any(word in name for word in _OTHER_SERVICES):
+        return False
+    return "Storage" in name
+
+
+def allowed(node: Node, abstract_syntax: str) -> bool:
+    """Tell whether a node may have a presentation context."""
+    if not _is_uid(abstract_syntax):
+        return False
+    if abstract_syntax == VERIFICATION:
+        return "echo" in node.may
+    return "store" in node.may and is_storage(abstract_syntax)
+
+
+def chosen_syntaxes(proposals: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """Return the transfer syntaxes to take for each abstract syntax, the first wish first.
+
+    Parameters
+    ----------
+    proposals
+        (abstract syntax, transfer syntaxes) of each presentation context.
+
+    Notes
+    -----
+    All are taken, for nothing is decoded on the way in. Within a context the sender's order
+    holds, except that what PS3.6 knows goes before what it doesn't: others must read it too.
+    """
+    chosen: dict[str, list[str]] = {}
+    for abstract_syntax, syntaxes in proposals:
+        own = chosen.setdefault(abstract_syntax, [])
+        own += [syntax for syntax in syntaxes if syntax not in own and _is_uid(syntax)]
+    return {
+        abstract_syntax: sorted(syntaxes, key=lambda syntax: syntax not in UID_dictionary)
+        for abstract_syntax, syntaxes in chosen.items()
+        if syntaxes
+    }
+
+
+def _is_uid(value: str) -> bool:
+    try:
+        return validated(value, "UID") == value
+    except InputError:
+        return False

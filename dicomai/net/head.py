@@ -1,0 +1,237 @@
+"""The head of a data set as it was sent: its first UIDs, read without decoding anything else.
+
+What is read comes from the network, so elements, depth and inflated bytes are bounded, and the
+buffer is looked at in place.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom.datadict import dictionary_VR
+
+from dicomai.dicom.uid import (
+    SeriesInstanceUID,
+    SOPClassUID,
+    SOPInstanceUID,
+    StudyInstanceUID,
+    validated,
+)
+from dicomai.errors import InputError
+
+MAX_ELEMENTS: Final = 100_000
+MAX_DEPTH: Final = 32
+_INFLATE_STEPS: Final = (2**16, 2**20, 2**24)
+
+_SOP_CLASS: Final = 0x00080016
+_SOP_INSTANCE: Final = 0x00080018
+_STUDY: Final = 0x0020000D
+_SERIES: Final = 0x0020000E
+_WANTED: Final = {
+    _SOP_CLASS: "SOPClassUID",
+    _SOP_INSTANCE: "SOPInstanceUID",
+    _STUDY: "StudyInstanceUID",
+    _SERIES: "SeriesInstanceUID",
+}
+
+_IMPLICIT: Final = frozenset(
+    {
+        "1.2.840.10008.1.2",
+        "1.2.840.10008.1.20",  # Papyrus 3
+        "1.2.840.113619.5.2",  # General Electric's own: big endian pixels, the rest little
+    }
+)
+_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
+_DEFLATED: Final = frozenset(
+    {
+        "1.2.840.10008.1.2.1.99",
+        "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
+        "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
+    }
+)
+_LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_UNDEFINED: Final = 0xFFFFFFFF
+_ITEM: Final = 0xFFFEE000
+_ITEM_END: Final = 0xFFFEE00D
+_SEQUENCE_END: Final = 0xFFFEE0DD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """Which object a data set is."""
+
+    sop_class_uid: SOPClassUID
+    sop_instance_uid: SOPInstanceUID
+    study_instance_uid: StudyInstanceUID
+    series_instance_uid: SeriesInstanceUID
+
+
+class _Short(Exception):
+    """The bytes end before the head does."""
+
+
+def read_head(data: memoryview, transfer_syntax: str) -> Head:
+    """Return the UIDs of a data set.
+
+    Parameters
+    ----------
+    data
+        The data set, without preamble and meta information.
+    transfer_syntax
+        UID of the transfer syntax it was sent in. An unknown private one is read as explicit
+        little endian, as PS3.5 10 wants, else as implicit.
+
+    Raises
+    ------
+    InputError
+        It can't be read, or a UID is missing or none (PS3.5 9.1).
+    """
+    uid = transfer_syntax
+    if uid in _DEFLATED:
+        found = _inflated(data)
+    elif uid.startswith("1.2.840.10008.") or uid in _IMPLICIT:
+        found = _walked(data, implicit=uid in _IMPLICIT, order=">" if uid == _BIG_ENDIAN else "<")
+    else:
+        try:
+            found = _walked(data, implicit=False, order="<")
+        except InputError:
+            found = {}
+        if not found:
+            found = _walked(data, implicit=True, order="<")
+    texts = {tag: found.get(tag, b"").decode("latin-1") for tag in _WANTED}
+    return Head(
+        sop_class_uid=SOPClassUID(validated(texts[_SOP_CLASS], "SOPClassUID")),
+        sop_instance_uid=SOPInstanceUID(validated(texts[_SOP_INSTANCE], "SOPInstanceUID")),
+        study_instance_uid=StudyInstanceUID(validated(texts[_STUDY], "StudyInstanceUID")),
+        series_instance_uid=SeriesInstanceUID(validated(texts[_SERIES], "SeriesInstanceUID")),
+    )
+
+
+def _walked(data: memoryview, *, implicit: bool, order: str) -> dict[int, bytes]:
+    try:
+        return _Walk(data, implicit=implicit, order=order).head(whole=True)
+    except _Short as trouble:
+        raise InputError(
+            "Its data set can't be read up to Series Instance UID in the transfer syntax it was "
+            "sent in: it is cut off, or written in another one."
+        ) from trouble
+
+
+def _inflated(data: memoryview) -> dict[int, bytes]:
+    """Inflate no more than the head needs (PS3.5 A.5)."""
+    for limit in _INFLATE_STEPS:
+        machine = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            grown = machine.decompress(data, limit)
+        except zlib.error as trouble:
+            raise InputError(
+                f"Its transfer syntax says deflated, and its data set is not: {trouble}."
+            ) from trouble
+        whole = machine.eof or len(grown) < limit
+        try:
+            return _Walk(memoryview(grown), implicit=False, order="<").head(whole=whole)
+        except _Short:
+            if whole:
+                break
+    raise InputError(
+        "Its deflated data set can't be read up to Series Instance UID: it is cut off or damaged."
+    )
+
+
+class _Walk:
+    """One pass over the elements of a buffer, in order of their tags."""
+
+    def __init__(self, data: memoryview, *, implicit: bool, order: str) -> None:
+        self._data = data
+        self._implicit = implicit
+        self._tag = struct.Struct(order + "HH")
+        self._u16 = struct.Struct(order + "H")
+        self._u32 = struct.Struct(order + "I")
+        self._count = 0
+
+    def head(self, *, whole: bool) -> dict[int, bytes]:
+        """Return the values wanted; the end of the buffer counts as the data set's if whole."""
+        found: dict[int, bytes] = {}
+        at = 0
+        while len(found) < len(_WANTED):
+            if whole and at == len(self._data):
+                break
+            tag, vr, length, value = self._element(at)
+            if tag > _SERIES:
+                break
+            if tag in _WANTED:
+                if length > 1024:
+                    raise InputError(f"{_WANTED[tag]} says that it has {length} bytes.")
+                found.setdefault(tag, bytes(self._data[value : self._end(value, length)]))
+            at = self._after(vr, length, value, 0)
+        return found
+
+    def _element(self, at: int) -> tuple[int, bytes, int, int]:
+        """Return tag, value representation, length, and where the value begins."""
+        self._count += 1
+        if self._count > MAX_ELEMENTS:
+            raise InputError(f"More than {MAX_ELEMENTS} elements precede Series Instance UID.")
+        try:
+            group, number = self._tag.unpack_from(self._data, at)
+            tag = group << 16 | number
+            if self._implicit or group == 0xFFFE:
+                (length,) = self._u32.unpack_from(self._data, at + 4)
+                return tag, _known_vr(tag) if length == _UNDEFINED else b"", length, at + 8
+            vr = bytes(self._data[at + 4 : at + 6])
+            if vr in _LONG_VRS:
+                (length,) = self._u32.unpack_from(self._data, at + 8)
+                return tag, vr, length, at + 12
+            (length,) = self._u16.unpack_from(self._data, at + 6)
+        except struct.error as trouble:
+            raise _Short from trouble
+        else:
+            return tag, vr, length, at + 8
+
+    def _end(self, value: int, length: int) -> int:
+        if length > len(self._data) - value:
+            raise _Short
+        return value + length
+
+    def _after(self, vr: bytes, length: int, value: int, depth: int) -> int:
+        """Return where the next element begins."""
+        if length != _UNDEFINED:
+            return self._end(value, length)
+        if vr not in (b"SQ", b"UN"):
+            raise InputError("An element that is no sequence has no length.")
+        if depth >= MAX_DEPTH:
+            raise InputError(f"Its sequences are nested more than {MAX_DEPTH} deep.")
+        walk = self
+        if vr == b"UN" and not self._implicit:  # PS3.5 6.2.2: implicit little endian inside
+            walk = _Walk(self._data, implicit=True, order="<")
+            walk._count = self._count
+        at = walk._items(value, depth)
+        self._count = walk._count
+        return at
+
+    def _items(self, at: int, depth: int) -> int:
+        while True:
+            tag, _, length, at = self._element(at)
+            if tag == _SEQUENCE_END:
+                return at
+            if tag != _ITEM:
+                raise InputError("A sequence holds something that is no item.")
+            if length != _UNDEFINED:
+                at = self._end(at, length)
+                continue
+            while True:
+                tag, vr, length, value = self._element(at)
+                if tag == _ITEM_END:
+                    at = value
+                    break
+                at = self._after(vr, length, value, depth + 1)
+
+
+def _known_vr(tag: int) -> bytes:
+    """Return what an implicit element of undefined length is: a sequence, if anything we know."""
+    try:
+        return b"SQ" if tag >> 16 & 1 or dictionary_VR(tag) == "SQ" else b""
+    except KeyError:
+        return b"SQ"

@@ -1,0 +1,316 @@
+"""The receiver: takes what its nodes send into the spool, and answers when it is durable.
+
+A process of its own, without a database. Objects are kept as they came, in their transfer syntax.
+What it promised is on disk, so it may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from socketserver import BaseServer
+from typing import Final
+
+import structlog
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import A_P_ABORT, SOPClassCommonExtendedNegotiation
+from pynetdicom.presentation import build_context
+from pynetdicom.transport import ThreadedAssociationServer
+
+from dicomai.dicom.dates import now
+from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomai.errors import ConfigError
+from dicomai.net.admission import (
+    STORAGE_SERVICE_CLASS,
+    VERIFICATION,
+    Rejection,
+    allowed,
+    caller,
+    chosen_syntaxes,
+    too_many,
+)
+from dicomai.net.node import Node
+from dicomai.net.reception import OUT_OF_RESOURCES, Answer, Reception, Request
+from dicomai.spool import entries
+from dicomai.spool.entries import Ending
+
+ACSE_TIMEOUT_S: Final = 30.0
+# Nothing at all from a peer for so long ends its association, a half-sent PDU included.
+NETWORK_TIMEOUT_S: Final = 120.0
+# Every PDU costs the state machine a turn; beyond this size nothing is gained.
+MAX_PDU_BYTES: Final = 2**17
+_STOP_S: Final = 20.0
+_POLL_S: Final = 0.1
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverConfig:
+    """What the receiver needs to know.
+
+    Attributes
+    ----------
+    ae_title, host, port
+        What it is called, and where it listens.
+    nodes
+        Who may call.
+    spool
+        The folder that takes the objects; must exist.
+    reserve_bytes
+        Free space that reception leaves: objects that would take of it are refused.
+    max_associations
+        At a time; more are rejected for now.
+    """
+
+    ae_title: str
+    host: str
+    port: int
+    nodes: tuple[Node, ...]
+    spool: Path
+    reserve_bytes: int
+    max_associations: int
+
+
+def receive(config: ReceiverConfig, ready: Callable[[], None], stop: threading.Event) -> None:
+    """Receive until told to stop; then finish the objects in hand and close.
+
+    Parameters
+    ----------
+    config
+        Where and for whom.
+    ready
+        Called when it listens.
+    stop
+        Set, for instance by a handler of SIGTERM, to end it.
+
+    Raises
+    ------
+    ConfigError
+        It can't listen there.
+    """
+    entries.clean(config.spool, now())
+    receiver = _Receiver(config)
+    server = receiver.listen()
+    serving = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="listen")
+    serving.start()
+    try:
+        ready()
+        while not stop.wait(_POLL_S):
+            receiver.close_dead()
+    finally:
+        # Not its own `shutdown`, which wants to be known to an AE that started it.
+        BaseServer.shutdown(server)
+        server.server_close()
+        serving.join()
+        receiver.close_all()
+
+
+class _Server(ThreadedAssociationServer):
+    """pynetdicom's, with room for more than five calls that wait."""
+
+    request_queue_size = 128
+    daemon_threads = True
+    block_on_close = False
+
+
+class _Receiver:
+    """The receptions of one process, and what binds them to pynetdicom's events."""
+
+    def __init__(self, config: ReceiverConfig) -> None:
+        self._config = config
+        self._receptions: dict[Association, Reception] = {}
+        self._lock = threading.Lock()
+
+    def listen(self) -> _Server:
+        entity = AE(self._config.ae_title)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.maximum_pdu_size = MAX_PDU_BYTES
+        # The limit itself is in `_requested`, which doesn't count calls that wait to be rejected.
+        entity.maximum_associations = 10 * self._config.max_associations
+        entity.acse_timeout = ACSE_TIMEOUT_S
+        entity.network_timeout = NETWORK_TIMEOUT_S
+        # What it supports is decided for each caller, in `_requested`; it wants one to begin with.
+        entity.add_supported_context(VERIFICATION)
+        try:
+            server = entity.make_server(
+                (self._config.host, self._config.port),
+                server_class=_Server,
+                evt_handlers=[
+                    (evt.EVT_CONN_OPEN, _connected),
+                    (evt.EVT_REQUESTED, self._requested),
+                    (evt.EVT_SOP_COMMON, _as_storage),
+                    (evt.EVT_ACSE_RECV, self._told),
+                    (evt.EVT_C_STORE, self._store),
+                    (evt.EVT_RELEASED, self._released),
+                    (evt.EVT_ABORTED, self._aborted),
+                ],
+            )
+        except OSError as trouble:
+            raise ConfigError(
+                f"Receiver: can't listen on {self._config.host} port {self._config.port}: "
+                f"{trouble.strerror}. Is another program using it? See receiver.host and "
+                "receiver.port.",
+                subject="receiver.port",
+            ) from trouble
+        assert isinstance(server, _Server)
+        return server
+
+    def close_dead(self) -> None:
+        """End what ended without an event: its thread is gone."""
+        for association, reception in self._open():
+            if not association.is_alive():
+                self._end(association, reception, "lost")
+
+    def close_all(self) -> None:
+        """Let each association finish the object in hand, then abort it."""
+        deadline = time.monotonic() + _STOP_S
+        closers = []
+        for association, reception in self._open():
+            closer = threading.Thread(
+                target=self._close, args=(association, reception), daemon=True
+            )
+            closer.start()
+            closers.append(closer)
+        for closer in closers:
+            closer.join(max(0.0, deadline - time.monotonic()))
+
+    def _close(self, association: Association, reception: Reception) -> None:
+        self._end(association, reception, "aborted")  # waits for the object in hand
+        association.abort()
+
+    def _open(self) -> list[tuple[Association, Reception]]:
+        with self._lock:
+            return list(self._receptions.items())
+
+    def _end(self, association: Association, reception: Reception, how: Ending) -> None:
+        reception.end(how)
+        with self._lock:
+            self._receptions.pop(association, None)
+
+    def _requested(self, event: evt.Event) -> None:
+        """Decide who it is and what it may, before anything is negotiated."""
+        association = event.assoc
+        request = association.requestor.primitive
+        peer = association.requestor.address_info
+        assert request is not None
+        assert peer is not None
+        calling_ae, called_ae = str(request.calling_ae_title), str(request.called_ae_title)
+        address = peer.address
+        found = caller(
+            self._config.nodes,
+            self._config.ae_title,
+            called_ae=called_ae,
+            calling_ae=calling_ae,
+            address=address,
+        )
+        if isinstance(found, Node) and len(self._open()) >= self._config.max_associations:
+            found = too_many(found, self._config.max_associations)
+        if isinstance(found, Rejection):
+            _log.warning(
+                "association rejected",
+                calling_ae=calling_ae.strip(),
+                called_ae=called_ae.strip(),
+                address=address,
+                reason=found.sentence,
+            )
+            association.acse.send_reject(found.result, found.source, found.diagnostic)
+            evt.trigger(association, evt.EVT_REJECTED, {})
+            association.kill()
+            return
+        proposals = [
+            (str(context.abstract_syntax), [str(uid) for uid in context.transfer_syntax])
+            for context in request.presentation_context_definition_list
+            if allowed(found, str(context.abstract_syntax))
+        ]
+        # Set for this association alone: pynetdicom's own way to take every storage class is a
+        # switch for the whole process, which takes the first transfer syntax, known or not.
+        association.acceptor.supported_contexts = [
+            build_context(abstract_syntax, syntaxes)
+            for abstract_syntax, syntaxes in chosen_syntaxes(proposals).items()
+        ]
+        with self._lock:
+            self._receptions[association] = Reception(
+                spool=self._config.spool,
+                reserve_bytes=self._config.reserve_bytes,
+                node=found.name,
+                calling_ae=calling_ae.strip(),
+                called_ae=called_ae.strip(),
+                address=address,
+                started_at=now(),
+            )
+
+    def _store(self, event: evt.Event) -> Dataset:
+        with self._lock:
+            reception = self._receptions.get(event.assoc)
+        answer = Answer(status=OUT_OF_RESOURCES, sentence="The receiver is stopping.")
+        if reception is not None:
+            request, context = event.request, event.context
+            assert isinstance(request, C_STORE)
+            data_set = request.DataSet or BytesIO()
+            with data_set.getbuffer() as view:
+                answer = reception.store(
+                    Request(
+                        sop_class_uid=str(request.AffectedSOPClassUID),
+                        sop_instance_uid=str(request.AffectedSOPInstanceUID),
+                        abstract_syntax=str(context.abstract_syntax),
+                        transfer_syntax=str(context.transfer_syntax),
+                        data_set=view,
+                    )
+                )
+        status = Dataset()
+        status.Status = answer.status
+        if answer.sentence:  # LO: 64 characters; the whole of it is in our log
+            status.ErrorComment = answer.sentence.replace("\\", "/")[:64]
+        return status
+
+    def _told(self, event: evt.Event) -> None:
+        """See whether the connection broke: pynetdicom calls that an abort by the provider."""
+        if isinstance(getattr(event, "primitive", None), A_P_ABORT):
+            self._ended(event, "lost")
+
+    def _released(self, event: evt.Event) -> None:
+        self._ended(event, "released")
+
+    def _aborted(self, event: evt.Event) -> None:
+        self._ended(event, "aborted")
+
+    def _ended(self, event: evt.Event, how: Ending) -> None:
+        with self._lock:
+            reception = self._receptions.get(event.assoc)
+        if reception is not None:
+            self._end(event.assoc, reception, how)
+
+
+def _connected(event: evt.Event) -> None:
+    """Bound the wait for the rest of a PDU: a peer that stops within one must not stay for ever."""
+    connection = event.assoc.dul.socket
+    if connection is not None and connection.socket is not None:
+        connection.socket.settimeout(NETWORK_TIMEOUT_S)
+
+
+def _as_storage(
+    event: evt.Event,
+) -> dict[UID, SOPClassCommonExtendedNegotiation]:
+    """Say that the classes which no dictionary of pynetdicom knows are storage (PS3.7 D.3.3.6).
+
+    That is what a peer may say in the SOP Class Common Extended Negotiation, and few do.
+    """
+    storage = {}
+    for context in event.assoc.acceptor.supported_contexts:
+        uid = UID(str(context.abstract_syntax))
+        if uid != VERIFICATION:
+            item = SOPClassCommonExtendedNegotiation()
+            item.sop_class_uid = uid
+            item.service_class_uid = UID(STORAGE_SERVICE_CLASS)
+            storage[uid] = item
+    return storage
