@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,18 @@ def test_functional_groups_give_a_multi_frame_image_its_attributes(sample_data: 
         read = attributes(part10)
     assert len(read["ImageOrientationPatient"]) == 6  # type: ignore[arg-type]
     assert "SliceThickness" in read
+
+
+def test_padding_reads_signed_where_implicit_vr_does_not_say(sample_data: Path) -> None:
+    with tarfile.open(sample_data / "ct-chest-lidc" / "LIDC-IDRI-0001.tar.xz") as archive:
+        member = next(each for each in archive if each.name.endswith(".dcm"))
+        raw = archive.extractfile(member)
+        assert raw is not None
+        with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
+            file.write(raw.read())
+            file.flush()
+            with opened(Path(file.name)) as part10:
+                assert attributes(part10)["PixelPaddingValue"] == -2000.0
 
 
 @settings(max_examples=150, deadline=None)

@@ -10,10 +10,10 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
 from dicomai.dicom import uid
 from dicomai.dicom.charset import Terms, decode, terms_of
@@ -46,6 +46,7 @@ _ONE_VALUE: Final = frozenset({"LT", "ST", "UT", "UR"})
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHARED_GROUPS: Final = 0x52009229
 _PER_FRAME_GROUPS: Final = 0x52009230
+_PIXEL_REPRESENTATION: Final = 0x00280103
 _CHARACTER_SET: Final = 0x00080005
 
 
@@ -87,12 +88,14 @@ def attributes(part10: Part10, charset_default: str = "") -> dict[str, Attribute
     """
     little = part10.little_endian
     terms = terms_in(part10.elements, charset_default)
+    representation = part10.elements.get(_PIXEL_REPRESENTATION)
+    signed = representation is not None and values_of(representation, (), little) == [1.0]
     found: dict[str, AttributeValue] = {}
     for elements in (part10.elements, *_functional_groups(part10.elements)):
         for element in elements.values():
             keyword = "" if element.tag >> 16 & 1 else keyword_for_tag(element.tag)
             if keyword and keyword not in found:
-                values = values_of(element, terms, little)
+                values = values_of(_signed(element, signed), terms, little)
                 if values:
                     found[keyword] = values[0] if len(values) == 1 else values
     if part10.pixels is not None:
@@ -104,6 +107,13 @@ def attributes(part10: Part10, charset_default: str = "") -> dict[str, Attribute
             for item in equipment.items[:MAX_VALUES]
         ]
     return found
+
+
+def _signed(element: Element, signed: bool) -> Element:
+    """Return an element that implicit VR left open with the VR of the pixels (PS3.5 A.1)."""
+    if signed and element.vr == "US" and dictionary_VR(element.tag) == "US or SS":
+        return replace(element, vr="SS")
+    return element
 
 
 def terms_in(elements: Elements, charset_default: str = "") -> Terms:
