@@ -94,12 +94,12 @@ class Anatomy:
 
 def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     """Return a patient, different for each state of the generator."""
-    size = rng.uniform(0.86, 1.14)
-    width = 138 * size * rng.uniform(0.94, 1.07)
-    depth = 92 * size * rng.uniform(0.9, 1.12)
+    size = rng.uniform(0.84, 1.12)
+    width = 134 * size * rng.uniform(0.94, 1.07)
+    depth = 88 * size * rng.uniform(0.9, 1.12)
     tall = size * rng.uniform(0.85, 1.15)
     contrast = rng.random() < 0.45
-    top = 138 * tall
+    top = 130 * tall
     dome_z = -70 * tall + rng.uniform(-18, 18)
     dome_drop = rng.uniform(45, 85)
     domes: dict[Side, Dome] = {
@@ -139,15 +139,15 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
         taper=rng.uniform(0.0003, 0.0009),
         domes=domes,
         apices=apices,
-        mediastinum=rng.uniform(22, 32) * size,
+        mediastinum=rng.uniform(15, 25) * size,
         mediastinum_x=rng.uniform(-3, 6),
         heart_xyz=(
-            rng.uniform(18, 34) * size,
+            rng.uniform(12, 27) * size,
             rng.uniform(-36, -22) * size,
             dome_z + rng.uniform(22, 40),
         ),
         heart_radii=(
-            rng.uniform(50, 64) * size,
+            rng.uniform(58, 72) * size,
             rng.uniform(40, 50) * size,
             rng.uniform(44, 56) * size,
         ),
@@ -160,7 +160,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
         rib_spacing=rng.uniform(21, 27) * size,
         rib_slope=rng.uniform(0.45, 0.75),
         rib_phase=rng.uniform(0, 1),
-        spine_y=depth * rng.uniform(0.78, 0.88),
+        spine_y=depth * rng.uniform(0.72, 0.84),
         spine_radius=rng.uniform(15, 20) * size,
         vertebra_height=rng.uniform(20, 25) * size,
         arms=bool(rng.random() < 0.2),

@@ -21,7 +21,7 @@ import scipy.ndimage
 
 from dicomai.phantom.anatomy import SIDES, Anatomy, Side, draw_anatomy
 from dicomai.phantom.shapes import Ellipsoid, Field, Lattice, Matrix, Solid, Tube, filled
-from dicomai.phantom.thorax import cavity, heart, lung, tissue
+from dicomai.phantom.thorax import cavity, heart, lung, pleural_space, tissue
 from dicomai.phantom.vessels import (
     Points,
     airways,
@@ -34,7 +34,7 @@ from dicomai.phantom.vessels import (
 
 _TEXTURE_MM: Final = 4.0
 _TEXTURE_SIZE: Final = 48
-_SLAB_VOXELS: Final = 400_000
+_SLAB_VOXELS: Final = 200_000
 _VOLUME_STEP_MM: Final = 1.5
 
 
@@ -103,7 +103,7 @@ class ChestPhantom:
         seed: int,
         *,
         nodule_diameters_mm: Sequence[float] | None = None,
-        vessels: int = 170,
+        vessels: int = 200,
     ) -> None:
         anatomy_rng, vessel_rng, nodule_rng = (
             np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(3)
@@ -190,10 +190,16 @@ class ChestPhantom:
         other.anatomy = dataclasses.replace(self.anatomy, table=False, arms=False)
         return other
 
+    def with_nodules(self, diameters_mm: Sequence[float], seed: int) -> ChestPhantom:
+        """Return the same patient with other nodules, whose places the seed draws."""
+        other = copy.copy(self)
+        other._nodules = self._draw_nodules(diameters_mm, np.random.default_rng(seed))
+        return other
+
     # --- what is on a grid
 
     def hounsfield(
-        self, index_to_lps: Matrix, shape_kji: tuple[int, int, int], *, resolution_mm: float = 0.0
+        self, index_to_lps: Matrix, shape_kji: tuple[int, int, int], *, edge_mm: float | None = None
     ) -> npt.NDArray[np.float32]:
         """Return the patient on a grid, without noise: (K, J, I) float32 HU.
 
@@ -203,8 +209,9 @@ class ChestPhantom:
             (4, 4) float64: (k, j, i, 1) of a voxel's centre to LPS mm.
         shape_kji
             Slices, rows, columns.
-        resolution_mm
-            Width over which the scanner blurs a surface; a voxel's width if that is larger.
+        edge_mm
+            Width over which a surface is blurred in the plane; None takes a voxel's width. Less
+            than that gives what interpolation in a finer volume would give.
 
         Notes
         -----
@@ -213,7 +220,7 @@ class ChestPhantom:
         """
         lattice = self._lattice(index_to_lps, shape_kji)
         steps = lattice.steps_mm
-        edge = float(max(resolution_mm, (steps[1] + steps[2]) / 2))
+        edge = float((steps[1] + steps[2]) / 2 if edge_mm is None else edge_mm)
         parts = int(np.clip(round(steps[0] / max(edge, 1.2)), 1, 4))
         hu = np.empty(shape_kji, dtype=np.float32)
         thick = max(1, _SLAB_VOXELS // (shape_kji[1] * shape_kji[2]))
@@ -281,9 +288,9 @@ class ChestPhantom:
         for first in range(0, shape[0], thick):
             slab = slice(first, min(first + thick, shape[0]))
             place = lattice.coordinates((slab, slice(0, shape[1]), slice(0, shape[2])))
-            inner = cavity(self.anatomy, *place)
+            space = pleural_space(self.anatomy, *place, cavity(self.anatomy, *place))
             for side in SIDES:
-                masks[side][slab] = lung(self.anatomy, side, *place, inner) < 0
+                masks[side][slab] = lung(self.anatomy, side, *place, space) < 0
         for solid in self._great:
             box = lattice.box_around(solid, 0.0)
             if box is not None and solid.displaces_lung:
@@ -316,8 +323,9 @@ class ChestPhantom:
         )
 
     def _lung_at(self, side: Side, points: Points) -> npt.NDArray[np.float32]:
-        columns = points.T.astype(np.float32)
-        return lung(self.anatomy, side, columns[0], columns[1], columns[2])
+        x, y, z = points.T.astype(np.float32)
+        space = pleural_space(self.anatomy, x, y, z, cavity(self.anatomy, x, y, z))
+        return lung(self.anatomy, side, x, y, z, space)
 
     def _lung_box(
         self, side: Side
@@ -343,7 +351,7 @@ class ChestPhantom:
                 )
                 entry = (root[0], root[1] - shift / 4, root[2] + shift)
                 trees += vessel_tree(
-                    entry, targets, self.anatomy.hu_blood + hu, rng.uniform(0.55, 0.85), rng
+                    entry, targets, self.anatomy.hu_blood + hu, rng.uniform(0.75, 1.1), rng
                 )
         return tuple(trees)
 

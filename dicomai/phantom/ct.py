@@ -151,7 +151,8 @@ def scanned(phantom: ChestPhantom, scan: Scan, seed: int = 0) -> npt.NDArray[np.
     The noise has the grain of a reconstruction: white noise without its lowest frequencies,
     smoothed by the kernel, and stronger where the patient is thick.
     """
-    hu = phantom.hounsfield(scan.index_to_lps, scan.shape_kji, resolution_mm=scan.resolution_mm)
+    edge = max(scan.resolution_mm, *scan.spacing_ji_mm)
+    hu = phantom.hounsfield(scan.index_to_lps, scan.shape_kji, edge_mm=edge)
     if scan.noise_hu > 0:
         hu += _noise(scan, np.random.default_rng((phantom.seed, seed)), hu)
     values = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
@@ -254,6 +255,7 @@ def _series(scan: Scan, shell: Shell, uids: UidSource) -> Dataset:
     ds.SeriesDescription = f"Chest {scan.thickness_mm:.1f} mm {scan.kernel}"
     ds.ProtocolName = "Chest"
     ds.FrameOfReferenceUID = shell.frame_of_reference_uid or uids.uid("frame of reference")
+    ds.PositionReferenceIndicator = ""
     upright = abs(scan.row_lps[2]) > 0.7 or abs(scan.column_lps[2]) > 0.7
     ds.ImageType = ["DERIVED", "SECONDARY", "MPR"] if upright else ["ORIGINAL", "PRIMARY", "AXIAL"]
     ds.PatientPosition = scan.patient_position

@@ -129,8 +129,14 @@ def filled(distance: Field, edge_mm: float) -> Field:
 
 def smooth_max(first: Field, second: Field, width: float) -> Field:
     """Return the intersection of two fields with its edge rounded by about `width` mm."""
-    gap = np.maximum(np.float32(width) - np.abs(first - second), 0)
-    return np.asarray(np.maximum(first, second) + gap * gap * np.float32(0.25 / width))
+    gap = np.asarray(first - second)
+    np.abs(gap, out=gap)
+    np.subtract(np.float32(width), gap, out=gap)
+    np.maximum(gap, 0, out=gap)
+    np.multiply(gap, gap, out=gap)
+    gap *= np.float32(0.25 / width)
+    gap += np.maximum(first, second)
+    return gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

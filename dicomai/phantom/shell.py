@@ -92,7 +92,6 @@ def patient_and_study(shell: Shell, uids: UidSource) -> Dataset:
     ds.SoftwareVersions = "1"
     ds.StationName = "PHANTOM"
     ds.BodyPartExamined = "CHEST"
-    ds.PositionReferenceIndicator = ""
     return ds
 
 

@@ -79,33 +79,50 @@ def diaphragm(anatomy: Anatomy, side: Side, x: Field, y: Field, z: Field) -> Fie
     return (surface - z) * np.float32(0.8)
 
 
-def lung(
-    anatomy: Anatomy, side: Side, x: Field, y: Field, z: Field, cavity_field: Field | None = None
-) -> Field:
-    """Return the field of one lung, before vessels of the mediastinum displace it."""
-    sign = np.float32(-1 if side == "right" else 1)
-    inner = cavity(anatomy, x, y, z) if cavity_field is None else cavity_field
-    field = inner + np.float32(PLEURA_MM)
-
-    apex = anatomy.apices[side]
-    squared = _rounded(x - np.float32(apex.x), y - np.float32(apex.y), apex.width, apex.depth, 0.4)
-    rise = np.maximum(z - np.float32(apex.base_z), 0) * np.float32(1 / (apex.top_z - apex.base_z))
-    top = (np.sqrt(np.maximum(squared + rise * rise, 0)) - 1) * np.float32(
-        np.sqrt(apex.width * apex.depth)
+def pleural_space(anatomy: Anatomy, x: Field, y: Field, z: Field, cavity_field: Field) -> Field:
+    """Return the field of what is left of the cavity by spine and heart, for both lungs."""
+    # The spine bulges into the cavity, with a gutter beside it.
+    spine = np.float32(anatomy.spine_radius + 9) - np.sqrt(
+        x * x + (y - np.float32(anatomy.spine_y)) ** 2
     )
-    field = smooth_max(field, np.where(z > apex.base_z - 60, top, field), 6)
+    field = smooth_max(cavity_field + np.float32(PLEURA_MM), spine, 8)
+    whole = heart(anatomy)
+    reach = whole.half_extent[2] + 10
+    if (
+        abs(float(z.min()) + float(z.max()) - 2 * whole.centre[2]) / 2
+        > reach + (float(z.max()) - float(z.min())) / 2
+    ):
+        return field
+    return smooth_max(field, 3 - whole.field(x, y, z), 5)
+
+
+def lung(anatomy: Anatomy, side: Side, x: Field, y: Field, z: Field, space: Field) -> Field:
+    """Return the field of one lung, before vessels of the mediastinum displace it.
+
+    Parameters
+    ----------
+    space
+        What `pleural_space` gives at the same points.
+    """
+    sign = np.float32(-1 if side == "right" else 1)
+    apex = anatomy.apices[side]
+    field = space
+    if float(z.max()) > apex.base_z - 60:
+        squared = _rounded(
+            x - np.float32(apex.x), y - np.float32(apex.y), apex.width, apex.depth, 0.4
+        )
+        rise = np.maximum(z - np.float32(apex.base_z), 0) * np.float32(
+            1 / (apex.top_z - apex.base_z)
+        )
+        top = (np.sqrt(np.maximum(squared + rise * rise, 0)) - 1) * np.float32(
+            np.sqrt(apex.width * apex.depth)
+        )
+        field = smooth_max(field, np.where(z > apex.base_z - 60, top, np.float32(-1000)), 6)
 
     # The mediastinum is thinner where the lungs meet before the great vessels.
     front = np.clip((np.float32(-25) - y) * np.float32(1 / 45), 0, 1)
     half = np.float32(anatomy.mediastinum) * (1 - np.float32(0.65) * front)
     field = smooth_max(field, half - sign * (x - np.float32(anatomy.mediastinum_x)), 10)
-
-    # The spine bulges into the cavity, with a gutter beside it.
-    spine = np.float32(anatomy.spine_radius + 9) - np.sqrt(
-        x**2 + (y - np.float32(anatomy.spine_y)) ** 2
-    )
-    field = smooth_max(field, spine, 8)
-    field = smooth_max(field, 3 - heart(anatomy).field(x, y, z), 5)
     return np.maximum(field, diaphragm(anatomy, side, x, y, z))
 
 
@@ -169,13 +186,13 @@ def _spine(anatomy: Anatomy, hu: Field, place: tuple[Field, Field, Field], edge:
 
     behind = back - np.float32(anatomy.spine_radius + 8)
     ring = np.sqrt(x * x + behind * behind)
-    lamina = np.float32(anatomy.hu_bone * 0.8)
+    lamina = np.float32(anatomy.hu_bone * 0.55)
     arch = np.where(within < np.float32(0.75), np.float32(13), np.float32(10.5))
     hu = _over(hu, lamina, filled(ring - arch, edge))
     hu = _over(hu, 30.0, filled(ring - np.float32(8.5), edge))
-    tip = back - np.float32(anatomy.spine_radius + 30)
-    process = np.maximum(np.abs(x) - np.float32(3), np.abs(tip) - np.float32(13))
-    process = np.maximum(process, (within - np.float32(0.7)) * 12)
+    tip = back - np.float32(anatomy.spine_radius + 28)
+    process = np.maximum(np.sqrt((x * 3) ** 2 + (tip * np.float32(0.7)) ** 2) - 10, 0) / 2 - 1
+    process = np.maximum(process, (within - np.float32(0.6)) * 9)
     across = np.abs(behind - np.float32(4)) + np.maximum(np.abs(x) - np.float32(32), 0)
     wings = np.maximum(across - np.float32(5), (within - np.float32(0.45)) * 12)
     wings = np.maximum(wings, np.float32(9) - ring)
@@ -246,9 +263,11 @@ def tissue(anatomy: Anatomy, x: Field, y: Field, z: Field, edge: float) -> Tissu
     hu = _over(hu, HU_SKIN, body)
     hu = _over(hu, anatomy.hu_fat, filled(outer + np.float32(anatomy.skin), edge))
     # Muscle lies around the ribs, and fills the shoulders.
-    muscle = np.minimum(
-        inner - np.float32(anatomy.wall),
-        np.maximum(outer + np.float32(anatomy.fat), np.float32(55) - z),
+    shoulders = np.clip((z - np.float32(20)) * np.float32(1 / 110), 0, 1)
+    thicker = shoulders * shoulders * (3 - 2 * shoulders) * np.float32(80)
+    muscle = np.maximum(
+        inner - np.float32(anatomy.wall) - thicker,
+        outer + np.float32(0.5 * anatomy.fat) * np.minimum(thicker * np.float32(1 / 30), 1),
     )
     muscle = np.maximum(muscle, outer + np.float32(anatomy.skin + 1.5))
     hu = _over(hu, anatomy.hu_muscle, filled(muscle, edge))
@@ -266,8 +285,9 @@ def tissue(anatomy: Anatomy, x: Field, y: Field, z: Field, edge: float) -> Tissu
     hu = _spine(anatomy, hu, place, edge)
 
     lungs = {}
+    space = pleural_space(anatomy, x, y, z, inner)
     for side in SIDES:
-        field = lung(anatomy, side, x, y, z, inner)
+        field = lung(anatomy, side, x, y, z, space)
         share = filled(field, edge)
         depth = np.clip((y + 60) * np.float32(1 / 120), 0, 1)
         value = np.float32(anatomy.hu_lung - 25) + np.float32(70 * anatomy.hu_gravity) * depth

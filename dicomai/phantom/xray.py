@@ -111,6 +111,20 @@ def attenuation(
     )
 
 
+def ball_attenuation(nodule: Nodule, lung_hu: float, exposure: Exposure) -> npt.NDArray[np.float32]:
+    """Return what a nodule adds to the line integrals by taking the place of lung, (J, I) float32.
+
+    Each ray crosses a ball of the nodule's volume along a chord.
+    """
+    row, column = exposure.pixel_ji(nodule.centre_lps_mm)
+    pitch = exposure.spacing_mm / exposure.magnification(nodule.centre_lps_mm[1])
+    v = (np.arange(exposure.shape_ji[0], dtype=np.float32) - np.float32(row))[:, None]
+    u = (np.arange(exposure.shape_ji[1], dtype=np.float32) - np.float32(column))[None, :]
+    away2 = (u * u + v * v) * np.float32(pitch**2)
+    chord = 2 * np.sqrt(np.maximum(np.float32(nodule.diameter_mm / 2) ** 2 - away2, 0))
+    return chord * np.float32(_WATER_PER_MM * (nodule.hu - lung_hu) / 1000)
+
+
 def developed(
     line_integrals: npt.NDArray[np.float32], rng: np.random.Generator, *, photons: float = 3e4
 ) -> npt.NDArray[np.uint16]:
@@ -226,7 +240,6 @@ def _image(
 
 def _dx(ds: Dataset) -> None:
     """Add what the DX modules ask for beyond a CR (PS3.3 C.8.11)."""
-    # dciodvfy asks for it whenever the attribute of the patient's position indicator is there.
     ds.PresentationIntentType = "FOR PRESENTATION"
     ds.PixelIntensityRelationship = "LOG"
     ds.PixelIntensityRelationshipSign = -1
