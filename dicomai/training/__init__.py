@@ -1,0 +1,1 @@
+"""The toolbox for making models: samples, losses, a trainer, evaluation, packages."""
