@@ -54,11 +54,26 @@ def peer() -> Callable[[str], str]:
 
 
 @pytest.fixture
-def free_port() -> int:
+def free_ports() -> Callable[[int], list[int]]:
+    """Give TCP ports on loopback that were free a moment ago, all different."""
+
+    def find(count: int) -> list[int]:
+        probes = [socket.socket() for _ in range(count)]
+        try:
+            for probe in probes:
+                probe.bind(("127.0.0.1", 0))
+            return [int(probe.getsockname()[1]) for probe in probes]
+        finally:
+            for probe in probes:
+                probe.close()
+
+    return find
+
+
+@pytest.fixture
+def free_port(free_ports: Callable[[int], list[int]]) -> int:
     """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @pytest.fixture(scope="session")
@@ -127,16 +142,13 @@ def storescp(peer: Callable[[str], str], tmp_path: Path, free_port: int) -> Iter
 
 
 @pytest.fixture
-def orthanc(peer: Callable[[str], str], tmp_path: Path) -> Iterator[StorePeer]:
+def orthanc(
+    peer: Callable[[str], str], tmp_path: Path, free_ports: Callable[[int], list[int]]
+) -> Iterator[StorePeer]:
     """Orthanc, with an empty store of its own."""
     folder = tmp_path / "orthanc"
     folder.mkdir()
-    ports = []
-    for _ in range(2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(int(probe.getsockname()[1]))
-    dicom_port, http_port = ports
+    dicom_port, http_port = free_ports(2)
     settings = {
         "Name": "ORTHANC",
         "StorageDirectory": str(folder / "db"),
