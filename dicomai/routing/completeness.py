@@ -1,23 +1,26 @@
 """Is a study whole? What is known of its arrival, as values, and the decision on them.
 
-Each object moves the end of the quiet time. A clean release shortens it for nodes that send each
-study in an association of its own, until one of them proves otherwise.
+Each object moves the end of the quiet time. A clean release shortens it for a node that sends each
+study in an association of its own, until it proves otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 import numpy as np
 
-from dicomai.dicom.dates import Instant, Microseconds, as_datetime
+from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
 from dicomai.routing.image import Image
 
-GAP_FACTOR = 1.5
+GAP_FACTOR: Final = 1.5
 """A step between slices of so many usual ones misses a slice."""
-SAME_PLACE_MM = 0.01
+SAME_PLACE_MM: Final = 0.01
+LOOK_AGAIN: Final = seconds(1)
+"""When a host is behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,65 +33,75 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeArrival:
-    """What one node sent of a study.
+class Quiet:
+    """Until when silence of a study must last.
 
     Attributes
     ----------
-    released_at
-        When it released cleanly after its last object; None since an object came.
-    came_back
-        Objects followed a clean release: its releases are no evidence for this study.
+    full
+        Objects followed a clean release: a release shortens nothing for this study any more.
     """
 
-    last_at: Instant
-    released_at: Instant | None = None
-    came_back: bool = False
+    until: Instant
+    full: bool = False
+
+
+def after_object(quiet: Quiet | None, wait: Wait, at: Instant, *, released_before: bool) -> Quiet:
+    """Return the quiet time after an object; with several nodes the latest wins.
+
+    Parameters
+    ----------
+    quiet
+        The one until now; None for the first object.
+    wait
+        Of the node that sent it.
+    at
+        Its receipt.
+    released_before
+        The same node had cleanly released an association that carried objects of the study.
+    """
+    until = Instant(at + wait.quiet)
+    if quiet is None:
+        return Quiet(until=until)
+    return Quiet(
+        until=max(quiet.until, until),
+        full=quiet.full or (wait.association_per_study and released_before),
+    )
+
+
+def after_release(quiet: Quiet, wait: Wait, at: Instant, *, alone: bool) -> Quiet:
+    """Return the quiet time after a clean release.
+
+    Parameters
+    ----------
+    alone
+        No other node sent objects of the study, and no other association of it is open.
+    """
+    if quiet.full or not alone or not wait.association_per_study:
+        return quiet
+    return Quiet(until=Instant(at + wait.floor))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """What is known of a study's arrival: by node, and which associations are open."""
+class Arrived:
+    """What is known of a study's arrival.
 
-    nodes: Mapping[str, NodeArrival] = field(default_factory=dict)
-    open_associations: Mapping[str, str] = field(default_factory=dict)
-    """Node by id of the association."""
+    Attributes
+    ----------
+    last_at
+        When the last object came.
+    quiet_until
+        Before that it is not whole.
+    open_at
+        The nodes that have an association open that carried objects of it.
+    gaps
+        A sentence for each changed series that misses slices, see `gaps_of`.
+    """
 
-    @property
-    def last_at(self) -> Instant:
-        """When the last object came."""
-        return max((each.last_at for each in self.nodes.values()), default=Instant(0))
-
-    def received(self, node: str, association: str, at: Instant) -> Arrival:
-        """Return what is known after an object."""
-        before = self.nodes.get(node, NodeArrival(last_at=at))
-        after = NodeArrival(
-            last_at=max(before.last_at, at),
-            released_at=None,
-            came_back=before.came_back or before.released_at is not None,
-        )
-        return Arrival(
-            nodes={**self.nodes, node: after},
-            open_associations={**self.open_associations, association: node},
-        )
-
-    def ended(self, association: str, at: Instant, *, released: bool) -> Arrival:
-        """Return what is known after the end of an association that carried the study."""
-        node = self.open_associations.get(association)
-        if node is None:
-            return self
-        rest = {key: name for key, name in self.open_associations.items() if key != association}
-        nodes = dict(self.nodes)
-        if released and node not in rest.values():
-            nodes[node] = replace(nodes[node], released_at=at)
-        return Arrival(nodes=nodes, open_associations=rest)
-
-    def quiet_until(self, waits: Mapping[str, Wait]) -> Instant:
-        """Return when silence has lasted long enough for every node; the latest wins."""
-        return max(
-            (_quiet_until(each, waits[node]) for node, each in self.nodes.items()),
-            default=Instant(0),
-        )
+    last_at: Instant
+    quiet_until: Instant
+    open_at: tuple[str, ...] = ()
+    gaps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,51 +128,46 @@ class Whole:
 
 
 def decide(
-    arrival: Arrival,
-    gaps: Sequence[str],
-    hosts: Sequence[Host],
-    *,
-    quiet_until: Instant,
-    patience: Microseconds,
-    now: Instant,
+    arrived: Arrived, hosts: Sequence[Host], *, patience: Microseconds, now: Instant
 ) -> NotYet | Whole:
     """Tell whether a study is whole, and why.
 
     Parameters
     ----------
-    arrival
+    arrived
         What came, and what is still open.
-    gaps
-        A sentence for each changed series that misses slices, see `gaps_of`.
     hosts
         All that may hold objects of the study in their spools.
-    quiet_until
-        When silence has lasted long enough.
     patience
         After the last object nothing but the quiet time holds a decision up for longer.
     now
         This host's clock.
     """
-    until = Instant(arrival.last_at + patience)
+    quiet_until = arrived.quiet_until
     if now < quiet_until:
         return NotYet(
-            because=f"objects may still arrive: quiet until {_clock(quiet_until)}",
+            because=f"Objects may still arrive: it must be quiet until {_clock(quiet_until)}.",
             again_at=quiet_until,
         )
-    vetoes = [
-        *(f"host {host.name} has ingested only what came until {_clock(host.ingested_to)}"
-          for host in hosts if host.ingested_to < quiet_until),
-        *(f"an association of {node} that sent objects of it is open"
-          for node in sorted(set(arrival.open_associations.values()))),
-        *gaps,
-    ]  # fmt: skip
+    behind = [
+        f"host {host.name} has ingested only what came until {_clock(host.ingested_to)}"
+        for host in hosts
+        if host.ingested_to < quiet_until
+    ]
+    open_at = [
+        f"an association of {node} that sent objects of it is open"
+        for node in sorted(set(arrived.open_at))
+    ]
+    vetoes = [*behind, *open_at, *arrived.gaps]
     if not vetoes:
-        return Whole(because=f"nothing more came until {_clock(quiet_until)}")
+        return Whole(because=f"Nothing more came until {_clock(quiet_until)}.")
     reasons = "; ".join(vetoes)
+    until = Instant(arrived.last_at + patience)
     if now < until:
-        return NotYet(because=reasons, again_at=until)
+        soon = Instant(now + LOOK_AGAIN) if behind else until
+        return NotYet(because=f"{reasons[0].upper()}{reasons[1:]}.", again_at=min(soon, until))
     waited = timedelta(microseconds=patience)
-    return Whole(because=f"nothing more came for {waited}, although {reasons}")
+    return Whole(because=f"Nothing more came for {waited}, although {reasons}.")
 
 
 def gaps_of(images: Iterable[Image]) -> tuple[float, ...]:
@@ -185,13 +193,6 @@ def gaps_of(images: Iterable[Image]) -> tuple[float, ...]:
         wide = np.flatnonzero(steps > GAP_FACTOR * np.median(steps))
         missing += [float(round((along[at] + along[at + 1]) / 2, 2)) for at in wide]
     return tuple(missing)
-
-
-def _quiet_until(arrival: NodeArrival, wait: Wait) -> Instant:
-    trusted = wait.association_per_study and not arrival.came_back
-    if trusted and arrival.released_at is not None:
-        return Instant(arrival.released_at + wait.floor)
-    return Instant(arrival.last_at + wait.quiet)
 
 
 def _numbers(image: Image, keyword: str, count: int) -> tuple[float, ...]:

@@ -10,21 +10,22 @@ from hypothesis import strategies as st
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.routing.completeness import (
-    Arrival,
+    Arrived,
     Host,
     NotYet,
+    Quiet,
     Wait,
     Whole,
+    after_object,
+    after_release,
     decide,
     gaps_of,
 )
 from dicomai.routing.image import Image
 
-WAITS = {
-    "PACS": Wait(quiet=seconds(60), floor=seconds(10), association_per_study=False),
-    "CT": Wait(quiet=seconds(60), floor=seconds(10), association_per_study=True),
-    "SLOW": Wait(quiet=seconds(300), floor=seconds(10), association_per_study=False),
-}
+PACS = Wait(quiet=seconds(60), floor=seconds(10), association_per_study=False)
+CT = Wait(quiet=seconds(60), floor=seconds(10), association_per_study=True)
+SLOW = Wait(quiet=seconds(300), floor=seconds(10), association_per_study=False)
 
 
 def _at(second: float) -> Instant:
@@ -32,104 +33,100 @@ def _at(second: float) -> Instant:
 
 
 def _decide(
-    arrival: Arrival, second: float, hosts: Sequence[Host] | None = None, gaps: Sequence[str] = ()
+    second: float,
+    *,
+    quiet_until: float = 60,
+    hosts: Sequence[Host] = (),
+    open_at: tuple[str, ...] = (),
+    gaps: tuple[str, ...] = (),
 ) -> NotYet | Whole:
     return decide(
-        arrival,
-        gaps,
-        [Host(name="here", ingested_to=_at(second))] if hosts is None else hosts,
-        quiet_until=arrival.quiet_until(WAITS),
+        Arrived(last_at=_at(0), quiet_until=_at(quiet_until), open_at=open_at, gaps=gaps),
+        hosts or [Host(name="here", ingested_to=_at(second))],
         patience=seconds(900),
         now=_at(second),
     )
 
 
 def test_a_study_is_whole_when_its_node_was_quiet() -> None:
-    arrival = Arrival().received("PACS", "a", _at(0)).ended("a", _at(1), released=True)
+    refused = _decide(59)
+    assert isinstance(refused, NotYet)
+    assert refused.again_at == _at(60)
+    assert isinstance(_decide(60), Whole)
 
-    assert isinstance(_decide(arrival, 59), NotYet)
-    assert isinstance(_decide(arrival, 60), Whole)
 
+def test_each_object_moves_the_quiet_time_and_the_latest_node_wins() -> None:
+    quiet = after_object(None, SLOW, _at(0), released_before=False)
+    quiet = after_object(quiet, PACS, _at(50), released_before=False)
 
-def test_with_several_nodes_the_latest_wins() -> None:
-    arrival = Arrival().received("SLOW", "a", _at(0)).received("PACS", "b", _at(50))
-    arrival = arrival.ended("a", _at(50), released=True).ended("b", _at(51), released=True)
-
-    assert isinstance(_decide(arrival, 120), NotYet)
-    assert isinstance(_decide(arrival, 300), Whole)
+    assert quiet == Quiet(until=_at(300))
 
 
 def test_a_clean_release_allows_the_floor() -> None:
-    arrival = Arrival().received("CT", "a", _at(0)).ended("a", _at(5), released=True)
+    quiet = after_object(None, CT, _at(0), released_before=False)
 
-    assert isinstance(_decide(arrival, 14), NotYet)
-    assert isinstance(_decide(arrival, 15), Whole)
-
-
-def test_an_abort_is_no_evidence() -> None:
-    arrival = Arrival().received("CT", "a", _at(0)).ended("a", _at(5), released=False)
-
-    assert isinstance(_decide(arrival, 59), NotYet)
+    assert after_release(quiet, CT, _at(5), alone=True) == Quiet(until=_at(15))
 
 
-def test_objects_after_a_release_bring_the_full_quiet_back() -> None:
-    arrival = Arrival().received("CT", "a", _at(0)).ended("a", _at(5), released=True)
-    arrival = arrival.received("CT", "b", _at(12)).ended("b", _at(13), released=True)
+def test_a_release_says_nothing_of_a_node_that_does_not_promise_it() -> None:
+    quiet = after_object(None, PACS, _at(0), released_before=False)
 
-    assert isinstance(_decide(arrival, 71), NotYet)
-    assert isinstance(_decide(arrival, 72), Whole)
+    assert after_release(quiet, PACS, _at(5), alone=True) == Quiet(until=_at(60))
+
+
+def test_a_release_says_nothing_while_others_send() -> None:
+    quiet = after_object(None, CT, _at(0), released_before=False)
+
+    assert after_release(quiet, CT, _at(5), alone=False) == Quiet(until=_at(60))
+
+
+def test_objects_after_a_release_bring_the_full_quiet_back_for_good() -> None:
+    quiet = after_object(None, CT, _at(0), released_before=False)
+    quiet = after_release(quiet, CT, _at(5), alone=True)
+    quiet = after_object(quiet, CT, _at(12), released_before=True)
+
+    assert quiet == Quiet(until=_at(72), full=True)
+    assert after_release(quiet, CT, _at(13), alone=True) == quiet
 
 
 def test_an_open_association_of_the_study_vetoes_until_patience() -> None:
-    arrival = Arrival().received("PACS", "a", _at(0))
-
-    refused = _decide(arrival, 899)
+    refused = _decide(899, open_at=("PACS", "PACS"))
     assert isinstance(refused, NotYet)
-    assert "an association of PACS" in refused.because
+    assert refused.because == "An association of PACS that sent objects of it is open."
     assert refused.again_at == _at(900)
-    allowed = _decide(arrival, 900)
+    allowed = _decide(900, open_at=("PACS",))
     assert isinstance(allowed, Whole)
-    assert "although an association of PACS" in allowed.because
-
-
-def test_a_second_open_association_of_the_node_keeps_its_release_from_counting() -> None:
-    arrival = Arrival().received("CT", "a", _at(0)).received("CT", "b", _at(1))
-    arrival = arrival.ended("a", _at(2), released=True)
-
-    assert arrival.quiet_until(WAITS) == _at(61)
+    assert "came for 0:15:00, although an association of PACS" in allowed.because
 
 
 def test_gaps_veto_until_patience() -> None:
-    arrival = Arrival().received("PACS", "a", _at(0)).ended("a", _at(1), released=True)
     gap = "series 1 has no slice at 42.5 mm"
 
-    refused = _decide(arrival, 100, gaps=[gap])
+    refused = _decide(100, gaps=(gap,))
     assert isinstance(refused, NotYet)
-    assert gap in refused.because
-    assert isinstance(_decide(arrival, 900, gaps=[gap]), Whole)
+    assert "eries 1 has no slice at 42.5 mm" in refused.because
+    assert isinstance(_decide(900, gaps=(gap,)), Whole)
 
 
 def test_a_host_that_has_not_ingested_past_the_quiet_time_vetoes_and_is_named() -> None:
-    arrival = Arrival().received("PACS", "a", _at(0)).ended("a", _at(1), released=True)
     hosts = [Host(name="here", ingested_to=_at(100)), Host(name="node2", ingested_to=_at(30))]
 
-    refused = _decide(arrival, 100, hosts)
+    refused = _decide(100, hosts=hosts)
     assert isinstance(refused, NotYet)
-    assert "host node2" in refused.because
-    allowed = _decide(arrival, 901, hosts)
+    assert "ost node2 has ingested only" in refused.because
+    assert refused.again_at == _at(101)
+    allowed = _decide(901, hosts=hosts)
     assert isinstance(allowed, Whole)
     assert "host node2" in allowed.because
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=20))
 def test_nothing_is_whole_before_every_object_was_quiet(times: list[int]) -> None:
-    arrival = Arrival()
-    for number, second in enumerate(times):
-        arrival = arrival.received("PACS", str(number), _at(second))
-        arrival = arrival.ended(str(number), _at(second), released=True)
+    quiet: Quiet | None = None
+    for second in times:
+        quiet = after_object(quiet, PACS, _at(second), released_before=False)
 
-    assert isinstance(_decide(arrival, max(times) + 59), NotYet)
-    assert isinstance(_decide(arrival, max(times) + 60), Whole)
+    assert quiet == Quiet(until=_at(max(times) + 60))
 
 
 def _image(z: float, orientation: Sequence[float] = (1, 0, 0, 0, 1, 0)) -> Image:
