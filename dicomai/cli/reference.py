@@ -14,6 +14,7 @@ import typer
 from typer._click.core import Command, Context
 
 from dicomai.cli.main import app
+from dicomai.settings import PREFIX, reference
 
 _WIDTH: Final = 88
 _HEAD: Final = "<!-- Printed by: python -m dicomai.cli.reference docs/reference -->\n"
@@ -31,6 +32,17 @@ promise: they stay.
 | 3 | the configuration is wrong |
 | 4 | what was named does not exist |
 | 5 | the database is away, locked, or of another version |
+"""
+
+_TABLE_HEAD: Final = "| key | takes | default | |\n| --- | --- | --- | --- |\n"
+
+_SETTINGS: Final = """# Settings
+
+One TOML file: the one that `--config` names, else `$DICOMAI_CONFIG`, else `./dicomai.toml`, else
+`/etc/dicomai/dicomai.toml`. Variables stand over it: `{prefix}RECEIVER__PORT=104` is `port = 104`
+in `[receiver]`. Unknown keys are errors. `dicomai config check` reads it all and names each error.
+
+Tables in double brackets, `[[nodes]]` and `[[routes]]`, may be there many times.
 """
 
 
@@ -60,9 +72,25 @@ def _helps(
         yield from _helps(each, (*path, name), context)
 
 
+def settings() -> str:
+    """Return the page of all settings, in Markdown."""
+    parts = [_HEAD + _SETTINGS.format(prefix=PREFIX)]
+    table = ""
+    for each in reference():
+        if each.table != table:
+            table = each.table
+            parts.append(
+                f"\n## {table}\n\n| key | takes | default | |\n| --- | --- | --- | --- |\n"
+            )
+        default = f"`{each.default}`" if each.default else ""
+        description = each.description.replace("|", "\\|")
+        parts.append(f"| `{each.key}` | {each.type} | {default} | {description} |\n")
+    return "".join(parts)
+
+
 def pages() -> dict[str, str]:
     """Return each page by the name of its file."""
-    return {"cli.md": command_line()}
+    return {"cli.md": command_line(), "settings.md": settings()}
 
 
 if __name__ == "__main__":

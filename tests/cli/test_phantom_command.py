@@ -7,9 +7,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Dicomai
 
 
+@pytest.mark.slow
 def test_an_x_ray_stands_in_the_folder_with_its_truth(
     dicomai: Dicomai, tmp_path: Path, peer: Callable[[str], str]
 ) -> None:

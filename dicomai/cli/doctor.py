@@ -1,0 +1,251 @@
+"""`dicomai doctor`: is everything that the service needs all right, and if not, what helps."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import typer
+
+from dicomai.cli.options import ConfigOption, JsonOption
+from dicomai.cli.terminal import print_json, size, table, text
+from dicomai.errors import DicomaiError
+
+if TYPE_CHECKING:
+    from dicomai.net.node import Node
+    from dicomai.settings import Settings
+
+Verdict = Literal["good", "warn", "bad"]
+
+_MARKS: Final = {"good": "ok", "warn": "look", "bad": "wrong"}
+# SQLite's locks and its shared memory don't work there.
+_NETWORK_FILE_SYSTEMS: Final = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "glusterfs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    remedy
+        What to do about it; empty where nothing is to be done.
+    """
+
+    of: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Look at configuration, disk, database, ports, devices, models and peers; say what helps.
+
+    Nothing is changed. The exit code is 1 if anything is wrong.
+    """
+    from dicomai.cli.config import model_problems
+    from dicomai.settings import SettingsError, load
+
+    checks: list[Check] = []
+    try:
+        settings = load(config)
+    except SettingsError as error:
+        checks += [
+            Check(
+                of="configuration",
+                verdict="bad",
+                found=f"{each.file}, {each.key}: {each.reason}",
+                remedy=each.remedy,
+            )
+            for each in error.problems
+        ]
+    else:
+        checks += [
+            Check(of="models", verdict="bad", found=each.reason, remedy=each.remedy)
+            for each in model_problems(settings)
+        ] or [_good("configuration", f"{settings.file} is right, and its models may run")]
+        checks += [*_disk(settings), *_database(settings), *_receiver(settings)]
+        checks += [*_device(settings), *_peers(settings)]
+    if json:
+        print_json(
+            [
+                {"of": each.of, "verdict": each.verdict, "found": each.found}
+                | {"remedy": each.remedy}
+                for each in checks
+            ]
+        )
+    else:
+        table(
+            ["what", "", "found", "what helps"],
+            [
+                (each.of, text(_MARKS[each.verdict], each.verdict), each.found, each.remedy)
+                for each in checks
+            ],
+        )
+    if any(each.verdict == "bad" for each in checks):
+        raise typer.Exit(1)
+
+
+def _good(of: str, found: str) -> Check:
+    return Check(of=of, verdict="good", found=found)
+
+
+def _disk(settings: Settings) -> Iterator[Check]:
+    data = settings.service.data
+    try:
+        with tempfile.TemporaryFile(dir=data) as probe:
+            probe.write(b"dicomai")
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        yield Check(
+            of="data folder",
+            verdict="bad",
+            found=f"{data} can't be written: {error.strerror}",
+            remedy=f"dicomai init {data}"
+            if error.errno == errno.ENOENT
+            else "Run this as the service's user, or give that user the folder.",
+        )
+        return
+    free, reserve = shutil.disk_usage(data).free, settings.receiver.reserve_bytes
+    found = f"{size(free)} free in {data}; reception stops below {size(reserve)}"
+    if free < reserve:
+        remedy = "Make room: studies are refused until there is some."
+        yield Check(of="disk", verdict="bad", found=found, remedy=remedy)
+    elif free < 2 * reserve:
+        yield Check(of="disk", verdict="warn", found=found, remedy="Make room soon.")
+    else:
+        yield _good("disk", found)
+    if settings.database.url.startswith("sqlite") and (kind := _file_system(data)) in (
+        _NETWORK_FILE_SYSTEMS
+    ):
+        yield Check(
+            of="disk",
+            verdict="bad",
+            found=f"{data} lies on a network file system ({kind}), and SQLite needs a local disk",
+            remedy="Move the data folder to a local disk, or use PostgreSQL.",
+        )
+
+
+def _file_system(path: os.PathLike[str]) -> str:
+    """Return the type of the file system that a path lies on, as the kernel names it."""
+    here = os.stat(path).st_dev  # noqa: PTH116 - any path-like
+    with open("/proc/self/mountinfo", encoding="utf-8") as mounts:  # noqa: PTH123
+        for line in mounts:
+            fields, _, tail = line.partition(" - ")
+            if fields.split()[2] == f"{os.major(here)}:{os.minor(here)}":
+                return tail.split()[0]
+    return ""
+
+
+def _database(settings: Settings) -> Iterator[Check]:
+    from sqlalchemy import make_url
+
+    from dicomai.store.engine import open_engine
+    from dicomai.store.migrate import require_current
+
+    shown = make_url(settings.database.url).render_as_string(hide_password=True)
+    try:
+        engine = open_engine(settings.database.url)
+        require_current(engine)
+    except DicomaiError as error:
+        yield Check(of="database", verdict="bad", found=error.sentence)
+    else:
+        yield _good("database", f"{shown} answers, and has this version's tables")
+
+
+def _receiver(settings: Settings) -> Iterator[Check]:
+    receiver = settings.receiver
+    where = f"{receiver.host}, port {receiver.port}"
+    address = "127.0.0.1" if receiver.host in ("0.0.0.0", "") else receiver.host  # noqa: S104
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.settimeout(3)
+        listens = probe.connect_ex((address, receiver.port)) == 0
+    if listens:
+        yield from _own_echo(settings)
+        return
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((receiver.host, receiver.port))
+    except OSError as error:
+        low = error.errno == errno.EACCES
+        yield Check(
+            of="port",
+            verdict="bad",
+            found=f"{where}: {error.strerror}",
+            remedy="Ports below 1024 need CAP_NET_BIND_SERVICE: see docs/how-to/run-for-good.md."
+            if low
+            else "Choose another receiver.host or receiver.port.",
+        )
+        return
+    yield Check(
+        of="port",
+        verdict="warn",
+        found=f"{where} is free: no receiver runs here",
+        remedy="dicomai serve",
+    )
+
+
+def _own_echo(settings: Settings) -> Iterator[Check]:
+    from dicomai.cli.nodes import own_receiver, says_it_lives
+    from dicomai.net.scu import echo
+
+    receiver = settings.receiver
+    answer = echo(own_receiver(settings), receiver.ae_title)
+    if says_it_lives(answer):
+        yield _good("port", f"{receiver.ae_title} answers on port {receiver.port}")
+    else:
+        yield Check(
+            of="port",
+            verdict="bad",
+            found=f"something listens on {receiver.host}, port {receiver.port}, and is not our "
+            f"receiver: {answer.sentence}",
+            remedy="End that program, or choose another receiver.port.",
+        )
+
+
+def _device(settings: Settings) -> Iterator[Check]:
+    import torch
+
+    wanted = settings.worker.device
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(number)
+            yield _good("device", f"cuda:{number} {facts.name}, {size(facts.total_memory)}")
+        if wanted == "cpu":
+            yield Check(
+                of="device",
+                verdict="warn",
+                found="worker.device is cpu, though there is a GPU",
+                remedy='Set worker.device = "auto".',
+            )
+    elif wanted.startswith("cuda"):
+        yield Check(
+            of="device",
+            verdict="bad",
+            found=f"worker.device is {wanted}, and PyTorch {torch.__version__} sees no GPU",
+            remedy='Look at nvidia-smi; or set worker.device = "cpu".',
+        )
+    else:
+        yield _good("device", f"no GPU; models run on {os.cpu_count()} CPU cores")
+
+
+def _peers(settings: Settings) -> Iterator[Check]:
+    for node in settings.nodes:
+        if node.host:
+            yield _peer(node, settings.receiver.ae_title)
+
+
+def _peer(node: Node, our_ae: str) -> Check:
+    from dicomai.net.scu import echo
+
+    answer = echo(node, our_ae)
+    verdict: Verdict = "good" if answer.ok else "bad"
+    return Check(of=f"node {node.name}", verdict=verdict, found=answer.sentence)

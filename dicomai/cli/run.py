@@ -1,0 +1,107 @@
+"""`dicomai run`: a model on a folder of DICOM, with no network and no database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dicomai.cli.models import found, opened
+from dicomai.cli.options import ConfigOption, JsonOption
+from dicomai.cli.terminal import print_json, progress, say, span, table, text
+
+if TYPE_CHECKING:
+    from dicomai.models.package import Package
+    from dicomai.service.folder import Outcome
+
+
+def run(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model package's name, or its folder.")
+    ],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", exists=True, help="A folder of DICOM, or a file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, or cuda:0.")] = "auto",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Run a model on every series in a folder that it takes: DICOM SEG, SR and PNG come out.
+
+    Needs no network, no database and no configuration; the package need not be trusted. The exit
+    code is 1 when a series that the model takes has no result, or when it takes none.
+    """
+    from dicomai.models.runtimes.torch_runtime import load
+    from dicomai.service import folder as folders
+
+    package = _package(model, config)
+    folder = folders.read_folder(path)
+    taken, others = folders.takes(package, folder)
+    outcomes = []
+    if taken:
+        loaded = load(package, device)
+        with progress() as shown:
+            for number, series in enumerate(taken, start=1):
+                task = shown.add_task("load", total=1.0)
+                of = f"{number}/{len(taken)} "
+
+                def report(stage: str, fraction: float) -> None:
+                    shown.update(task, description=of + stage, completed=fraction)  # noqa: B023 - called at once
+
+                outcomes.append(folders.analysed(loaded, series, folder, out, report))
+                shown.remove_task(task)
+    outcomes += [*others, *folder.unreadable]
+    if json:
+        print_json([_facts(outcome) for outcome in outcomes])
+    else:
+        _show(package, outcomes, out)
+    if not any(each.objects for each in outcomes) or any(each.failed for each in outcomes):
+        raise typer.Exit(1)
+
+
+def _package(model: str, config: Path | None) -> Package:
+    from dicomai.models.manifest import MANIFEST_NAME
+    from dicomai.models.package import load
+
+    folder = Path(model)
+    if (folder / MANIFEST_NAME).is_file():
+        return load(folder)
+    _, registry = opened(config)
+    return found(registry, model)
+
+
+def _facts(outcome: Outcome) -> dict[str, object]:
+    return {
+        "study": outcome.study_instance_uid,
+        "series": outcome.series_instance_uid,
+        "title": outcome.title,
+        "found": outcome.found,
+        "because": outcome.because,
+        "stages_s": dict(outcome.stages_s),
+        "objects": [str(each) for each in outcome.objects],
+        "pictures": [str(each) for each in outcome.pictures],
+    }
+
+
+def _show(package: Package, outcomes: Sequence[Outcome], out: Path) -> None:
+    analysed = [each for each in outcomes if each.objects]
+    table(
+        ["series", f"{package.name} {package.manifest.version} found", "took"],
+        [(each.title, each.found, span(sum(each.stages_s.values()))) for each in analysed],
+        empty="There is no result.",
+    )
+    table(
+        ["without result", "because"],
+        [
+            (each.title, text(each.because, "bad" if each.failed else ""))
+            for each in outcomes
+            if not each.objects
+        ],
+    )
+    if analysed:
+        objects = sum(len(each.objects) for each in analysed)
+        pictures = sum(len(each.pictures) for each in analysed)
+        say(f"{objects} DICOM objects and {pictures} pictures of them lie in {out}.")

@@ -1,0 +1,200 @@
+"""A model on a folder of DICOM: no network, no database; results are checked before they count."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from pydicom import Dataset
+
+from dicomai.dicom.dates import now
+from dicomai.errors import DicomaiError, InputError
+from dicomai.findings import Findings
+from dicomai.imaging.image import SourceImagePixels, image_of
+from dicomai.imaging.series import read_object
+from dicomai.imaging.volume import SourceVolume, volume_of
+from dicomai.inference.pipeline import analyse, inputs_of
+from dicomai.models.package import Package
+from dicomai.models.runtimes.torch_runtime import LoadedModel
+from dicomai.results import gate
+from dicomai.results.context import ResultContext
+from dicomai.results.encode import encode, written
+from dicomai.results.overlay import overlays
+from dicomai.results.summary import line
+from dicomai.routing.exclusion import exclude
+from dicomai.routing.image import Image, Series, series_of
+from dicomai.routing.selection import choose, parse_input
+from dicomai.service.received import Reading
+from dicomai.service.received import read_object as read_received
+
+Report = Callable[[str, float], None]
+"""Takes the stage and the fraction of it that is done."""
+
+# Lies beside DICOM without being meant as such.
+_COMPANIONS: Final = frozenset({".json", ".txt", ".xml", ".csv", ".png", ".jpg", ".pdf", ".md"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a series, or of a file that is none.
+
+    Attributes
+    ----------
+    title
+        What it is, in words.
+    found
+        What the model found; empty where it gave nothing.
+    because
+        Why there is no result; empty where there is one.
+    failed
+        The model takes it, and there is no result all the same.
+    objects, pictures
+        The files that were written.
+    """
+
+    title: str
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    found: str = ""
+    because: str = ""
+    failed: bool = False
+    stages_s: Mapping[str, float] = field(default_factory=dict)
+    objects: tuple[Path, ...] = ()
+    pictures: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """The DICOM objects under a path: what rules see of each, and its file."""
+
+    images: Mapping[str, tuple[Image, Path]]
+    """By SOP Instance UID."""
+    unreadable: tuple[Outcome, ...]
+
+
+def read_folder(path: Path) -> Folder:
+    """Return what lies under a path; `DICOMDIR` and hidden files are passed over."""
+    images: dict[str, tuple[Image, Path]] = {}
+    unreadable = []
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    for file in files:
+        if file.name == "DICOMDIR" or file.name.startswith("."):
+            continue
+        try:
+            image = _image(file)
+        except InputError as error:
+            if file.suffix.lower() not in _COMPANIONS:
+                unreadable.append(Outcome(title=str(file), because=error.sentence))
+        else:
+            images.setdefault(image.sop_instance_uid, (image, file))
+    return Folder(images=images, unreadable=tuple(unreadable))
+
+
+def _image(file: Path) -> Image:
+    read = read_received(file, Reading())
+    return Image(
+        series_instance_uid=read.identifiers.series_instance_uid,
+        sop_instance_uid=read.identifiers.sop_instance_uid,
+        sop_class_uid=read.identifiers.sop_class_uid,
+        header_digest=read.version.header,
+        pixel_digest=read.version.pixels,
+        origin="received",
+        node="",
+        attributes=read.attributes,
+    )
+
+
+def takes(package: Package, folder: Folder) -> tuple[tuple[Series, ...], tuple[Outcome, ...]]:
+    """Return the series (or the image of each) that a model takes, and why the others not."""
+    wanted = package.manifest.input[0]
+    spec = parse_input(wanted.name, wanted.kind, wanted.when, wanted.prefer)
+    taken, others = [], []
+    for series in series_of(image for image, _ in folder.images.values()):
+        left, excluded = exclude(series, ())
+        if left is None:
+            others.append(_without(series, " ".join(each.sentence for each in excluded)))
+            continue
+        choice = choose(spec, [left])
+        if choice.chosen is None:
+            others.append(_without(series, " ".join(choice.rejected)))
+        else:
+            taken.append(choice.chosen.series)
+    return tuple(taken), tuple(others)
+
+
+def _without(series: Series, because: str) -> Outcome:
+    attributes = series.images[0].attributes
+    return Outcome(
+        title=series.title,
+        study_instance_uid=str(attributes.get("StudyInstanceUID", "")),
+        series_instance_uid=series.series_instance_uid,
+        because=because,
+    )
+
+
+def analysed(
+    model: LoadedModel, series: Series, folder: Folder, out: Path, report: Report
+) -> Outcome:
+    """Run a model on a series that it takes, and write what it found.
+
+    Parameters
+    ----------
+    model
+        The package with its network.
+    series
+        Of `takes`.
+    folder
+        Where its files are.
+    out
+        Objects and pictures go to a folder in it that has the name of the series.
+    report
+        Told stage and fraction.
+
+    Returns
+    -------
+    Outcome
+        An error that is expected is its `because`.
+    """
+    outcome = replace(_without(series, ""), because="")
+    try:
+        datasets = [read_object(folder.images[each.sop_instance_uid][1]) for each in series.images]
+        source = _source(model.package, datasets)
+        findings = analyse(model, source, inputs_of(source.headers), report)
+        report("encode", 0.0)
+        results = _encoded(findings, source)
+    except DicomaiError as error:
+        return replace(outcome, because=error.sentence, failed=True)
+    place = out / series.series_instance_uid
+    place.mkdir(parents=True, exist_ok=True)
+    for name, octets in results.items():
+        (place / name).write_bytes(octets)
+    values = source.voxels if isinstance(source, SourceVolume) else source.pixels
+    return replace(
+        outcome,
+        found=line(findings),
+        stages_s=findings.stages_s,
+        objects=tuple(place / name for name in results),
+        pictures=tuple(overlays(findings, values, place)),
+    )
+
+
+def _source(package: Package, datasets: Sequence[Dataset]) -> SourceVolume | SourceImagePixels:
+    if package.manifest.input[0].kind == "volume":
+        return volume_of(datasets)
+    return image_of(datasets[0])
+
+
+def _encoded(findings: Findings, source: SourceVolume | SourceImagePixels) -> dict[str, bytes]:
+    """Return the checked objects by the names of their files."""
+    context = ResultContext(created_at=now(), software_version=version("dicomai"))
+    objects = encode(findings, source.headers, uuid.uuid4(), context)
+    results = {
+        f"{findings.algorithm.name}-{str(each.Modality).lower()}.dcm": written(each)
+        for each in objects
+    }
+    gate.check(list(results.values()), findings, source.headers)
+    return results
