@@ -23,6 +23,8 @@ from pydantic import (
 
 from dicomai.dicom.codes import LEFT, RIGHT, Code
 from dicomai.errors import ConfigError
+from dicomai.routing.condition import parse as parse_condition
+from dicomai.routing.selection import parse_preference
 
 MANIFEST_NAME: Final = "model.toml"
 FORMAT: Final = 1
@@ -58,6 +60,22 @@ def _patient_axes(value: str) -> str:
 def _file_name(value: str) -> str:
     if not value or Path(value).name != value or not value.endswith(".safetensors"):
         raise ValueError("must be the name of a .safetensors file in the package's folder")
+    return value
+
+
+def _condition(value: str) -> str:
+    try:
+        parse_condition(value)
+    except ConfigError as error:
+        raise ValueError(error.sentence.rstrip(".")) from None
+    return value
+
+
+def _preference(value: str) -> str:
+    try:
+        parse_preference(value)
+    except ConfigError as error:
+        raise ValueError(error.sentence.rstrip(".")) from None
     return value
 
 
@@ -107,9 +125,9 @@ class Input(_Table):
 
     name: Annotated[str, Field(min_length=1)]
     kind: Literal["volume", "image"]
-    when: tuple[str, ...] = ()
+    when: tuple[Annotated[str, AfterValidator(_condition)], ...] = ()
     """Conditions, written as those of a route."""
-    prefer: tuple[str, ...] = ()
+    prefer: tuple[Annotated[str, AfterValidator(_preference)], ...] = ()
     """What to order by where several fit, as "-instances" or "SliceThickness"."""
 
 

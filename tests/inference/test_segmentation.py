@@ -192,8 +192,8 @@ def test_small_components_and_all_but_the_largest_are_dropped(
 
     everything = volume("")
     assert everything == pytest.approx(sum(ball_ml(radius) for _, radius in balls), rel=0.06)
-    assert volume("largest = 2") == pytest.approx(ball_ml(20) + ball_ml(14), rel=0.04)
-    assert volume("min_volume_ml = 20") == pytest.approx(ball_ml(20), rel=0.04)
+    assert volume("largest = 2") == pytest.approx(ball_ml(20) + ball_ml(14), rel=0.06)
+    assert volume("min_volume_ml = 20") == pytest.approx(ball_ml(20), rel=0.06)
 
 
 def test_holes_are_filled_where_the_manifest_says_so(

@@ -33,6 +33,8 @@ def edit(folder: Path, old: str, new: str) -> None:
         ("[16, 16, 16]", "[16, 0, 16]", ("infer.window_kji[1]", "greater than 0")),
         ('name = "lungs"', 'name = "Lungs!"', ("name", "Lungs!")),
         ("format = 1", "format = 2", ("format", "2")),
+        ("Modality = CT", "Modalty = CT", ("input[0].when[0]", '"Modality"?')),
+        ("-instances", "-instanses", ("input[0].prefer[0]", '"instances"?')),
         ("format = 1", "format = ", ("not TOML",)),
     ],
 )
@@ -111,7 +113,7 @@ def test_the_folder_bears_the_name_of_its_package(lungs_package: Path) -> None:
 def test_listing_packages_loads_no_torch() -> None:
     code = (
         "import sys, dicomai.models.registry as r; r.open_registry().names; "
-        "assert not {'torch', 'scipy', 'highdicom', 'pydicom'} & set(sys.modules)"
+        "assert not {'torch', 'scipy', 'highdicom', 'sqlalchemy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
