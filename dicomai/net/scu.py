@@ -1,0 +1,366 @@
+"""What we ask of a node: are you there, take this, whose is that study."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.multival import MultiValue
+from pydicom.uid import UID
+from pynetdicom import _config
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import DicomaiError, InputError, RefusedError, TransientError
+from dicomai.net.admission import VERIFICATION
+from dicomai.net.calling import NothingAccepted, associated
+from dicomai.net.node import Node
+from dicomai.net.status import StoreKind, meaning, store_sentence
+from dicomai.net.transcode import EXPLICIT, IMPLICIT, transcoded
+
+_STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+_MAX_ANSWERS: Final = 100
+_MAX_CONTEXTS: Final = 128
+_PENDING: Final = (0xFF00, 0xFF01)
+
+
+# Send the bytes of a file as they are, and never the whole of it in memory. pynetdicom has it as a
+# switch for the process, which bears on files given to `send_c_store` only.
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoAnswer:
+    """What came of a C-ECHO.
+
+    Attributes
+    ----------
+    ok
+        The node answered with Success.
+    sentence
+        What happened, and what to do where it failed.
+    seconds
+        How long it took, connection included.
+    """
+
+    ok: bool
+    sentence: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyIdentity:
+    """Whose a study is, as a node says; empty where it does not."""
+
+    patient_id: str
+    issuer_of_patient_id: str
+    accession_number: str
+
+
+def echo(node: Node, our_ae: str) -> EchoAnswer:
+    """Ask a node whether it is there (PS3.4 A.4)."""
+    began = time.monotonic()
+
+    def answer(*, ok: bool, sentence: str) -> EchoAnswer:
+        return EchoAnswer(ok=ok, sentence=sentence, seconds=time.monotonic() - began)
+
+    try:
+        with associated(node, our_ae, [build_context(VERIFICATION)]) as association:
+            said = association.send_c_echo()
+    except NothingAccepted:
+        return answer(
+            ok=False, sentence=f"{node.name} takes no C-ECHO from {our_ae}. Allow it there."
+        )
+    except DicomaiError as trouble:
+        return answer(ok=False, sentence=trouble.sentence)
+    if "Status" not in said:
+        return answer(ok=False, sentence=f"{node.name} took the association and never answered.")
+    if said.Status != 0:
+        return answer(ok=False, sentence=f"{node.name} answered with status 0x{said.Status:04X}.")
+    return answer(ok=True, sentence=f"{node.name} answers at {node.host} port {node.port}.")
+
+
+def find_study_identity(
+    node: Node, our_ae: str, study_uid: StudyInstanceUID
+) -> StudyIdentity | None:
+    """Return whose a study is at a node, None where it has no such study (PS3.4 C.4.1).
+
+    Raises
+    ------
+    TransientError
+        It can't be reached, or gives no answer now.
+    RefusedError
+        It refuses for good.
+    """
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = study_uid
+    query.PatientID = ""
+    query.IssuerOfPatientID = ""
+    query.AccessionNumber = ""
+    try:
+        with associated(node, our_ae, [build_context(_STUDY_ROOT_FIND)]) as association:
+            found = _found(node, association, query)
+    except NothingAccepted as trouble:
+        raise RefusedError(
+            f"{node.name} takes no C-FIND (study root) from {our_ae}. Allow it there, or set "
+            "answers_find = false for it.",
+            subject=node.name,
+        ) from trouble
+    if len(found) > 1:
+        raise RefusedError(
+            f"{node.name} has study {study_uid} under {len(found)} identities. Have it merged "
+            "there first.",
+            subject=study_uid,
+        )
+    return next(iter(found), None)
+
+
+def _found(node: Node, association: Association, query: Dataset) -> set[StudyIdentity]:
+    found = set()
+    for said, identifier in association.send_c_find(query, _STUDY_ROOT_FIND):
+        if "Status" not in said:
+            raise TransientError(
+                f"{node.name} gave no answer to a C-FIND for study {query.StudyInstanceUID}.",
+                subject=node.name,
+            )
+        if said.Status not in _PENDING:
+            if said.Status != 0:
+                raise _find_failed(node, query.StudyInstanceUID, said.Status)
+            break
+        # A careless peer answers with more than was asked for.
+        if identifier and _text(identifier, "StudyInstanceUID") == query.StudyInstanceUID:
+            found.add(_identity(identifier))
+        if len(found) > _MAX_ANSWERS:
+            break
+    return found
+
+
+def _identity(identifier: Dataset) -> StudyIdentity:
+    return StudyIdentity(
+        patient_id=_text(identifier, "PatientID"),
+        issuer_of_patient_id=_text(identifier, "IssuerOfPatientID"),
+        accession_number=_text(identifier, "AccessionNumber"),
+    )
+
+
+def _text(identifier: Dataset, keyword: str) -> str:
+    value = identifier.get(keyword)
+    if isinstance(value, MultiValue):  # an ID with a backslash in it
+        value = "\\".join(str(part) for part in value)
+    return str(value or "").rstrip("\0").strip(" ")
+
+
+def _find_failed(node: Node, study_uid: str, code: int) -> DicomaiError:
+    sentence = (
+        f"{node.name} failed to look for study {study_uid} (C-FIND status 0x{code:04X}). Look at "
+        "its log."
+    )
+    for_good = code == 0x0122 or code == 0x0124 or 0xA900 <= code <= 0xA9FF
+    return (RefusedError if for_good else TransientError)(sentence, subject=node.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOutcome:
+    """What became of one object.
+
+    Attributes
+    ----------
+    path
+        The file.
+    sop_instance_uid
+        Empty where the file can't be read.
+    status
+        Of the C-STORE response (PS3.4 B.2.3); None where there was none.
+    kind
+        ok, warning (stored, with a remark), transient (try again) or refused (for good).
+    sentence
+        What happened, and what to do.
+    """
+
+    path: Path
+    sop_instance_uid: str
+    status: int | None
+    kind: StoreKind
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Object:
+    path: Path
+    sop_class: UID
+    sop_instance_uid: str
+    transfer_syntax: UID
+
+    @property
+    def name(self) -> str:
+        return f"{_class_name(self.sop_class)} {self.sop_instance_uid}"
+
+    def outcome(self, kind: StoreKind, sentence: str, code: int | None = None) -> StoreOutcome:
+        return StoreOutcome(
+            path=self.path,
+            sop_instance_uid=self.sop_instance_uid,
+            status=code,
+            kind=kind,
+            sentence=sentence,
+        )
+
+
+def store_objects(
+    node: Node,
+    our_ae: str,
+    objects: Sequence[Path],
+    on_each: Callable[[StoreOutcome], None],
+) -> tuple[StoreOutcome, ...]:
+    """Send objects to a node in one association (in several where they need over 128 contexts).
+
+    Where the node lacks the transfer syntax of an object, it is sent in Explicit or Implicit VR
+    Little Endian, if it can be decoded.
+
+    Parameters
+    ----------
+    node
+        Where to.
+    our_ae
+        What we call ourselves.
+    objects
+        Part 10 files.
+    on_each
+        Told of each outcome as it is known.
+
+    Returns
+    -------
+    tuple of StoreOutcome
+        One for each object; in order, but for those that can't be read, which come first.
+
+    Raises
+    ------
+    ConfigError
+        The node has no host or port.
+    """
+    outcomes: list[StoreOutcome] = []
+
+    def tell(outcome: StoreOutcome) -> None:
+        outcomes.append(outcome)
+        on_each(outcome)
+
+    readable = []
+    for path in objects:
+        try:
+            readable.append(_read(path))
+        except InputError as trouble:
+            tell(
+                StoreOutcome(
+                    path=path,
+                    sop_instance_uid="",
+                    status=None,
+                    kind="refused",
+                    sentence=trouble.sentence,
+                )
+            )
+    for batch, contexts in _batches(readable):
+        told = len(outcomes)
+        try:
+            with associated(node, our_ae, contexts) as association:
+                for each in batch:
+                    tell(_stored(node, our_ae, association, each))
+        except NothingAccepted:
+            for each in batch:
+                tell(each.outcome("refused", _not_taken(node, our_ae, each)))
+        except (TransientError, RefusedError) as trouble:
+            kind: StoreKind = "refused" if trouble.kind == "refused" else "transient"
+            for each in batch[len(outcomes) - told :]:
+                tell(each.outcome(kind, trouble.sentence))
+    return tuple(outcomes)
+
+
+def _read(path: Path) -> _Object:
+    try:
+        meta = read_file_meta_info(path)
+        return _Object(
+            path=path,
+            sop_class=UID(meta.MediaStorageSOPClassUID),
+            sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
+            transfer_syntax=UID(meta.TransferSyntaxUID),
+        )
+    except (OSError, InvalidDicomError, AttributeError, ValueError) as trouble:
+        raise InputError(
+            f"{path} is no DICOM file that can be sent: {trouble}.", subject=str(path)
+        ) from trouble
+
+
+def _batches(
+    objects: Sequence[_Object],
+) -> Iterator[tuple[list[_Object], list[PresentationContext]]]:
+    """Give the objects, and what to propose for them, in as few associations as can be."""
+    batch: list[_Object] = []
+    wanted: dict[tuple[UID, UID], None] = {}
+    for each in objects:
+        needs = [(each.sop_class, uid) for uid in (each.transfer_syntax, EXPLICIT, IMPLICIT)]
+        if len({*wanted, *needs}) > _MAX_CONTEXTS:
+            yield batch, [build_context(*pair) for pair in wanted]
+            batch, wanted = [], {}
+        batch.append(each)
+        wanted |= dict.fromkeys(needs)
+    if batch:
+        yield batch, [build_context(*pair) for pair in wanted]
+
+
+def _stored(node: Node, our_ae: str, association: Association, each: _Object) -> StoreOutcome:
+    accepted = [
+        context.transfer_syntax[0]
+        for context in association.accepted_contexts
+        if context.abstract_syntax == each.sop_class
+    ]
+    if not accepted:
+        return each.outcome("refused", _not_taken(node, our_ae, each))
+    if each.transfer_syntax in accepted:
+        return _sent(node, association, each, each.path)
+    target = EXPLICIT if EXPLICIT in accepted else IMPLICIT
+    with tempfile.TemporaryDirectory(prefix="dicomai-") as folder:
+        path = Path(folder) / "transcoded.dcm"
+        try:
+            transcoded(each.path, path, target)
+        except InputError as trouble:
+            return each.outcome(
+                "refused",
+                f"{node.name} does not take {each.name} in {each.transfer_syntax.name}, and it "
+                f"can't be sent in another: {trouble.sentence} Allow that transfer syntax there.",
+            )
+        return _sent(node, association, each, path)
+
+
+def _sent(node: Node, association: Association, each: _Object, path: Path) -> StoreOutcome:
+    if not association.is_established:
+        raise TransientError(
+            f"{node.name} ended the association before {each.name} was sent.", subject=node.name
+        )
+    said = association.send_c_store(path)
+    if "Status" not in said:
+        raise TransientError(
+            f"{node.name} gave no answer to {each.name}: it ended the association, or took longer "
+            "than it may.",
+            subject=node.name,
+        )
+    comment = str(said.get("ErrorComment") or "").strip()
+    return each.outcome(
+        meaning(said.Status).kind,
+        store_sentence(node.name, each.name, said.Status, comment),
+        said.Status,
+    )
+
+
+def _not_taken(node: Node, our_ae: str, each: _Object) -> str:
+    return f"{node.name} takes no {_class_name(each.sop_class)} from {our_ae}. Allow it there."
+
+
+def _class_name(sop_class: UID) -> str:
+    return f"private class {sop_class}" if sop_class.name == sop_class else sop_class.name
