@@ -1,0 +1,145 @@
+"""Files and names that outlive a power cut, or are not there at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dicomai.errors import DiskFull
+from dicomai.spool import durable
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    durable.write_durably(path, (b"one", memoryview(b"two")))
+    assert path.read_bytes() == b"onetwo"
+
+    def fails() -> object:
+        yield b"half"
+        raise OSError(errno.EIO, "the source broke")
+
+    with pytest.raises(OSError, match="the source broke"):
+        durable.write_durably(path, fails())
+    assert path.read_bytes() == b"onetwo"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_without_room_says_so_and_keeps_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(DiskFull, match="Make room"):
+            durable.write_durably(tmp_path / "file", (bytes(600), bytes(600)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_sync_that_fails_is_not_repeated_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """The first sync is the data's, the second the folder's: after both the name must be gone."""
+    count = 0
+
+    def fsync(_descriptor: int) -> None:
+        nonlocal count
+        count += 1
+        if count == failing:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error"):
+        durable.write_durably(tmp_path / "file", (b"data",))
+    assert count == failing
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_name_and_every_folder_are_synced_in_order(
+    tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    script = (
+        "from pathlib import Path; from dicomai.spool import durable as d\n"
+        f"root = Path({str(tmp_path)!r})\n"
+        "d.make_folders(root / 'a' / 'b', root)\n"
+        "d.write_durably(root / 'a' / 'b' / 'file', [b'data'])\n"
+        "d.link_durably(root / 'a' / 'b' / 'file', root / 'a' / 'name')\n"
+    )
+    trace = tmp_path / "trace"
+    watched = "mkdir,fsync,fdatasync,rename,link,linkat,write"
+    command = [peer("strace"), "-f", "-y", "-e", f"trace={watched}", "-o", str(trace)]
+    subprocess.run([*command, sys.executable, "-c", script], check=True)
+    steps = [
+        line for line in trace.read_text().splitlines() if str(tmp_path) in line and "= 0" in line
+    ]
+    told = [re.sub(r"^\d+ +|\s*= .*$", "", step).replace(str(tmp_path), "") for step in steps]
+    told = [re.sub(r"\(\d+<(.*)>\)", r"(\1)", step) for step in told]
+    assert told == [
+        'mkdir("/a", 0750)',
+        "fsync()",
+        'mkdir("/a/b", 0750)',
+        "fsync(/a)",
+        "fsync(/a/b/.file.part)",
+        'rename("/a/b/.file.part", "/a/b/file")',
+        "fsync(/a/b)",
+        'link("/a/b/file", "/a/name")',
+        "fsync(/a)",
+    ]
+
+
+def test_folders_that_a_killed_process_made_are_synced_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    synced = []
+    monkeypatch.setattr(durable, "sync_folder", synced.append)
+    durable.make_folders(tmp_path / "a" / "b", tmp_path)
+    assert synced == [tmp_path, tmp_path / "a"]
+
+
+def test_a_link_is_a_second_name_and_may_be_made_again(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"data")
+    durable.link_durably(source, target)
+    durable.link_durably(source, target)
+    assert target.samefile(source)
+    (tmp_path / "other").write_bytes(b"data")
+    with pytest.raises(FileExistsError):
+        durable.link_durably(tmp_path / "other", target)
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK])
+def test_where_a_link_cannot_reach_it_is_a_durable_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes(3 * 2**20 + 1))
+
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuses)
+    durable.link_durably(source, target)
+    assert target.read_bytes() == source.read_bytes()
+    assert not target.samefile(source)
+
+
+def test_a_real_other_file_system_gets_a_copy(tmp_path: Path) -> None:
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system at /dev/shm")
+    source, target = shm / f"dicomai-{os.getpid()}", tmp_path / "target"
+    source.write_bytes(b"data")
+    try:
+        durable.link_durably(source, target)
+        assert target.read_bytes() == b"data"
+    finally:
+        source.unlink()

@@ -1,0 +1,179 @@
+"""What the spool keeps of associations and objects, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dicomai.dicom.dates import Instant, now
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.spool import entries, quarantine, reader
+from dicomai.spool.entries import Writer
+
+Associate = Callable[..., Writer]
+A, B = StudyInstanceUID("1.2.3"), StudyInstanceUID("1.2.4")
+
+
+def test_objects_come_back_in_order_of_receipt_with_their_association(
+    spool: Path, associate: Associate
+) -> None:
+    later = associate(1_700_000_000_000_001, calling_ae="MR1", node="mr1")
+    earlier = associate()
+    before = now()
+    for number, writer in enumerate((later, earlier, later)):
+        writer.add(A, (b"%d" % number,))
+    found = list(reader.entries(spool))
+    assert [entry.path.read_bytes() for entry in found] == [b"0", b"1", b"2"]
+    assert [entry.association.node for entry in found] == ["mr1", "ct1", "mr1"]
+    assert [entry.counter for entry in found] == [1, 1, 2]
+    assert before <= found[0].received_at <= found[1].received_at <= now()
+    assert [facts.node for facts in reader.associations(spool)] == ["ct1", "mr1"]
+    assert found[0].association == later.facts
+
+
+def test_an_association_is_open_until_its_end_is_written(spool: Path, associate: Associate) -> None:
+    writer = associate()
+    writer.add(A, (b"1",))
+    writer.add(B, (b"2",))
+    (seen,) = reader.open_associations(spool)
+    assert seen.studies == {A, B}
+    assert reader.ended(spool, writer.facts.id) is None
+    writer.end("released", Instant(5))
+    assert reader.open_associations(spool) == ()
+    assert reader.ended(spool, writer.facts.id) == entries.End(at=Instant(5), how="released")
+    assert reader.studies(spool, writer.facts.id) == {A, B}
+
+
+_RECEIVE_UNTIL_KILLED = """
+import signal, sys
+from pathlib import Path
+from dicomai.spool import entries
+writer = entries.opened(
+    Path(sys.argv[1]), calling_ae="CT1", called_ae="DICOMAI", address="127.0.0.1", node="ct1",
+    started_at=1_700_000_000_000_000,
+)
+writer.add("1.2.3", (b"whole",))
+def half():
+    yield b"half"
+    print("half", flush=True)
+    signal.pause()
+writer.add("1.2.3", half())
+"""
+
+
+def test_a_killed_receiver_leaves_a_lost_association_and_nothing_half(spool: Path) -> None:
+    command = [sys.executable, "-c", _RECEIVE_UNTIL_KILLED, str(spool)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"half\n"
+        (association,) = reader.open_associations(spool)
+        (whole,) = reader.entries(spool)
+        assert len(list(whole.path.parent.glob(".*.part"))) == 1
+        child.kill()
+
+    assert reader.open_associations(spool) == ()
+    assert reader.ended(spool, association.facts.id) == entries.End(
+        at=whole.received_at, how="lost"
+    )
+    entries.clean(spool, now())
+    assert list(whole.path.parent.glob(".*.part")) == []
+    assert [entry.path.read_bytes() for entry in reader.entries(spool)] == [b"whole"]
+
+
+def test_an_object_that_is_being_written_counts_as_not_yet_ingested(
+    spool: Path, associate: Associate
+) -> None:
+    writer = associate()
+    assert reader.oldest_received_at(spool) is None
+    seen = []
+
+    def slow() -> object:
+        seen.append((now(), reader.oldest_received_at(spool)))
+        yield b"data"
+
+    before = now()
+    entry = writer.add(A, slow())
+    ((asked_at, oldest),) = seen
+    assert oldest is not None
+    assert before <= oldest <= entry.received_at <= asked_at
+    assert reader.oldest_received_at(spool) == entry.received_at
+    reader.remove(entry)
+    assert reader.oldest_received_at(spool) is None
+
+
+def test_what_a_killed_receiver_was_writing_holds_nothing_up(
+    spool: Path, associate: Associate
+) -> None:
+    writer = associate()
+    (writer.folder / f".000001-{1_700_000_000_000_000}.part").touch()
+    assert reader.oldest_received_at(spool) == 1_700_000_000_000_000
+    os.close(writer._lock)  # as a kill does
+    assert reader.oldest_received_at(spool) is None
+
+
+def test_an_entry_that_killed_ingest_twice_is_set_aside_with_the_reason(
+    spool: Path, associate: Associate, tmp_path: Path
+) -> None:
+    folder = tmp_path / "quarantine"
+    writer = associate()
+    writer.add(A, (b"poison",))
+    for attempt in (1, 2, 3):  # each is a new start of ingest
+        (entry,) = reader.entries(spool)
+        assert reader.mark(entry) == attempt
+    assert attempt > reader.MAX_ATTEMPTS
+    name = reader.set_aside(entry, folder, "It killed ingest twice.", Instant(7))
+    assert list(reader.entries(spool)) == []
+    assert (folder / name).read_bytes() == b"poison"
+    assert quarantine.listing(folder) == (
+        quarantine.Quarantined(
+            name=name, reason="It killed ingest twice.", at=Instant(7), node="ct1"
+        ),
+    )
+
+
+def test_setting_aside_may_be_killed_and_repeated(
+    spool: Path, associate: Associate, tmp_path: Path
+) -> None:
+    folder = tmp_path / "quarantine"
+    entry = associate().add(A, (b"bad",))
+    first = quarantine.put(folder, entry.path, "Once.", Instant(7), entry.association)
+    assert reader.set_aside(entry, folder, "Twice.", Instant(8)) == first
+    (kept,) = quarantine.listing(folder)
+    assert kept.reason == "Twice."
+
+
+def test_an_attempt_that_ended_in_order_does_not_count(spool: Path, associate: Associate) -> None:
+    entry = associate().add(A, (b"1",))
+    for _ in range(5):
+        assert reader.mark(entry) == 1
+        reader.unmark(entry)
+
+
+def test_an_association_is_forgotten_only_when_it_ended_and_is_empty(
+    spool: Path, associate: Associate
+) -> None:
+    writer = associate()
+    entry = writer.add(A, (b"1",))
+    assert not reader.forget(spool, writer.facts.id)
+    writer.end("released", Instant(5))
+    assert not reader.forget(spool, writer.facts.id)
+    reader.remove(entry)
+    assert reader.forget(spool, writer.facts.id)
+    assert list(spool.iterdir()) == []
+
+
+def test_cleaning_takes_what_was_half_made_or_half_removed(
+    spool: Path, associate: Associate
+) -> None:
+    alive = associate()
+    (alive.folder / f".000009-{1_700_000_000_000_000}.part").touch()
+    for name in (".new-1700000000000000-00000000", ".old-1700000000000000-00000000"):
+        (spool / name).mkdir()
+    recent = spool / f".new-{now():016d}-00000000"
+    recent.mkdir()
+    entries.clean(spool, now())
+    assert sorted(spool.iterdir()) == sorted([alive.folder, recent])
+    assert len(list(alive.folder.glob(".*.part"))) == 1
