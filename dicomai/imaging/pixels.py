@@ -86,11 +86,10 @@ def stored_values(dataset: Dataset) -> npt.NDArray[np.integer]:
             raise
         # Decoders of five libraries raise what they like; whatever it was, this object is at fault.
         except Exception as error:  # noqa: BLE001
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise InputError(
                 f"{name_of(dataset)}: the pixel data can't be decoded as {syntax.name} "
-                f"({syntax}): {reason[:200].rstrip('.')}. Send the object again, uncompressed if "
-                "it is in order.",
+                f"({syntax}): {_in_short(error)}. Send the object again, uncompressed if it is in "
+                "order.",
                 subject=text(dataset, "SOPInstanceUID"),
             ) from None
     shape = (whole(dataset, "Rows"), whole(dataset, "Columns"))
@@ -115,6 +114,16 @@ def _without_unused_bits(
     raised = np.left_shift(pixels, allocated - stored - shift)
     out: npt.NDArray[np.integer] = np.right_shift(raised, allocated - stored)
     return out
+
+
+def _in_short(error: Exception) -> str:
+    """Return the reason of pydicom's many lines: its plugins are a programmer's matter."""
+    said = str(error)
+    if "missing dependencies" in said or "is not supported" in said:
+        return "no decoder for it is installed"
+    if "all available plugins" in said:
+        return "every decoder refuses it"
+    return " ".join(said.split())[:200].rstrip(".:") or type(error).__name__
 
 
 def _transfer_syntax(dataset: Dataset) -> UID:

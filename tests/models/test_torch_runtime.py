@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dicomai.errors import ConfigError
+from dicomai.errors import ConfigError, ResourceError
 from dicomai.models import package
 from dicomai.models.runtimes import networks, torch_runtime
 
@@ -63,3 +63,16 @@ def test_a_device_that_is_not_there_is_named() -> None:
     absent = f"cuda:{torch.cuda.device_count()}"
     with pytest.raises(ConfigError, match=f"{absent} is not there"):
         torch_runtime.resolve_device(absent)
+
+
+def test_too_little_memory_is_told_as_such(lungs_package: Path) -> None:
+    class Greedy(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.empty(1 << 60, dtype=torch.uint8)
+
+    save_file({}, lungs_package / "weights.safetensors")
+    greedy = torch_runtime.load(
+        package.load(lungs_package), "cpu", networks={"unet3d": lambda **_: Greedy()}
+    )
+    with pytest.raises(ResourceError, match="Model lungs, infer: the memory of cpu does not"):
+        greedy(np.zeros((1, 1, 4, 4, 4), dtype=np.float32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ from torch import nn
 from dicomai.errors import ConfigError, ResourceError
 from dicomai.models.package import Package, verify
 from dicomai.models.runtimes.networks import NETWORKS, Builder, build
+
+_CPU_FULL: Final = "DefaultCPUAllocator: can't allocate memory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,7 +60,10 @@ class LoadedModel:
                     probabilities = torch.softmax(logits, dim=1)
                 out: npt.NDArray[np.float32] = probabilities.cpu().numpy()
                 return out
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            # The allocator of the CPU has no class of its own for it.
+            if not isinstance(error, torch.OutOfMemoryError) and _CPU_FULL not in str(error):
+                raise
             raise ResourceError(
                 f"Model {self.package.name}, infer: the memory of {self.device} does not suffice: "
                 f"{str(error).splitlines()[0]}",
