@@ -180,12 +180,12 @@ def xray_samples(
         image = developed(lines, rng, photons=float(np.exp(rng.uniform(8, 11.5))))
         pixels = image.astype(np.float32) ** np.float32(rng.uniform(0.8, 1.25))
         yield Sample(
-            inputs=prepare_image(_image(pixels, exposure), preprocess),
+            inputs=prepare_image(image_of_phantom(pixels, exposure), preprocess),
             targets=np.array([turn % 2], dtype=np.float32),
         )
 
 
-def _image(pixels: Array, exposure: Exposure) -> SourceImagePixels:
+def image_of_phantom(pixels: Array, exposure: Exposure) -> SourceImagePixels:
     """Return an image as the engine reads it from a file."""
     plane = Plane(
         shape_ji=exposure.shape_ji,

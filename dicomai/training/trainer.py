@@ -34,7 +34,7 @@ def train(
     samples: Iterator[Sample],
     loss: Loss,
     schedule: Schedule,
-    on_step: Callable[[int, float], None] = lambda step, value: None,
+    on_step: Callable[[int, float], None],
 ) -> list[float]:
     """Train a network in place and return the loss of each step.
 

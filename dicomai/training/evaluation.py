@@ -1,0 +1,219 @@
+"""How well a package does its task on phantoms that training never saw.
+
+Nothing is measured on the model's grid: phantoms are scanned as series, go through the engine as a
+study would, and are held against their truth on the grid of the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomai.findings import Findings, Mask, Sphere
+from dicomai.imaging.facts import Facts
+from dicomai.imaging.geometry import Grid
+from dicomai.imaging.volume import SourceVolume
+from dicomai.inference.pipeline import Model, analyse
+from dicomai.phantom.anatomy import SIDES
+from dicomai.phantom.chest import ChestPhantom, Nodule
+from dicomai.phantom.ct import Scan, chest_scan, scanned
+from dicomai.phantom.xray import attenuation, chest_exposure, developed
+from dicomai.training.samples import image_of_phantom
+
+FIRST_UNSEEN_SEED: Final = 2**41
+"""Training draws its patients from below 2**40."""
+NEAR_MM: Final = 3.0
+SURE_MM: Final = 8.0
+
+Progress = Callable[[str], None]
+
+
+def dice(first: Mask, second: Mask) -> float:
+    """Return the overlap of two masks, 0 to 1; 1 where both are empty."""
+    total = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / total if total else 1.0
+
+
+def area_under_curve(positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) -> float:
+    """Return the probability that a positive scores above a negative; ties count half."""
+    above = (positive[:, None] > negative[None, :]).mean()
+    same = (positive[:, None] == negative[None, :]).mean()
+    return float(above + same / 2)
+
+
+def unseen_scan(phantom: ChestPhantom, number: int) -> Scan:
+    """Return one of several usual protocols: spacing, thickness, kernel and noise differ."""
+    spacing, matrix, noise, kernel = (
+        (2.5, 256, 12.0, "B30f"),
+        (1.5, 320, 25.0, "B50f"),
+        (3.0, 256, 10.0, "B30f"),
+        (2.0, 288, 35.0, "B60f"),
+    )[number % 4]
+    return chest_scan(
+        phantom,
+        matrix=matrix,
+        slice_spacing_mm=spacing,
+        noise_hu=noise,
+        kernel=kernel,
+        from_head=number % 2 == 1,
+        padding_hu=-2000 if number % 3 == 2 else None,
+    )
+
+
+def source_of(phantom: ChestPhantom, scan: Scan) -> SourceVolume:
+    """Return a phantom's scan as the engine reads it from files."""
+    voxels = scanned(phantom, scan, seed=1)
+    if scan.padding_hu is not None:
+        voxels[voxels == int(scan.padding_hu)] = -1024
+    return SourceVolume(
+        grid=Grid(
+            shape_kji=scan.shape_kji,
+            index_to_lps=scan.index_to_lps,
+            frame_of_reference_uid="2.25.1",
+            sop_instance_uids=tuple(f"2.25.{k + 2}" for k in range(scan.shape_kji[0])),
+        ),
+        voxels=voxels,
+        facts=Facts(modality="CT"),
+        series_instance_uid="2.25.1",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LungScore:
+    """Of one lung of one phantom; volumes in mL."""
+
+    side: str
+    dice: float
+    volume_ml: float
+    truth_ml: float
+
+    @property
+    def volume_error(self) -> float:
+        """Relative, with its sign."""
+        return self.volume_ml / self.truth_ml - 1
+
+
+def score_lungs(findings: Findings, phantom: ChestPhantom) -> tuple[LungScore, ...]:
+    """Hold the two segments against the phantom's lungs on the grid of the images."""
+    assert isinstance(findings.where, Grid)
+    grid = findings.where
+    truth = phantom.truth(grid.index_to_lps, grid.shape_kji)
+    masks = {"right": truth.right_lung, "left": truth.left_lung}
+    found = {segment.label.split()[0].lower(): segment.mask for segment in findings.segments}
+    return tuple(
+        LungScore(
+            side=side,
+            dice=dice(found[side], masks[side]),
+            volume_ml=float(found[side].sum()) * grid.voxel_mm3 / 1000,
+            truth_ml=phantom.lung_volume_ml[side],
+        )
+        for side in SIDES
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoduleScore:
+    """Of one phantom.
+
+    Attributes
+    ----------
+    errors_mm
+        For each nodule of `SURE_MM` or more: distance of the nearest finding, infinite where there
+        is none.
+    diameters_mm
+        Of those nodules.
+    false_findings
+        Findings whose centre lies in no nodule, however small.
+    """
+
+    diameters_mm: tuple[float, ...]
+    errors_mm: tuple[float, ...]
+    false_findings: int
+
+
+def score_nodules(findings: Findings, nodules: Sequence[Nodule]) -> NoduleScore:
+    """Hold detections against the phantom's nodules."""
+    centres = np.array(
+        [
+            each.region.centre_lps_mm
+            for each in findings.detections
+            if isinstance(each.region, Sphere)
+        ]
+    ).reshape(-1, 3)
+    errors = []
+    diameters = []
+    false = np.ones(len(centres), dtype=bool)
+    for nodule in nodules:
+        away = np.linalg.norm(centres - nodule.centre_lps_mm, axis=1)
+        false &= away > max(nodule.diameter_mm / 2, NEAR_MM)
+        if nodule.diameter_mm >= SURE_MM:
+            diameters.append(nodule.diameter_mm)
+            errors.append(float(away.min()) if len(away) else float("inf"))
+    return NoduleScore(
+        diameters_mm=tuple(diameters), errors_mm=tuple(errors), false_findings=int(false.sum())
+    )
+
+
+def evaluate_lungs(model: Model, phantoms: int, progress: Progress) -> list[LungScore]:
+    """Return the scores of both lungs of some unseen phantoms."""
+    scores: list[LungScore] = []
+    for number in range(phantoms):
+        phantom = ChestPhantom(FIRST_UNSEEN_SEED + number)
+        source = source_of(phantom, unseen_scan(phantom, number))
+        found = score_lungs(analyse(model, source, (), _silent), phantom)
+        progress(
+            " ".join(
+                f"{each.side}: dice {each.dice:.4f}, volume {each.volume_error:+.2%}"
+                for each in found
+            )
+        )
+        scores += found
+    return scores
+
+
+def evaluate_nodules(model: Model, phantoms: int, progress: Progress) -> list[NoduleScore]:
+    """Return the scores of some unseen phantoms; one in four has no nodule."""
+    scores = []
+    for number in range(phantoms):
+        rng = np.random.default_rng(number)
+        count = 0 if number % 4 == 3 else int(rng.integers(1, 5))
+        phantom = ChestPhantom(
+            FIRST_UNSEEN_SEED + number, nodule_diameters_mm=rng.uniform(5, 25, count).tolist()
+        )
+        source = source_of(phantom, unseen_scan(phantom, number))
+        found = score_nodules(analyse(model, source, (), _silent), phantom.nodules)
+        progress(
+            f"nodules {[round(each, 1) for each in found.diameters_mm]} mm, "
+            f"off by {[round(each, 1) for each in found.errors_mm]} mm, "
+            f"{found.false_findings} false"
+        )
+        scores.append(found)
+    return scores
+
+
+def evaluate_xray(
+    model: Model, phantoms: int, progress: Progress
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the probabilities of X-rays with a nodule of 15 to 30 mm, and of those without.
+
+    Each patient is projected twice, whole: nothing of training's shortcut is in it.
+    """
+    said: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(phantoms):
+        rng = np.random.default_rng(number)
+        empty = ChestPhantom(FIRST_UNSEEN_SEED + number, nodule_diameters_mm=())
+        for phantom in (empty, empty.with_nodules([rng.uniform(15, 30)], number)):
+            exposure = chest_exposure(phantom, rows=512)
+            pixels = developed(attenuation(phantom, exposure, step_mm=2.0), rng)
+            image = image_of_phantom(pixels.astype(np.float32), exposure)
+            (found,) = analyse(model, image, (), _silent).classifications
+            said[bool(phantom.nodules)].append(found.probability)
+        progress(f"without: {said[False][-1]:.3f}, with: {said[True][-1]:.3f}")
+    return np.array(said[True]), np.array(said[False])
+
+
+def _silent(_stage: str, _fraction: float) -> None: ...
