@@ -50,13 +50,13 @@ class Json(TypeDecorator[Any]):
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
+    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002  SQLAlchemy's signature
         """Write it; NaN and infinity are no JSON and raise."""
         if value is None:
             return None
         return json.dumps(value, allow_nan=False, sort_keys=True)
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> object:
+    def process_result_value(self, value: str | None, dialect: Dialect) -> object:  # noqa: ARG002  SQLAlchemy's signature
         """Read it."""
         return None if value is None else json.loads(value)
 
@@ -101,9 +101,12 @@ studies: Final = Table(
     Column("decide_at", MOMENT, nullable=False),
     Column("decided_at", MOMENT),
     Column("decision", Text, nullable=False),
+    # The origins whose objects retention is deleting.
+    Column("deleting", Json),
     CheckConstraint(_one_of("status", StudyStatus), name="status"),
     CheckConstraint("status <> 'held' OR hold_reason IS NOT NULL", name="hold_reason"),
     CheckConstraint("instances >= 0", name="instances"),
+    CheckConstraint("(status = 'deleting') = (deleting IS NOT NULL)", name="deleting"),
     Index("ix_studies_accession_number", "accession_number"),
     Index("ix_studies_last_object_at", "last_object_at"),
     # The hot query of decide.
@@ -243,6 +246,7 @@ jobs: Final = Table(
     Column("crashes", Integer, nullable=False),
     Column("worker", Text, nullable=False),
     Column("beat", BigInteger, nullable=False),
+    Column("beat_at", MOMENT),
     Column("stage", Text, nullable=False),
     Column("progress", Float, nullable=False),
     # Why it stands where it stands.

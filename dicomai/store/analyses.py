@@ -1,0 +1,322 @@
+"""Analyses: how they are asked for, shared by routes, superseded, and finished."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sqlalchemy import Connection, exists, insert, select
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.store import deliveries, instances, schema, studies
+from dicomai.store.instances import Instance, InstanceRow
+from dicomai.store.job import (
+    NORMAL,
+    URGENT,
+    AddedJob,
+    Held,
+    Job,
+    JobId,
+    JobInput,
+    JobRoute,
+    NewAnalysis,
+    blank,
+    job_of,
+    rank_of,
+)
+from dicomai.store.jobs import NotNow, existing, get, ours, routes_of, tell
+from dicomai.store.moves import move
+
+jobs = schema.jobs
+
+FinishOutcome = Literal["done", "lost", "study held", "other identity", "other predecessor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predecessor:
+    """An analysis whose results went out, or are going out, and are replaced by newer ones."""
+
+    job: Job
+    results: tuple[Instance, ...]
+
+
+def add_analysis(connection: Connection, new: NewAnalysis, now: Instant) -> AddedJob:
+    """Queue an analysis, once; its study is locked.
+
+    An analysis that was asked for before is shared: the route's destinations are added to it, and
+    get its results at once where it is done. The last analysis of the same study, model and choice
+    with another fingerprint is superseded.
+    """
+    prints = schema.fingerprints
+    known = connection.execute(
+        select(prints.c.job_id).where(prints.c.fingerprint == new.fingerprint)
+    ).scalar_one_or_none()
+    if known is not None:
+        return _share(connection, JobId(known), new.route, now)
+    older = _last_of_choice(connection, new)
+    for old in {each for each in (older, new.supersedes) if each is not None}:
+        _withdraw(connection, old, now)
+    job = _insert(connection, new, older if older is not None else new.supersedes, now)
+    sentence = f"{job.title} was queued by route {new.route.route}"
+    if job.supersedes is not None:
+        sentence += f" and replaces job {job.supersedes}, whose input has changed"
+    tell(connection, job, "job queued", f"{sentence}.", now)
+    return AddedJob(outcome="queued", job_id=job.id)
+
+
+def again(connection: Connection, job: JobId, fingerprint: str, now: Instant) -> JobId:
+    """Queue a new generation of an analysis that is over, on the same input.
+
+    Parameters
+    ----------
+    fingerprint
+        Of the same package and input, and the next generation.
+
+    Raises
+    ------
+    NotFound, NotNow
+        There is none; or it is no analysis, or not over.
+    """
+    old = existing(connection, job)
+    if old.kind != "analyse" or old.state not in ("done", "failed", "cancelled"):
+        raise NotNow(f"{old.title} is {old.state}, so it can't be run again.", subject=str(job))
+    study = studies.lock(connection, old.study_instance_uid)
+    routes = routes_of(connection, job)
+    row = connection.execute(select(jobs.c.ageing).where(jobs.c.id == job)).scalar_one()
+    new = NewAnalysis(
+        study_instance_uid=old.study_instance_uid,
+        patient_key=(study and study.patient_key) or old.patient_key,
+        model=old.model,
+        package_sha256=old.package_sha256,
+        choice=old.choice,
+        fingerprint=fingerprint,
+        inputs=inputs(connection, job),
+        route=routes[0],
+        priority=old.priority,
+        urgent=old.urgent,
+        ageing=row,
+        generation=old.generation + 1,
+        supersedes=job,
+    )
+    added = add_analysis(connection, new, now)
+    for route in routes[1:]:
+        add_destination(connection, added.job_id, route, now)
+    return added.job_id
+
+
+def inputs(connection: Connection, job: JobId) -> tuple[JobInput, ...]:
+    """Return the instances that a job took, in order; some may be gone by now."""
+    table = schema.job_inputs
+    found = connection.execute(
+        select(table).where(table.c.job_id == job).order_by(table.c.position)
+    )
+    return tuple(
+        JobInput(
+            input=row.input,
+            instance_id=row.instance_id,
+            study_instance_uid=row.study_instance_uid,
+            series_instance_uid=row.series_instance_uid,
+            sop_instance_uid=row.sop_instance_uid,
+        )
+        for row in found
+    )
+
+
+def add_destination(connection: Connection, job: JobId, route: JobRoute, now: Instant) -> bool:
+    """Have another route share an analysis; False: it did already.
+
+    Where it is done, its results are delivered at once, once to each node.
+    """
+    if any(each == route for each in routes_of(connection, job)):
+        return False
+    table = schema.job_routes
+    connection.execute(table.delete().where(table.c.job_id == job, table.c.route == route.route))
+    connection.execute(
+        insert(table).values(
+            job_id=job,
+            route=route.route,
+            mode=route.mode,
+            destinations=list(route.destinations),
+        )
+    )
+    current = get(connection, job)
+    if current is not None and current.state == "done":
+        deliveries.queue(connection, current, now)
+    return True
+
+
+def predecessor(connection: Connection, job: JobId) -> Predecessor | None:
+    """Return the analysis that a new one's report names as its predecessor (PS3.3 C.17.2).
+
+    It is the nearest superseded one of whose results something was sent or is being sent.
+    """
+    current = get(connection, job)
+    while current is not None and current.supersedes is not None:
+        current = get(connection, current.supersedes)
+        if current is not None and current.state == "done" and _went_out(connection, current.id):
+            return Predecessor(job=current, results=instances.of_job(connection, current.id))
+    return None
+
+
+def finish(
+    connection: Connection,
+    held: Held,
+    produced: Sequence[InstanceRow],
+    stages_s: Mapping[str, float],
+    summary: Mapping[str, object],
+    now: Instant,
+    predecessor_id: JobId | None = None,
+) -> FinishOutcome:
+    """Finish a running analysis: results, deliveries, events and state, or none of them.
+
+    Parameters
+    ----------
+    produced
+        Results whose files are durable.
+    predecessor_id
+        The job that they name as predecessor.
+
+    Returns
+    -------
+    str
+        "lost": the claim is not ours any more, no row was touched. "study held", "other identity":
+        the job is held. "other predecessor": meanwhile the superseded job's results went out;
+        nothing was written, encode again.
+    """
+    found = connection.execute(
+        select(jobs.c.study_instance_uid).where(*ours(held), jobs.c.state == "running")
+    ).scalar_one_or_none()
+    if found is None:
+        return "lost"
+    study = studies.lock(connection, StudyInstanceUID(found))
+    refused = deliveries.hold_unless_free(connection, held, study, now)
+    if refused is not None:
+        return refused
+    current = predecessor(connection, held.job_id)
+    if (current.job.id if current else None) != predecessor_id:
+        return "other predecessor"
+    moved = move(
+        connection,
+        ("running",),
+        "done",
+        *ours(held),
+        finished_at=now,
+        progress=1.0,
+        stages_s=dict(stages_s),
+        summary=dict(summary),
+        error_kind=None,
+        error_sentence="",
+        error_stage="",
+        error_subject="",
+    )
+    if not moved:
+        return "lost"
+    (job,) = moved
+    for row in produced:
+        instances.add(connection, replace(row, job_id=job.id, origin="produced"), now)
+    tell(connection, job, "job done", f"{job.title} made {len(produced)} objects.", now)
+    deliveries.queue(connection, job, now)
+    return "done"
+
+
+def _share(connection: Connection, known: JobId, route: JobRoute, now: Instant) -> AddedJob:
+    current = get(connection, known)
+    if current is None:
+        return AddedJob(outcome="pruned", job_id=known)
+    if not add_destination(connection, known, route, now):
+        return AddedJob(outcome="present", job_id=known)
+    sentence = f"Route {route.route} shares {current.title}: same model, same images."
+    tell(connection, current, "job shared", sentence, now)
+    return AddedJob(outcome="shared", job_id=known)
+
+
+def _last_of_choice(connection: Connection, new: NewAnalysis) -> JobId | None:
+    number = connection.execute(
+        select(jobs.c.id)
+        .where(
+            jobs.c.study_instance_uid == new.study_instance_uid,
+            jobs.c.kind == "analyse",
+            jobs.c.model == new.model,
+            jobs.c.choice == new.choice,
+        )
+        .order_by(jobs.c.id.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    return None if number is None else JobId(number)
+
+
+def _withdraw(connection: Connection, old: JobId, now: Instant) -> None:
+    """Cancel what of a superseded analysis has not gone out."""
+    because = "The study's images have changed; a newer job takes its place."
+    cancelled = move(
+        connection,
+        ("waiting", "queued", "running", "held"),
+        "cancelled",
+        jobs.c.id == old,
+        finished_at=now,
+    ) + move(
+        connection,
+        ("waiting", "queued", "held"),
+        "cancelled",
+        jobs.c.result_of == old,
+        finished_at=now,
+    )
+    for job in cancelled:
+        tell(connection, job, "job cancelled", because, now)
+
+
+def _went_out(connection: Connection, job: JobId) -> bool:
+    sent = schema.deliveries
+    some = exists().where(sent.c.job_id == jobs.c.id, sent.c.state.in_(("sent", "warning")))
+    query = select(jobs.c.id).where(
+        jobs.c.result_of == job, jobs.c.state.in_(("running", "done")) | some
+    )
+    return connection.execute(query).first() is not None
+
+
+def _insert(
+    connection: Connection, new: NewAnalysis, supersedes: JobId | None, now: Instant
+) -> Job:
+    unique = uuid.uuid4()
+    row = connection.execute(
+        insert(jobs)
+        .values(
+            **blank(unique, new.study_instance_uid, new.patient_key, now),
+            kind="analyse",
+            model=new.model,
+            package_sha256=new.package_sha256,
+            choice=new.choice,
+            fingerprint=new.fingerprint,
+            generation=new.generation,
+            supersedes=supersedes,
+            node="",
+            priority=new.priority,
+            urgency=URGENT if new.urgent else NORMAL,
+            ageing=new.ageing,
+            rank=rank_of(now, new.priority, new.ageing),
+        )
+        .returning(jobs)
+    ).one()
+    job = job_of(row)
+    connection.execute(
+        insert(schema.fingerprints).values(
+            fingerprint=new.fingerprint, job_id=job.id, job_uuid=str(unique), created_at=now
+        )
+    )
+    for position, each in enumerate(new.inputs):
+        connection.execute(
+            insert(schema.job_inputs).values(
+                job_id=job.id,
+                position=position,
+                input=each.input,
+                instance_id=each.instance_id,
+                study_instance_uid=each.study_instance_uid,
+                series_instance_uid=each.series_instance_uid,
+                sop_instance_uid=each.sop_instance_uid,
+            )
+        )
+    add_destination(connection, job.id, new.route, now)
+    return job

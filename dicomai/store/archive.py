@@ -1,0 +1,134 @@
+"""The archive: where the file of each copy lies, placed durably before its row is committed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from sqlalchemy import Connection, select
+
+from dicomai.dicom import uid
+from dicomai.dicom.dates import Instant, Microseconds, seconds
+from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+from dicomai.errors import InputError
+from dicomai.spool.durable import link_durably, make_folders, sync_folder
+from dicomai.store import schema
+
+FOLDER: Final = "archive"
+SWEPT_AFTER: Final[Microseconds] = seconds(86400)
+"""A file that no row names so long after it was written belongs to nobody."""
+_CHUNK: Final = 200
+
+
+def place(
+    data: Path,
+    source: Path,
+    study: StudyInstanceUID,
+    series: SeriesInstanceUID,
+    sop: SOPInstanceUID,
+    file_sha256: str,
+) -> PurePosixPath:
+    """Give a durable file its place in the archive, durably; return it, relative to `data`.
+
+    May be repeated: a file that lies there already is left.
+
+    Parameters
+    ----------
+    data
+        The data folder.
+    source
+        A file that is durable; it stays. Where a link can't reach, its bytes are copied.
+    file_sha256
+        Of all its bytes, lower-case hex.
+
+    Raises
+    ------
+    InputError
+        A UID is none, so that it may not become a path.
+    DiskFull
+        No room.
+    """
+    for digits in (8, 64):
+        path = path_of(study, series, sop, file_sha256, digits)
+        target = data / path
+        make_folders(target.parent, data)
+        try:
+            link_durably(source, target)
+        except FileExistsError:
+            with target.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != file_sha256:
+                    continue  # other bytes with the same first eight digits
+            sync_folder(target.parent)
+        os.utime(target)  # a sweep that saw it as nobody's looks again
+        return path
+    raise InputError(
+        f"{target} exists and has other bytes than its name says. Its disk is damaged or someone "
+        "changed it: move it away and send the study again.",
+        subject=str(target),
+    )
+
+
+def path_of(
+    study: StudyInstanceUID,
+    series: SeriesInstanceUID,
+    sop: SOPInstanceUID,
+    file_sha256: str,
+    digits: int = 8,
+) -> PurePosixPath:
+    """Return the place of a copy, relative to the data folder."""
+    uid.validated(study, "StudyInstanceUID")
+    uid.validated(series, "SeriesInstanceUID")
+    uid.validated(sop, "SOPInstanceUID")
+    if not file_sha256.isalnum() or len(file_sha256) != 64:
+        raise ValueError(f"{file_sha256!a} is no SHA-256")
+    fan = hashlib.sha256(study.encode()).hexdigest()[:2]
+    return PurePosixPath(FOLDER, fan, study, series, f"{sop}.{file_sha256[:digits]}.dcm")
+
+
+def unlink(data: Path, path: PurePosixPath) -> None:
+    """Remove a file of the archive, and its folders where they are empty; may be repeated."""
+    target = data / path
+    target.unlink(missing_ok=True)
+    with suppress(OSError):
+        for folder in (target.parent, target.parent.parent):
+            folder.rmdir()
+
+
+def stale(data: Path, now: Instant) -> Iterator[tuple[PurePosixPath, ...]]:
+    """Yield the files of the archive that are older than a day, in groups."""
+    group: list[PurePosixPath] = []
+    for path in sorted((data / FOLDER).rglob("*")):
+        relative = PurePosixPath(path.relative_to(data))
+        if is_stale(data, relative, now):
+            group.append(relative)
+        if len(group) == _CHUNK:
+            yield tuple(group)
+            group = []
+    if group:
+        yield tuple(group)
+
+
+def is_stale(data: Path, path: PurePosixPath, now: Instant) -> bool:
+    """Tell whether a file is there and has been left alone for a day."""
+    try:
+        status = (data / path).lstat()
+    except FileNotFoundError:
+        return False
+    # A link keeps its file's time of writing; the time of its status is that of linking.
+    return stat.S_ISREG(status.st_mode) and status.st_ctime_ns // 1000 <= now - SWEPT_AFTER
+
+
+def unnamed(connection: Connection, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
+    """Return those of some files that no row names."""
+    copies = schema.copies
+    named = set(
+        connection.execute(
+            select(copies.c.path).where(copies.c.path.in_([str(path) for path in paths]))
+        ).scalars()
+    )
+    return tuple(path for path in paths if str(path) not in named)

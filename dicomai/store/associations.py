@@ -1,0 +1,102 @@
+"""Associations that brought objects: which are open, and how they ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.store import schema
+from dicomai.store.states import Release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Association:
+    """One association; open while `ended_at` is None."""
+
+    id: str
+    host: str
+    node: str
+    calling_ae: str
+    called_ae: str
+    address: str
+    started_at: Instant
+    ended_at: Instant | None = None
+    release: Release | None = None
+
+
+def note(connection: Connection, association: Association, study: StudyInstanceUID) -> None:
+    """Note that an association brought an object of a study."""
+    table, brought = schema.associations, schema.association_studies
+    if connection.execute(select(table.c.id).where(table.c.id == association.id)).first() is None:
+        values = {field: getattr(association, field) for field in Association.__dataclass_fields__}
+        connection.execute(insert(table).values(**values))
+    this = brought.c.association_id == association.id, brought.c.study_instance_uid == study
+    touched = connection.execute(update(brought).where(*this).values(objects=brought.c.objects + 1))
+    if not touched.rowcount:
+        connection.execute(
+            insert(brought).values(
+                association_id=association.id, study_instance_uid=study, objects=1
+            )
+        )
+
+
+def end(connection: Connection, association: str, ended_at: Instant, release: Release) -> bool:
+    """Note how an association ended; False: it is not known, or had ended."""
+    table = schema.associations
+    touched = connection.execute(
+        update(table)
+        .where(table.c.id == association, table.c.ended_at.is_(None))
+        .values(ended_at=ended_at, release=release)
+    )
+    return touched.rowcount == 1
+
+
+def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[Association, ...]:
+    """Return the associations that brought objects of a study, oldest first."""
+    table, brought = schema.associations, schema.association_studies
+    found = connection.execute(
+        select(table)
+        .join(brought, brought.c.association_id == table.c.id)
+        .where(brought.c.study_instance_uid == study)
+        .order_by(table.c.started_at, table.c.id)
+    )
+    return tuple(_association(row) for row in found)
+
+
+def studies_of(connection: Connection, association: str) -> tuple[StudyInstanceUID, ...]:
+    """Return the studies that an association brought."""
+    brought = schema.association_studies
+    found = connection.execute(
+        select(brought.c.study_instance_uid)
+        .where(brought.c.association_id == association)
+        .order_by(brought.c.study_instance_uid)
+    )
+    return tuple(StudyInstanceUID(uid) for uid in found.scalars())
+
+
+def open_ones(connection: Connection, host: str) -> tuple[Association, ...]:
+    """Return a host's associations whose end is not known yet, oldest first."""
+    table = schema.associations
+    found = connection.execute(
+        select(table)
+        .where(table.c.host == host, table.c.ended_at.is_(None))
+        .order_by(table.c.started_at, table.c.id)
+    )
+    return tuple(_association(row) for row in found)
+
+
+def prune(connection: Connection, before: Instant) -> int:
+    """Forget associations that ended before a moment and brought nothing that is still here."""
+    table, brought = schema.associations, schema.association_studies
+    still = select(brought.c.association_id)
+    return connection.execute(
+        delete(table).where(table.c.ended_at < before, table.c.id.not_in(still))
+    ).rowcount
+
+
+def _association(row: Row[Any]) -> Association:
+    return Association(**{field: row._mapping[field] for field in Association.__dataclass_fields__})

@@ -1,0 +1,219 @@
+"""Deliveries: one job for each result and node, and a state for each object of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Connection, insert, select, update
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
+from dicomai.store import schema, studies
+from dicomai.store.job import NORMAL, URGENT, Held, Job, JobId, blank, job_of
+from dicomai.store.jobs import ours, routes_of, tell
+from dicomai.store.moves import move
+from dicomai.store.states import DeliveryState
+from dicomai.store.studies import Study
+
+jobs = schema.jobs
+
+Refusal = Literal["study held", "other identity"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryObject:
+    """What became of one object at its destination; `status` is DIMSE's (PS3.4 B.2.3)."""
+
+    sop_instance_uid: SOPInstanceUID
+    state: DeliveryState
+    status: int | None
+    sentence: str
+    at: Instant
+
+
+def queue(connection: Connection, analysis: Job, now: Instant) -> tuple[JobId, ...]:
+    """Queue deliveries of a finished analysis to each node of its live routes, once per node."""
+    added = []
+    for route in routes_of(connection, analysis.id):
+        for node in route.destinations if route.mode == "live" else ():
+            known = connection.execute(
+                select(jobs.c.id).where(jobs.c.result_of == analysis.id, jobs.c.node == node)
+            ).scalar_one_or_none()
+            if known is None:
+                job = _insert(connection, analysis, node, now)
+                added.append(job.id)
+                known = job.id
+            _want(connection, JobId(known), route.route, node)
+    return tuple(added)
+
+
+def start(connection: Connection, held: Held, now: Instant) -> Refusal | Literal["lost"] | None:
+    """Take the study's lock and say whether a claimed delivery may begin; None: it may.
+
+    A study that is held, or another patient's by now, holds the job.
+    """
+    uid = connection.execute(
+        select(jobs.c.study_instance_uid).where(*ours(held), jobs.c.state == "running")
+    ).scalar_one_or_none()
+    if uid is None:
+        return "lost"
+    study = studies.lock(connection, StudyInstanceUID(uid))
+    return hold_unless_free(connection, held, study, now)
+
+
+def hold_unless_free(
+    connection: Connection, held: Held, study: Study | None, now: Instant
+) -> Refusal | None:
+    """Hold a running job whose locked study is held or another patient's; None: it is free."""
+    job = connection.execute(select(jobs.c.patient_key).where(*ours(held))).scalar_one()
+    if study is not None and study.status == "held":
+        moved = move(
+            connection,
+            ("running",),
+            "held",
+            *ours(held),
+            held_by="study",
+            error_kind="identity",
+            error_sentence=study.hold_reason or "",
+            attempts=jobs.c.attempts - 1,
+        )
+        for each in moved:
+            tell(connection, each, "job held", f"{each.title} waits for its study.", now)
+        return "study held"
+    if study is None or study.patient_key != job:
+        sentence = (
+            "The job was made for another patient than the study's is now; nothing was written."
+        )
+        moved = move(
+            connection,
+            ("running",),
+            "held",
+            *ours(held),
+            held_by="identity",
+            error_kind="identity",
+            error_sentence=sentence,
+        )
+        for each in moved:
+            tell(connection, each, "job held", sentence, now)
+        return "other identity"
+    return None
+
+
+def note_object(
+    connection: Connection,
+    held: Held,
+    sop: SOPInstanceUID,
+    state: DeliveryState,
+    status: int | None,
+    sentence: str,
+    now: Instant,
+) -> bool:
+    """Note what became of one object of a running delivery; False: it is ours no more."""
+    still = connection.execute(
+        select(jobs.c.id).where(*ours(held), jobs.c.state == "running").with_for_update()
+    ).first()
+    if still is None:
+        return False
+    table = schema.deliveries
+    this = table.c.job_id == held.job_id, table.c.sop_instance_uid == sop
+    values = {"state": state, "status": status, "sentence": sentence, "at": now}
+    touched = connection.execute(update(table).where(*this).values(**values))
+    if not touched.rowcount:
+        connection.execute(insert(table).values(job_id=held.job_id, sop_instance_uid=sop, **values))
+    return True
+
+
+def objects(connection: Connection, job: JobId) -> tuple[DeliveryObject, ...]:
+    """Return what became of the objects of a delivery, as far as it got."""
+    table = schema.deliveries
+    found = connection.execute(
+        select(table).where(table.c.job_id == job).order_by(table.c.sop_instance_uid)
+    )
+    return tuple(
+        DeliveryObject(
+            sop_instance_uid=row.sop_instance_uid,
+            state=row.state,
+            status=row.status,
+            sentence=row.sentence,
+            at=row.at,
+        )
+        for row in found
+    )
+
+
+def finish(
+    connection: Connection,
+    held: Held,
+    stages_s: Mapping[str, float],
+    summary: Mapping[str, object],
+    now: Instant,
+) -> bool:
+    """Finish a delivery; False: it is ours no more, and no row was touched."""
+    moved = move(
+        connection,
+        ("running",),
+        "done",
+        *ours(held),
+        finished_at=now,
+        progress=1.0,
+        stages_s=dict(stages_s),
+        summary=dict(summary),
+        error_kind=None,
+        error_sentence="",
+        error_stage="",
+        error_subject="",
+    )
+    for job in moved:
+        tell(connection, job, "delivered", f"{job.title}: {job.node} has all objects.", now)
+    return bool(moved)
+
+
+def of_analysis(connection: Connection, analysis: JobId) -> tuple[Job, ...]:
+    """Return the deliveries of an analysis's results."""
+    query = select(jobs).where(jobs.c.result_of == analysis).order_by(jobs.c.id)
+    return tuple(job_of(row) for row in connection.execute(query))
+
+
+def _insert(connection: Connection, analysis: Job, node: str, now: Instant) -> Job:
+    nodes = schema.nodes
+    breaker = connection.execute(
+        select(nodes.c.breaker).where(nodes.c.name == node)
+    ).scalar_one_or_none()
+    values = blank(uuid.uuid4(), analysis.study_instance_uid, analysis.patient_key, now)
+    if breaker not in (None, "closed"):
+        values |= {"state": "waiting", "waiting_for": "breaker"}
+    row = connection.execute(
+        insert(jobs)
+        .values(
+            **values,
+            kind="deliver",
+            model="",
+            package_sha256="",
+            choice="",
+            generation=0,
+            result_of=analysis.id,
+            node=node,
+            priority=analysis.priority,
+            urgency=URGENT if analysis.urgent else NORMAL,
+            ageing=0,
+            rank=now,
+        )
+        .returning(jobs)
+    ).one()
+    job = job_of(row)
+    tell(connection, job, "delivery queued", f"{job.title} was queued for {node}.", now)
+    return job
+
+
+def _want(connection: Connection, delivery: JobId, route: str, node: str) -> None:
+    table = schema.job_routes
+    known = connection.execute(
+        select(table.c.route).where(table.c.job_id == delivery, table.c.route == route)
+    ).first()
+    if known is None:
+        connection.execute(
+            insert(table).values(job_id=delivery, route=route, mode="live", destinations=[node])
+        )

@@ -1,0 +1,99 @@
+"""Who takes part: hosts and how far each has ingested, workers and what they serve."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from dicomai.dicom.dates import Instant, Microseconds
+from dicomai.store import schema
+from dicomai.store.states import JobKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """A machine with a spool; `ingested_to`: all that it took before is in the catalogue."""
+
+    name: str
+    ingested_to: Instant
+    beat_at: Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A worker process and what it serves."""
+
+    name: str
+    host: str
+    device: str
+    kinds: tuple[JobKind, ...]
+    models: tuple[str, ...]
+    started_at: Instant
+    beat_at: Instant
+
+
+def note_ingested(connection: Connection, name: str, ingested_to: Instant, now: Instant) -> None:
+    """Note how far a host has ingested its spool."""
+    table = schema.hosts
+    values = {"ingested_to": ingested_to, "beat_at": now}
+    touched = connection.execute(update(table).where(table.c.name == name).values(**values))
+    if not touched.rowcount:
+        connection.execute(insert(table).values(name=name, **values))
+
+
+def listing(connection: Connection) -> tuple[Host, ...]:
+    """Return every host that ever ingested, by name."""
+    table = schema.hosts
+    return tuple(
+        Host(name=row.name, ingested_to=row.ingested_to, beat_at=row.beat_at)
+        for row in connection.execute(select(table).order_by(table.c.name))
+    )
+
+
+def forget_host(connection: Connection, name: str) -> bool:
+    """Forget a host that is no more; decisions wait for it otherwise."""
+    table = schema.hosts
+    return connection.execute(delete(table).where(table.c.name == name)).rowcount == 1
+
+
+def note_worker(connection: Connection, worker: Worker) -> None:
+    """Note that a worker lives, and what it serves."""
+    table = schema.workers
+    values = {field: getattr(worker, field) for field in Worker.__dataclass_fields__}
+    values |= {"kinds": list(worker.kinds), "models": list(worker.models)}
+    touched = connection.execute(update(table).where(table.c.name == worker.name).values(**values))
+    if not touched.rowcount:
+        connection.execute(insert(table).values(**values))
+
+
+def forget_worker(connection: Connection, name: str) -> None:
+    """Note that a worker has ended."""
+    connection.execute(delete(schema.workers).where(schema.workers.c.name == name))
+
+
+def workers(connection: Connection, now: Instant, within: Microseconds) -> tuple[Worker, ...]:
+    """Return the workers that beat within a span of time."""
+    table = schema.workers
+    found = connection.execute(
+        select(table).where(table.c.beat_at >= now - within).order_by(table.c.name)
+    )
+    return tuple(
+        Worker(
+            name=row.name,
+            host=row.host,
+            device=row.device,
+            kinds=tuple(row.kinds),
+            models=tuple(row.models),
+            started_at=row.started_at,
+            beat_at=row.beat_at,
+        )
+        for row in found
+    )
+
+
+def unserved(models: Collection[str], live: Collection[Worker]) -> tuple[str, ...]:
+    """Return the models that no live worker serves: their jobs would wait for ever."""
+    served = {model for worker in live if "analyse" in worker.kinds for model in worker.models}
+    return tuple(sorted(set(models) - served))

@@ -1,0 +1,389 @@
+"""The queue: claims, beats, errors, and what a person may do to a job.
+
+A claim is one statement. Every later write names the job, its claim and the state it expects, so a
+worker that lost its job touches no row; see `analyses` and `deliveries` for how jobs begin and end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, exists, func, literal_column, or_, select, update
+
+from dicomai.dicom.dates import Instant, Microseconds
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import DicomaiError, ErrorKind, NotFound
+from dicomai.store import events, schema
+from dicomai.store.job import (
+    NORMAL,
+    URGENT,
+    Held,
+    Job,
+    JobId,
+    JobRoute,
+    Next,
+    jitter_of,
+    job_of,
+    policy,
+)
+from dicomai.store.moves import move
+from dicomai.store.states import HeldBy, JobKind, JobState
+
+jobs = schema.jobs
+
+
+class NotNow(DicomaiError):
+    """What was asked of a job doesn't fit its state."""
+
+
+def get(connection: Connection, job: JobId) -> Job | None:
+    """Return a job."""
+    found = connection.execute(select(jobs).where(jobs.c.id == job)).one_or_none()
+    return None if found is None else job_of(found)
+
+
+def listing(
+    connection: Connection, limit: int, states: Collection[JobState] = ()
+) -> tuple[Job, ...]:
+    """Return the newest jobs, in these states only where some are given."""
+    query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+    if states:
+        query = query.where(jobs.c.state.in_(tuple(states)))
+    return tuple(job_of(row) for row in connection.execute(query))
+
+
+def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[Job, ...]:
+    """Return the jobs of a study, oldest first."""
+    query = select(jobs).where(jobs.c.study_instance_uid == study).order_by(jobs.c.id)
+    return tuple(job_of(row) for row in connection.execute(query))
+
+
+def counts(connection: Connection) -> dict[tuple[JobKind, JobState], int]:
+    """Return how many jobs of each kind stand in each state."""
+    query = select(jobs.c.kind, jobs.c.state, func.count()).group_by(jobs.c.kind, jobs.c.state)
+    return {(kind, state): number for kind, state, number in connection.execute(query)}
+
+
+def routes_of(connection: Connection, job: JobId) -> tuple[JobRoute, ...]:
+    """Return the routes that want a job's results."""
+    table = schema.job_routes
+    found = connection.execute(select(table).where(table.c.job_id == job).order_by(table.c.route))
+    return tuple(
+        JobRoute(route=row.route, mode=row.mode, destinations=tuple(row.destinations))
+        for row in found
+    )
+
+
+def claim(
+    connection: Connection,
+    worker: str,
+    kinds: Collection[JobKind],
+    models: Collection[str],
+    now: Instant,
+) -> Job | None:
+    """Claim the first queued job that this worker serves, or None.
+
+    Parameters
+    ----------
+    worker
+        Its name, for people.
+    kinds
+        What it does, first things first.
+    models
+        The packages that its analyses may be of.
+    """
+    for kind in kinds:
+        found = connection.execute(_claiming(kind, models, worker, now)).one_or_none()
+        if found is not None:
+            return job_of(found)
+    return None
+
+
+def _claiming(
+    kind: JobKind, models: Collection[str], worker: str, now: Instant
+) -> Any:  # an UPDATE … RETURNING
+    # Written out, so that the partial index serves it.
+    free = [jobs.c.state == literal_column("'queued'"), jobs.c.kind == kind]
+    if kind == "analyse":
+        free += [jobs.c.model.in_(tuple(models)), ~_paused("model", jobs.c.model)]
+    else:
+        free += [~_paused("node", jobs.c.node), ~_earlier_delivery()]
+    first = (
+        select(jobs.c.id)
+        .where(*free, ~_routes_paused())
+        .order_by(jobs.c.urgency, jobs.c.rank, jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=jobs)
+        .scalar_subquery()
+    )
+    return (
+        update(jobs)
+        .where(jobs.c.id == first)
+        .values(
+            state="running",
+            claim=jobs.c.claim + 1,
+            attempts=jobs.c.attempts + 1,
+            worker=worker,
+            beat=jobs.c.beat + 1,
+            stage="",
+            progress=0.0,
+            started_at=now,
+            beat_at=now,
+        )
+        .returning(jobs)
+    )
+
+
+def _paused(subject: str, name: ColumnElement[str]) -> ColumnElement[bool]:
+    pauses = schema.pauses
+    return exists().where(pauses.c.subject == subject, pauses.c.name == name)
+
+
+def _routes_paused() -> ColumnElement[bool]:
+    """All routes that want the job are paused."""
+    routes = schema.job_routes
+    wanted = exists().where(routes.c.job_id == jobs.c.id, ~_paused("route", routes.c.route))
+    return exists().where(schema.pauses.c.subject == "route") & ~wanted
+
+
+def _earlier_delivery() -> ColumnElement[bool]:
+    """Results of one study reach a node in the order in which they were made."""
+    earlier = jobs.alias("earlier")
+    return exists().where(
+        earlier.c.study_instance_uid == jobs.c.study_instance_uid,
+        earlier.c.kind == "deliver",
+        earlier.c.node == jobs.c.node,
+        earlier.c.id < jobs.c.id,
+        earlier.c.state.in_(("queued", "running", "waiting")),
+    )
+
+
+def ours(held: Held) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """The condition that a job is still under this claim."""
+    return jobs.c.id == held.job_id, jobs.c.claim == held.claim
+
+
+def outcome(connection: Connection, held: Held) -> Literal["ours", "done", "lost"]:
+    """Tell what became of a job after a commit of unknown outcome.
+
+    "ours": nothing was written, go on; "done": this claim finished it; "lost": it was cancelled,
+    failed, held, or belongs to another claim.
+    """
+    found = connection.execute(select(jobs.c.state).where(*ours(held))).scalar_one_or_none()
+    if found == "running":
+        return "ours"
+    return "done" if found == "done" else "lost"
+
+
+def beat(connection: Connection, held: Held, stage: str, progress: float, now: Instant) -> bool:
+    """Show that a running job makes progress; False: it is ours no more."""
+    touched = connection.execute(
+        update(jobs)
+        .where(*ours(held), jobs.c.state == "running")
+        .values(beat=jobs.c.beat + 1, beat_at=now, stage=stage, progress=progress)
+    )
+    return touched.rowcount == 1
+
+
+def give_back(connection: Connection, held: Held, now: Instant) -> bool:
+    """Queue a running job again at its old place; the attempt does not count."""
+    moved = move(
+        connection,
+        ("running",),
+        "queued",
+        *ours(held),
+        attempts=jobs.c.attempts - 1,
+        started_at=None,
+        stage="",
+        progress=0.0,
+    )
+    for job in moved:
+        tell(connection, job, "job given back", f"{job.title} was given back by {job.worker}.", now)
+    return bool(moved)
+
+
+def fail(
+    connection: Connection,
+    held: Held,
+    error: ErrorKind,
+    sentence: str,
+    stage: str,
+    subject: str,
+    now: Instant,
+) -> Job | None:
+    """Do with a running job what the kind of its error demands, and return it as it is then.
+
+    None: it is ours no more, and no row was touched.
+    """
+    found = connection.execute(
+        select(jobs).where(*ours(held), jobs.c.state == "running")
+    ).one_or_none()
+    if found is None:
+        return None
+    job = job_of(found)
+    crashes = job.crashes + (error == "crash")
+    jitter = jitter_of(job.uuid, job.attempts)
+    then = policy(error, job.kind, attempts=job.attempts, crashes=crashes, jitter=jitter)
+    moved = move(
+        connection,
+        ("running",),
+        then.state,
+        *ours(held),
+        crashes=crashes,
+        error_kind=error,
+        error_sentence=sentence,
+        error_stage=stage,
+        error_subject=subject,
+        **_columns_of(then, now),
+    )
+    for changed in moved:
+        tell(connection, changed, f"job {changed.state}", sentence, now)
+        return changed
+    return None
+
+
+def _columns_of(then: Next, now: Instant) -> dict[str, Any]:
+    match then.state:
+        case "waiting":
+            assert then.delay is not None
+            return {"waiting_for": "back-off", "due_at": Instant(now + then.delay)}
+        case "held":
+            return {"held_by": then.held_by}
+        case "failed":
+            return {"finished_at": now}
+        case "queued":
+            return {}
+
+
+def promote_due(connection: Connection, now: Instant) -> tuple[Job, ...]:
+    """Queue the jobs whose back-off is over, unless their node's breaker is open."""
+    nodes = schema.nodes
+    shut = select(nodes.c.name).where(nodes.c.breaker != "closed")
+    return move(
+        connection,
+        ("waiting",),
+        "queued",
+        # Written out, so that the partial index serves it.
+        jobs.c.state == literal_column("'waiting'"),
+        jobs.c.due_at <= now,
+        or_(jobs.c.kind == "analyse", jobs.c.node.not_in(shut)),
+    )
+
+
+def cancel(connection: Connection, job: JobId, because: str, now: Instant) -> Job:
+    """Cancel a job that is not over; a running one's worker can write nothing any more.
+
+    Raises
+    ------
+    NotFound, NotNow
+        There is none, or it is over.
+    """
+    moved = move(
+        connection,
+        ("waiting", "queued", "running", "held"),
+        "cancelled",
+        jobs.c.id == job,
+        finished_at=now,
+    )
+    for cancelled in moved:
+        tell(connection, cancelled, "job cancelled", because, now)
+        return cancelled
+    current = existing(connection, job)
+    raise NotNow(f"{current.title} is {current.state} already.", subject=str(job))
+
+
+def retry(connection: Connection, job: JobId, now: Instant) -> Job:
+    """Queue a failed or held job again: the same row, its attempts forgotten.
+
+    Raises
+    ------
+    NotFound, NotNow
+        There is none, or its state or its study forbids it; the sentence says what helps.
+    """
+    current = existing(connection, job)
+    newer = connection.execute(select(jobs.c.id).where(jobs.c.supersedes == job)).scalars().first()
+    if newer is not None:
+        raise NotNow(
+            f"{current.title} was superseded by job {newer}: the study has changed since.",
+            subject=str(job),
+        )
+    if current.held_by == "study":
+        raise NotNow(
+            f"{current.title} is held with its study. See who it belongs to, then: dicomai study "
+            f"{current.study_instance_uid} --accept KEY",
+            subject=str(job),
+        )
+    moved = move(
+        connection,
+        ("failed", "held"),
+        "queued",
+        jobs.c.id == job,
+        attempts=0,
+        crashes=0,
+        error_kind=None,
+        error_sentence="",
+        error_stage="",
+        error_subject="",
+        **_new_rank(),
+    )
+    for queued in moved:
+        tell(connection, queued, "job queued", f"A person had {queued.title} tried again.", now)
+        return queued
+    hint = " For a new run: dicomai retry --again" if current.state == "done" else ""
+    raise NotNow(f"{current.title} is {current.state}.{hint}", subject=str(job))
+
+
+def release_held(connection: Connection, held_by: HeldBy, now: Instant) -> tuple[Job, ...]:
+    """Queue the jobs that wait for something that has changed, as the configuration."""
+    moved = move(connection, ("held",), "queued", jobs.c.held_by == held_by, **_new_rank())
+    for job in moved:
+        tell(connection, job, "job queued", f"{job.title} is tried again.", now)
+    return moved
+
+
+def reprioritise(
+    connection: Connection,
+    job: JobId,
+    *,
+    priority: int,
+    urgent: bool,
+    ageing: Microseconds,
+) -> None:
+    """Give a job another place in the queue."""
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job)
+        .values(
+            priority=priority,
+            ageing=ageing,
+            urgency=URGENT if urgent else NORMAL,
+            rank=jobs.c.created_at - priority * ageing,
+        )
+    )
+
+
+def _new_rank() -> dict[str, Any]:
+    return {"rank": jobs.c.created_at - jobs.c.priority * jobs.c.ageing}
+
+
+def existing(connection: Connection, job: JobId) -> Job:
+    """Return a job; NotFound says that there is none."""
+    current = get(connection, job)
+    if current is None:
+        raise NotFound(f"There is no job {job}. See: dicomai jobs", subject=str(job))
+    return current
+
+
+def tell(connection: Connection, job: Job, kind: str, sentence: str, now: Instant) -> None:
+    """Add an event of a job to its study's story."""
+    data = {
+        "state": job.state,
+        "attempts": job.attempts,
+        "error": job.error_kind,
+        "stage": job.error_stage,
+        "subject": job.error_subject,
+        "due_at": job.due_at,
+        "worker": job.worker,
+    }
+    events.record(connection, job.study_instance_uid, kind, sentence, data, now, job.id)

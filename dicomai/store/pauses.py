@@ -1,0 +1,100 @@
+"""Pauses of nodes, routes and models.
+
+Nothing that is paused is claimed. "paused" takes running jobs from their workers too, and they go
+on at resume; "draining" lets them finish, and is drained when none runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, Delete, delete, exists, func, insert, select
+
+from dicomai.dicom.dates import Instant
+from dicomai.store import schema
+from dicomai.store.jobs import release_held, tell
+from dicomai.store.moves import move
+from dicomai.store.states import PauseMode, PauseSubject
+
+jobs = schema.jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """A pause; `running` counts the jobs that it concerns and that still run."""
+
+    subject: PauseSubject
+    name: str
+    mode: PauseMode
+    since: Instant
+    running: int
+
+    @property
+    def drained(self) -> bool:
+        """It was to be drained, and nothing runs any more."""
+        return self.mode == "draining" and self.running == 0
+
+
+def pause(
+    connection: Connection, subject: PauseSubject, name: str, mode: PauseMode, now: Instant
+) -> None:
+    """Pause or drain a node, route or model; the later word counts."""
+    table = schema.pauses
+    connection.execute(_pause(subject, name))
+    connection.execute(insert(table).values(subject=subject, name=name, mode=mode, since=now))
+    if mode == "draining":
+        return
+    moved = move(
+        connection,
+        ("running",),
+        "held",
+        _concerned(subject, name),
+        held_by="pause",
+        attempts=jobs.c.attempts - 1,
+    )
+    for job in moved:
+        tell(connection, job, "job held", f"{job.title} stopped: {subject} {name} is paused.", now)
+
+
+def resume(connection: Connection, subject: PauseSubject, name: str, now: Instant) -> bool:
+    """End a pause; False: there was none. Jobs that another pause concerns stay unclaimed."""
+    ended = connection.execute(_pause(subject, name))
+    release_held(connection, "pause", now)
+    return ended.rowcount == 1
+
+
+def listing(connection: Connection) -> tuple[Pause, ...]:
+    """Return all pauses."""
+    table = schema.pauses
+    return tuple(
+        Pause(
+            subject=row.subject,
+            name=row.name,
+            mode=row.mode,
+            since=row.since,
+            running=connection.execute(
+                select(func.count())
+                .select_from(jobs)
+                .where(jobs.c.state == "running", _concerned(row.subject, row.name))
+            ).scalar_one(),
+        )
+        for row in connection.execute(select(table).order_by(table.c.subject, table.c.name)).all()
+    )
+
+
+def _pause(subject: PauseSubject, name: str) -> Delete:
+    table = schema.pauses
+    return delete(table).where(table.c.subject == subject, table.c.name == name)
+
+
+def _concerned(subject: PauseSubject, name: str) -> ColumnElement[bool]:
+    match subject:
+        case "model":
+            return jobs.c.model == name
+        case "node":
+            return (jobs.c.kind == "deliver") & (jobs.c.node == name)
+        case "route":
+            routes, pauses = schema.job_routes, schema.pauses
+            paused = exists().where(pauses.c.subject == "route", pauses.c.name == routes.c.route)
+            of_job = routes.c.job_id == jobs.c.id
+            return exists().where(of_job, routes.c.route == name) & ~exists().where(of_job, ~paused)

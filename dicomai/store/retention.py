@@ -1,0 +1,258 @@
+"""What goes, and when: whole studies without unfinished jobs, finished jobs, files of nobody.
+
+A study goes in three steps, each of which may be the last before a crash: its rows are marked and
+that is committed; its files are unlinked; its rows are deleted. Whoever comes next goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    case,
+    delete,
+    exists,
+    func,
+    literal_column,
+    select,
+    update,
+)
+
+from dicomai.dicom.dates import Instant, Microseconds
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.spool.durable import free_bytes
+from dicomai.store import archive, events, schema, studies
+from dicomai.store.engine import reading, writing
+from dicomai.store.moves import unfinished
+from dicomai.store.states import UNFINISHED, Origin, StudyStatus
+
+_RECEIVED: Final[tuple[Origin, ...]] = ("received", "retrieved")
+_PRODUCED: Final[tuple[Origin, ...]] = ("produced",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """How long things are kept after they came."""
+
+    received: Microseconds
+    produced: Microseconds
+    jobs: Microseconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A study, and the origins of those of its objects that go."""
+
+    study_instance_uid: StudyInstanceUID
+    origins: tuple[Origin, ...]
+
+
+def candidates(
+    connection: Connection, keep: Keep, now: Instant, limit: int = 100
+) -> tuple[Candidate, ...]:
+    """Return the studies whose time is over, oldest first; none has an unfinished job."""
+    ages = ((_RECEIVED, keep.received), (_PRODUCED, keep.produced))
+    found: list[Candidate] = []
+    for origins, age in ages:
+        found += _older(connection, origins, Instant(now - age), limit)
+    return tuple(found[:limit])
+
+
+def oldest(connection: Connection, now: Instant, limit: int = 1) -> tuple[Candidate, ...]:
+    """Return the oldest decided studies whose received images may go to make room."""
+    return _older(connection, _RECEIVED, now, limit, statuses=("decided",))
+
+
+def begin(connection: Connection, candidate: Candidate, now: Instant) -> bool:
+    """Mark what of a study goes; False: it may not go any more. Step one: commit this."""
+    study = studies.lock(connection, candidate.study_instance_uid)
+    if (
+        study is None
+        or study.status not in ("decided", "held")
+        or unfinished(connection, candidate.study_instance_uid)
+    ):
+        return False
+    table = schema.studies
+    connection.execute(
+        update(table)
+        .where(table.c.study_instance_uid == candidate.study_instance_uid)
+        .values(status="deleting", deleting=list(candidate.origins))
+    )
+    data = {"origins": list(candidate.origins)}
+    sentence = "Retention deletes this study's objects, as the configuration says."
+    events.record(connection, candidate.study_instance_uid, "study deleting", sentence, data, now)
+    return True
+
+
+def going(connection: Connection) -> tuple[Candidate, ...]:
+    """Return the studies that are marked, also those whose deletion was cut short."""
+    table = schema.studies
+    found = connection.execute(
+        select(table.c.study_instance_uid, table.c.deleting)
+        # Written out, so that the partial index serves it.
+        .where(table.c.status == literal_column("'deleting'"))
+        .order_by(table.c.study_instance_uid)
+    )
+    return tuple(
+        Candidate(study_instance_uid=uid, origins=tuple(origins)) for uid, origins in found
+    )
+
+
+def files(connection: Connection, candidate: Candidate) -> tuple[PurePosixPath, ...]:
+    """Return the files of what goes. Step two: unlink them."""
+    copies, instances = schema.copies, schema.instances
+    found = connection.execute(
+        select(copies.c.path)
+        .join(instances, instances.c.id == copies.c.instance_id)
+        .where(
+            instances.c.study_instance_uid == candidate.study_instance_uid,
+            instances.c.origin.in_(candidate.origins),
+        )
+    )
+    return tuple(PurePosixPath(path) for path in found.scalars())
+
+
+def complete(connection: Connection, candidate: Candidate, now: Instant) -> None:
+    """Delete the rows of what has gone; a study of which nothing is left goes with its story.
+
+    Step three.
+    """
+    uid = candidate.study_instance_uid
+    studies.lock(connection, uid)
+    instances, series, table = schema.instances, schema.series, schema.studies
+    connection.execute(
+        delete(instances).where(
+            instances.c.study_instance_uid == uid, instances.c.origin.in_(candidate.origins)
+        )
+    )
+    in_series = (instances.c.study_instance_uid == series.c.study_instance_uid) & (
+        instances.c.series_instance_uid == series.c.series_instance_uid
+    )
+    connection.execute(
+        delete(series).where(series.c.study_instance_uid == uid, ~exists().where(in_series))
+    )
+    left = connection.execute(
+        select(func.count())
+        .select_from(instances)
+        .where(instances.c.study_instance_uid == uid, instances.c.newest)
+    ).scalar_one()
+    if left:
+        held = table.c.hold_reason.is_not(None)
+        connection.execute(
+            update(table)
+            .where(table.c.study_instance_uid == uid)
+            .values(status=case((held, "held"), else_="decided"), deleting=None, instances=left)
+        )
+        data = {"origins": list(candidate.origins)}
+        sentence = "Its objects of this origin are deleted; the others are still here."
+        events.record(connection, uid, "study thinned", sentence, data, now)
+        return
+    brought = schema.association_studies
+    connection.execute(delete(brought).where(brought.c.study_instance_uid == uid))
+    connection.execute(delete(schema.events).where(schema.events.c.study_instance_uid == uid))
+    connection.execute(delete(table).where(table.c.study_instance_uid == uid))
+
+
+def prune_jobs(connection: Connection, before: Instant) -> int:
+    """Delete jobs that were over before a moment; their fingerprints and events stay.
+
+    An analysis stays as long as a delivery of its results, or a job that replaces it.
+    """
+    jobs = schema.jobs
+    other = jobs.alias("other")
+    needed = exists().where(
+        (other.c.result_of == jobs.c.id) | (other.c.supersedes == jobs.c.id),
+        other.c.state.in_(UNFINISHED),
+    )
+    return connection.execute(
+        delete(jobs).where(jobs.c.finished_at < before, jobs.c.state.not_in(UNFINISHED), ~needed)
+    ).rowcount
+
+
+def delete_marked(engine: Engine, data: Path, now: Instant) -> int:
+    """Delete every marked study, files first; returns how many. May be cut short and repeated."""
+    with reading(engine) as connection:
+        marked = going(connection)
+    for candidate in marked:
+        with reading(engine) as connection:
+            paths = files(connection, candidate)
+        for path in paths:
+            archive.unlink(data, path)
+        with writing(engine) as connection:
+            complete(connection, candidate, now)
+    return len(marked)
+
+
+def delete_expired(engine: Engine, data: Path, keep: Keep, now: Instant) -> int:
+    """Delete the studies whose time is over; returns how many."""
+    with reading(engine) as connection:
+        over = candidates(connection, keep, now)
+    for candidate in over:
+        with writing(engine) as connection:
+            begin(connection, candidate, now)
+    return delete_marked(engine, data, now)
+
+
+def make_room(engine: Engine, data: Path, reserve_bytes: int, now: Instant) -> int:
+    """Delete the oldest decided studies until the reserve is free; returns how many."""
+    deleted = 0
+    while free_bytes(data) < reserve_bytes:
+        with writing(engine) as connection:
+            begun = [each for each in oldest(connection, now) if begin(connection, each, now)]
+        if not begun:
+            break
+        deleted += delete_marked(engine, data, now)
+    return deleted
+
+
+def sweep(engine: Engine, data: Path, now: Instant) -> int:
+    """Remove files of the archive that no row names and nobody touched for a day."""
+    swept = 0
+    for group in archive.stale(data, now):
+        with reading(engine) as connection:
+            nobodys = archive.unnamed(connection, group)
+        for path in nobodys:
+            if archive.is_stale(data, path, now):
+                archive.unlink(data, path)
+                swept += 1
+    return swept
+
+
+def _older(
+    connection: Connection,
+    origins: tuple[Origin, ...],
+    before: Instant,
+    limit: int,
+    statuses: tuple[StudyStatus, ...] = ("decided", "held"),
+) -> tuple[Candidate, ...]:
+    table, instances = schema.studies, schema.instances
+    jobs, inputs = schema.jobs, schema.job_inputs
+    of_study = (
+        instances.c.study_instance_uid == table.c.study_instance_uid
+    ) & instances.c.origin.in_(origins)
+    works = exists().where(
+        jobs.c.study_instance_uid == table.c.study_instance_uid, jobs.c.state.in_(UNFINISHED)
+    )
+    takes = exists().where(
+        inputs.c.study_instance_uid == table.c.study_instance_uid,
+        jobs.c.id == inputs.c.job_id,
+        jobs.c.state.in_(UNFINISHED),
+    )
+    found = connection.execute(
+        select(table.c.study_instance_uid)
+        .where(
+            table.c.status.in_(statuses),
+            table.c.last_object_at <= before,
+            exists().where(of_study),
+            ~exists().where(of_study, instances.c.received_at > before),
+            ~works,
+            ~takes,
+        )
+        .order_by(table.c.last_object_at)
+        .limit(limit)
+    )
+    return tuple(Candidate(study_instance_uid=uid, origins=origins) for uid in found.scalars())

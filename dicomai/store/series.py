@@ -1,0 +1,122 @@
+"""Series: whose they are, and whether they changed since the last decision."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.identity import Identity, IdentityKey
+from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
+from dicomai.store import schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """A row of the catalogue; `changed` since the last decision on its study."""
+
+    study_instance_uid: StudyInstanceUID
+    series_instance_uid: SeriesInstanceUID
+    modality: str
+    series_number: int | None
+    description: str
+    instances: int
+    changed_at: Instant
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesIdentity:
+    """Whose some objects of a series are; the key is None where nobody can say."""
+
+    series_instance_uid: SeriesInstanceUID
+    key: IdentityKey | None
+    patient_name: str
+    birth_date: str
+    sex: str
+
+    @property
+    def identity(self) -> Identity:
+        """As `dicomai.dicom.identity.judge` takes it."""
+        return Identity(key=self.key, birth_date=self.birth_date)
+
+
+def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[Series, ...]:
+    """Return the series of a study, by Series Number, then UID."""
+    series = schema.series
+    found = connection.execute(
+        select(series)
+        .where(series.c.study_instance_uid == study)
+        .order_by(series.c.series_number, series.c.series_instance_uid)
+    )
+    return tuple(
+        Series(
+            study_instance_uid=study,
+            series_instance_uid=row.series_instance_uid,
+            modality=row.modality,
+            series_number=row.series_number,
+            description=row.description,
+            instances=row.instances,
+            changed_at=Instant(row.changed_at),
+            changed=row.decided_at is None,
+        )
+        for row in found
+    )
+
+
+def note_identity(
+    connection: Connection, study: StudyInstanceUID, identity: SeriesIdentity
+) -> None:
+    """Add whose an object is, once; its series is in the catalogue."""
+    # The two dialects write the same clause, and share no name for it.
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    connection.execute(
+        insert(schema.series_identities)
+        .values(
+            study_instance_uid=study,
+            series_instance_uid=identity.series_instance_uid,
+            patient_key=identity.key or "",
+            patient_name=identity.patient_name,
+            birth_date=identity.birth_date,
+            sex=identity.sex,
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+def identities(connection: Connection, study: StudyInstanceUID) -> tuple[SeriesIdentity, ...]:
+    """Return every identity that the objects of a study gave."""
+    table = schema.series_identities
+    found = connection.execute(
+        select(table)
+        .where(table.c.study_instance_uid == study)
+        .order_by(table.c.series_instance_uid, table.c.patient_key, table.c.birth_date)
+    )
+    return tuple(
+        SeriesIdentity(
+            series_instance_uid=row.series_instance_uid,
+            key=IdentityKey(row.patient_key) if row.patient_key else None,
+            patient_name=row.patient_name,
+            birth_date=row.birth_date,
+            sex=row.sex,
+        )
+        for row in found
+    )
+
+
+def mark_decided(
+    connection: Connection,
+    study: StudyInstanceUID,
+    series: Collection[SeriesInstanceUID],
+    now: Instant,
+) -> None:
+    """Note that these series were decided on; what comes later changes them again."""
+    table = schema.series
+    connection.execute(
+        update(table)
+        .where(table.c.study_instance_uid == study, table.c.series_instance_uid.in_(tuple(series)))
+        .values(decided_at=now)
+    )

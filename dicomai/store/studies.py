@@ -1,0 +1,303 @@
+"""Studies: what arrived and when, the lock, holds, and which are due to be decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Result, literal_column, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.identity import IdentityKey
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import TransientError
+from dicomai.store import events, moves, schema
+from dicomai.store.states import StudyStatus
+
+
+class StudyGoing(TransientError):
+    """Retention is deleting the study's files; what arrives waits until they are gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A row of the catalogue.
+
+    Attributes
+    ----------
+    patient_key
+        Whose it is; None until that was judged.
+    accepted_key
+        What a person chose where objects disagreed; series of other patients are no input.
+    nodes
+        Which nodes sent objects of it, sorted.
+    instances
+        Objects in it, our own results too; versions count once.
+    quiet_until
+        It is not whole before.
+    full_quiet
+        Objects followed a clean release, so that a release shortens nothing any more.
+    decide_at
+        When it is looked at next, while it is open.
+    decision
+        The last one's reason.
+    """
+
+    study_instance_uid: StudyInstanceUID
+    status: StudyStatus
+    patient_key: IdentityKey | None
+    accepted_key: IdentityKey | None
+    hold_reason: str | None
+    accession_number: str
+    study_date: str
+    nodes: tuple[str, ...]
+    instances: int
+    first_object_at: Instant
+    last_object_at: Instant
+    quiet_until: Instant
+    full_quiet: bool
+    decide_at: Instant
+    decided_at: Instant | None
+    decision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """An object of a study came.
+
+    Attributes
+    ----------
+    quiet_until
+        Its receipt and the quiet period of its node; of several the latest counts.
+    """
+
+    study_instance_uid: StudyInstanceUID
+    node: str
+    received_at: Instant
+    quiet_until: Instant
+    accession_number: str
+    study_date: str
+
+
+def lock(connection: Connection, study: StudyInstanceUID) -> Study | None:
+    """Take the study's lock until the transaction ends, and return the study.
+
+    On PostgreSQL it is the row; on SQLite the write transaction itself. Whatever moves a study
+    takes it first.
+    """
+    table = schema.studies
+    return _one(
+        connection.execute(
+            select(table).where(table.c.study_instance_uid == study).with_for_update()
+        )
+    )
+
+
+def get(connection: Connection, study: StudyInstanceUID) -> Study | None:
+    """Return a study."""
+    table = schema.studies
+    return _one(connection.execute(select(table).where(table.c.study_instance_uid == study)))
+
+
+def find_by_accession(connection: Connection, accession: str) -> tuple[Study, ...]:
+    """Return the studies of an accession number, oldest first; several may share it."""
+    table = schema.studies
+    return _all(
+        connection.execute(
+            select(table)
+            .where(table.c.accession_number == accession)
+            .order_by(table.c.first_object_at, table.c.study_instance_uid)
+        )
+    )
+
+
+def listing(
+    connection: Connection, limit: int, status: StudyStatus | None = None
+) -> tuple[Study, ...]:
+    """Return the studies that changed last, newest first."""
+    table = schema.studies
+    query = select(table).order_by(table.c.last_object_at.desc()).limit(limit)
+    if status is not None:
+        query = query.where(table.c.status == status)
+    return _all(connection.execute(query))
+
+
+def note_arrival(connection: Connection, arrival: Arrival) -> Study:
+    """Take the study's lock, make its row if there is none, and note the object's arrival.
+
+    Raises
+    ------
+    StudyGoing
+        Retention is deleting it.
+    """
+    table = schema.studies
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    connection.execute(
+        insert(table)
+        .values(
+            study_instance_uid=arrival.study_instance_uid,
+            status="open",
+            accession_number=arrival.accession_number,
+            study_date=arrival.study_date,
+            nodes=[arrival.node],
+            instances=0,
+            first_object_at=arrival.received_at,
+            last_object_at=arrival.received_at,
+            quiet_until=arrival.quiet_until,
+            full_quiet=False,
+            decide_at=arrival.quiet_until,
+            decision="",
+        )
+        .on_conflict_do_nothing()
+    )
+    study = lock(connection, arrival.study_instance_uid)
+    assert study is not None
+    if study.status == "deleting":
+        raise StudyGoing(
+            f"Study {study.study_instance_uid}, ingest: retention is deleting it. What arrived "
+            "waits in the spool until that is done.",
+            subject=study.study_instance_uid,
+        )
+    quiet_until = max(study.quiet_until, arrival.quiet_until)
+    connection.execute(
+        update(table)
+        .where(table.c.study_instance_uid == arrival.study_instance_uid)
+        .values(
+            accession_number=arrival.accession_number or study.accession_number,
+            study_date=arrival.study_date or study.study_date,
+            nodes=sorted({*study.nodes, arrival.node}),
+            last_object_at=max(study.last_object_at, arrival.received_at),
+            quiet_until=quiet_until,
+            decide_at=quiet_until,
+        )
+    )
+    changed = get(connection, arrival.study_instance_uid)
+    assert changed is not None
+    return changed
+
+
+def set_quiet(
+    connection: Connection, study: StudyInstanceUID, quiet_until: Instant, *, full_quiet: bool
+) -> None:
+    """Move the moment before which a study is not whole, as a clean release does."""
+    _update(
+        connection,
+        study,
+        quiet_until=quiet_until,
+        decide_at=quiet_until,
+        full_quiet=full_quiet,
+    )
+
+
+def set_patient_key(connection: Connection, study: StudyInstanceUID, key: IdentityKey) -> None:
+    """Note whose a study is; jobs made for another key can't finish from now on."""
+    _update(connection, study, patient_key=key)
+
+
+def due(connection: Connection, now: Instant, limit: int = 100) -> tuple[StudyInstanceUID, ...]:
+    """Return the open studies whose moment to be looked at has come, longest due first."""
+    table = schema.studies
+    # Written out, so that a partial index serves it.
+    is_open = table.c.status == literal_column("'open'")
+    found = connection.execute(
+        select(table.c.study_instance_uid)
+        .where(is_open, table.c.decide_at <= now)
+        .order_by(table.c.decide_at)
+        .limit(limit)
+    )
+    return tuple(StudyInstanceUID(uid) for uid in found.scalars())
+
+
+def postpone(
+    connection: Connection, study: StudyInstanceUID, because: str, until: Instant, now: Instant
+) -> None:
+    """Look at a locked study again later; a reason that is new is an event."""
+    current = get(connection, study)
+    if current is not None and current.decision != because:
+        events.record(connection, study, "study waits", because, {"until": until}, now)
+    _update(connection, study, decide_at=until, decision=because)
+
+
+def set_decided(
+    connection: Connection, study: StudyInstanceUID, because: str, now: Instant
+) -> None:
+    """Note that a locked study was decided on; what comes later opens it again."""
+    table = schema.studies
+    connection.execute(
+        update(table)
+        .where(table.c.study_instance_uid == study, table.c.status == "open")
+        .values(status="decided", decided_at=now, decision=because)
+    )
+    events.record(connection, study, "study decided", because, {}, now)
+
+
+def hold(connection: Connection, study: StudyInstanceUID, reason: str, now: Instant) -> None:
+    """Hold a locked study and park its queued jobs; a running one can't finish meanwhile."""
+    table = schema.studies
+    current = get(connection, study)
+    if current is not None and current.status == "held" and current.hold_reason == reason:
+        return
+    held = connection.execute(
+        update(table)
+        .where(table.c.study_instance_uid == study, table.c.status.in_(("open", "decided", "held")))
+        .values(status="held", hold_reason=reason)
+    )
+    if held.rowcount:
+        parked = moves.park(connection, study, "study", reason)
+        events.record(connection, study, "study held", reason, {"jobs": list(parked)}, now)
+
+
+def release(
+    connection: Connection, study: StudyInstanceUID, key: IdentityKey, now: Instant
+) -> None:
+    """Free a held, locked study for one patient's series; jobs of that patient go on.
+
+    The study is decided on again at once.
+    """
+    table = schema.studies
+    freed = connection.execute(
+        update(table)
+        .where(table.c.study_instance_uid == study, table.c.status == "held")
+        .values(
+            status="open",
+            hold_reason=None,
+            accepted_key=key,
+            patient_key=key,
+            decide_at=now,
+        )
+    )
+    if not freed.rowcount:
+        return
+    connection.execute(
+        update(schema.series)
+        .where(schema.series.c.study_instance_uid == study)
+        .values(decided_at=None)
+    )
+    resumed = moves.unpark(connection, study, key)
+    events.record(
+        connection,
+        study,
+        "study released",
+        f"A person accepted {key} as the patient of this study.",
+        {"jobs": list(resumed)},
+        now,
+    )
+
+
+def _update(connection: Connection, study: StudyInstanceUID, **values: object) -> None:
+    table = schema.studies
+    connection.execute(update(table).where(table.c.study_instance_uid == study).values(**values))
+
+
+def _one(rows: Result[Any]) -> Study | None:
+    found = _all(rows)
+    return found[0] if found else None
+
+
+def _all(rows: Result[Any]) -> tuple[Study, ...]:
+    studies = []
+    for row in rows:
+        values: dict[str, Any] = {name: row._mapping[name] for name in Study.__dataclass_fields__}
+        studies.append(Study(**{**values, "nodes": tuple(values["nodes"])}))
+    return tuple(studies)
