@@ -1,0 +1,109 @@
+"""Pictures show things where they are, the right way round."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dicomai.results.overlay import overlays
+from dicomai.results.view import axis_towards, view
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("orientation", ["axial", "coronal", "sagittal", "prone", "oblique"])
+@pytest.mark.parametrize(
+    ("patient_axis", "sides"),
+    [(2, ("R", "L", "A", "P")), (1, ("R", "L", "H", "F")), (0, ("A", "P", "H", "F"))],
+)
+def test_views_hang_the_same_whatever_the_slices(
+    study_lying: Any, orientation: str, patient_axis: Any, sides: tuple[str, ...]
+) -> None:
+    grid = study_lying(orientation).grid
+    seen = view(grid, axis_towards(grid, patient_axis), 2)
+    assert seen.sides == sides
+    middle = np.array(grid.shape_kji) / 2
+    down_mm = {"A": (0, 1, 0), "H": (0, 0, -1)}[sides[2]]
+    across_mm = {"R": (1, 0, 0), "A": (0, 1, 0)}[sides[0]]
+    here = seen.px(middle, grid.shape_kji)
+    for step, axis in ((across_mm, 0), (down_mm, 1)):
+        there = seen.px(grid.kji(grid.lps_mm(middle) + np.array(step)), grid.shape_kji)
+        assert there[axis] > here[axis]
+
+
+@pytest.mark.parametrize("orientation", ["axial", "coronal", "prone", "oblique"])
+def test_a_mask_and_a_ring_lie_where_the_voxels_are(
+    study_lying: Any, found: Any, orientation: str, tmp_path: Path
+) -> None:
+    lying = study_lying(orientation)
+    findings = found.everything(lying)
+    bright = replace(
+        findings,
+        segments=(replace(findings.segments[0], display_rgb=(255, 0, 0)),),
+        detections=(replace(found.ball(lying, "n", (4.0, 9.0, 21.0)), display_rgb=(0, 255, 0)),),
+        classifications=(),
+    )
+    voxels = np.zeros(lying.grid.shape_kji, np.int16)
+    paths = overlays(bright, voxels, tmp_path)
+    assert [path.name.split("-")[0] for path in paths] == ["axial", "coronal", "detection"]
+    for path in paths[:2]:
+        axis = axis_towards(lying.grid, 2 if path.name.startswith("axial") else 1)
+        seen = view(lying.grid, axis, int(path.stem.split("-")[1]) - 1)
+        pixels = _pixels(path)
+        red = (pixels[..., 0] > 180) & (pixels[..., 1] < 60) & (pixels[..., 2] < 60)
+        red[:, seen.size_px[1] :] = False
+        rows, columns = np.nonzero(red)
+        mask = bright.segments[0].mask.take(seen.index, axis=axis)
+        ends = np.column_stack(np.nonzero(mask))
+        index = np.insert(ends, axis, seen.index, axis=1).astype(float)
+        there = np.array([seen.px(each, lying.grid.shape_kji) for each in index])
+        above = max(0, (pixels.shape[0] - seen.size_px[0]) // 2)
+        low, high = there.min(axis=0), there.max(axis=0)
+        voxel = max(seen.px_per_voxel)
+        assert abs(columns.min() - low[0]) < voxel
+        assert abs(columns.max() - high[0]) < voxel
+        assert abs(rows.min() - above - low[1]) < voxel
+        assert abs(rows.max() - above - high[1]) < voxel
+    pixels = _pixels(paths[2])
+    green = (pixels[..., 1] > 180) & (pixels[..., 0] < 60)
+    axis = axis_towards(lying.grid, 2)
+    seen = view(lying.grid, axis, int(paths[2].stem.split("-")[-1]) - 1)
+    green[:, seen.size_px[1] :] = False
+    centre = lying.grid.kji(bright.detections[0].region.centre_lps_mm)
+    x, y = seen.px(centre, lying.grid.shape_kji)
+    rows, columns = np.nonzero(green)
+    above = max(0, (pixels.shape[0] - seen.size_px[0]) // 2)
+    distance = np.hypot(columns - x, rows - above - y)
+    ring = 3.0 * seen.px_per_mm + 7
+    assert np.mean(np.abs(distance - ring) < 3) > 0.6  # the rest is its number
+
+
+def test_a_millimetre_is_as_long_across_as_down(study_lying: Any) -> None:
+    grid = study_lying("coronal").grid  # slices 3 mm apart, pixels 0.8 by 0.7 mm
+    for axis in (0, 1, 2):
+        seen = view(grid, axis, 1)  # type: ignore[arg-type]  # it is one of the three
+        down, across = seen.size_px
+        spacing, shape = grid.spacing_kji_mm, grid.shape_kji
+        height_mm = shape[seen.down] * spacing[seen.down]
+        width_mm = shape[seen.across] * spacing[seen.across]
+        assert down / across == pytest.approx(height_mm / width_mm, rel=0.02)
+
+
+def test_an_xray_keeps_the_shape_of_its_pixels(xray: Any, found: Any, tmp_path: Path) -> None:
+    (path,) = overlays(found.on_xray(xray), xray.voxels, tmp_path)
+    with Image.open(path) as image:
+        width = image.width - 344
+        assert image.height / width == pytest.approx(28 * 0.4 / (34 * 0.2), rel=0.02)
+
+
+def test_nothing_found_gives_pictures_too(study: Any, found: Any, tmp_path: Path) -> None:
+    paths = overlays(found.nothing(study), study.voxels, tmp_path / "new")
+    assert [path.name.split("-")[0] for path in paths] == ["axial", "coronal"]

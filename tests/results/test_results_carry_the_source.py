@@ -1,0 +1,197 @@
+"""Results belong to the patient and study of their source, and their text came through."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from dicomai.dicom.charset import UndeclaredText, UnreadableText
+from dicomai.errors import InputError
+from dicomai.results.encode import encode, written
+from dicomai.results.gate import check
+
+
+def _read(raw: bytes) -> Dataset:
+    return pydicom.dcmread(io.BytesIO(raw))
+
+
+def _with_name_of(path: Path, headers: list[Dataset]) -> list[Dataset]:
+    """Transplant name and character set, as bytes, into headers of a CT, through files."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, about terms that it doesn't know
+        odd = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+    moved = []
+    for each in headers:
+        dataset = copy.deepcopy(each)
+        for keyword in ("SpecificCharacterSet", "PatientName"):
+            if keyword in dataset:
+                del dataset[keyword]
+            if keyword in odd:
+                dataset[keyword] = odd.get_item(keyword)
+        moved.append(dataset)
+    return moved
+
+
+def _plain(name: object) -> str:
+    return str(name).replace("\x1b$)A", "").strip().rstrip("=")
+
+
+def test_patient_and_study_are_those_of_the_source(study: Any, found: Any) -> None:
+    for raw in study.files(found.everything(study)):
+        result = _read(raw)
+        for keyword in (
+            "PatientName",
+            "PatientID",
+            "IssuerOfPatientID",
+            "PatientBirthDate",
+            "PatientSex",
+            "StudyInstanceUID",
+            "StudyDate",
+            "StudyTime",
+            "StudyID",
+            "AccessionNumber",
+            "ReferringPhysicianName",
+            "StudyDescription",
+        ):
+            assert result[keyword].value == study.headers[0][keyword].value, keyword
+        assert result.SeriesInstanceUID != study.headers[0].SeriesInstanceUID
+
+
+def test_the_request_is_carried_over(study: Any, found: Any) -> None:
+    seg, report = map(_read, study.files(found.everything(study)))
+    assert seg.RequestAttributesSequence[0].ScheduledProcedureStepID == "SPS-1"
+    (request,) = report.ReferencedRequestSequence
+    assert (request.AccessionNumber, request.RequestedProcedureID) == ("ACC-1", "RP-1")
+    assert request.StudyInstanceUID == report.StudyInstanceUID
+
+
+def test_every_character_set_goes_through_seg_and_sr(
+    study_lying: Any, found: Any, sample_data: Path
+) -> None:
+    expected = json.loads((sample_data / "odd" / "charsets.json").read_text())
+    study = study_lying("axial", (3, 17, 13))
+    whole = found.everything(study)
+    findings = replace(whole, segments=whole.segments[:1], detections=(), classifications=())
+    names = {n: truth["patient_name"] for n, truth in expected.items() if truth["patient_name"]}
+    assert len(names) >= 30
+    wrong = {}
+    for name, truth in names.items():
+        headers = _with_name_of(sample_data / "odd" / name, study.headers)
+        results = encode(findings, headers, found.job, study.context)
+        files = [written(each) for each in results]
+        check(files, findings, headers)
+        read = [_read(raw) for raw in files]
+        if [_plain(each.PatientName) for each in read] != [truth.rstrip("=")] * 2:
+            wrong[name] = [str(each.PatientName) for each in read]
+    assert not wrong
+
+
+def test_a_result_keeps_the_sources_set_only_while_all_text_fits(
+    study: Any, found: Any, sample_data: Path
+) -> None:
+    latin = _with_name_of(sample_data / "odd" / "charsets" / "chrGerm.dcm", study.headers)
+    findings = found.everything(study)
+    kept = encode(findings, latin, found.job, study.context)
+    assert {str(each.SpecificCharacterSet) for each in kept} == {"ISO_IR 100"}
+    greek = replace(findings, sought="nodules of ≥ 4 mm")
+    seg, report = encode(greek, latin, found.job, study.context)
+    assert (seg.SpecificCharacterSet, report.SpecificCharacterSet) == ("ISO_IR 100", "ISO_IR 192")
+    read = _read(written(report))
+    assert read.PatientName == "Äneas^Rüdiger"
+    words = read.ContentSequence[-1].ContentSequence
+    assert words[1].TextValue == "Looked for: nodules of ≥ 4 mm"
+
+
+def test_a_character_that_does_not_fit_is_an_error_not_a_question_mark(
+    study: Any, found: Any
+) -> None:
+    (report,) = encode(found.nothing(study), study.headers, found.job, study.context)
+    report.SpecificCharacterSet = "ISO_IR 100"
+    report.StudyDescription = "≥ 4 mm"
+    with pytest.raises(InputError, match="character set lacks"):
+        written(report)
+
+
+def test_undeclared_bytes_are_held_until_the_node_says_what_they_are(
+    study: Any, found: Any, sample_data: Path
+) -> None:
+    odd = sample_data / "odd" / "charsets-made" / "undeclared-latin1.dcm"
+    findings = found.everything(study)
+    with pytest.raises(UndeclaredText, match="charset_default") as refused:
+        encode(findings, _with_name_of(odd, study.headers), found.job, study.context)
+    assert refused.value.kind == "config"
+    context = replace(study.context, charset_default="ISO_IR 100")
+    headers = _with_name_of(odd, study.headers)
+    files = [written(each) for each in encode(findings, headers, found.job, context)]
+    assert {str(_read(raw).PatientName) for raw in files} == {"Müller^Jörg"}
+    check(files, findings, headers, charset_default="ISO_IR 100")
+
+
+@pytest.mark.parametrize(
+    "name", ["declared-utf8-is-latin1", "unknown-term", "escape-not-declared", "escape-cut"]
+)
+def test_a_name_that_cannot_be_read_gives_no_result(
+    study: Any, found: Any, sample_data: Path, name: str
+) -> None:
+    odd = sample_data / "odd" / "charsets-made" / f"{name}.dcm"
+    headers = _with_name_of(odd, study.headers)
+    with pytest.raises(UnreadableText, match=r"PatientName of .* can't be read"):
+        encode(found.nothing(study), headers, found.job, study.context)
+
+
+def test_a_name_that_pydicom_has_decoded_before_is_read_just_the_same(
+    study: Any, found: Any, sample_data: Path
+) -> None:
+    for name, truth in (
+        ("gb2312-2022-58", "Zhang^XiaoDong=张^小东"),
+        ("jp-empty-first-87", "Yamada^Tarou=山田^太郎"),
+    ):
+        headers = _with_name_of(
+            sample_data / "odd" / "charsets-made" / f"{name}.dcm", study.headers
+        )
+        assert str(headers[0].PatientName)  # decodes, and keeps no raw element
+        (report,) = encode(found.nothing(study), headers, found.job, study.context)
+        assert str(report.PatientName) == truth
+
+
+def test_text_that_is_no_identity_is_left_out_with_a_warning(study: Any, found: Any) -> None:
+    headers = copy.deepcopy(study.headers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        headers[0].PatientSex = "WOMAN?"
+        headers[0].PatientBirthDate = "12.4.1960"
+        headers[0].StudyDescription = "x" * 80
+    files = [
+        written(each) for each in encode(found.everything(study), headers, found.job, study.context)
+    ]
+    report = _read(files[-1])
+    assert (report.PatientSex, report.PatientBirthDate) == ("", "")
+    words = [item.TextValue for item in report.ContentSequence[-1].ContentSequence]
+    for keyword in ("PatientSex", "PatientBirthDate", "StudyDescription"):
+        assert any(keyword in text and "left out" in text for text in words)
+    check(files, found.everything(study), headers)
+
+
+def test_the_sources_are_not_changed(study: Any, found: Any) -> None:
+    before = [each.to_json() for each in study.headers]
+    study.files(found.everything(study))
+    assert [each.to_json() for each in study.headers] == before
+
+
+def test_times_stand_at_the_offset_of_the_study(study: Any, found: Any) -> None:
+    (report,) = encode(found.nothing(study), study.headers, found.job, study.context)
+    assert report.TimezoneOffsetFromUTC == "+0200"
+    assert (report.ContentDate, report.ContentTime) == ("20260721", "120000.123456")
+    headers = copy.deepcopy(study.headers)
+    headers[0].TimezoneOffsetFromUTC = "-0500"
+    (report,) = encode(found.nothing(study), headers, found.job, study.context)
+    assert (report.TimezoneOffsetFromUTC, report.ContentTime) == ("-0500", "050000.123456")
