@@ -55,12 +55,13 @@ def associated(
     entity.acse_timeout = ACSE_TIMEOUT_S
     entity.dimse_timeout = DIMSE_TIMEOUT_S
     entity.network_timeout = DIMSE_TIMEOUT_S
-    connected = False
+    wires: list[socket.socket] = []
 
     def opened(event: evt.Event) -> None:
-        nonlocal connected
-        connected = True
-        _send_at_once(event)
+        connection = event.assoc.dul.socket
+        if connection is not None and connection.socket is not None:
+            wires.append(connection.socket)
+            _prepare(connection.socket)
 
     try:
         association = entity.associate(
@@ -73,24 +74,24 @@ def associated(
         )
     except OSError as trouble:  # a name that no server knows
         raise _unreachable(node, str(trouble.strerror or trouble)) from trouble
-    if not association.is_established:
-        raise _not_established(node, our_ae, association, connected=connected)
     try:
+        if not association.is_established:
+            raise _not_established(node, our_ae, association, connected=bool(wires))
         yield association
         if association.is_established:
             association.release()
     finally:
         if association.is_established:
             association.abort()
+        for wire in wires:  # pynetdicom leaves it open where the peer closed first
+            wire.close()
 
 
-def _send_at_once(event: evt.Event) -> None:
+def _prepare(wire: socket.socket) -> None:
     # Without it the kernel waits for more: 50 ms for each small object instead of 5.
-    connection = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A peer that stops within a PDU must not hold us for ever.
-        connection.socket.settimeout(DIMSE_TIMEOUT_S)
+    wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A peer that stops within a PDU must not hold us for ever.
+    wire.settimeout(DIMSE_TIMEOUT_S)
 
 
 def _not_established(

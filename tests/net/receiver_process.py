@@ -1,0 +1,44 @@
+"""A receiver as a process of its own: prints a line when it listens, ends at SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import structlog
+
+from dicomai.net.node import Node
+from dicomai.net.receiver import ReceiverConfig, receive
+
+
+def main() -> None:
+    said = json.loads(sys.argv[1])
+    nodes = tuple(
+        Node(**{**node, "addresses": tuple(node.get("addresses", ()))}) for node in said["nodes"]
+    )
+    structlog.configure(
+        processors=[structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    receive(
+        ReceiverConfig(
+            ae_title=said["ae_title"],
+            host="127.0.0.1",
+            port=said["port"],
+            nodes=nodes,
+            spool=Path(said["spool"]),
+            reserve_bytes=said["reserve_bytes"],
+            max_associations=said["max_associations"],
+        ),
+        ready=lambda: print("ready", flush=True),
+        stop=stop,
+    )
+
+
+if __name__ == "__main__":
+    main()
