@@ -69,7 +69,8 @@ def _one_of(column: str, values: object) -> str:
 
 
 ID: Final = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite counts rows by itself only in a column of type INTEGER."""
+"""SQLite counts rows by itself only in a column of type INTEGER; with AUTOINCREMENT it gives no
+number twice, as PostgreSQL does."""
 MOMENT: Final = BigInteger()
 
 metadata: Final = MetaData(
@@ -197,6 +198,7 @@ instances: Final = Table(
         sqlite_where=text("newest"),
         postgresql_where=text("newest"),
     ),
+    sqlite_autoincrement=True,
 )
 
 copies: Final = Table(
@@ -214,6 +216,7 @@ copies: Final = Table(
     Column("path", Text, nullable=False),
     Index("uq_copies_file", "instance_id", "file_sha256", unique=True),
     Index("uq_copies_path", "path", unique=True),
+    sqlite_autoincrement=True,
 )
 
 jobs: Final = Table(
@@ -332,6 +335,7 @@ jobs: Final = Table(
         sqlite_where=text("kind = 'deliver'"),
         postgresql_where=text("kind = 'deliver'"),
     ),
+    sqlite_autoincrement=True,
 )
 
 fingerprints: Final = Table(
@@ -391,6 +395,7 @@ events: Final = Table(
     Column("data", Json, nullable=False),
     Index("ix_events_study_instance_uid", "study_instance_uid", "id"),
     Index("ix_events_job_id", "job_id"),
+    sqlite_autoincrement=True,
 )
 
 nodes: Final = Table(
