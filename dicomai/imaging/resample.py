@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from dicomai.imaging.geometry import Grid
 
@@ -30,6 +31,8 @@ DIRECTIONS: Final = {
 
 _SLAB_VOXELS: Final = 1 << 22
 
+# Along rows the weights are kept sparse, for there the most voxels are: two or three of a row of
+# weights are not 0, and dense it would be most of the work.
 Weights = npt.NDArray[np.float32]
 """(out, in): each row makes one value of the result from values along an axis."""
 
@@ -68,9 +71,9 @@ class Resampling:
             for axis in range(3)
         )
         rows = np.empty((there.shape[0], out_j, out_i), dtype=np.float32)
-        for slab in _slabs(there.shape):
-            part = np.ascontiguousarray(there[slab], dtype=np.float32)
-            rows[slab] = np.matmul(weights_j, part @ weights_i.T)
+        few_j = csr_array(weights_j)
+        for k, part in enumerate(there):
+            rows[k] = (few_j @ np.ascontiguousarray(part, dtype=np.float32)) @ weights_i.T
         flat = weights_k @ rows.reshape(rows.shape[0], -1)
         return flat.reshape(out_k, out_j, out_i)
 
@@ -103,11 +106,16 @@ class Resampling:
             for axis, at in enumerate(back)
         )
         count = here.shape[0]
+        few_j = csr_array(weights_j)
         flat = np.ascontiguousarray(here).reshape(count, here.shape[1], -1)
         for slab in _slabs(self.source.shape_kji, channels=count):
             part = np.matmul(weights_k[slab], flat).reshape(count, -1, *here.shape[2:])
             if wanted is None or wanted(part):
-                yield slab, np.matmul(weights_j, part) @ weights_i.T
+                wide = part @ weights_i.T
+                out = np.empty((*part.shape[:2], *self.source.shape_kji[1:]), dtype=np.float32)
+                for index in np.ndindex(part.shape[:2]):
+                    out[index] = few_j @ wide[index]
+                yield slab, out
 
     def _step(self, axis: int) -> float:
         """How many source voxels one voxel of the model is long, along an axis of the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -36,7 +37,7 @@ def split(region: Region, grid: Grid) -> tuple[dict[Side, Region | None], tuple[
         The source's; left is where x of LPS grows (PS3.3 C.7.6.2.1.1).
     """
     labels, count = labelled(region.mask)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    sizes = np.bincount(labels[region.mask], minlength=count + 1)[1:]
     large = np.flatnonzero(sizes >= _LEAST_SHARE * sizes.sum()) + 1
     if len(large) == 1:
         seeds = _cut_at_the_thinnest(region.mask)
@@ -55,9 +56,7 @@ def _by_centroid(
     grid: Grid,
 ) -> dict[Side, Region | None]:
     start = np.array([part.start for part in region.cut])
-    numbers = np.arange(1, count + 1)
-    centres = np.array(ndimage.center_of_mass(region.mask, labels, numbers)).reshape(-1, 3)
-    x = grid.lps_mm(centres + start)[:, 0]
+    x = np.array([grid.lps_mm(centre + start)[0] for centre in _centres(labels, count)])
     if len(large) >= 2:
         middle = float((x[large - 1].min() + x[large - 1].max()) / 2)
     else:
@@ -65,6 +64,18 @@ def _by_centroid(
     left = np.concatenate(([False], x > middle))
     right = np.concatenate(([False], x <= middle))
     return {"left": region.only(left[labels]), "right": region.only(right[labels])}
+
+
+def _centres(labels: npt.NDArray[np.int32], count: int) -> Iterator[npt.NDArray[np.float64]]:
+    """Give the centroid of each component, (3,) indices, from its shadows on the axes."""
+    for number, cut in enumerate(ndimage.find_objects(labels, max_label=count), start=1):
+        part = labels[cut] == number
+        centre = []
+        for axis in range(3):
+            shadow = np.count_nonzero(part, axis=tuple({0, 1, 2} - {axis}))
+            place = np.arange(len(shadow)) + cut[axis].start
+            centre.append(float((shadow * place).sum() / shadow.sum()))
+        yield np.array(centre)
 
 
 def _cut_at_the_thinnest(mask: Mask) -> npt.NDArray[np.int32] | None:
