@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import scipy.ndimage
+import scipy.spatial.transform
 
 from dicomai.phantom.anatomy import SIDES, Anatomy, Side, draw_anatomy
 from dicomai.phantom.shapes import Ellipsoid, Field, Lattice, Matrix, Solid, Tube, filled
@@ -35,7 +36,7 @@ from dicomai.phantom.vessels import (
 _TEXTURE_MM: Final = 4.0
 _TEXTURE_SIZE: Final = 48
 _SLAB_VOXELS: Final = 200_000
-_VOLUME_STEP_MM: Final = 1.5
+_VOLUME_STEP_MM: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,15 +127,16 @@ class ChestPhantom:
         middle = self._frame @ [0.0, 0.0, (low + high) / 2, 1.0]
         return (float(middle[0]), float(middle[1]), float(middle[2]))
 
-    @property
+    @cached_property
     def lung_extent_z(self) -> tuple[float, float]:
         """Lowest and highest z of the lungs in the body's frame, mm, with a little to spare."""
-        apices = self.anatomy.apices.values()
-        domes = self.anatomy.domes.values()
-        return (
-            min(dome.top_z - 1.3 * dome.drop for dome in domes),
-            max(apex.top_z for apex in apices) + 4,
-        )
+        width, depth = 1.15 * self.anatomy.cavity_width, self.anatomy.cavity_depth
+        top = max(apex.top_z for apex in self.anatomy.apices.values())
+        axes = (np.arange(-width, width, 5), np.arange(-depth, depth, 5), np.arange(-260, top, 5))
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        inside = np.minimum(*(self._lung_at(side, points) for side in SIDES)) < 0
+        heights = points[inside, 2]
+        return (float(heights.min()) - 6, float(heights.max()) + 6)
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
@@ -168,14 +170,17 @@ class ChestPhantom:
 
     @cached_property
     def lung_volume_ml(self) -> Mapping[Side, float]:
-        """Volume of each lung, summed over a fine lattice of points."""
-        half = np.asarray(self.extent_mm) / 2
+        """Volume of each lung, counted on a fine lattice of points."""
         low, high = self.lung_extent_z
-        start = np.array([-half[0], -half[1], low - 4])
-        count = np.ceil((np.array([half[0], half[1], high + 4]) - start) / _VOLUME_STEP_MM)
-        index_to_xyz: Matrix = np.diag([*([_VOLUME_STEP_MM] * 3), 1.0])
-        # Offsets that are no simple fraction of a step keep flat surfaces from falling in step.
-        index_to_xyz[:3, 3] = start + np.array([0.37, 0.61, 0.83]) * _VOLUME_STEP_MM
+        corner = np.array([1.15 * self.anatomy.cavity_width, self.anatomy.cavity_depth, 0])
+        corner[2] = (high - low) / 2
+        # Turned, so that no flat surface falls in step with the lattice.
+        turned = scipy.spatial.transform.Rotation.from_euler("zyx", [0.3, 0.2, 0.15]).as_matrix()
+        half = np.abs(turned.T) @ corner
+        index_to_xyz: Matrix = np.eye(4)
+        index_to_xyz[:3, :3] = turned * _VOLUME_STEP_MM
+        index_to_xyz[:3, 3] = np.array([0, 0, (low + high) / 2]) - turned @ half
+        count = np.ceil(2 * half / _VOLUME_STEP_MM).astype(int)
         lattice = Lattice(
             index_to_xyz=index_to_xyz, shape_kji=(int(count[0]), int(count[1]), int(count[2]))
         )

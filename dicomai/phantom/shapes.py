@@ -104,11 +104,11 @@ class Ellipsoid:
             )
             norm2 = norm2 + along**2
             slope2 = slope2 + (along / np.float32(radius)) ** 2
-        norm = np.sqrt(norm2)
         # First-order distance: field / |gradient|; equals the distance where all radii are equal.
-        return np.asarray(
-            norm * (norm - 1) / np.maximum(np.sqrt(slope2), np.float32(1e-6)), dtype=np.float32
-        )
+        # A tiny offset keeps the centre itself inside.
+        norm = np.sqrt(norm2 + np.float32(1e-6))
+        slope = np.sqrt(slope2 + np.float32(1e-6 / max(self.radii) ** 2))
+        return np.asarray(norm * (norm - 1) / slope, dtype=np.float32)
 
 
 Solid: TypeAlias = Tube | Ellipsoid

@@ -87,7 +87,8 @@ def pleural_space(anatomy: Anatomy, x: Field, y: Field, z: Field, cavity_field: 
     )
     field = smooth_max(cavity_field + np.float32(PLEURA_MM), spine, 8)
     whole = heart(anatomy)
-    reach = whole.half_extent[2] + 10
+    # Beyond this it bears on no surface, not even through the rounding of edges.
+    reach = whole.half_extent[2] + 30
     if (
         abs(float(z.min()) + float(z.max()) - 2 * whole.centre[2]) / 2
         > reach + (float(z.max()) - float(z.min())) / 2

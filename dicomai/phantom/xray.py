@@ -122,7 +122,7 @@ def ball_attenuation(nodule: Nodule, lung_hu: float, exposure: Exposure) -> npt.
     u = (np.arange(exposure.shape_ji[1], dtype=np.float32) - np.float32(column))[None, :]
     away2 = (u * u + v * v) * np.float32(pitch**2)
     chord = 2 * np.sqrt(np.maximum(np.float32(nodule.diameter_mm / 2) ** 2 - away2, 0))
-    return chord * np.float32(_WATER_PER_MM * (nodule.hu - lung_hu) / 1000)
+    return np.asarray(chord * np.float32(_WATER_PER_MM * (nodule.hu - lung_hu) / 1000))
 
 
 def developed(

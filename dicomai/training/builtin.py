@@ -130,8 +130,8 @@ RECIPES: Final[dict[str, Recipe]] = {
         figures=_xray_figures,
         made="A small residual network learned to tell projected chests with a nodule of 15 to "
         "30 mm from those without.",
-        remark="A nodule may lie behind heart or diaphragm, where little of it shows. The probability "
-        "is not calibrated.",
+        remark="A nodule may lie behind heart or diaphragm, where little of it shows. The "
+        "probability is not calibrated.",
     ),
 }
 
