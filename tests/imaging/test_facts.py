@@ -1,0 +1,88 @@
+"""What limits ask of a patient is taken from the object, and nothing is made up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicomai.errors import InputError
+from dicomai.imaging.facts import facts_of
+from dicomai.imaging.image import image_of
+
+
+@pytest.mark.parametrize(
+    ("age", "born", "examined", "years"),
+    [
+        ("054Y", "", "", 54),
+        ("018M", "", "", 1.5),
+        ("", "20000101", "20260101", 26),
+        ("", "20000101", "", None),
+        ("", "20270101", "20260101", None),
+        ("54", "nonsense", "20260101", None),
+        ("", "", "", None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_the_age_comes_from_the_object(
+    age: str, born: str, examined: str, years: float | None
+) -> None:
+    dataset = Dataset()
+    dataset.PatientAge, dataset.PatientBirthDate, dataset.StudyDate = age, born, examined
+    found = facts_of(dataset).age_years
+    assert found == (None if years is None else pytest.approx(years, abs=0.01))
+
+
+def radiograph() -> Dataset:
+    dataset = Dataset()
+    dataset.SOPInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2"
+    dataset.Modality, dataset.ViewPosition = "DX", "PA"
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 4, 6, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation = 0
+    dataset.PatientOrientation = ["L", "F"]
+    dataset.PixelData = np.arange(24, dtype="<u2").tobytes()
+    dataset["PixelData"].VR = "OW"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return dataset
+
+
+def test_a_radiograph_that_hangs_as_usual_is_taken_as_it_is() -> None:
+    source = image_of(radiograph())
+    assert source.warnings == ()
+    assert source.facts.view_position == "PA"
+    np.testing.assert_array_equal(source.pixels, np.arange(24).reshape(4, 6))
+
+
+def test_a_radiograph_that_does_not_say_how_it_hangs_is_noted() -> None:
+    dataset = radiograph()
+    del dataset.PatientOrientation
+    (warning,) = image_of(dataset).warnings
+    assert "Patient Orientation" in warning
+
+
+@pytest.mark.parametrize("orientation", [["R", "F"], ["L", "H"], ["F", "R"]])
+def test_a_mirrored_radiograph_is_refused(orientation: list[str]) -> None:
+    dataset = radiograph()
+    dataset.PatientOrientation = orientation
+    with pytest.raises(InputError, match="is turned or mirrored"):
+        image_of(dataset)
+
+
+def test_a_lateral_view_hangs_its_own_way() -> None:
+    dataset = radiograph()
+    dataset.PatientOrientation = ["A", "F"]
+    assert image_of(dataset).warnings == ()
+
+
+def test_padding_of_an_inverted_radiograph_stays_dark() -> None:
+    dataset = radiograph()
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+    dataset.PixelPaddingValue = 0
+    pixels = image_of(dataset).pixels
+    assert pixels[0, 0] == pixels.min() == 1
+    assert pixels[0, 1] == pixels.max() == 23
