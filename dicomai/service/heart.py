@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -39,11 +39,11 @@ class Heart:
         self._stopped = threading.Event()
         self._lost = threading.Event()
         self._progressed = True
-        self._ours = False
+        self._ours_since: float | None = None
         self._stage = ""
         self._fraction = 0.0
         self._thread = threading.Thread(target=self._live, name="heart", daemon=True)
-        self.stages_s: dict[str, float] = {}
+        self._taken: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -68,18 +68,29 @@ class Heart:
         """What is being done."""
         return self._stage
 
+    @property
+    def stages_s(self) -> dict[str, float]:
+        """Seconds that each stage has taken, the present one until now."""
+        taken = dict(self._taken)
+        if self._ours_since is not None:
+            present = time.monotonic() - self._ours_since
+            taken[self._stage] = taken.get(self._stage, 0.0) + present
+        return taken
+
+    def took(self, stages_s: Mapping[str, float]) -> None:
+        """Note what stages in another process have taken."""
+        self._taken |= stages_s
+
     @contextmanager
     def in_stage(self, name: str) -> Iterator[None]:
         """Do a stage in this process, timed; it counts as progress for as long as it takes."""
         self.progress(name, 0.0)
-        self._ours = True
-        started = time.monotonic()
+        self._ours_since = time.monotonic()
         try:
             yield
         finally:
-            self._ours = False
-            taken = time.monotonic() - started
-            self.stages_s[name] = self.stages_s.get(name, 0.0) + taken
+            self._taken = self.stages_s
+            self._ours_since = None
 
     def progress(self, stage: str, fraction: float) -> None:
         """Note that the work has got on."""
@@ -87,7 +98,7 @@ class Heart:
 
     def _live(self) -> None:
         while not self._stopped.wait(self._pause_s):
-            if self.overdue or not (self._progressed or self._ours):
+            if self.overdue or not (self._progressed or self._ours_since is not None):
                 continue
             self._progressed = False
             try:

@@ -1,0 +1,264 @@
+"""The steps of an analysis around the runner: read the input, encode, check, make durable.
+
+Each takes values and files; claiming, beating and committing are the supervisor's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from pydicom import Dataset
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.uid import TransferSyntaxUID
+from dicomai.errors import IdentityError, InputError, TransientError
+from dicomai.findings import Findings
+from dicomai.imaging.image import image_of
+from dicomai.imaging.series import read_object
+from dicomai.imaging.volume import volume_of
+from dicomai.inference.messages import Analyse
+from dicomai.inference.pipeline import Source, inputs_of
+from dicomai.models.package import Package
+from dicomai.results import gate
+from dicomai.results.context import PredecessorSR, ResultContext
+from dicomai.results.encode import encode, written
+from dicomai.results.uids import COMPREHENSIVE_3D_SR_STORAGE
+from dicomai.service import received
+from dicomai.service.received import Reading
+from dicomai.spool.durable import make_folders, write_durably
+from dicomai.store import archive
+from dicomai.store.analyses import Predecessor
+from dicomai.store.instances import Instance, InstanceRow
+from dicomai.store.job import Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loaded:
+    """The input of a job, and what goes to the runner of it."""
+
+    source: Source
+    request: Analyse
+
+
+def load(
+    job: Job,
+    rows: Sequence[Instance],
+    package: Package,
+    data: Path,
+    on_read: Callable[[float], None],
+) -> Loaded:
+    """Return the input of a job, read from the archive.
+
+    Parameters
+    ----------
+    job
+        Whose input it is.
+    rows
+        The instances that the job took, of the versions that it took.
+    package
+        What it is for.
+    data
+        The data folder.
+    on_read
+        Told the fraction that is read.
+
+    Raises
+    ------
+    InputError
+        A file is not there any more or has changed, or the images are no input for the model.
+    TransientError
+        The archive is not there.
+    """
+    datasets = []
+    for number, row in enumerate(rows, start=1):
+        datasets.append(_read(row, data))
+        on_read(number / len(rows))
+    volume = package.manifest.input[0].kind == "volume"
+    if not volume and len(datasets) != 1:
+        raise InputError(
+            f"{package.name} takes one image, and the job has {len(datasets)}.",
+            subject=job.study_instance_uid,
+        )
+    source: Source = volume_of(datasets) if volume else image_of(datasets[0])
+    return Loaded(
+        source=source,
+        request=Analyse(
+            package_folder=str(package.folder),
+            package_sha256=package.sha256,
+            source=replace(source, headers=()),
+            inputs=inputs_of(source.headers),
+        ),
+    )
+
+
+def _read(row: Instance, data: Path) -> Dataset:
+    path = data / row.path
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        if not (data / archive.FOLDER).is_dir():
+            raise TransientError(
+                f"{data / archive.FOLDER} is not there. Is its disk mounted?", subject=str(path)
+            ) from None
+        raise InputError(
+            f"{path} is missing from the archive. Send the study again.", subject=str(path)
+        ) from None
+    if digest != row.file_sha256:
+        raise InputError(
+            f"{path} has other bytes than those that were received. Its disk is damaged or someone "
+            "changed it; send the study again.",
+            subject=str(path),
+        )
+    return read_object(path)
+
+
+def check_answer(findings: Findings, request: Analyse) -> None:
+    """Compare findings with what was asked for: a runner must not answer for another study.
+
+    Raises
+    ------
+    IdentityError
+        They are of other images, or of another model.
+    """
+    if (
+        findings.inputs != request.inputs
+        or findings.algorithm.package_sha256 != request.package_sha256
+    ):
+        others = sorted({each.study_instance_uid for each in findings.inputs})
+        raise IdentityError(
+            f"The runner answered for other images or another model than it was given: study "
+            f"{', '.join(others)}. Nothing was written; report this.",
+            subject=request.inputs[0].study_instance_uid,
+        )
+
+
+def encoded(
+    job: Job,
+    findings: Findings,
+    source: Source,
+    *,
+    timezone: str,
+    charset_default: str,
+    predecessor: PredecessorSR | None,
+) -> tuple[bytes, ...]:
+    """Return the results of a job as Part 10 files; the same job and findings, the same bytes."""
+    context = ResultContext(
+        created_at=job.created_at,
+        software_version=version("dicomai"),
+        charset_default=charset_default,
+        timezone=timezone,
+        predecessor=predecessor,
+    )
+    return tuple(written(each) for each in encode(findings, source.headers, job.uuid, context))
+
+
+def report_of(predecessor: Predecessor | None) -> PredecessorSR | None:
+    """Return the report of an earlier analysis, for the new one to name."""
+    for row in predecessor.results if predecessor else ():
+        if row.sop_class_uid == COMPREHENSIVE_3D_SR_STORAGE:
+            return PredecessorSR(
+                study_instance_uid=row.study_instance_uid,
+                series_instance_uid=row.series_instance_uid,
+                sop_class_uid=row.sop_class_uid,
+                sop_instance_uid=row.sop_instance_uid,
+            )
+    return None
+
+
+def check(
+    results: Sequence[bytes], findings: Findings, source: Source, charset_default: str
+) -> None:
+    """Hold the bytes of results against findings and images.
+
+    Raises
+    ------
+    IdentityError
+        A result names another patient or study than its images.
+    GateError
+        It breaks another rule.
+    """
+    try:
+        gate.check(results, findings, source.headers, charset_default=charset_default)
+    except gate.GateError as error:
+        if error.rule == "identity":
+            raise IdentityError(error.sentence, subject=error.subject) from error
+        raise
+
+
+def placed(
+    job: Job, results: Sequence[bytes], data: Path, reading: Reading, now: Instant
+) -> tuple[InstanceRow, ...]:
+    """Put results into the archive, durably, and return their rows; may be repeated.
+
+    Parameters
+    ----------
+    job
+        Whose results they are.
+    results
+        Checked Part 10 files.
+    data
+        The data folder.
+    reading
+        How the source's node is read, so that its patient's key comes out the same.
+    now
+        The present.
+
+    Raises
+    ------
+    IdentityError
+        A file names another patient than the job's.
+    DiskFull
+        No room.
+    """
+    folder = data / archive.FOLDER / ".results" / str(job.uuid)
+    make_folders(folder, data)
+    rows = []
+    for number, octets in enumerate(results):
+        path = folder / f"{number}.dcm"
+        write_durably(path, (octets,))
+        rows.append(_placed(job, path, data, reading, now))
+        path.unlink()
+    folder.rmdir()
+    return tuple(rows)
+
+
+def _placed(job: Job, path: Path, data: Path, reading: Reading, now: Instant) -> InstanceRow:
+    found = received.read_object(path, reading)
+    uids = found.identifiers
+    if found.identity.key != job.patient_key or uids.study_instance_uid != job.study_instance_uid:
+        raise IdentityError(
+            f"The result {uids.sop_instance_uid} names another patient or study than the job was "
+            "made for. It was not kept; look at the study, then: dicomai retry "
+            f"{job.id}",
+            subject=job.study_instance_uid,
+        )
+    place = archive.place(
+        data,
+        path,
+        uids.study_instance_uid,
+        uids.series_instance_uid,
+        uids.sop_instance_uid,
+        found.file_sha256,
+    )
+    return InstanceRow(
+        study_instance_uid=uids.study_instance_uid,
+        series_instance_uid=uids.series_instance_uid,
+        sop_instance_uid=uids.sop_instance_uid,
+        sop_class_uid=uids.sop_class_uid,
+        transfer_syntax_uid=TransferSyntaxUID(found.transfer_syntax_uid),
+        header_digest=found.version.header,
+        pixel_digest=found.version.pixels,
+        file_sha256=found.file_sha256,
+        origin="produced",
+        node="",
+        received_at=now,
+        size_bytes=found.size_bytes,
+        path=place,
+        attributes=found.attributes,
+        job_id=job.id,
+    )

@@ -1,0 +1,226 @@
+"""Deliveries: the results of one analysis to one node, once, to the patient that they are of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection
+
+from dicomai.dicom.uid import SOPInstanceUID
+from dicomai.errors import (
+    ConfigError,
+    IdentityError,
+    InputError,
+    RefusedError,
+    TransientError,
+)
+from dicomai.net import scu
+from dicomai.net.node import Node
+from dicomai.net.scu import StoreOutcome, StudyIdentity
+from dicomai.service.attempt import Attempt, Lost, Worker, attempt
+from dicomai.settings import Settings
+from dicomai.store import deliveries, events, instances, jobs, nodes
+from dicomai.store.engine import reading, writing
+from dicomai.store.instances import Instance
+from dicomai.store.job import Job
+from dicomai.store.states import DeliveryState, JobKind
+
+KINDS: Final[tuple[JobKind, ...]] = ("deliver",)
+_STATES: Final[dict[str, DeliveryState]] = {
+    "ok": "sent",
+    "warning": "warning",
+    "transient": "transient",
+    "refused": "refused",
+}
+_THERE: Final[tuple[DeliveryState, ...]] = ("sent", "warning")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Deliverer:
+    """Sends results to nodes, one job at a time.
+
+    Attributes
+    ----------
+    settings
+        Data folder, nodes, our AE title.
+    worker
+        Who claims.
+    """
+
+    settings: Settings
+    worker: Worker
+
+    def work_once(self) -> bool:
+        """Claim the next delivery and bring the attempt to its end; False when none is due.
+
+        Raises
+        ------
+        DatabaseError
+            The database is away, and nothing was claimed.
+        """
+        with writing(self.worker.engine) as connection:
+            job = jobs.claim(connection, self.worker.name, KINDS, (), self.worker.clock())
+        if job is None:
+            return False
+        attempt(self.worker, job, self._do)
+        return True
+
+    def _do(self, this: Attempt) -> None:
+        job = this.job
+        node = self._node(job)
+        try:
+            with this.stage("compare"):
+                objects = self._objects(job)
+                if node.answers_find:
+                    self._compare(job, node, objects)
+            with this.stage("send"):
+                self._begin(this)
+                self._send(this, node, self._left(job, objects))
+        except TransientError as error:
+            sentence = error.sentence
+            this.write(lambda c: nodes.failed(c, node.name, sentence, self.worker.clock()))
+            raise
+        this.write(lambda c: nodes.delivered(c, node.name, self.worker.clock()))
+        self._settle(this, objects)
+
+    def _node(self, job: Job) -> Node:
+        for node in self.settings.nodes:
+            if node.name == job.node:
+                return node
+        raise ConfigError(
+            f"The configuration has no node {job.node} any more. Add it again, or: dicomai cancel "
+            f"{job.id}",
+            subject=job.node,
+        )
+
+    def _objects(self, job: Job) -> tuple[Instance, ...]:
+        assert job.result_of is not None
+        with reading(self.worker.engine) as connection:
+            objects = instances.of_job(connection, job.result_of)
+        if not objects:
+            raise InputError(
+                f"The results of job {job.result_of} are not in the archive any more. For a new "
+                f"run: dicomai retry {job.result_of} --again",
+                subject=job.study_instance_uid,
+            )
+        return objects
+
+    def _compare(self, job: Job, node: Node, objects: tuple[Instance, ...]) -> None:
+        """Hold results whose patient or accession number is another one at the destination."""
+        there = scu.find_study_identity(
+            node, self.settings.receiver.ae_title, job.study_instance_uid
+        )
+        if there is None:
+            return
+        ours = _identity(objects[0])
+        different = [
+            name
+            for name, here, at_node in (
+                ("Patient ID", ours.patient_id, there.patient_id),
+                ("Accession Number", ours.accession_number, there.accession_number),
+            )
+            if at_node and here != at_node
+        ]
+        if different:
+            raise IdentityError(
+                f"{node.name} has this study under another {' and another '.join(different)} than "
+                "the images that came here. Nothing was sent. Find out which is right; when the "
+                f"images were corrected and have come again, or {node.name} was: dicomai retry "
+                f"{job.id}",
+                subject=job.study_instance_uid,
+            )
+
+    def _begin(self, this: Attempt) -> None:
+        """Go no further where the study is held or another patient's by now."""
+        if (
+            this.write(lambda c: deliveries.start(c, this.job.held, self.worker.clock()))
+            is not None
+        ):
+            raise Lost
+
+    def _left(self, job: Job, objects: tuple[Instance, ...]) -> tuple[Instance, ...]:
+        """Return what the node does not have yet from an earlier attempt."""
+        with reading(self.worker.engine) as connection:
+            known = deliveries.objects(connection, job.id)
+        there = {each.sop_instance_uid for each in known if each.state in _THERE}
+        return tuple(each for each in objects if each.sop_instance_uid not in there)
+
+    def _send(self, this: Attempt, node: Node, objects: tuple[Instance, ...]) -> None:
+        """Send objects in one association; what becomes of each is noted as soon as it is known."""
+        if not objects:
+            return
+        data = self.settings.folders.data
+        by_path = {data / each.path: each.sop_instance_uid for each in objects}
+        told = 0
+
+        def on_each(outcome: StoreOutcome) -> None:
+            nonlocal told
+            told += 1
+            this.heart.progress("send", told / len(objects))
+            self._note(this, by_path[outcome.path], outcome)
+
+        outcomes = scu.store_objects(node, self.settings.receiver.ae_title, tuple(by_path), on_each)
+        transient = [each for each in outcomes if each.kind == "transient"]
+        if transient:
+            raise TransientError(transient[0].sentence, subject=transient[0].sop_instance_uid)
+
+    def _note(self, this: Attempt, sop: SOPInstanceUID, outcome: StoreOutcome) -> None:
+        now = self.worker.clock()
+
+        def note(connection: Connection) -> bool:
+            noted = deliveries.note_object(
+                connection,
+                this.job.held,
+                sop,
+                _STATES[outcome.kind],
+                outcome.status,
+                outcome.sentence,
+                now,
+            )
+            if noted and outcome.kind == "warning":
+                events.record(
+                    connection,
+                    this.job.study_instance_uid,
+                    "delivered with a warning",
+                    outcome.sentence,
+                    {"node": this.job.node, "object": sop, "status": outcome.status},
+                    now,
+                    this.job.id,
+                )
+            return noted
+
+        if not this.write(note):
+            raise Lost
+
+    def _settle(self, this: Attempt, objects: tuple[Instance, ...]) -> None:
+        """Finish the job, or say which objects the node refused for good."""
+        with reading(self.worker.engine) as connection:
+            known = deliveries.objects(connection, this.job.id)
+        refused = [each for each in known if each.state == "refused"]
+        if refused:
+            more = f" ({len(refused)} of {len(objects)} objects)" if len(objects) > 1 else ""
+            raise RefusedError(f"{refused[0].sentence}{more}", subject=refused[0].sop_instance_uid)
+        summary = {
+            "objects": len(objects),
+            "warnings": sum(each.state == "warning" for each in known),
+        }
+        done = this.write(
+            lambda c: deliveries.finish(
+                c, this.job.held, this.stages_s, summary, self.worker.clock()
+            )
+        )
+        if not done and this.outcome() != "done":
+            raise Lost
+
+
+def _identity(instance: Instance) -> StudyIdentity:
+    def text(keyword: str) -> str:
+        value = instance.attributes.get(keyword, "")
+        return value.strip(" ") if isinstance(value, str) else ""
+
+    return StudyIdentity(
+        patient_id=text("PatientID"),
+        issuer_of_patient_id=text("IssuerOfPatientID"),
+        accession_number=text("AccessionNumber"),
+    )

@@ -1,0 +1,206 @@
+"""The work of one device: claim, load, let the runner analyse, encode, check, commit.
+
+Everything here may be killed at any moment: files are durable before the one transaction that makes
+them count, and whoever claims the job next does it again, with the same UIDs and the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from dicomai.errors import ConfigError, CrashError
+from dicomai.findings import Findings
+from dicomai.inference.runner_process import RunnerDied, RunnerProcess
+from dicomai.models.registry import Registry, open_registry
+from dicomai.net.node import Node
+from dicomai.results import summary
+from dicomai.service import analyse
+from dicomai.service.analyse import Loaded
+from dicomai.service.attempt import Attempt, Lost, Worker, attempt
+from dicomai.service.received import Reading
+from dicomai.settings import Settings
+from dicomai.store import analyses, instances, jobs
+from dicomai.store.analyses import Predecessor
+from dicomai.store.engine import reading, writing
+from dicomai.store.instances import Instance
+from dicomai.store.job import Job
+from dicomai.store.states import JobKind
+
+KINDS: Final[tuple[JobKind, ...]] = ("analyse",)
+STAGES: Final = (
+    "load",
+    "preprocess",
+    "infer",
+    "postprocess",
+    "measure",
+    "encode",
+    "check",
+    "commit",
+)
+"""What each analysis goes through, in order; each is timed in the job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What the catalogue says about a claimed job."""
+
+    rows: tuple[Instance, ...]
+    node: Node | None
+    """Who sent its input, if the configuration still knows."""
+    predecessor: Predecessor | None
+
+    @property
+    def charset_default(self) -> str:
+        return self.node.charset_default if self.node else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Supervisor:
+    """Does the analyses of one device.
+
+    Attributes
+    ----------
+    settings
+        Data folder with its models, nodes, time zone.
+    runner
+        The runner of the device.
+    worker
+        Who claims.
+    """
+
+    settings: Settings
+    runner: RunnerProcess
+    worker: Worker
+
+    def work_once(self) -> bool:
+        """Claim the next analysis and bring the attempt to its end; False when none is due.
+
+        Raises
+        ------
+        DatabaseError
+            The database is away, and nothing was claimed.
+        """
+        with writing(self.worker.engine) as connection:
+            job = jobs.claim(
+                connection,
+                self.worker.name,
+                KINDS,
+                self._registry().names,
+                self.worker.clock(),
+            )
+        if job is None:
+            return False
+        attempt(self.worker, job, self._do)
+        return True
+
+    def _registry(self) -> Registry:
+        # Read anew for each job: what an administrator pins meanwhile counts at once.
+        return open_registry(self.settings.folders.models)
+
+    def _do(self, this: Attempt) -> None:
+        with this.stage("load"):
+            facts = self._facts(this.job)
+            loaded = self._load(this, facts)
+        findings = self._run(this, loaded)
+        while not self._commit(this, facts, loaded, findings):
+            # Results that these replace went out meanwhile: these must name them.
+            facts = self._facts(this.job)
+
+    def _commit(self, this: Attempt, facts: _Facts, loaded: Loaded, findings: Findings) -> bool:
+        """Encode, check and commit; False when the report must name another predecessor.
+
+        Raises
+        ------
+        Lost
+            The job is ours no more, or its study is held or another patient's now.
+        """
+        data, predecessor = self.settings.folders.data, facts.predecessor
+        with this.stage("encode"):
+            results = analyse.encoded(
+                this.job,
+                findings,
+                loaded.source,
+                timezone=self.settings.service.timezone,
+                charset_default=facts.charset_default,
+                predecessor=analyse.report_of(predecessor),
+            )
+        with this.stage("check"):
+            analyse.check(results, findings, loaded.source, facts.charset_default)
+        with this.stage("commit"):
+            rows = analyse.placed(
+                this.job, results, data, self._reading(facts), self.worker.clock()
+            )
+            outcome = this.write(
+                lambda c: analyses.finish(
+                    c,
+                    this.job.held,
+                    rows,
+                    this.stages_s,
+                    {"found": summary.line(findings)},
+                    self.worker.clock(),
+                    predecessor.job.id if predecessor else None,
+                )
+            )
+        if outcome == "other predecessor":
+            return False
+        if outcome != "done" and this.outcome() != "done":
+            raise Lost
+        return True
+
+    def _facts(self, job: Job) -> _Facts:
+        with reading(self.worker.engine) as connection:
+            rows = tuple(row for _, row in instances.inputs_of(connection, job.id))
+            predecessor = analyses.predecessor(connection, job.id)
+        sender = rows[0].node if rows else ""
+        node = next((each for each in self.settings.nodes if each.name == sender), None)
+        return _Facts(rows=rows, node=node, predecessor=predecessor)
+
+    def _reading(self, facts: _Facts) -> Reading:
+        return Reading(
+            issuer_of_patient_id=facts.node.issuer_of_patient_id if facts.node else "",
+            charset_default=facts.charset_default,
+            placeholder_ids=self.settings.decide.placeholder_ids,
+        )
+
+    def _load(self, this: Attempt, facts: _Facts) -> Loaded:
+        job = this.job
+        package = self._registry().get_trusted(job.model)
+        if package.sha256 != job.package_sha256:
+            raise ConfigError(
+                f"Model {job.model} is another package now than the job was made for. Bring back "
+                f"the one it was made for, or ask for a new analysis: dicomai retry {job.id} "
+                "--again",
+                subject=job.model,
+            )
+
+        def on_read(fraction: float) -> None:
+            this.heart.progress("load", fraction)
+            this.go_on()
+
+        return analyse.load(job, facts.rows, package, self.settings.folders.data, on_read)
+
+    def _run(self, this: Attempt, loaded: Loaded) -> Findings:
+        told = "load"
+
+        def on_progress(stage: str, fraction: float) -> None:
+            nonlocal told
+            this.heart.progress(stage, fraction)
+            if stage != told:
+                told = stage
+                this.observe(stage)
+
+        series = loaded.source.series_instance_uid
+        try:
+            findings = self.runner.analyse(
+                loaded.request, on_progress=on_progress, go_on=this.go_on
+            )
+        except RunnerDied as death:
+            raise CrashError(
+                f"The runner {death.how} while it worked on series {series}. Another one takes "
+                "its place.",
+                subject=series,
+            ) from death
+        this.heart.took(findings.stages_s)
+        analyse.check_answer(findings, loaded.request)
+        return findings

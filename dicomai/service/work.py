@@ -1,0 +1,229 @@
+"""The worker of a host: a supervisor with its runner for each device, and a deliverer."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import structlog
+from sqlalchemy import Engine
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.dates import now as present
+from dicomai.errors import DatabaseError
+from dicomai.inference.runner_process import RunnerProcess
+from dicomai.models.registry import open_registry
+from dicomai.service import deliver, supervise
+from dicomai.service.attempt import Worker
+from dicomai.service.deliver import Deliverer
+from dicomai.service.supervise import Supervisor
+from dicomai.service.tree import Life
+from dicomai.settings import Settings
+from dicomai.store import hosts
+from dicomai.store.engine import open_engine, writing
+from dicomai.store.states import JobKind
+
+IDLE_S: Final = 0.3
+AWAY_S: Final = 1.0
+_TELL_EVERY_S: Final = 10.0
+_WATCH_S: Final = 0.5
+STUCK_S: Final = 300.0
+"""A loop that did not come round for so long is stuck; encoding a large study takes a minute."""
+_GPUS: Final = Path("/proc/driver/nvidia/gpus")
+
+Build: TypeAlias = Callable[[Callable[[], None]], Callable[[], bool]]
+
+log = structlog.get_logger()
+
+
+class Loop(threading.Thread):
+    """Does one thing again and again until told to stop; waits while the database is away.
+
+    Parameters
+    ----------
+    name
+        For the log.
+    build
+        Given what to call while it gets on, returns what does the next piece of work; that says
+        False when there was none.
+    stop
+        Ends it.
+    idle_s
+        How long it waits when there was nothing to do.
+    """
+
+    def __init__(
+        self, name: str, build: Build, stop: threading.Event, *, idle_s: float = IDLE_S
+    ) -> None:
+        # A daemon: one that is stuck must not keep its process from ending.
+        super().__init__(name=name, daemon=True)
+        self._once = build(self.pulse)
+        self._stop_asked = stop
+        self._idle_s = idle_s
+        self._came_round = time.monotonic()
+
+    @property
+    def lives(self) -> bool:
+        """It runs and is not stuck."""
+        return self.is_alive() and time.monotonic() - self._came_round < STUCK_S
+
+    def pulse(self) -> None:
+        """Note that it gets on."""
+        self._came_round = time.monotonic()
+
+    def run(self) -> None:
+        """Loop; a defect ends it, and with it its process, which is started again."""
+        while not self._stop_asked.is_set():
+            self.pulse()
+            try:
+                worked = self._once()
+            except DatabaseError as error:
+                log.warning("database away", why=error.sentence, loop=self.name)
+                self._stop_asked.wait(AWAY_S)
+                continue
+            if not worked:
+                self._stop_asked.wait(self._idle_s)
+
+
+def keep(loops: Sequence[Loop], life: Life) -> None:
+    """Run loops until told to stop; returns early, a failure, when one has died or is stuck."""
+    for loop in loops:
+        loop.start()
+    life.ready()
+    while not life.stop.wait(_WATCH_S) and all(loop.lives for loop in loops):
+        life.pulse()
+
+
+def work(settings: Settings, life: Life) -> None:
+    """Do jobs until told to stop; then give back what runs."""
+    engine = open_engine(settings.database.url)
+    at = f"{socket.gethostname()}:{os.getpid()}"
+    workers = {f"{at}:{device}": device for device in devices(settings.worker.device)}
+    with ExitStack() as stack:
+        loops = [
+            Loop(
+                name,
+                partial(
+                    _analysing,
+                    settings,
+                    engine,
+                    stack.enter_context(RunnerProcess(device)),
+                    name,
+                    life.stop,
+                ),
+                life.stop,
+            )
+            for name, device in workers.items()
+        ]
+        sender = f"{at}:network"
+        loops.append(
+            Loop(sender, partial(_delivering, settings, engine, sender, life.stop), life.stop)
+        )
+        shown = [
+            *((name, device, supervise.KINDS) for name, device in workers.items()),
+            (sender, "network", deliver.KINDS),
+        ]
+        telling = partial(_telling, settings, engine, shown, present())
+        loops.append(Loop(f"{at}:presence", telling, life.stop, idle_s=_TELL_EVERY_S))
+        keep(loops, life)
+        if life.stop.is_set():
+            for loop in loops:
+                loop.join(settings.worker.stop_s)
+            with suppress(DatabaseError), writing(engine) as connection:
+                for name, _, _ in shown:
+                    hosts.forget_worker(connection, name)
+
+
+def devices(setting: str) -> tuple[str, ...]:
+    """Return the devices to use: what the setting names, or with "auto" every GPU, else the CPU."""
+    if setting != "auto":
+        return (setting,)
+    if not _GPUS.is_dir():
+        return ("cpu",)
+    # Only torch knows which of them it can use; asked in another process, for it stays in memory.
+    count = "import torch; print(torch.cuda.device_count())"
+    asked = subprocess.run(
+        [sys.executable, "-c", count], capture_output=True, text=True, check=False
+    )
+    gpus = int(asked.stdout) if asked.stdout.strip().isdigit() else 0
+    return tuple(f"cuda:{number}" for number in range(gpus)) or ("cpu",)
+
+
+def worker_of(
+    settings: Settings,
+    engine: Engine,
+    name: str,
+    stop: threading.Event,
+    pulse: Callable[[], None],
+) -> Worker:
+    """Return a worker with the lease and the deadline of the settings."""
+    return Worker(
+        name=name,
+        engine=engine,
+        lease_s=settings.worker.lease_s,
+        deadline_s=settings.worker.deadline_s,
+        clock=present,
+        stop=stop,
+        pulse=pulse,
+        observe=lambda _stage, _job: None,
+    )
+
+
+def _analysing(
+    settings: Settings,
+    engine: Engine,
+    runner: RunnerProcess,
+    name: str,
+    stop: threading.Event,
+    pulse: Callable[[], None],
+) -> Callable[[], bool]:
+    worker = worker_of(settings, engine, name, stop, pulse)
+    return Supervisor(settings=settings, runner=runner, worker=worker).work_once
+
+
+def _delivering(
+    settings: Settings,
+    engine: Engine,
+    name: str,
+    stop: threading.Event,
+    pulse: Callable[[], None],
+) -> Callable[[], bool]:
+    worker = worker_of(settings, engine, name, stop, pulse)
+    return Deliverer(settings=settings, worker=worker).work_once
+
+
+def _telling(
+    settings: Settings,
+    engine: Engine,
+    shown: Sequence[tuple[str, str, tuple[JobKind, ...]]],
+    started_at: Instant,
+    _pulse: Callable[[], None],
+) -> Callable[[], bool]:
+    """Say in the catalogue which workers there are, and which models they serve."""
+
+    def once() -> bool:
+        models = open_registry(settings.folders.models).names
+        with writing(engine) as connection:
+            for name, device, kinds in shown:
+                worker = hosts.Worker(
+                    name=name,
+                    host=socket.gethostname(),
+                    device=device,
+                    kinds=kinds,
+                    models=models if kinds == supervise.KINDS else (),
+                    started_at=started_at,
+                    beat_at=present(),
+                )
+                hosts.note_worker(connection, worker)
+        return False
+
+    return once

@@ -1,0 +1,201 @@
+"""A job is claimed, analysed, encoded, checked and committed, or its row says why not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pytest
+from bodies import truth, write_package
+from ward import Ward, open_ward
+
+from dicomai.dicom.dates import now
+from dicomai.inference.runner_process import RunnerProcess
+from dicomai.service.supervise import STAGES, Supervisor
+from dicomai.store import jobs, studies
+from dicomai.store.engine import writing
+from dicomai.store.job import Job
+
+SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    opened = open_ward(tmp_path)
+    yield opened
+    opened.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[RunnerProcess]:
+    with RunnerProcess(
+        "cpu", command=(sys.executable, str(Path(__file__).with_name("misbehaving_runner.py")))
+    ) as process:
+        yield process
+
+
+def supervisor(ward: Ward, runner: RunnerProcess, **options: object) -> Supervisor:
+    worker = ward.worker(**options)  # type: ignore[arg-type]
+    return Supervisor(settings=ward.settings, runner=runner, worker=worker)
+
+
+def test_a_job_ends_with_seg_and_sr_in_the_archive_and_every_stage_timed(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    job = ward.queue(ward.study("P1"))
+    stages: list[str] = []
+    one = supervisor(ward, runner, observe=lambda stage, _: stages.append(stage))
+    assert one.work_once()
+    assert not one.work_once()
+    done = ward.job(job)
+    assert (done.state, done.error_sentence) == ("done", "")
+    assert stages == list(STAGES)
+    assert set(done.stages_s) == set(STAGES)
+    assert "Body" in str(done.summary["found"]) or "body" in str(done.summary["found"])
+    rows = {row.sop_class_uid: row for row in ward.results(job)}
+    assert set(rows) == {SEG, SR}
+    assert all(row.origin == "produced" for row in rows.values())
+    seg = highdicom.seg.segread(ward.file(rows[SEG]))  # type: ignore[arg-type]
+    assert seg.PatientID == "P1"
+    assert np.array_equal(seg.get_volume(combine_segments=True).array > 0, truth()[1:5])
+    assert not (ward.settings.folders.archive / ".results" / str(done.uuid)).exists()
+
+
+def test_an_input_that_was_changed_in_the_archive_is_not_analysed(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    study = ward.study("P1")
+    job = ward.queue(study)
+    victim = next((ward.settings.folders.archive).rglob("*.dcm"))
+    octets = bytearray(victim.read_bytes())
+    octets[-1] ^= 1
+    victim.unlink()
+    victim.write_bytes(octets)
+    supervisor(ward, runner).work_once()
+    failed = ward.job(job)
+    assert (failed.state, failed.error_kind, failed.error_stage) == ("failed", "input", "load")
+    assert str(victim) in failed.error_sentence
+    assert "has other bytes than those that were received" in failed.error_sentence
+
+
+def test_an_untrusted_model_holds_the_job_until_it_is_trusted(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    job = ward.queue(ward.study("P1"))
+    (ward.settings.folders.models / "trusted.toml").unlink()
+    supervisor(ward, runner).work_once()
+    held = ward.job(job)
+    assert (held.state, held.held_by) == ("held", "config")
+    assert "dicomai models trust bodies" in held.error_sentence
+
+
+def test_a_poisonous_job_fails_the_second_time_and_others_are_served(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    write_package(ward.settings.folders.models, "venom", "poison")
+    poisonous = ward.queue(ward.study("P1"), model="venom")
+    harmless = ward.queue(ward.study("P2"))
+    one = supervisor(ward, runner)
+    while one.work_once():
+        pass
+    failed = ward.job(poisonous)
+    assert (failed.state, failed.error_kind, failed.crashes) == ("failed", "crash", 2)
+    assert failed.error_stage == "infer"
+    assert "killed by signal 11 (SIGSEGV) while it worked on series 2.25." in failed.error_sentence
+    assert ward.job(harmless).state == "done"
+
+
+def test_a_job_that_is_stuck_gets_no_lease_and_is_killed_and_failed_at_its_deadline(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    write_package(ward.settings.folders.models, "slow", "stuck")
+    job = ward.queue(ward.study("P1"), model="slow")
+    # A beat is due each 0.02 s while there is progress: 150 of them until the deadline.
+    supervisor(ward, runner, deadline_s=3.0, lease_s=0.08).work_once()
+    failed = ward.job(job)
+    assert (failed.state, failed.error_kind, failed.error_stage) == ("failed", "deadline", "infer")
+    assert "longer than 3 s" in failed.error_sentence
+    assert runner.pid is None
+    with writing(ward.engine) as connection:
+        (beats,) = connection.exec_driver_sql("SELECT beat FROM jobs").one()
+    assert beats < 15
+
+
+def stop_at(stage: str, stop: threading.Event) -> Callable[[str, Job], None]:
+    def observe(name: str, _: Job) -> None:
+        if name == stage:
+            stop.set()
+
+    return observe
+
+
+@pytest.mark.parametrize("stage", ["load", "infer", "encode"])
+def test_a_worker_that_is_to_stop_gives_its_job_back_and_the_attempt_does_not_count(
+    ward: Ward, runner: RunnerProcess, stage: str
+) -> None:
+    job = ward.queue(ward.study("P1"))
+    stop = threading.Event()
+    supervisor(ward, runner, stop=stop, observe=stop_at(stage, stop)).work_once()
+    back = ward.job(job)
+    assert (back.state, back.attempts) == ("queued", 0)
+    assert not ward.results(job)
+    supervisor(ward, runner).work_once()
+    assert ward.job(job).state == "done"
+
+
+def test_a_cancelled_job_writes_nothing_and_its_runner_is_stopped(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    write_package(ward.settings.folders.models, "slow", "stuck")
+    job = ward.queue(ward.study("P1"), model="slow")
+
+    def cancel(stage: str, _: Job) -> None:
+        if stage == "infer":
+            with writing(ward.engine) as connection:
+                jobs.cancel(connection, job, "A person cancelled it.", now())
+
+    supervisor(ward, runner, observe=cancel, lease_s=1.0).work_once()
+    assert ward.job(job).state == "cancelled"
+    assert not ward.results(job)
+
+
+def test_a_study_that_is_held_meanwhile_gets_no_results(ward: Ward, runner: RunnerProcess) -> None:
+    study = ward.study("P1")
+    job = ward.queue(study)
+
+    def hold(stage: str, _: Job) -> None:
+        if stage == "check":
+            with writing(ward.engine) as connection:
+                studies.hold(connection, study, "Two patients.", now())  # type: ignore[arg-type]
+
+    supervisor(ward, runner, observe=hold).work_once()
+    held = ward.job(job)
+    assert (held.state, held.held_by) == ("held", "study")
+    assert not ward.results(job)
+
+
+def test_a_runner_that_is_killed_in_any_stage_is_replaced_and_the_job_done(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    for number, stage in enumerate(("preprocess", "infer", "postprocess", "measure")):
+        job = ward.queue(ward.study(f"P{number}"))
+        killed: list[int] = []
+
+        def kill(name: str, _: Job, stage: str = stage, killed: list[int] = killed) -> None:
+            if name == stage and not killed and runner.pid is not None:
+                killed.append(runner.pid)
+                os.kill(runner.pid, signal.SIGKILL)
+
+        one = supervisor(ward, runner, observe=kill)
+        while one.work_once():
+            pass
+        done = ward.job(job)
+        assert killed, stage
+        assert done.state == "done", (stage, done.error_sentence)
+        assert len(ward.results(job)) == 2
