@@ -55,13 +55,18 @@ def associated(
     entity.acse_timeout = ACSE_TIMEOUT_S
     entity.dimse_timeout = DIMSE_TIMEOUT_S
     entity.network_timeout = DIMSE_TIMEOUT_S
-    wires: list[socket.socket] = []
+    wire: socket.socket | None = None
+    connected = False
+
+    def about_to_connect(event: evt.Event) -> None:
+        nonlocal wire
+        wire = wire or _wire_of(event)
 
     def opened(event: evt.Event) -> None:
-        connection = event.assoc.dul.socket
-        if connection is not None and connection.socket is not None:
-            wires.append(connection.socket)
-            _prepare(connection.socket)
+        nonlocal connected
+        connected = True
+        if (found := _wire_of(event)) is not None:
+            _prepare(found)
 
     try:
         association = entity.associate(
@@ -70,21 +75,29 @@ def associated(
             contexts=contexts,
             ae_title=node.ae_title,
             max_pdu=MAX_PDU_BYTES,
-            evt_handlers=[(evt.EVT_CONN_OPEN, opened)],
+            evt_handlers=[
+                (evt.EVT_ACSE_SENT, about_to_connect),
+                (evt.EVT_CONN_OPEN, opened),
+            ],
         )
     except OSError as trouble:  # a name that no server knows
         raise _unreachable(node, str(trouble.strerror or trouble)) from trouble
     try:
         if not association.is_established:
-            raise _not_established(node, our_ae, association, connected=bool(wires))
+            raise _not_established(node, our_ae, association, connected=connected)
         yield association
         if association.is_established:
             association.release()
     finally:
         if association.is_established:
             association.abort()
-        for wire in wires:  # pynetdicom leaves it open where the peer closed first
+        if wire is not None:  # pynetdicom leaves it open where the peer closed first, or never came
             wire.close()
+
+
+def _wire_of(event: evt.Event) -> socket.socket | None:
+    connection = event.assoc.dul.socket
+    return None if connection is None else connection.socket
 
 
 def _prepare(wire: socket.socket) -> None:

@@ -53,6 +53,9 @@ _DEFLATED: Final = frozenset(
     }
 )
 _LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_VRS: Final = _LONG_VRS | frozenset(
+    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
+)
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
@@ -81,26 +84,22 @@ def read_head(data: memoryview, transfer_syntax: str) -> Head:
     data
         The data set, without preamble and meta information.
     transfer_syntax
-        UID of the transfer syntax it was sent in. An unknown private one is read as explicit
-        little endian, as PS3.5 10 wants, else as implicit.
+        UID of the transfer syntax it was sent in. A private one may be explicit or implicit, and
+        is little endian.
 
     Raises
     ------
     InputError
         It can't be read, or a UID is missing or none (PS3.5 9.1).
     """
-    uid = transfer_syntax
-    if uid in _DEFLATED:
+    if transfer_syntax in _DEFLATED:
         found = _inflated(data)
-    elif uid.startswith("1.2.840.10008.") or uid in _IMPLICIT:
-        found = _walked(data, implicit=uid in _IMPLICIT, order=">" if uid == _BIG_ENDIAN else "<")
     else:
-        try:
-            found = _walked(data, implicit=False, order="<")
-        except InputError:
-            found = {}
-        if not found:
-            found = _walked(data, implicit=True, order="<")
+        found = _walked(
+            data,
+            implicit=_is_implicit(data, transfer_syntax),
+            order=">" if transfer_syntax == _BIG_ENDIAN else "<",
+        )
     texts = {tag: found.get(tag, b"").decode("latin-1") for tag in _WANTED}
     return Head(
         sop_class_uid=SOPClassUID(validated(texts[_SOP_CLASS], "SOPClassUID")),
@@ -108,6 +107,16 @@ def read_head(data: memoryview, transfer_syntax: str) -> Head:
         study_instance_uid=StudyInstanceUID(validated(texts[_STUDY], "StudyInstanceUID")),
         series_instance_uid=SeriesInstanceUID(validated(texts[_SERIES], "SeriesInstanceUID")),
     )
+
+
+def _is_implicit(data: memoryview, transfer_syntax: str) -> bool:
+    """Return how the data set is written, from its first element; it must be as was said."""
+    implicit = bytes(data[4:6]) not in _VRS
+    public = transfer_syntax.startswith("1.2.840.10008.") or transfer_syntax in _IMPLICIT
+    if public and implicit != (transfer_syntax in _IMPLICIT):
+        said = "explicit" if implicit else "implicit"
+        raise InputError(f"Its transfer syntax says {said} VR, and its data set is not.")
+    return implicit
 
 
 def _walked(data: memoryview, *, implicit: bool, order: str) -> dict[int, bytes]:

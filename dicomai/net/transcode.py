@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pydicom import dcmread
+from pydicom import dcmread, dcmwrite
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -35,8 +35,10 @@ def transcoded(source: Path, target: Path, transfer_syntax: str) -> None:
         elif not data_set.file_meta.TransferSyntaxUID.is_little_endian:
             data_set.walk(_turn_words)
         data_set.file_meta.TransferSyntaxUID = UID(transfer_syntax)
-        data_set.save_as(
+        # Not `save_as`, which refuses to go from big to little endian: the words are turned above.
+        dcmwrite(
             target,
+            data_set,
             implicit_vr=transfer_syntax == IMPLICIT,
             little_endian=True,
             enforce_file_format=True,

@@ -17,9 +17,10 @@ from pydicom import dcmread
 
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError, RefusedError, TransientError
-from dicomai.net import scu
+from dicomai.net import calling, scu
 from dicomai.net.node import Node
 from dicomai.net.scu import StoreOutcome, StudyIdentity
+from dicomai.net.transcode import transcoded
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 US = "1.2.840.10008.5.1.4.1.1.6.1"
@@ -81,15 +82,8 @@ def test_dcmtk_answers_an_echo_and_keeps_what_it_is_sent(
 @pytest.mark.parametrize("target", [EXPLICIT, IMPLICIT])
 @pytest.mark.parametrize("source", ["explicit-be", "deflated", "rle", "j2k-lossless-90"])
 def test_what_the_peer_lacks_is_transcoded(
-    make_receiver: Callable[..., Any],
-    faulty_peer: Peer,
-    sample_data: Path,
-    tmp_path: Path,
-    source: str,
-    target: str,
+    sample_data: Path, tmp_path: Path, source: str, target: str
 ) -> None:
-    from dicomai.net.transcode import transcoded
-
     path = sample_data / "transfer-syntaxes" / "ct512" / f"ct512_{source}.dcm"
     transcoded(path, tmp_path / "out.dcm", target)
     before, after = dcmread(path), dcmread(tmp_path / "out.dcm")
@@ -251,12 +245,12 @@ def test_small_objects_do_not_wait_for_the_kernel(
     faulty_peer: Peer, ct: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    prepared = scu.associated.__globals__["_prepare"]
+    prepared = calling._prepare
 
     def watched(wire: socket.socket) -> None:
         prepared(wire)
         seen.append(wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
-    monkeypatch.setitem(scu.associated.__globals__, "_prepare", watched)
+    monkeypatch.setattr(calling, "_prepare", watched)
     scu.store_objects(faulty_peer(takes={CT: [EXPLICIT]}), "DICOMAI", [ct], lambda _: None)
     assert seen == [1]
