@@ -1,0 +1,444 @@
+"""The queue, on both databases: who gets which job, and what may happen to it."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+
+import pytest
+import sqlalchemy
+from catalogue_rows import NOW, add, arrive, claim, claimed, finish, job, wanted
+from sqlalchemy import Engine, update
+
+from dicomai.dicom.dates import Instant, seconds
+from dicomai.errors import ERROR_KINDS
+from dicomai.store import analyses, deliveries, jobs, moves, nodes, pauses, retention, schema
+from dicomai.store.engine import reading, writing
+from dicomai.store.job import Held, JobId, JobRoute, jitter_of, policy
+from dicomai.store.states import JOB_STATES, MOVES, JobState
+
+
+def put(engine: Engine, number: JobId, state: JobState) -> None:
+    """Set a row to a state, whatever the moves say, with what the CHECKs want."""
+    over = state in ("done", "failed", "cancelled")
+    with writing(engine) as connection:
+        connection.execute(
+            update(schema.jobs)
+            .where(schema.jobs.c.id == number)
+            .values(
+                state=state,
+                waiting_for="back-off" if state == "waiting" else None,
+                due_at=NOW if state == "waiting" else None,
+                held_by="config" if state == "held" else None,
+                finished_at=NOW if over else None,
+            )
+        )
+
+
+def test_each_move_is_allowed_or_not_as_the_table_says(engine: Engine) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    details = {
+        "waiting": {"waiting_for": "back-off", "due_at": NOW},
+        "held": {"held_by": "config"},
+        **{state: {"finished_at": NOW} for state in ("done", "failed", "cancelled")},
+    }
+    for source, target in itertools.product(JOB_STATES, JOB_STATES):
+        put(engine, number, source)
+        with writing(engine) as connection:
+            this = schema.jobs.c.id == number
+            more = details.get(target, {})
+            if target in MOVES[source]:
+                moved = moves.move(connection, (source,), target, this, **more)  # type: ignore[arg-type]
+                assert [each.state for each in moved] == [target]
+            else:
+                with pytest.raises(AssertionError):
+                    moves.move(connection, (source,), target, this, **more)  # type: ignore[arg-type]
+
+
+def test_a_move_from_another_state_touches_no_row(engine: Engine) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    with writing(engine) as connection:
+        assert not moves.move(
+            connection, ("running",), "done", schema.jobs.c.id == number, finished_at=NOW
+        )
+    assert job(engine, number).state == "queued"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"state": "lost"},
+        {"state": "waiting"},
+        {"state": "held"},
+        {"state": "done"},
+        {"held_by": "config"},
+        {"attempts": 1},
+        {"error_kind": "bad luck"},
+        {"node": "PACS1"},
+        {"fingerprint": None},
+    ],
+)
+def test_the_database_refuses_a_row_that_contradicts_itself(
+    engine: Engine, values: dict[str, object]
+) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    with pytest.raises(sqlalchemy.exc.IntegrityError), writing(engine) as connection:
+        connection.execute(update(schema.jobs).values(**values))
+
+
+def test_urgent_comes_first_then_what_has_waited_longest_for_its_priority(engine: Engine) -> None:
+    names = {}
+    wishes = [
+        ("old", {}, 0),
+        ("young", {}, 900),
+        ("young and important", {"priority": 1}, 500),
+        ("urgent", {"urgent": True}, 2000),
+        ("important but very young", {"priority": 1}, 700),
+    ]
+    for number, (name, wish, after_s) in enumerate(wishes):
+        study = f"1.2.{number}"
+        arrive(engine, study)
+        new = wanted(study, name, **wish)  # type: ignore[arg-type]
+        names[add(engine, new, Instant(NOW + seconds(after_s))).job_id] = name
+    order = [names[claimed(engine).id] for _ in wishes]
+    assert order == [
+        "urgent",
+        "young and important",
+        "old",
+        "important but very young",
+        "young",
+    ]
+
+
+def test_a_worker_gets_only_what_it_serves(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted(model="nodules"))
+    assert claim(engine, models=("lungs",)) is None
+    assert claim(engine, "deliver") is None
+    assert claim(engine, models=("lungs", "nodules")) is not None
+
+
+def test_giving_back_refunds_the_attempt_but_not_the_claim(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    first = claimed(engine)
+    with writing(engine) as connection:
+        assert jobs.give_back(connection, first.held, NOW)
+    back = job(engine, first.id)
+    assert (back.state, back.attempts, back.claim) == ("queued", 0, 1)
+    second = claimed(engine)
+    assert (second.attempts, second.claim) == (1, 2)
+
+
+def test_every_late_write_of_a_zombie_touches_no_row(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    zombie = claimed(engine).held
+    with writing(engine) as connection:
+        jobs.give_back(connection, zombie, NOW)
+    alive = claimed(engine)
+    with writing(engine) as connection:
+        assert not jobs.beat(connection, zombie, "infer", 0.5, NOW)
+        assert not jobs.give_back(connection, zombie, NOW)
+        assert jobs.fail(connection, zombie, "input", "late", "load", "", NOW) is None
+        assert jobs.outcome(connection, zombie) == "lost"
+    assert finish(engine, zombie) == "lost"
+    assert job(engine, alive.id) == alive
+
+
+def test_after_a_commit_of_unknown_outcome_the_row_tells(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    with reading(engine) as connection:
+        assert jobs.outcome(connection, held) == "ours"
+    assert finish(engine, held) == "done"
+    with reading(engine) as connection:
+        assert jobs.outcome(connection, held) == "done"
+        assert jobs.outcome(connection, Held(held.job_id, held.claim + 1)) == "lost"
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "held_by"),
+    [
+        ("input", "failed", None),
+        ("config", "held", "config"),
+        ("transient", "waiting", None),
+        ("resource", "waiting", None),
+        ("crash", "queued", None),
+        ("identity", "held", "identity"),
+        ("refused", "failed", None),
+        ("deadline", "failed", None),
+    ],
+)
+def test_the_kind_of_an_error_decides_what_follows(
+    engine: Engine, error: str, state: str, held_by: str | None
+) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    with writing(engine) as connection:
+        after = jobs.fail(connection, held, error, "Why.", "infer", "1.2.3", NOW)  # type: ignore[arg-type]
+    assert after is not None
+    assert (after.state, after.held_by, after.error_kind) == (state, held_by, error)
+    assert (after.error_sentence, after.error_stage, after.error_subject) == (
+        "Why.",
+        "infer",
+        "1.2.3",
+    )
+
+
+def test_back_off_doubles_with_jitter_up_to_a_day_and_ends() -> None:
+    unique = uuid.uuid4()
+    delays = []
+    for attempts in range(1, 17):
+        then = policy(
+            "transient",
+            "deliver",
+            attempts=attempts,
+            crashes=0,
+            jitter=jitter_of(unique, attempts),
+        )
+        assert then.state == "waiting"
+        assert then.delay is not None
+        delays.append(then.delay / seconds(60))
+    for number, delay in enumerate(delays):
+        whole = min(1440.0, 2.0**number)
+        assert whole / 2 <= delay <= whole
+    assert sum(delays) / 1440 > 3  # days
+    assert policy("transient", "deliver", attempts=17, crashes=0, jitter=0).state == "failed"
+
+
+def test_the_policy_knows_every_kind_of_error() -> None:
+    for error, kind in itertools.product(ERROR_KINDS, ("analyse", "deliver")):
+        policy(error, kind, attempts=1, crashes=1, jitter=0.0)  # type: ignore[arg-type]
+
+
+def test_a_backed_off_job_is_promoted_when_it_is_due(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    with writing(engine) as connection:
+        after = jobs.fail(connection, held, "transient", "Away.", "load", "", NOW)
+    assert after is not None
+    assert after.due_at is not None
+    with writing(engine) as connection:
+        assert not jobs.promote_due(connection, Instant(after.due_at - 1))
+        assert [each.id for each in jobs.promote_due(connection, after.due_at)] == [held.job_id]
+    assert claimed(engine).attempts == 2
+
+
+def test_a_cancelled_running_job_can_write_nothing(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    with writing(engine) as connection:
+        jobs.cancel(connection, held.job_id, "No longer wanted.", NOW)
+    assert finish(engine, held) == "lost"
+    with pytest.raises(jobs.NotNow), writing(engine) as connection:
+        jobs.cancel(connection, held.job_id, "Again.", NOW)
+
+
+def test_retry_queues_the_same_row_with_its_attempts_forgotten(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    with writing(engine) as connection:
+        jobs.fail(connection, held, "input", "Bad slice.", "load", "", NOW)
+        again = jobs.retry(connection, held.job_id, NOW)
+    assert (again.id, again.state, again.attempts, again.error_kind) == (
+        held.job_id,
+        "queued",
+        0,
+        None,
+    )
+
+
+def test_again_makes_a_new_generation_on_the_same_input(engine: Engine) -> None:
+    added = arrive(engine)
+    old = add(engine, wanted(inputs=(added[0].instance_id,))).job_id
+    with pytest.raises(jobs.NotNow), writing(engine) as connection:
+        analyses.again(connection, old, "f2", NOW)
+    finish(engine, claimed(engine).held)
+    with writing(engine) as connection:
+        new = analyses.again(connection, old, "f2", NOW)
+        assert analyses.inputs(connection, new) == analyses.inputs(connection, old)
+    made = job(engine, new)
+    assert (made.generation, made.supersedes, made.state) == (1, old, "queued")
+    assert made.uuid != job(engine, old).uuid
+
+
+def test_two_routes_share_one_analysis_and_each_node_gets_it_once(engine: Engine) -> None:
+    arrive(engine)
+    first = add(engine, wanted(route="a", destinations=("PACS1",)))
+    second = add(engine, wanted(route="b", destinations=("PACS1", "PACS2")))
+    assert (first.outcome, second.outcome) == ("queued", "shared")
+    assert second.job_id == first.job_id
+    assert add(engine, wanted(route="b", destinations=("PACS1", "PACS2"))).outcome == "present"
+    finish(engine, claimed(engine).held)
+    assert delivered_to(engine, first.job_id) == ["PACS1", "PACS2"]
+    # A route that comes when it is done gets the results at once.
+    late = wanted(route="c", destinations=("PACS2", "VNA"))
+    assert add(engine, late).outcome == "shared"
+    assert delivered_to(engine, first.job_id) == ["PACS1", "PACS2", "VNA"]
+
+
+def delivered_to(engine: Engine, number: JobId) -> list[str]:
+    with reading(engine) as connection:
+        return [each.node for each in deliveries.of_analysis(connection, number)]
+
+
+def test_a_shadow_route_delivers_nothing(engine: Engine) -> None:
+    arrive(engine)
+    number = add(engine, wanted(mode="shadow")).job_id
+    finish(engine, claimed(engine).held)
+    assert delivered_to(engine, number) == []
+    live = JobRoute(route="lungs", mode="live", destinations=("PACS1",))
+    with writing(engine) as connection:
+        assert analyses.add_destination(connection, number, live, NOW)
+    assert delivered_to(engine, number) == ["PACS1"]
+
+
+def test_a_fingerprint_outlives_its_job(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted(destinations=()))
+    finish(engine, claimed(engine).held)
+    with writing(engine) as connection:
+        assert retention.prune_jobs(connection, Instant(NOW + 1)) == 1
+    assert add(engine, wanted()).outcome == "pruned"
+    assert claim(engine) is None
+
+
+def test_only_one_job_is_live_per_study_model_and_choice(engine: Engine) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    with reading(engine) as connection:
+        row = dict(connection.execute(sqlalchemy.select(schema.jobs)).one()._mapping)
+    del row["id"]
+    twin = schema.jobs.insert().values(**{**row, "uuid": "other", "fingerprint": "f2"})
+    with pytest.raises(sqlalchemy.exc.IntegrityError), writing(engine) as connection:
+        connection.execute(twin)
+    assert job(engine, number).state == "queued"
+
+
+def open_breaker(engine: Engine, node: str) -> None:
+    with writing(engine) as connection:
+        for _ in range(nodes.TOO_OFTEN):
+            nodes.failed(connection, node, f"{node} does not answer.", NOW)
+
+
+def deliveries_of(engine: Engine, count: int) -> list[JobId]:
+    """Finish so many analyses, each with a delivery to PACS1 and one to VNA."""
+    for number in range(count):
+        arrive(engine, f"1.2.{number}")
+        add(engine, wanted(f"1.2.{number}", f"f{number}", destinations=("PACS1", "VNA")))
+        finish(engine, claimed(engine).held)
+    with reading(engine) as connection:
+        listed = jobs.listing(connection, 100)
+        return [each.id for each in listed if each.node == "PACS1"]
+
+
+def test_a_breaker_parks_its_nodes_jobs_and_lets_one_try(engine: Engine) -> None:
+    numbers = deliveries_of(engine, 3)
+    open_breaker(engine, "PACS1")
+    assert {job(engine, each).waiting_for for each in numbers} == {"breaker"}
+    assert {claimed(engine, "deliver").node for _ in range(3)} == {"VNA"}
+    assert claim(engine, "deliver") is None
+    with writing(engine) as connection:
+        assert not nodes.probe(connection, NOW)
+        later = Instant(NOW + nodes.pause(1))
+        (tried,) = nodes.probe(connection, later)
+        assert not nodes.probe(connection, later)  # one at a time
+        assert nodes.get(connection, "PACS1").breaker == "half-open"
+    assert claimed(engine, "deliver").id == tried
+    with writing(engine) as connection:
+        state = nodes.failed(connection, "PACS1", "Still away.", later)
+        assert (state.breaker, state.retry_at) == ("open", later + nodes.pause(2))
+        nodes.delivered(connection, "PACS1", later)
+    assert {job(engine, each).state for each in numbers} == {"queued", "running"}
+
+
+def test_results_made_while_a_breaker_is_open_wait_too(engine: Engine) -> None:
+    open_breaker(engine, "PACS1")
+    (number,) = deliveries_of(engine, 1)
+    assert job(engine, number).waiting_for == "breaker"
+
+
+def test_back_off_does_not_go_round_an_open_breaker(engine: Engine) -> None:
+    (number,) = deliveries_of(engine, 1)
+    while (taken := claimed(engine, "deliver")).id != number:
+        pass
+    with writing(engine) as connection:
+        jobs.fail(connection, taken.held, "transient", "Away.", "send", "PACS1", NOW)
+    open_breaker(engine, "PACS1")
+    with writing(engine) as connection:
+        assert not jobs.promote_due(connection, Instant(NOW + seconds(1e6)))
+
+
+def test_results_of_a_study_reach_a_node_in_order(engine: Engine) -> None:
+    arrive(engine)
+    for model in ("lungs", "nodules"):
+        add(engine, wanted(fingerprint=model, model=model))
+    for _ in range(2):
+        taken = claim(engine, models=("lungs", "nodules"))
+        assert taken is not None
+        finish(engine, taken.held)
+    first = claimed(engine, "deliver")
+    assert claim(engine, "deliver") is None
+    with writing(engine) as connection:
+        assert deliveries.start(connection, first.held, NOW) is None
+        assert deliveries.finish(connection, first.held, {}, {}, NOW)
+    assert claimed(engine, "deliver").id > first.id
+
+
+@pytest.mark.parametrize(
+    ("subject", "name", "kind"),
+    [("model", "lungs", "analyse"), ("route", "lungs", "analyse"), ("node", "PACS1", "deliver")],
+)
+def test_what_is_paused_is_not_claimed_and_goes_on_at_resume(
+    engine: Engine, subject: str, name: str, kind: str
+) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    if kind == "deliver":
+        finish(engine, claimed(engine).held)
+    running = claimed(engine, kind)
+    with writing(engine) as connection:
+        pauses.pause(connection, subject, name, "paused", NOW)  # type: ignore[arg-type]
+    stopped = job(engine, running.id)
+    assert (stopped.state, stopped.held_by, stopped.attempts) == ("held", "pause", 0)
+    with writing(engine) as connection:
+        assert not jobs.beat(connection, running.held, "infer", 0.5, NOW)
+        assert pauses.resume(connection, subject, name, NOW)  # type: ignore[arg-type]
+        pauses.pause(connection, subject, name, "draining", NOW)  # type: ignore[arg-type]
+    assert claim(engine, kind) is None
+    with writing(engine) as connection:
+        assert pauses.resume(connection, subject, name, NOW)  # type: ignore[arg-type]
+    assert claimed(engine, kind).id == running.id
+
+
+def test_draining_lets_running_jobs_finish_and_says_when_none_runs(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    with writing(engine) as connection:
+        pauses.pause(connection, "model", "lungs", "draining", NOW)
+        (pause,) = pauses.listing(connection)
+    assert (pause.running, pause.drained) == (1, False)
+    assert finish(engine, held) == "done"
+    with reading(engine) as connection:
+        (pause,) = pauses.listing(connection)
+    assert pause.drained
+
+
+def test_an_analysis_shared_with_another_route_runs_although_one_is_paused(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted(route="a"))
+    with writing(engine) as connection:
+        pauses.pause(connection, "route", "a", "paused", NOW)
+    assert claim(engine) is None
+    add(engine, wanted(route="b"))
+    assert claim(engine) is not None
