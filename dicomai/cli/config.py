@@ -130,9 +130,10 @@ def init(
         ),
     ] = None,
 ) -> None:
-    """Write a commented configuration, the data folders and the database of a new service.
+    """Set up a new service in a folder.
 
-    What is there already stays as it is; a database of an older version is brought up to date.
+    Writes a commented configuration, makes the data folders and the database. What is there
+    already stays as it is; a database of an older version is brought up to date.
     """
     from dicomai import settings as configuration
     from dicomai.store.engine import open_engine

@@ -45,9 +45,10 @@ class Check:
 
 
 def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Look at configuration, disk, database, ports, devices, models and peers; say what helps.
+    """Look whether all is right, and say what helps.
 
-    Nothing is changed. The exit code is 1 if anything is wrong.
+    Looks at configuration, models, disk, database, port, devices and peers. Nothing is changed.
+    The exit code is 1 if anything is wrong.
     """
     from dicomai.cli.config import model_problems
     from dicomai.settings import SettingsError, load

@@ -16,7 +16,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dicomai.cli import config, models, phantom
+from dicomai.cli import (
+    config,
+    database,
+    demo,
+    doctor,
+    jobs,
+    models,
+    nodes,
+    pauses,
+    phantom,
+    route,
+    run,
+    serve,
+    status,
+    study,
+)
 from dicomai.cli.terminal import complain
 from dicomai.errors import DicomaiError
 
@@ -85,10 +100,36 @@ def _before_any_command(
     logs.configure("console", "warning")
 
 
-app.command("init")(config.init)
-app.add_typer(config.app, name="config")
-app.add_typer(models.app, name="models")
-app.add_typer(phantom.app, name="phantom")
+for command in (
+    serve.serve,
+    serve.receive,
+    serve.work,
+    serve.schedule,
+    status.status,
+    jobs.jobs,
+    jobs.job,
+    study.study,
+    jobs.retry,
+    jobs.cancel,
+    pauses.pause,
+    pauses.resume,
+    pauses.drain,
+    nodes.echo,
+    nodes.send,
+    run.run,
+    config.init,
+    doctor.doctor,
+    demo.demo,
+):
+    app.command()(command)
+for name, group in (
+    ("models", models.app),
+    ("route", route.app),
+    ("config", config.app),
+    ("db", database.app),
+    ("phantom", phantom.app),
+):
+    app.add_typer(group, name=name)
 
 
 def main() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicomai.cli.options import ConfigOption, JsonOption
-from dicomai.cli.terminal import complain, print_json, say, span
+from dicomai.cli.terminal import complain, print_json, progress, say, span, table, text
+from dicomai.errors import NotFound
 
 if TYPE_CHECKING:
     from dicomai.net.node import Node
@@ -22,7 +25,10 @@ def echo(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Ask a node whether it answers (C-ECHO); without one, our own receiver."""
+    """Ask a node whether it answers (C-ECHO).
+
+    Without a name our own receiver is asked.
+    """
     from dicomai.net import scu
     from dicomai.settings import load
 
@@ -38,6 +44,66 @@ def echo(
         complain(answer.sentence)
     if not alive:
         raise typer.Exit(1)
+
+
+def send(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Its name in the configuration.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", exists=True, help="Files and folders.")
+    ],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Send DICOM files to a node (C-STORE)."""
+    from dicomai.net import scu
+    from dicomai.net.scu import StoreOutcome
+    from dicomai.settings import load
+
+    settings = load(config)
+    target = settings.node(node)
+    files = dicom_files(paths)
+    if not files:
+        raise NotFound(f"There is no DICOM in {', '.join(map(str, paths))}.")
+    with progress() as shown:
+        task = shown.add_task(f"to {node}", total=len(files))
+
+        def told(_outcome: StoreOutcome) -> None:
+            shown.advance(task)
+
+        outcomes = scu.store_objects(target, settings.receiver.ae_title, files, told)
+    there = [each for each in outcomes if each.kind in ("ok", "warning")]
+    if json:
+        print_json(
+            [
+                {"path": str(each.path), "kind": each.kind, "status": each.status}
+                | {"sentence": each.sentence}
+                for each in outcomes
+            ]
+        )
+    else:
+        table(
+            ["file", "what happened"],
+            [
+                (each.path, text(each.sentence, "warn" if each in there else "bad"))
+                for each in outcomes
+                if each.kind != "ok"
+            ],
+        )
+        say(f"{node} has {len(there)} of {len(files)} objects.")
+    if len(there) < len(files):
+        raise typer.Exit(1)
+
+
+def dicom_files(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the DICOM files (PS3.10 7.1) among files and in folders."""
+    found = []
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and file.name != "DICOMDIR":
+                with file.open("rb") as opened:
+                    if opened.read(132)[128:] == b"DICM":
+                        found.append(file)
+    return tuple(found)
 
 
 def says_it_lives(answer: EchoAnswer) -> bool:

@@ -29,10 +29,11 @@ def run(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Run a model on every series in a folder that it takes: DICOM SEG, SR and PNG come out.
+    """Run a model on a folder of DICOM.
 
-    Needs no network, no database and no configuration; the package need not be trusted. The exit
-    code is 1 when a series that the model takes has no result, or when it takes none.
+    Every series that it takes gives DICOM SEG, SR and PNG. Needs no network, no database and no
+    configuration; the package need not be trusted. The exit code is 1 when a series that the
+    model takes has no result, or when it takes none.
     """
     from dicomai.models.runtimes.torch_runtime import load
     from dicomai.service import folder as folders

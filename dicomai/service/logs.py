@@ -36,6 +36,10 @@ PATIENT_KEYS: Final = frozenset(
 # Libraries that tell more than an administrator wants to read, and the level from which they may.
 _QUIET: Final[Mapping[str, int]] = {
     "pynetdicom": logging.ERROR,
+    # Our own lines say the same with names; what a handler of ours raises is pynetdicom.events'.
+    "pynetdicom.transport": logging.CRITICAL,
+    "pynetdicom.acse": logging.CRITICAL,
+    "pynetdicom.assoc": logging.CRITICAL,
     "sqlalchemy": logging.WARNING,
     "alembic": logging.WARNING,
     "apscheduler": logging.WARNING,

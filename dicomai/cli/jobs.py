@@ -1,0 +1,264 @@
+"""`dicomai jobs`, `job`, `retry`, `cancel`: the queue, and what a person may do to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+
+import typer
+
+from dicomai.cli import audit
+from dicomai.cli.catalogue import opened
+from dicomai.cli.options import ConfigOption, JsonOption
+from dicomai.cli.terminal import iso, moment, print_json, say, span, table, text
+from dicomai.errors import NotFound
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from dicomai.service.story import JobStory
+    from dicomai.store.events import Event
+    from dicomai.store.job import Job
+
+LOOKS: Final = {"done": "good", "failed": "bad", "held": "warn", "cancelled": "quiet"}
+_TAIL: Final = 12
+
+JobArgument: TypeAlias = Annotated[
+    int, typer.Argument(metavar="ID", min=1, help="Its number in `dicomai jobs`.")
+]
+
+
+def jobs(
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help="waiting, queued, running, held, done, failed or cancelled; may be repeated.",
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 30,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List the newest jobs: analyses, deliveries."""
+    from dicomai.store import jobs as queue
+    from dicomai.store.engine import reading
+    from dicomai.store.states import JOB_STATES
+
+    wanted = [each for each in JOB_STATES if each in (state or ())]
+    if len(wanted) != len(set(state or ())):
+        raise typer.BadParameter(f"states are {', '.join(JOB_STATES)}", param_hint="--state")
+    _, engine = opened(config)
+    with reading(engine) as connection:
+        found = queue.listing(connection, limit, wanted)
+    if json:
+        print_json([facts(job) for job in found])
+        return
+    table(
+        ["job#", "state", "what", "study", "since", "remark"],
+        [
+            (
+                job.id,
+                state_of(job),
+                what(job),
+                f"…{job.study_instance_uid[-_TAIL:]}",
+                moment(job.finished_at or job.started_at or job.created_at),
+                remark(job),
+            )
+            for job in found
+        ],
+        empty="There is no job.",
+    )
+
+
+def job(number: JobArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show one job.
+
+    Its state, attempts, error, time per stage and results, and what happened to it.
+    """
+    from dicomai.service import story
+    from dicomai.store import events, instances
+    from dicomai.store import jobs as queue
+    from dicomai.store.engine import reading
+    from dicomai.store.job import JobId
+
+    _, engine = opened(config)
+    with reading(engine) as connection:
+        known = story.of_job(connection, queue.existing(connection, JobId(number)))
+        happened = events.of_job(connection, JobId(number))
+        inputs = len(instances.inputs_of(connection, JobId(number)))
+    if json:
+        print_json(facts_of_story(known) | {"events": [event_facts(each) for each in happened]})
+        return
+    one = known.job
+    table(
+        ["what", "is"],
+        [
+            ("job", f"{one.id}: {what(one)}"),
+            ("state", state_of(one)),
+            ("why", remark(one)),
+            ("study", one.study_instance_uid),
+            ("input", f"{inputs} objects" if inputs else ""),
+            ("routes", ", ".join(f"{each.route} ({each.mode})" for each in known.routes)),
+            ("attempts", one.attempts),
+            ("error", f"{one.error_kind}, at {one.error_stage or 'start'}: {one.error_subject}")
+            if one.error_kind
+            else ("error", "none"),
+            ("seconds", ", ".join(f"{stage} {s:.1f}" for stage, s in one.stages_s.items())),
+            ("worker", one.worker),
+            ("replaces", f"job {one.supersedes}" if one.supersedes else ""),
+            ("results", "\n".join(str(each.path) for each in known.results)),
+            ("objects", "\n".join(f"{each.state}: {each.sentence}" for each in known.objects)),
+        ],
+    )
+    show_events(happened)
+
+
+def retry(
+    number: JobArgument,
+    again: Annotated[
+        bool, typer.Option("--again", help="A job that is over: analyse once more, as a new job.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Try a failed or held job again."""
+    from dicomai.dicom.dates import now
+    from dicomai.service import again as generations
+    from dicomai.store import jobs as queue
+    from dicomai.store.engine import writing
+    from dicomai.store.job import JobId
+
+    settings, engine = opened(config)
+    with writing(engine) as connection:
+        if again:
+            queued = int(generations.again(connection, JobId(number), now()))
+        else:
+            queued = int(queue.retry(connection, JobId(number), now()).id)
+    audit.record(settings.service.data, "retry --again" if again else "retry", str(number))
+    say(f"Job {queued} is queued.")
+
+
+def cancel(number: JobArgument, config: ConfigOption = None) -> None:
+    """Cancel a job that is not over.
+
+    A running one stops and leaves nothing behind.
+    """
+    from dicomai.dicom.dates import now
+    from dicomai.store import jobs as queue
+    from dicomai.store.engine import writing
+    from dicomai.store.job import JobId
+
+    settings, engine = opened(config)
+    with writing(engine) as connection:
+        known = queue.existing(connection, JobId(number))
+        cancelled = queue.cancel(connection, known.id, f"A person cancelled {known.title}.", now())
+    audit.record(settings.service.data, "cancel", str(number))
+    say(f"{cancelled.title} is cancelled.")
+
+
+def what(job: Job) -> str:
+    """Return what a job does."""
+    return job.model if job.kind == "analyse" else f"results of {job.result_of} to {job.node}"
+
+
+def state_of(job: Job) -> Text:
+    """Return a job's state, with the stage of a running one."""
+    shown: str = job.state
+    if job.state == "running" and job.stage:
+        shown = f"running: {job.stage} {job.progress:.0%}"
+    elif job.state == "held":
+        shown = f"held: {job.held_by}"
+    return text(shown, LOOKS.get(job.state, ""))
+
+
+def remark(job: Job) -> str:
+    """Return what a person should know of a job: its error, what it waits for, what it found."""
+    if job.state == "waiting" and job.waiting_for == "breaker":
+        return f"{job.node} does not answer; goes on when it does. {job.error_sentence}".strip()
+    if job.state == "waiting":
+        return f"{job.error_sentence} Next try {moment(job.due_at)}."
+    if job.error_sentence:
+        return job.error_sentence
+    return str(job.summary.get("found", ""))
+
+
+def facts(job: Job) -> dict[str, object]:
+    """Return a job as scripts read it."""
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "state": job.state,
+        "study": job.study_instance_uid,
+        "model": job.model,
+        "node": job.node or None,
+        "result_of": job.result_of,
+        "supersedes": job.supersedes,
+        "attempts": job.attempts,
+        "stage": job.stage,
+        "progress": job.progress,
+        "waiting_for": job.waiting_for,
+        "due_at": iso(job.due_at),
+        "held_by": job.held_by,
+        "error_kind": job.error_kind,
+        "error": job.error_sentence,
+        "error_stage": job.error_stage,
+        "created_at": iso(job.created_at),
+        "started_at": iso(job.started_at),
+        "finished_at": iso(job.finished_at),
+        "stages_s": dict(job.stages_s),
+        "summary": dict(job.summary),
+    }
+
+
+def facts_of_story(known: JobStory) -> dict[str, object]:
+    """Return a job with its routes, results and objects, as scripts read it."""
+    return facts(known.job) | {
+        "routes": [
+            {"route": each.route, "mode": each.mode, "destinations": list(each.destinations)}
+            for each in known.routes
+        ],
+        "results": [
+            {"sop_instance_uid": each.sop_instance_uid, "path": str(each.path)}
+            for each in known.results
+        ],
+        "objects": [
+            {
+                "sop_instance_uid": each.sop_instance_uid,
+                "state": each.state,
+                "status": each.status,
+                "sentence": each.sentence,
+                "at": iso(each.at),
+            }
+            for each in known.objects
+        ],
+    }
+
+
+def event_facts(event: Event) -> dict[str, object]:
+    """Return an event as scripts read it."""
+    return {
+        "at": iso(event.at),
+        "kind": event.kind,
+        "job": event.job_id,
+        "sentence": event.sentence,
+        "data": dict(event.data),
+    }
+
+
+def show_events(happened: tuple[Event, ...]) -> None:
+    """Print events in their order, each with its moment."""
+    table(
+        ["when", "job#", "what happened"],
+        [(moment(each.at), each.job_id or "", each.sentence) for each in happened],
+        empty="Nothing has happened yet.",
+    )
+
+
+def took(job: Job) -> str:
+    """Return how long a finished job took in all, empty before."""
+    return span(sum(job.stages_s.values())) if job.stages_s else ""
+
+
+def not_found(what_it_is: str, name: str) -> NotFound:
+    """Return the error for something that was named and is not there."""
+    return NotFound(f"There is no {what_it_is} {name!a}.", subject=name)

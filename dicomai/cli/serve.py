@@ -1,0 +1,44 @@
+"""`dicomai serve`, `receive`, `work`, `schedule`: the service, whole or one role of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from dicomai.cli.options import ConfigOption
+
+if TYPE_CHECKING:
+    from dicomai.service.serve import RoleName
+
+
+def serve(config: ConfigOption = None) -> None:
+    """Run the whole service in one process tree."""
+    _run(config, {"receive", "schedule", "work"})
+
+
+def receive(config: ConfigOption = None) -> None:
+    """Only receive into the spool. Needs no database."""
+    _run(config, {"receive"})
+
+
+def work(config: ConfigOption = None) -> None:
+    """Only run models and deliver their results."""
+    _run(config, {"work"})
+
+
+def schedule(config: ConfigOption = None) -> None:
+    """Only ingest what came, decide about it, and keep house."""
+    _run(config, {"schedule"})
+
+
+def _run(config: Path | None, roles: set[RoleName]) -> None:
+    from dicomai.cli.config import load_checked
+    from dicomai.service import logs
+    from dicomai.service.serve import serve as serve_roles
+
+    settings = load_checked(config)
+    logs.configure(settings.log.format, settings.log.level)
+    if code := serve_roles(settings, roles):
+        raise typer.Exit(code)

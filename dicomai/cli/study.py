@@ -1,0 +1,215 @@
+"""`dicomai study`: the whole story of one study."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dicomai.cli import audit
+from dicomai.cli import jobs as queue
+from dicomai.cli.catalogue import opened
+from dicomai.cli.options import ConfigOption, JsonOption
+from dicomai.cli.terminal import iso, moment, print_json, say, table, text
+from dicomai.errors import DicomaiError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.text import Text
+
+    from dicomai.service.story import StudyStory
+    from dicomai.store.studies import Study
+
+
+def study(
+    name: Annotated[
+        str, typer.Argument(metavar="UID|ACCESSION", help="Study Instance UID or accession number.")
+    ],
+    accept: Annotated[
+        str,
+        typer.Option(
+            "--accept", metavar="KEY", help="A held study belongs to this patient: let it go on."
+        ),
+    ] = "",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Tell the whole story of a study.
+
+    What came, from whom and when; what was decided and why; what ran; what went out. An accession
+    number that several studies share lists them.
+    """
+    from dicomai.service import story
+    from dicomai.store.engine import reading
+
+    if accept:
+        _accept(name, accept, config)
+        return
+    _, engine = opened(config)
+    with reading(engine) as connection:
+        found = story.find(connection, name)
+        told = story.of_study(connection, found[0]) if len(found) == 1 else None
+    if told is None:
+        if json:
+            print_json([facts(each) for each in found])
+        else:
+            say(f"{len(found)} studies have the accession number {name}:")
+            show_studies(found)
+    elif json:
+        print_json(_facts_of_story(told))
+    else:
+        _show(told)
+
+
+def _accept(name: str, key: str, config: Path | None) -> None:
+    from dicomai.dicom.dates import now
+    from dicomai.dicom.identity import IdentityKey
+    from dicomai.service import decide, story
+    from dicomai.store.engine import reading
+
+    settings, engine = opened(config)
+    with reading(engine) as connection:
+        found = story.find(connection, name)
+    if len(found) > 1:
+        raise DicomaiError(
+            f"{len(found)} studies have the accession number {name}. Give the Study Instance UID "
+            f"of the one that is meant: dicomai study {name}",
+            subject=name,
+        )
+    uid = found[0].study_instance_uid
+    decide.accept(engine, uid, IdentityKey(key), now())
+    audit.record(settings.service.data, "study --accept", f"{uid} {key}")
+    say(f"Study {uid} belongs to {key} now, and is decided on anew.")
+
+
+def show_studies(found: Sequence[Study]) -> None:
+    """Print studies as a table."""
+    table(
+        ["study", "accession", "objects#", "last object", "state", "why"],
+        [
+            (
+                each.study_instance_uid,
+                each.accession_number,
+                each.instances,
+                moment(each.last_object_at),
+                status_of(each),
+                each.hold_reason if each.status == "held" else each.decision,
+            )
+            for each in found
+        ],
+        empty="No study was received yet.",
+    )
+
+
+def status_of(known: Study) -> Text:
+    """Return a study's state in a word."""
+    words = {"open": "arriving", "decided": "decided", "held": "held", "deleting": "deleting"}
+    looks = {"held": "warn", "deleting": "quiet"}
+    return text(words[known.status], looks.get(known.status, ""))
+
+
+def facts(known: Study) -> dict[str, object]:
+    """Return a study as scripts read it."""
+    return {
+        "study": known.study_instance_uid,
+        "status": known.status,
+        "patient_key": known.patient_key,
+        "accepted_key": known.accepted_key,
+        "hold_reason": known.hold_reason,
+        "accession_number": known.accession_number,
+        "study_date": known.study_date,
+        "nodes": list(known.nodes),
+        "instances": known.instances,
+        "first_object_at": iso(known.first_object_at),
+        "last_object_at": iso(known.last_object_at),
+        "quiet_until": iso(known.quiet_until),
+        "decided_at": iso(known.decided_at),
+        "decision": known.decision,
+    }
+
+
+def _facts_of_story(told: StudyStory) -> dict[str, object]:
+    return facts(told.study) | {
+        "identities": sorted({each.key for each in told.identities if each.key}),
+        "series": [
+            {
+                "series": each.series_instance_uid,
+                "number": each.number,
+                "modality": each.modality,
+                "description": each.description,
+                "instances": each.instances,
+                "nodes": list(each.nodes),
+                "produced": each.produced,
+                "first_at": iso(each.first_at),
+                "last_at": iso(each.last_at),
+            }
+            for each in told.series
+        ],
+        "jobs": [queue.facts_of_story(each) for each in told.jobs],
+        "events": [queue.event_facts(each) for each in told.events],
+    }
+
+
+def _show(told: StudyStory) -> None:
+    known = told.study
+    keys = sorted({each.key for each in told.identities if each.key})
+    table(
+        ["study", known.study_instance_uid],
+        [
+            ("patient", known.patient_key or ", ".join(keys) or "not known"),
+            ("accession", known.accession_number or "none"),
+            ("date", known.study_date or "none"),
+            ("state", status_of(known)),
+            ("why", known.hold_reason if known.status == "held" else known.decision),
+        ],
+    )
+    if known.status == "held":
+        say("To let it go on as one patient's: dicomai study UID --accept KEY. The keys are:")
+        for key in keys:
+            say(f"  {key}")
+    table(
+        ["series#", "kind", "description", "objects#", "from", "came"],
+        [
+            (
+                "" if each.number is None else each.number,
+                each.modality,
+                each.description,
+                each.instances,
+                "dicomai" if each.produced else ", ".join(each.nodes),
+                moment(each.last_at),
+            )
+            for each in told.series
+        ],
+    )
+    table(
+        ["job#", "what", "routes", "state", "tries#", "took", "remark"],
+        [
+            (
+                each.job.id,
+                queue.what(each.job),
+                ", ".join(route.route for route in each.routes),
+                queue.state_of(each.job),
+                each.job.attempts,
+                queue.took(each.job),
+                queue.remark(each.job),
+            )
+            for each in told.jobs
+        ],
+        empty="No job was made for it.",
+    )
+    table(
+        ["sent to", "object", "state", "answer"],
+        [
+            (
+                each.job.node,
+                f"…{one.sop_instance_uid[-12:]}",
+                text(one.state, "good" if one.state == "sent" else "bad"),
+                one.sentence,
+            )
+            for each in told.jobs
+            for one in each.objects
+        ],
+    )
+    queue.show_events(told.events)

@@ -1,0 +1,108 @@
+"""What goes on, out of catalogue, spool and quarantine: what `dicomai status` shows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from dicomai.dicom.dates import Instant, as_datetime, seconds
+from dicomai.settings import Settings
+from dicomai.spool import quarantine, reader
+from dicomai.spool.quarantine import Quarantined
+from dicomai.store import hosts, jobs, nodes, pauses, studies
+from dicomai.store.hosts import Host, Worker
+from dicomai.store.nodes import NodeState
+from dicomai.store.pauses import Pause
+from dicomai.store.states import JobKind, JobState
+from dicomai.store.studies import Study
+
+_ALIVE = seconds(120)
+_MOST_HELD = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """The service at one moment.
+
+    Attributes
+    ----------
+    free_bytes
+        Of the data folder's disk.
+    oldest_in_spool
+        When the oldest object came that is not in the catalogue yet.
+    open_associations
+        Names of the nodes that are sending now.
+    unserved
+        Models of routes that no live worker serves.
+    """
+
+    now: Instant
+    free_bytes: int
+    oldest_in_spool: Instant | None
+    open_associations: tuple[str, ...]
+    quarantined: tuple[Quarantined, ...]
+    hosts: tuple[Host, ...]
+    workers: tuple[Worker, ...]
+    unserved: tuple[str, ...]
+    jobs: Mapping[tuple[JobKind, JobState], int]
+    nodes: tuple[NodeState, ...]
+    pauses: tuple[Pause, ...]
+    held: tuple[Study, ...]
+    recent: tuple[Study, ...]
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What wants a person, one sentence each."""
+        said = [
+            f"{each.name} is not reached since its breaker opened: {each.last_error}"
+            for each in self.nodes
+            if each.breaker != "closed"
+        ]
+        if self.unserved:
+            said.append(
+                f"No worker is there for {', '.join(self.unserved)}: jobs wait. Start one: dicomai "
+                "serve, or dicomai work"
+            )
+        said += [
+            f"Host {each.name} is silent since {as_datetime(each.beat_at):%Y-%m-%d %H:%M} UTC, and "
+            "decisions wait for it. Start it: dicomai serve, or dicomai schedule"
+            for each in self.hosts
+            if self.now - each.beat_at > _ALIVE
+        ]
+        if count := len(self.quarantined):
+            objects = "1 object lies" if count == 1 else f"{count} objects lie"
+            said.append(f"{objects} in the quarantine; nothing is deleted there.")
+        return said
+
+
+def of_service(connection: Connection, settings: Settings, now: Instant, recent: int) -> Overview:
+    """Return the service as it is now, with this host's spool.
+
+    Parameters
+    ----------
+    recent
+        How many of the latest studies.
+    """
+    spool = settings.folders.spool
+    workers = hosts.workers(connection, now, _ALIVE)
+    wanted = {route.model for route in settings.routes if route.mode != "off"}
+    return Overview(
+        now=now,
+        free_bytes=shutil.disk_usage(settings.folders.data).free,
+        oldest_in_spool=reader.oldest_received_at(spool) if spool.is_dir() else None,
+        open_associations=tuple(each.facts.node for each in reader.open_associations(spool))
+        if spool.is_dir()
+        else (),
+        quarantined=quarantine.listing(settings.folders.quarantine),
+        hosts=hosts.listing(connection),
+        workers=workers,
+        unserved=hosts.unserved(wanted, workers),
+        jobs=jobs.counts(connection),
+        nodes=nodes.listing(connection),
+        pauses=pauses.listing(connection),
+        held=studies.listing(connection, _MOST_HELD, "held"),
+        recent=studies.listing(connection, recent),
+    )

@@ -1,0 +1,139 @@
+"""The story of a study, out of the catalogue: what came, what was decided, ran and went out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import NotFound
+from dicomai.store import deliveries, events, instances, jobs, series, studies
+from dicomai.store.deliveries import DeliveryObject
+from dicomai.store.events import Event
+from dicomai.store.instances import Instance
+from dicomai.store.job import Job, JobRoute
+from dicomai.store.series import SeriesIdentity
+from dicomai.store.studies import Study
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesStory:
+    """What came of one series, or was made of it.
+
+    Attributes
+    ----------
+    nodes
+        Who sent it; empty for our own results.
+    """
+
+    series_instance_uid: str
+    number: int | None
+    modality: str
+    description: str
+    instances: int
+    nodes: tuple[str, ...]
+    produced: bool
+    first_at: Instant
+    last_at: Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStory:
+    """What became of one job.
+
+    Attributes
+    ----------
+    routes
+        Those that want its results.
+    results
+        What an analysis made.
+    objects
+        What became of each object of a delivery.
+    """
+
+    job: Job
+    routes: tuple[JobRoute, ...]
+    results: tuple[Instance, ...]
+    objects: tuple[DeliveryObject, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyStory:
+    """Everything that the catalogue knows of one study.
+
+    Attributes
+    ----------
+    identities
+        Whose its objects say they are; more than one patient holds the study.
+    """
+
+    study: Study
+    identities: tuple[SeriesIdentity, ...]
+    series: tuple[SeriesStory, ...]
+    jobs: tuple[JobStory, ...]
+    events: tuple[Event, ...]
+
+
+def find(connection: Connection, name: str) -> tuple[Study, ...]:
+    """Return the studies that a Study Instance UID or an accession number names.
+
+    Raises
+    ------
+    NotFound
+        There is none.
+    """
+    study = studies.get(connection, StudyInstanceUID(name))
+    found = studies.find_by_accession(connection, name) if study is None else (study,)
+    if not found:
+        raise NotFound(
+            f"No study has the UID or the accession number {name!a}. It was never received, or "
+            "retention deleted it. See: dicomai status",
+            subject=name,
+        )
+    return found
+
+
+def of_study(connection: Connection, study: Study) -> StudyStory:
+    """Return the story of a study."""
+    uid = study.study_instance_uid
+    return StudyStory(
+        study=study,
+        identities=series.identities(connection, uid),
+        series=_series(series.of_study(connection, uid), instances.of_study(connection, uid)),
+        jobs=tuple(of_job(connection, job) for job in jobs.of_study(connection, uid)),
+        events=events.story(connection, uid),
+    )
+
+
+def of_job(connection: Connection, job: Job) -> JobStory:
+    """Return the story of a job, without its events."""
+    return JobStory(
+        job=job,
+        routes=jobs.routes_of(connection, job.id),
+        results=instances.of_job(connection, job.id),
+        objects=deliveries.objects(connection, job.id),
+    )
+
+
+def _series(known: Iterable[series.Series], members: Iterable[Instance]) -> tuple[SeriesStory, ...]:
+    by_series: dict[str, list[Instance]] = {}
+    for instance in members:
+        by_series.setdefault(instance.series_instance_uid, []).append(instance)
+    return tuple(
+        SeriesStory(
+            series_instance_uid=each.series_instance_uid,
+            number=each.series_number,
+            modality=each.modality,
+            description=each.description,
+            instances=each.instances,
+            nodes=tuple(sorted({one.node for one in by_series[each.series_instance_uid]} - {""})),
+            produced=all(one.origin == "produced" for one in by_series[each.series_instance_uid]),
+            first_at=min(one.received_at for one in by_series[each.series_instance_uid]),
+            last_at=max(one.received_at for one in by_series[each.series_instance_uid]),
+        )
+        for each in known
+        if each.series_instance_uid in by_series
+    )
