@@ -22,8 +22,8 @@ MIN_SLICES: Final = 3
 """With fewer there is no spacing to check, and nothing for a model of volumes."""
 ORIENTATION_TOLERANCE: Final = 1e-3
 """Of each direction cosine; 0.06 degrees."""
-POSITION_TOLERANCE_MM: Final = 0.05
-"""How far a slice may lie from its place in the grid: modalities round positions to 0.1 mm."""
+POSITION_TOLERANCE_MM: Final = 0.06
+"""How far a slice may lie from its place: modalities that round to 0.1 mm are up to 0.05 off."""
 NOTED_MM: Final = 0.01
 """What is further from its place than this is told to the reader."""
 SPACING_TOLERANCE: Final = 1e-4

@@ -102,6 +102,9 @@ def test_positions_rounded_by_the_modality_are_taken_and_noted(make_series: Make
     slices[4].ImagePositionPatient = [0, 0, 2.53]
     (warning,) = volume_of(slices).warnings
     assert "up to 0.030 mm" in warning
+    for k, each in enumerate(slices):
+        each.ImagePositionPatient = [0, 0, round(k * 0.625, 1)]
+    assert volume_of(slices).grid.spacing_kji_mm[0] == pytest.approx(0.625)
 
 
 @pytest.mark.parametrize(
