@@ -87,7 +87,7 @@ def encode_seg(job: Job, segments: tuple[Drawn, ...]) -> Dataset:
                 f"source images {where.shape_kji}."
             )
     result = hd.seg.Segmentation(
-        source_images=[stand_in(by_uid[uid]) for uid in where.sop_instance_uids],
+        source_images=[_image(by_uid[uid], where) for uid in where.sop_instance_uids],
         pixel_array=_stacked(segments),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_description(segment, job) for segment in segments],
@@ -114,6 +114,13 @@ def encode_seg(job: Job, segments: tuple[Drawn, ...]) -> Dataset:
         result.BodyPartExamined = body_part
     complete(result, job, "SEG", f"AI SEG {algorithm.name} {algorithm.version} - unverified")
     return result
+
+
+def _image(source: Dataset, where: Grid) -> Dataset:
+    image = stand_in(source)
+    if not image.get("SliceThickness"):  # highdicom wants it, though images may leave it empty
+        image.SliceThickness = f"{where.spacing_kji_mm[0]:.6g}"
+    return image
 
 
 def _stacked(segments: tuple[Drawn, ...]) -> npt.NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pydicom.dataset import Dataset
 from dicomai.errors import InputError
 from dicomai.results.context import PredecessorSR
 from dicomai.results.encode import encode, written
+from dicomai.results.gate import check
 
 
 def _read(raw: bytes) -> Dataset:
@@ -210,3 +212,16 @@ def test_masks_on_images_that_are_not_there_are_refused(study: Any, found: Any) 
         encode(found.everything(study), study.headers[:-1], found.job, study.context)
     with pytest.raises(InputError, match="no source image"):
         encode(found.nothing(study), [], found.job, study.context)
+
+
+def test_images_without_optional_attributes_give_results_all_the_same(
+    study: Any, found: Any
+) -> None:
+    bare = copy.deepcopy(study.headers)
+    for header in bare:
+        for keyword in ("SliceThickness", "AccessionNumber", "StudyID", "PatientSex", "StudyTime"):
+            delattr(header, keyword)
+    findings = found.everything(study)
+    results = encode(findings, bare, found.job, study.context)
+    check([written(each) for each in results], findings, bare)
+    assert results[0].AccessionNumber == ""

@@ -15,8 +15,8 @@ from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
 
 TOLERANCE_MM: Final = 0.01
-# How far, in voxels, an image may lie off the regular grid that the model worked on.
-IRREGULAR: Final = 0.1
+# How far an image may lie off the regular grid that the model worked on.
+IRREGULAR_MM: Final = 0.1
 
 _Corners = npt.NDArray[np.float64]
 
@@ -64,7 +64,6 @@ def _source_planes(uid: str, where: Grid, sources: Sequence[Dataset]) -> list[_C
     depth, rows, columns = where.shape_kji
     if len(where.sop_instance_uids) != depth:
         refuse("geometry", uid, "the findings do not name the image of every slice")
-    lps_to_index = np.linalg.inv(where.index_to_lps)
     planes = []
     for k, sop in enumerate(where.sop_instance_uids):
         source = by_uid.get(sop)
@@ -79,9 +78,10 @@ def _source_planes(uid: str, where: Grid, sources: Sequence[Dataset]) -> list[_C
             rows,
             columns,
         )
-        index = (lps_to_index @ np.column_stack([corners, np.ones(4)]).T).T[:, :3]
-        expected = [(k, j, i) for j in (0, rows - 1) for i in (0, columns - 1)]
-        if np.abs(index - np.array(expected)).max() > IRREGULAR:
+        expected = [
+            where.index_to_lps[:3] @ (k, j, i, 1) for j in (0, rows - 1) for i in (0, columns - 1)
+        ]
+        if np.linalg.norm(corners - np.array(expected), axis=1).max() > IRREGULAR_MM:
             refuse("geometry", uid, f"the masks' grid does not lie on {sop} at slice {k}")
         planes.append(corners)
     return planes
