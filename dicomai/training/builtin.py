@@ -125,7 +125,7 @@ RECIPES: Final[dict[str, Recipe]] = {
         package="chest-xray-nodule",
         samples=_xray,
         loss=nn.functional.binary_cross_entropy_with_logits,
-        schedule=Schedule(steps=450, batch=16, learning_rate=2e-3),
+        schedule=Schedule(steps=320, batch=16, learning_rate=3e-3),
         seed=13,
         figures=_xray_figures,
         made="A small residual network learned to tell projected chests with a nodule of 15 to "
@@ -168,6 +168,7 @@ def train_package(
             mean = sum(recent) / len(recent)
             log.info("step", step=step + 1, of=schedule.steps, loss=round(mean, 4))
             recent.clear()
+            save_file(network.state_dict(), weights)
 
     losses = train(network, recipe.samples(manifest, seed), recipe.loss, schedule, report)
     save_file(network.state_dict(), weights)
