@@ -151,6 +151,7 @@ class _Receiver:
                     (evt.EVT_SOP_COMMON, _as_storage),
                     (evt.EVT_ACSE_RECV, self._told),
                     (evt.EVT_C_STORE, self._store),
+                    (evt.EVT_PDU_SENT, self._answered),
                     (evt.EVT_RELEASED, self._released),
                     (evt.EVT_ABORTED, self._aborted),
                 ],
@@ -185,7 +186,8 @@ class _Receiver:
             closer.join(max(0.0, deadline - time.monotonic()))
 
     def _close(self, association: Association, reception: Reception) -> None:
-        self._end(association, reception, "aborted")  # waits for the object in hand
+        reception.wait_until_idle(_STOP_S)
+        self._end(association, reception, "aborted")
         association.abort()
 
     def _open(self) -> list[tuple[Association, Reception]]:
@@ -272,6 +274,13 @@ class _Receiver:
         if answer.sentence:  # LO: 64 characters; the whole of it is in our log
             status.ErrorComment = answer.sentence.replace("\\", "/")[:64]
         return status
+
+    def _answered(self, event: evt.Event) -> None:
+        """Note that a PDU left; while an object is in hand, that can only be its answer."""
+        with self._lock:
+            reception = self._receptions.get(event.assoc)
+        if reception is not None:
+            reception.answered()
 
     def _told(self, event: evt.Event) -> None:
         """See whether the connection broke: pynetdicom calls that an abort by the provider."""

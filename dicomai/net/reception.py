@@ -36,6 +36,12 @@ CANNOT_UNDERSTAND: Final = 0xC000
 _log = structlog.get_logger()
 
 
+def _set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A C-STORE request.
@@ -93,11 +99,13 @@ class Reception:
     _first_refusal: str = ""
     _bytes: int = 0
     _ended: bool = False
-    # Held while an object is in hand, so that a stop lets it be finished.
     _busy: threading.Lock = field(default_factory=threading.Lock)
+    # Clear from the moment an object is in hand until its answer has left.
+    _idle: threading.Event = field(default_factory=_set_event)
 
     def store(self, request: Request) -> Answer:
         """Check and keep one object; say what to answer."""
+        self._idle.clear()
         with self._busy:
             answer = self._stored(request)
             self._answers[answer.status] += 1
@@ -106,6 +114,14 @@ class Reception:
             elif not self._first_refusal:
                 self._first_refusal = answer.sentence
             return answer
+
+    def answered(self) -> None:
+        """Note that the answer to the object in hand has left."""
+        self._idle.set()
+
+    def wait_until_idle(self, timeout_s: float) -> None:
+        """Wait until no object is in hand, or its association has ended."""
+        self._idle.wait(timeout_s)
 
     def _stored(self, request: Request) -> Answer:
         if self._ended:
@@ -150,6 +166,7 @@ class Reception:
             if self._ended:
                 return
             self._ended = True
+            self._idle.set()
             at = now()
             if self._writer is not None:
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -263,7 +264,18 @@ def test_everything_is_durable_before_the_answer_is_sent(
     trace = tmp_path / "trace"
     watched = "mkdir,fsync,fdatasync,rename,sendto"
     receiver = make_receiver(
-        prefix=[peer("strace"), "-f", "-y", "-s", "200", "-e", f"trace={watched}", "-o", str(trace)]
+        prefix=[
+            peer("strace"),
+            "-f",
+            "--seccomp-bpf",
+            "-y",
+            "-s",
+            "200",
+            "-e",
+            f"trace={watched}",
+            "-o",
+            str(trace),
+        ]
     )
     with scu.calling(receiver.port) as association:
         assert scu.send(association, scu.tiny()) == 0
@@ -382,6 +394,24 @@ def test_sigterm_ends_it_in_order(receiver: Receiver, scu: Scu) -> None:
     ended = reader.ended(receiver.spool, facts.id)
     assert ended is not None
     assert ended.how == "aborted"
+
+
+def test_sigterm_lets_the_object_in_hand_be_finished(
+    make_receiver: MakeReceiver, scu: Scu, peer: Callable[[str], str]
+) -> None:
+    slow = ["-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "inject=fsync:delay_enter=60ms"]
+    receiver = make_receiver(prefix=[peer("strace"), "-e", "trace=fsync", *slow])
+    traced = Path(f"/proc/{receiver.process.pid}/task/{receiver.process.pid}/children")
+    with scu.calling(receiver.port) as association:
+        threading.Thread(
+            target=lambda: (
+                scu.eventually(lambda: list(receiver.spool.rglob(".*.part"))),
+                os.kill(int(traced.read_text().split()[0]), signal.SIGTERM),
+            )
+        ).start()
+        assert scu.send(association, scu.tiny()) == 0
+        assert receiver.wait() == 0
+    assert receiver.data_sets() == [scu.tiny()]
 
 
 def test_a_port_in_use_is_said(receiver: Receiver, make_receiver: MakeReceiver) -> None:
