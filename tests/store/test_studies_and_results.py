@@ -1,0 +1,365 @@
+"""Holds, identity and superseding: a result belongs to its patient, and to its images."""
+
+from __future__ import annotations
+
+import pytest
+from catalogue_rows import NOW, PATIENT, add, arrive, claim, claimed, finish, instance, job, wanted
+from sqlalchemy import Engine
+
+from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.identity import IdentityKey
+from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+from dicomai.store import (
+    analyses,
+    associations,
+    deliveries,
+    events,
+    hosts,
+    instances,
+    jobs,
+    series,
+    studies,
+)
+from dicomai.store.associations import Association
+from dicomai.store.engine import reading, writing
+from dicomai.store.hosts import Worker
+from dicomai.store.job import JobId
+from dicomai.store.series import SeriesIdentity
+
+STUDY = StudyInstanceUID("1.2.3")
+OTHER = IdentityKey("99999@HOSPITAL")
+
+
+def hold(engine: Engine) -> None:
+    with writing(engine) as connection:
+        studies.lock(connection, STUDY)
+        studies.hold(connection, STUDY, "Its objects belong to 2 patients.", NOW)
+
+
+def release(engine: Engine, key: IdentityKey = PATIENT) -> None:
+    with writing(engine) as connection:
+        studies.lock(connection, STUDY)
+        studies.release(connection, STUDY, key, NOW)
+
+
+def result(study: str = "1.2.3") -> tuple[instances.InstanceRow, ...]:
+    row = instance(study, f"{study}.9", file="seg", origin="produced", series=f"{study}.9")
+    return (row,)
+
+
+def test_a_held_study_parks_its_jobs_until_a_person_accepts_a_patient(engine: Engine) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    hold(engine)
+    assert job(engine, number).held_by == "study"
+    assert claim(engine) is None
+    with pytest.raises(jobs.NotNow), writing(engine) as connection:
+        jobs.retry(connection, number, NOW)
+    release(engine)
+    assert claimed(engine).id == number
+    with reading(engine) as connection:
+        study = studies.get(connection, STUDY)
+        told = [each.kind for each in events.story(connection, STUDY)]
+    assert study is not None
+    assert (study.status, study.accepted_key, study.hold_reason) == ("open", PATIENT, None)
+    assert told == ["job queued", "study held", "study released"]
+
+
+def test_accepting_another_patient_leaves_the_first_ones_jobs_held(engine: Engine) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    hold(engine)
+    release(engine, OTHER)
+    assert claim(engine) is None
+    assert job(engine, number).held_by == "identity"
+
+
+def test_a_running_job_of_a_held_study_writes_no_result(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    hold(engine)
+    assert finish(engine, held, result()) == "study held"
+    after = job(engine, held.job_id)
+    assert (after.state, after.held_by, after.attempts) == ("held", "study", 0)
+    with reading(engine) as connection:
+        assert not instances.of_job(connection, held.job_id)
+        assert not deliveries.of_analysis(connection, held.job_id)
+    release(engine)
+    assert finish(engine, claimed(engine).held, result()) == "done"
+
+
+def test_a_job_made_for_another_patient_writes_no_result(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    with writing(engine) as connection:
+        studies.set_patient_key(connection, STUDY, OTHER)
+    assert finish(engine, held, result()) == "other identity"
+    after = job(engine, held.job_id)
+    assert (after.state, after.held_by, after.error_kind) == ("held", "identity", "identity")
+    with reading(engine) as connection:
+        assert not instances.of_job(connection, held.job_id)
+
+
+@pytest.mark.parametrize("trouble", ["held", "another patient"])
+def test_a_delivery_begins_only_while_the_study_is_free_and_its_patients(
+    engine: Engine, trouble: str
+) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    finish(engine, claimed(engine).held, result())
+    delivery = claimed(engine, "deliver")
+    if trouble == "held":
+        hold(engine)
+    else:
+        with writing(engine) as connection:
+            studies.set_patient_key(connection, STUDY, OTHER)
+    with writing(engine) as connection:
+        refused = deliveries.start(connection, delivery.held, NOW)
+    assert refused == ("study held" if trouble == "held" else "other identity")
+    assert job(engine, delivery.id).state == "held"
+
+
+def test_finishing_writes_results_deliveries_events_and_state_together(engine: Engine) -> None:
+    arrive(engine)
+    number = add(engine, wanted(destinations=("PACS1", "VNA"))).job_id
+    assert finish(engine, claimed(engine).held, result()) == "done"
+    done = job(engine, number)
+    assert (done.state, done.stages_s, done.summary) == ("done", {"infer": 1.0}, {"found": 1})
+    with reading(engine) as connection:
+        (made,) = instances.of_job(connection, number)
+        told = [each.kind for each in events.of_job(connection, number)]
+        study = studies.get(connection, STUDY)
+        nodes = [each.node for each in deliveries.of_analysis(connection, number)]
+    assert (made.origin, made.job_id, made.sop_instance_uid) == ("produced", number, "1.2.3.9")
+    assert nodes == ["PACS1", "VNA"]
+    assert told == ["job queued", "job done"]
+    assert study is not None
+    assert study.instances == 2
+
+
+def superseded(engine: Engine) -> JobId:
+    return add(engine, wanted(fingerprint="f2")).job_id
+
+
+def test_late_images_cancel_a_queued_analysis(engine: Engine) -> None:
+    arrive(engine)
+    old = add(engine, wanted()).job_id
+    new = superseded(engine)
+    assert job(engine, old).state == "cancelled"
+    assert job(engine, new).supersedes == old
+    assert claimed(engine).id == new
+    with pytest.raises(jobs.NotNow), writing(engine) as connection:
+        jobs.retry(connection, old, NOW)
+
+
+def test_late_images_cancel_a_running_analysis_whose_write_then_touches_no_row(
+    engine: Engine,
+) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    superseded(engine)
+    assert finish(engine, held, result()) == "lost"
+    with reading(engine) as connection:
+        assert not instances.of_job(connection, held.job_id)
+
+
+def test_late_images_cancel_deliveries_that_have_not_begun(engine: Engine) -> None:
+    arrive(engine)
+    old = add(engine, wanted()).job_id
+    finish(engine, claimed(engine).held, result())
+    new = superseded(engine)
+    assert claim(engine, "deliver") is None
+    with reading(engine) as connection:
+        (delivery,) = deliveries.of_analysis(connection, old)
+        assert analyses.predecessor(connection, new) is None
+    assert delivery.state == "cancelled"
+
+
+def test_what_was_delivered_is_named_as_predecessor(engine: Engine) -> None:
+    arrive(engine)
+    old = add(engine, wanted()).job_id
+    finish(engine, claimed(engine).held, result())
+    delivery = claimed(engine, "deliver")
+    new = superseded(engine)
+    # Being sent counts: it is read again at the commit.
+    assert finish(engine, claimed(engine).held, ()) == "other predecessor"
+    with writing(engine) as connection:
+        before = analyses.predecessor(connection, new)
+        sop = SOPInstanceUID("1.2.3.9")
+        assert deliveries.note_object(connection, delivery.held, sop, "sent", 0, "", NOW)
+        assert deliveries.finish(connection, delivery.held, {}, {}, NOW)
+        (sent,) = deliveries.objects(connection, delivery.id)
+    assert before is not None
+    assert (before.job.id, [each.sop_instance_uid for each in before.results]) == (old, [sop])
+    assert sent.state == "sent"
+    assert finish(engine, job(engine, new).held, (), old) == "done"
+
+
+def test_the_predecessor_is_found_behind_a_job_that_never_ran(engine: Engine) -> None:
+    arrive(engine)
+    old = add(engine, wanted()).job_id
+    finish(engine, claimed(engine).held, result())
+    claimed(engine, "deliver")
+    superseded(engine)
+    third = add(engine, wanted(fingerprint="f3")).job_id
+    with reading(engine) as connection:
+        found = analyses.predecessor(connection, third)
+    assert found is not None
+    assert found.job.id == old
+
+
+def test_what_arrives_opens_a_decided_study_and_moves_its_quiet(engine: Engine) -> None:
+    arrive(engine)
+    quiet = Instant(NOW + seconds(60))
+    with writing(engine) as connection:
+        assert not studies.due(connection, Instant(quiet - 1))
+        assert studies.due(connection, quiet) == (STUDY,)
+        studies.set_decided(connection, STUDY, "Whole.", quiet)
+        series.mark_decided(connection, STUDY, [SeriesInstanceUID("1.2.3.1")], quiet)
+        assert not studies.due(connection, Instant(quiet + seconds(1e6)))
+    # The same bytes again change nothing.
+    arrive(engine, received_at=Instant(quiet + 1))
+    with reading(engine) as connection:
+        study = studies.get(connection, STUDY)
+        assert study is not None
+        assert study.status == "decided"
+    (added,) = arrive_one_more(engine, Instant(quiet + 2))
+    assert added.outcome == "new"
+    with reading(engine) as connection:
+        study = studies.get(connection, STUDY)
+        assert study is not None
+        assert (study.status, study.quiet_until) == ("open", quiet + 2 + seconds(60))
+        assert study.instances == 2
+        assert [each.changed for each in series.of_study(connection, STUDY)] == [True]
+
+
+def arrive_one_more(engine: Engine, at: Instant) -> tuple[instances.Added, ...]:
+    return arrive(engine, count=2, received_at=at)[1:]
+
+
+def test_a_reason_to_wait_is_told_once(engine: Engine) -> None:
+    arrive(engine)
+    with writing(engine) as connection:
+        for step in range(3):
+            until = Instant(NOW + seconds(60 + step))
+            studies.postpone(connection, STUDY, "Slices are missing.", until, NOW)
+        assert len(events.story(connection, STUDY)) == 1
+        assert not studies.due(connection, Instant(NOW + seconds(61)))
+
+
+def test_versions_copies_and_duplicates_are_told_apart(engine: Engine) -> None:
+    arrive(engine)
+
+    def come(**differs: str | None) -> instances.Added:
+        with writing(engine) as connection:
+            return instances.add(connection, instance("1.2.3", "1.2.3.7", **differs), NOW)  # type: ignore[arg-type]
+
+    lossy = "1.2.840.10008.1.2.4.50"
+    assert come(file="lossy", pixels=None, syntax=lossy).outcome == "new"
+    assert come(file="lossy", pixels=None, syntax=lossy).outcome == "duplicate"
+    assert come(file="lossless", pixels="p").outcome == "copy"
+    assert come(file="other jpeg", pixels=None, syntax=lossy).outcome == "copy"
+    duplicate = come(file="lossless", pixels="p")
+    assert (duplicate.outcome, duplicate.path.name[:8]) == ("duplicate", "1.2.3.7.")
+    with reading(engine) as connection:
+        used = {each.sop_instance_uid: each for each in instances.of_study(connection, STUDY)}
+    # Lossless beats lossy, and the version keeps the digest of its first copy.
+    assert used[SOPInstanceUID("1.2.3.7")].transfer_syntax_uid == "1.2.840.10008.1.2.1"
+    assert used[SOPInstanceUID("1.2.3.7")].pixel_digest is None
+    assert come(file="moved", header="other geometry").outcome == "version"
+    assert come(file="old again", pixels=None).outcome == "copy"
+    with reading(engine) as connection:
+        newest = instances.of_series(connection, STUDY, SeriesInstanceUID("1.2.3.1"))
+        study = studies.get(connection, STUDY)
+    assert [each.file_sha256 for each in newest][1] == instance("1", "1", file="moved").file_sha256
+    assert study is not None
+    assert study.instances == 2
+
+
+def test_one_object_in_two_studies_is_seen(engine: Engine) -> None:
+    arrive(engine, "1.2.3")
+    arrive(engine, "1.2.4")
+    with writing(engine) as connection:
+        row = instance("1.2.4", "1.2.3.1.0", file="elsewhere")
+        assert instances.add(connection, row, NOW).outcome == "new"
+        found = instances.studies_of_sop(connection, SOPInstanceUID("1.2.3.1.0"))
+    assert found == ("1.2.3", "1.2.4")
+
+
+def test_an_accession_number_lists_its_studies(engine: Engine) -> None:
+    arrive(engine, "1.2.4", received_at=Instant(NOW + 1))
+    arrive(engine, "1.2.3")
+    with reading(engine) as connection:
+        found = studies.find_by_accession(connection, "A1")
+        newest = studies.listing(connection, 1)
+    assert [each.study_instance_uid for each in found] == ["1.2.3", "1.2.4"]
+    assert [each.study_instance_uid for each in newest] == ["1.2.4"]
+
+
+def test_each_series_keeps_whose_it_is(engine: Engine) -> None:
+    arrive(engine)
+    mine = SeriesIdentity(
+        series_instance_uid=SeriesInstanceUID("1.2.3.1"),
+        key=PATIENT,
+        patient_name="Doe^Jane",
+        birth_date="19600101",
+        sex="F",
+    )
+    nobodys = SeriesIdentity(
+        series_instance_uid=SeriesInstanceUID("1.2.3.1"),
+        key=None,
+        patient_name="",
+        birth_date="",
+        sex="",
+    )
+    with writing(engine) as connection:
+        for identity in (mine, nobodys, mine):
+            series.note_identity(connection, STUDY, identity)
+        assert series.identities(connection, STUDY) == (nobodys, mine)
+
+
+def test_associations_are_open_until_their_end_is_known(engine: Engine) -> None:
+    arrive(engine)
+    link = Association(
+        id="a1",
+        host="h1",
+        node="CT1",
+        calling_ae="CT",
+        called_ae="DICOMAI",
+        address="127.0.0.1",
+        started_at=NOW,
+    )
+    with writing(engine) as connection:
+        associations.note(connection, link, STUDY)
+        associations.note(connection, link, STUDY)
+        assert associations.of_study(connection, STUDY) == (link,)
+        assert associations.open_ones(connection, "h1") == (link,)
+        assert associations.studies_of(connection, "a1") == (STUDY,)
+        assert associations.end(connection, "a1", NOW, "released")
+        assert not associations.end(connection, "a1", NOW, "lost")
+        assert not associations.open_ones(connection, "h1")
+
+
+def test_hosts_and_workers_say_how_far_they_are_and_what_they_serve(engine: Engine) -> None:
+    worker = Worker(
+        name="h1/cpu",
+        host="h1",
+        device="cpu",
+        kinds=("analyse",),
+        models=("lungs",),
+        started_at=NOW,
+        beat_at=NOW,
+    )
+    with writing(engine) as connection:
+        hosts.note_ingested(connection, "h1", NOW, NOW)
+        hosts.note_ingested(connection, "h1", Instant(NOW + 5), NOW)
+        hosts.note_worker(connection, worker)
+        hosts.note_worker(connection, worker)
+        assert [each.ingested_to for each in hosts.listing(connection)] == [NOW + 5]
+        live = hosts.workers(connection, NOW, seconds(60))
+        assert live == (worker,)
+        assert not hosts.workers(connection, Instant(NOW + seconds(61)), seconds(60))
+    assert hosts.unserved(["lungs", "nodules"], live) == ("nodules",)
