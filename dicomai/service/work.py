@@ -7,14 +7,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
-import structlog
 from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant
@@ -25,6 +23,7 @@ from dicomai.models.registry import open_registry
 from dicomai.service import deliver, supervise
 from dicomai.service.attempt import Worker
 from dicomai.service.deliver import Deliverer
+from dicomai.service.loops import Loop, keep
 from dicomai.service.supervise import Supervisor
 from dicomai.service.tree import Life
 from dicomai.settings import Settings
@@ -32,75 +31,8 @@ from dicomai.store import hosts
 from dicomai.store.engine import open_engine, writing
 from dicomai.store.states import JobKind
 
-IDLE_S: Final = 0.3
-AWAY_S: Final = 1.0
 _TELL_EVERY_S: Final = 10.0
-_WATCH_S: Final = 0.5
-STUCK_S: Final = 300.0
-"""A loop that did not come round for so long is stuck; encoding a large study takes a minute."""
 _GPUS: Final = Path("/proc/driver/nvidia/gpus")
-
-Build: TypeAlias = Callable[[Callable[[], None]], Callable[[], bool]]
-
-log = structlog.get_logger()
-
-
-class Loop(threading.Thread):
-    """Does one thing again and again until told to stop; waits while the database is away.
-
-    Parameters
-    ----------
-    name
-        For the log.
-    build
-        Given what to call while it gets on, returns what does the next piece of work; that says
-        False when there was none.
-    stop
-        Ends it.
-    idle_s
-        How long it waits when there was nothing to do.
-    """
-
-    def __init__(
-        self, name: str, build: Build, stop: threading.Event, *, idle_s: float = IDLE_S
-    ) -> None:
-        # A daemon: one that is stuck must not keep its process from ending.
-        super().__init__(name=name, daemon=True)
-        self._once = build(self.pulse)
-        self._stop_asked = stop
-        self._idle_s = idle_s
-        self._came_round = time.monotonic()
-
-    @property
-    def lives(self) -> bool:
-        """It runs and is not stuck."""
-        return self.is_alive() and time.monotonic() - self._came_round < STUCK_S
-
-    def pulse(self) -> None:
-        """Note that it gets on."""
-        self._came_round = time.monotonic()
-
-    def run(self) -> None:
-        """Loop; a defect ends it, and with it its process, which is started again."""
-        while not self._stop_asked.is_set():
-            self.pulse()
-            try:
-                worked = self._once()
-            except DatabaseError as error:
-                log.warning("database away", why=error.sentence, loop=self.name)
-                self._stop_asked.wait(AWAY_S)
-                continue
-            if not worked:
-                self._stop_asked.wait(self._idle_s)
-
-
-def keep(loops: Sequence[Loop], life: Life) -> None:
-    """Run loops until told to stop; returns early, a failure, when one has died or is stuck."""
-    for loop in loops:
-        loop.start()
-    life.ready()
-    while not life.stop.wait(_WATCH_S) and all(loop.lives for loop in loops):
-        life.pulse()
 
 
 def work(settings: Settings, life: Life) -> None:

@@ -1,0 +1,130 @@
+"""What is done from time to time: leases, back-offs, breakers, retention, pruning, sweeping."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC
+from functools import partial
+from typing import Final
+
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy import Engine
+
+from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.dates import now as present
+from dicomai.errors import DicomaiError
+from dicomai.settings import Settings
+from dicomai.store import jobs, leases, nodes, retention
+from dicomai.store.engine import writing
+from dicomai.store.leases import LeaseObserver
+from dicomai.store.retention import Keep
+
+LOOKS_PER_LEASE: Final = 6
+_PROMOTE_S: Final = 2.0
+_ROOM_S: Final = 60.0
+_HOUR_S: Final = 3600.0
+_DAY_S: Final = 86400.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duty:
+    """Something that is done every so often."""
+
+    name: str
+    every_s: float
+    do: Callable[[], object]
+
+
+def started(settings: Settings, engine: Engine) -> BackgroundScheduler:
+    """Return a running clock of all duties; whoever called shuts it down."""
+    clock = BackgroundScheduler(
+        timezone=UTC,
+        # One at a time: all of them want the same database.
+        executors={"default": ThreadPoolExecutor(1)},
+        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+    )
+    # It tells of each run that was left out because the last one took longer.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    for duty in duties(settings, engine):
+        clock.add_job(
+            partial(_do, duty), "interval", seconds=duty.every_s, id=duty.name, name=duty.name
+        )
+    clock.start()
+    return clock
+
+
+def duties(settings: Settings, engine: Engine) -> tuple[Duty, ...]:
+    """Return the duties of a scheduler."""
+    data = settings.folders.data
+    observer = LeaseObserver(settings.worker.lease_s)
+    kept = settings.retention
+    keep = Keep(
+        received=seconds(kept.received_days * _DAY_S),
+        produced=seconds(kept.produced_days * _DAY_S),
+        jobs=seconds(kept.jobs_days * _DAY_S),
+    )
+    return (
+        Duty(
+            name="leases",
+            every_s=settings.worker.lease_s / LOOKS_PER_LEASE,
+            do=lambda: expire(engine, observer, present()),
+        ),
+        Duty(name="back-offs", every_s=_PROMOTE_S, do=lambda: promote(engine, present())),
+        Duty(
+            name="retention",
+            every_s=_HOUR_S,
+            do=lambda: retention.delete_expired(engine, data, keep, present()),
+        ),
+        Duty(
+            name="room",
+            every_s=_ROOM_S,
+            do=lambda: retention.make_room(engine, data, kept.reserve_bytes, present()),
+        ),
+        Duty(name="pruning", every_s=_HOUR_S, do=lambda: prune(engine, keep, present())),
+        Duty(
+            name="sweeping",
+            every_s=_HOUR_S,
+            do=lambda: retention.sweep(engine, data, present()),
+        ),
+    )
+
+
+def expire(engine: Engine, observer: LeaseObserver, now: Instant) -> int:
+    """Take jobs from workers that show no progress; return how many."""
+    with writing(engine) as connection:
+        over = leases.expire(connection, observer, time.monotonic(), now)
+    for job in over:
+        log.warning("lease over", job=job.id, study=job.study_instance_uid, state=job.state)
+    return len(over)
+
+
+def promote(engine: Engine, now: Instant) -> int:
+    """Queue what has waited long enough, and let one job try each node whose pause is over."""
+    with writing(engine) as connection:
+        return len(jobs.promote_due(connection, now)) + len(nodes.probe(connection, now))
+
+
+def prune(engine: Engine, keep: Keep, now: Instant) -> int:
+    """Delete jobs that were over long ago; return how many."""
+    with writing(engine) as connection:
+        return retention.prune_jobs(connection, Instant(now - keep.jobs))
+
+
+def _do(duty: Duty) -> None:
+    """Do a duty; what goes wrong with it must not keep the others from being done."""
+    try:
+        done = duty.do()
+    except (DicomaiError, OSError) as error:
+        log.warning("duty waits", duty=duty.name, why=str(error))
+    except Exception:
+        log.exception("defect", duty=duty.name)
+    else:
+        if done:
+            log.info("duty done", duty=duty.name, count=done)

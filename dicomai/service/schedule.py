@@ -1,0 +1,121 @@
+"""The scheduler of a host: ingests its spool, decides on studies, and keeps house."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Engine
+
+from dicomai.dicom.dates import now as present
+from dicomai.dicom.dates import seconds
+from dicomai.models.registry import open_registry
+from dicomai.routing.selection import ModelInputs, parse_input
+from dicomai.service import duties
+from dicomai.service.decide import Rules, decide_due
+from dicomai.service.ingest import Ingest, ingest
+from dicomai.service.loops import Loop, keep
+from dicomai.service.tree import Life
+from dicomai.settings import Settings
+from dicomai.spool import reader
+from dicomai.store import studies
+from dicomai.store.engine import open_engine, reading
+
+_PUBLISH_S: Final = 2.0
+"""How often an empty spool is told of: decisions wait for it, and each costs a sync."""
+
+
+def schedule(settings: Settings, life: Life) -> None:
+    """Ingest, decide and keep house until told to stop."""
+    engine = open_engine(settings.database.url)
+    clock = duties.started(settings, engine)
+    try:
+        keep(
+            (
+                Loop("ingest", partial(_ingesting, settings, engine), life.stop),
+                Loop("decide", partial(_deciding, settings, engine), life.stop),
+            ),
+            life,
+        )
+    finally:
+        clock.shutdown(wait=life.stop.is_set())
+
+
+def ingest_of(settings: Settings) -> Ingest:
+    """Return what ingest of this host needs."""
+    return Ingest(
+        data=settings.folders.data,
+        spool=settings.folders.spool,
+        quarantine=settings.folders.quarantine,
+        host=socket.gethostname(),
+        nodes={node.name: node for node in settings.nodes},
+        placeholder_ids=settings.decide.placeholder_ids,
+    )
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return what studies are decided by, with the packages as they lie now.
+
+    Raises
+    ------
+    ConfigError
+        A route's package is missing or has an error.
+    """
+    return Rules(
+        routes=settings.routes,
+        models=models_of(settings),
+        patience=seconds(settings.decide.patience_s),
+        ageing=seconds(settings.worker.ageing_s),
+        zone=ZoneInfo(settings.service.timezone),
+    )
+
+
+def models_of(settings: Settings) -> Mapping[str, ModelInputs]:
+    """Return what each model needs that a route names, unless the route is off."""
+    registry = open_registry(settings.folders.models)
+    names = {route.model for route in settings.routes if route.mode != "off"}
+    packages = {name: registry.get(name) for name in sorted(names)}
+    return {
+        name: ModelInputs(
+            package_sha256=package.sha256,
+            inputs=tuple(
+                parse_input(each.name, each.kind, each.when, each.prefer)
+                for each in package.manifest.input
+            ),
+        )
+        for name, package in packages.items()
+    }
+
+
+def _ingesting(
+    settings: Settings, engine: Engine, _pulse: Callable[[], None]
+) -> Callable[[], bool]:
+    config = ingest_of(settings)
+    published = 0.0
+
+    def once() -> bool:
+        nonlocal published
+        came = reader.associations(config.spool)
+        if not came and time.monotonic() - published < _PUBLISH_S:
+            return False
+        done = ingest(engine, config, present)
+        published = time.monotonic()
+        return bool(done.catalogued or done.set_aside)
+
+    return once
+
+
+def _deciding(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
+    def once() -> bool:
+        now = present()
+        with reading(engine) as connection:
+            due = studies.due(connection, now, limit=1)
+        if not due:
+            return False
+        return "decided" in decide_due(engine, rules_of(settings), now).values()
+
+    return once

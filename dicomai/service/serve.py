@@ -1,0 +1,139 @@
+"""The service: its roles, checked and started as one tree of processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Final, Literal
+
+from dicomai.errors import ConfigError
+from dicomai.service import logs
+from dicomai.service.notify import from_environment
+from dicomai.service.tree import Life, Role, Tree
+from dicomai.settings import Settings
+
+RoleName = Literal["receive", "schedule", "work"]
+
+# What a role needs is imported in its own process: the receiver loads no database, and only the
+# runner loads torch.
+
+
+def receive(settings: Settings, life: Life) -> None:
+    """Take what nodes send into the spool."""
+    from dicomai.net.receiver import ReceiverConfig
+    from dicomai.net.receiver import receive as receiving
+
+    pulse = threading.Thread(target=_beat, args=(life,), name="pulse", daemon=True)
+    pulse.start()
+    config = settings.receiver
+    receiving(
+        ReceiverConfig(
+            ae_title=config.ae_title,
+            host=config.host,
+            port=config.port,
+            nodes=settings.nodes,
+            spool=settings.folders.spool,
+            reserve_bytes=config.reserve_bytes,
+            max_associations=config.max_associations,
+        ),
+        life.ready,
+        life.stop,
+    )
+
+
+def schedule(settings: Settings, life: Life) -> None:
+    """Ingest, decide, keep house."""
+    from dicomai.service.schedule import schedule as scheduling
+
+    scheduling(settings, life)
+
+
+def work(settings: Settings, life: Life) -> None:
+    """Analyse and deliver."""
+    from dicomai.service.work import work as working
+
+    working(settings, life)
+
+
+ROLES: Final[Mapping[RoleName, Role]] = MappingProxyType(
+    {"receive": receive, "schedule": schedule, "work": work}
+)
+
+
+def serve(settings: Settings, roles: Collection[RoleName] = tuple(ROLES)) -> int:
+    """Run roles until SIGTERM or SIGINT; return an exit code.
+
+    Everything is checked before anything starts. Call it from the main thread.
+
+    Raises
+    ------
+    ConfigError
+        The database is of another version, or a model is missing or not trusted.
+    DatabaseError
+        The database is away, and a role needs it.
+    """
+    logs.configure(settings.log.format, settings.log.level)
+    check(settings, roles)
+    stop = threading.Event()
+    with _stopped_by_signals(stop):
+        chosen: dict[str, Role] = {name: ROLES[name] for name in ROLES if name in roles}
+        return Tree(settings, chosen, from_environment()).run(stop)
+
+
+def check(settings: Settings, roles: Collection[RoleName]) -> None:
+    """Look at all that the roles need; raises as `serve`."""
+    for folder in (settings.folders.spool, settings.folders.archive, settings.folders.quarantine):
+        if not folder.is_dir():
+            raise ConfigError(
+                f"{folder} is not there. If its disk is mounted, make the folders: dicomai init "
+                f"{settings.folders.data}",
+                subject=str(folder),
+            )
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"{folder} can't be written by this user. Give it to the user that runs dicomai.",
+                subject=str(folder),
+            )
+    if set(roles) == {"receive"}:
+        return
+    _check_models(settings)
+    from dicomai.store.engine import open_engine
+    from dicomai.store.migrate import require_current
+
+    engine = open_engine(settings.database.url)
+    try:
+        require_current(engine)
+    finally:
+        engine.dispose()
+
+
+def _check_models(settings: Settings) -> None:
+    from dicomai.models.registry import open_registry
+    from dicomai.settings import SettingsError, check_models
+
+    registry = open_registry(settings.folders.models)
+    problems = check_models(settings, registry.names)
+    if problems:
+        raise SettingsError(problems)
+    for name in sorted({route.model for route in settings.routes if route.mode != "off"}):
+        registry.get_trusted(name)
+
+
+@contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _beat(life: Life) -> None:
+    while not life.stop.wait(1.0):
+        life.pulse()
