@@ -108,7 +108,7 @@ def lung(anatomy: Anatomy, side: Side, x: Field, y: Field, z: Field, space: Fiel
     sign = np.float32(-1 if side == "right" else 1)
     apex = anatomy.apices[side]
     field = space
-    if float(z.max()) > apex.base_z - 60:
+    if float(z.max()) > apex.base_z - 100:
         squared = _rounded(
             x - np.float32(apex.x), y - np.float32(apex.y), apex.width, apex.depth, 0.4
         )
@@ -118,7 +118,8 @@ def lung(anatomy: Anatomy, side: Side, x: Field, y: Field, z: Field, space: Fiel
         top = (np.sqrt(np.maximum(squared + rise * rise, 0)) - 1) * np.float32(
             np.sqrt(apex.width * apex.depth)
         )
-        field = smooth_max(field, np.where(z > apex.base_z - 60, top, np.float32(-1000)), 6)
+        # Lower down the column gives way, and the cavity alone bounds the lung.
+        field = smooth_max(field, top - np.maximum(np.float32(apex.base_z) - z, 0), 6)
 
     # The mediastinum is thinner where the lungs meet before the great vessels.
     front = np.clip((np.float32(-25) - y) * np.float32(1 / 45), 0, 1)
