@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,14 @@ from typing import Any
 
 import pytest
 import structlog
+from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from dicomai.cli.main import app
+from dicomai.store.engine import open_engine
+
+# For `catalogue_rows`.
+sys.path.insert(0, str(Path(__file__).parents[1] / "store"))
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +63,18 @@ def dicomai(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Dicomai:
         return Answer(code=done.exit_code, out=done.stdout, err=done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def _initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("initialised")
+    done = CliRunner().invoke(app, ["init", str(folder)])
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def service(_initialised: Path, dicomai: Dicomai, tmp_path: Path) -> Engine:
+    """The catalogue of a new service whose folder is the current one."""
+    shutil.copytree(_initialised, tmp_path, dirs_exist_ok=True)
+    return open_engine(f"sqlite:///{tmp_path / 'dicomai.db'}")

@@ -1,0 +1,154 @@
+"""A first service, its configuration, and what the doctor says of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from dicomai.store.engine import open_engine
+from dicomai.store.migrate import current, newest
+from tests.cli.conftest import Dicomai
+from tests.conftest import StorePeer
+
+
+def test_init_makes_folders_database_and_a_configuration_that_is_right(
+    dicomai: Dicomai, tmp_path: Path
+) -> None:
+    answer = dicomai("init", "first")
+    assert answer.code == 0
+    assert "dicomai serve --config first/dicomai.toml" in answer.out
+    folder = tmp_path / "first"
+    names = {each.name for each in folder.iterdir()}
+    assert {"spool", "archive", "quarantine", "models", "dicomai.db", "dicomai.toml"} <= names
+    assert (folder / "archive").stat().st_mode & 0o007 == 0
+    assert current(open_engine(f"sqlite:///{folder / 'dicomai.db'}")) == newest()
+    checked = dicomai("config", "check", "--config", folder / "dicomai.toml")
+    assert (checked.code, checked.err) == (0, "")
+    assert "DICOMAI on 0.0.0.0, port 11112" in checked.out
+
+
+def test_init_again_keeps_what_an_administrator_wrote(dicomai: Dicomai, tmp_path: Path) -> None:
+    dicomai("init", "first")
+    file = tmp_path / "first" / "dicomai.toml"
+    file.write_text(file.read_text() + "# mine\n")
+    answer = dicomai("init", "first")
+    assert answer.code == 0
+    assert answer.out.startswith("Kept")
+    assert file.read_text().endswith("# mine\n")
+
+
+def test_init_puts_the_configuration_elsewhere(dicomai: Dicomai, tmp_path: Path) -> None:
+    file = tmp_path / "etc" / "dicomai.toml"
+    assert dicomai("init", "var", "--config", file).code == 0
+    assert tomllib.loads(file.read_text())["service"]["data"] == str(tmp_path / "var")
+    assert not (tmp_path / "var" / "dicomai.toml").exists()
+
+
+def test_init_takes_the_machine_s_time_zone(
+    dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    dicomai("init", "first")
+    written = tomllib.loads((tmp_path / "first" / "dicomai.toml").read_text())
+    assert written["service"]["timezone"] == "Europe/Berlin"
+
+
+def test_each_error_of_a_configuration_has_its_key_and_remedy(
+    dicomai: Dicomai, tmp_path: Path
+) -> None:
+    dicomai("init", ".")
+    file = tmp_path / "dicomai.toml"
+    broken = file.read_text().replace("port = 11112", "prot = 11112")
+    file.write_text(broken.replace('model = "chest-ct-lungs"', 'model = "chest-ct-lung"', 1))
+    answer = dicomai("config", "check")
+    assert answer.code == 3
+    assert "receiver.prot" in answer.err
+    (problem, *_) = dicomai("config", "check", "--json").json
+    assert set(problem) == {"file", "key", "reason", "remedy"}
+    assert problem["key"] == "receiver.prot"
+    file.write_text(file.read_text().replace("prot = 11112", "port = 11112"))
+    answer = dicomai("config", "check")
+    assert answer.code == 3
+    assert 'routes[0].model: no package "chest-ct-lung"; "chest-ct-lungs"?' in answer.err
+
+
+def test_without_a_configuration_a_command_says_where_it_looked(dicomai: Dicomai) -> None:
+    answer = dicomai("status")
+    assert answer.code == 3
+    assert "dicomai init FOLDER" in answer.err
+
+
+def test_the_doctor_has_a_verdict_and_a_remedy_for_each_thing(
+    service: Engine, dicomai: Dicomai, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMAI_RECEIVER__PORT", str(free_port))
+    answer = dicomai("doctor", "--json")
+    checks = {each["of"]: each for each in answer.json}
+    assert checks["database"]["verdict"] == "good"
+    assert checks["port"]["verdict"] == "warn"
+    assert checks["port"]["remedy"] == "dicomai serve"
+    assert checks["node PACS1"]["verdict"] == "bad"
+    assert "can't be reached" in checks["node PACS1"]["found"]
+    assert answer.code == 1
+
+
+def test_the_doctor_finds_a_port_that_another_program_has(
+    service: Engine, dicomai: Dicomai, storescp: StorePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMAI_RECEIVER__PORT", str(storescp.port))
+    monkeypatch.setenv("DICOMAI_RECEIVER__AE_TITLE", "OTHER")
+    checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
+    # storescp answers whatever it is called: a C-ECHO that is answered is all that can be asked.
+    assert "answers" in checks["port"]["found"]
+
+
+def test_a_full_disk_and_a_missing_folder_are_named(
+    service: Engine, dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMAI_RECEIVER__RESERVE_BYTES", str(10**18))
+    checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
+    assert checks["disk"]["verdict"] == "bad"
+    assert checks["disk"]["remedy"].startswith("Make room")
+    monkeypatch.setenv("DICOMAI_SERVICE__DATA", str(tmp_path / "gone"))
+    checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
+    assert checks["data folder"]["remedy"] == f"dicomai init {tmp_path / 'gone'}"
+
+
+def test_echo_and_send_reach_a_peer(
+    service: Engine,
+    dicomai: Dicomai,
+    storescp: StorePeer,
+    sample_data: Path,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "dicomai.toml"
+    file.write_text(file.read_text().replace("port = 11113", f"port = {storescp.port}"))
+    assert "PACS1 answers" in dicomai("echo", "PACS1").out
+    assert dicomai("echo", "PACS1", "--json").json["ok"] is True
+    images = sorted((sample_data / "odd").rglob("*.dcm"))[:2]
+    answer = dicomai("send", "PACS1", *images)
+    assert answer.code == 0, answer.err
+    assert answer.out == f"PACS1 has {len(images)} of {len(images)} objects.\n"
+    assert len(storescp.files()) == len(images)
+
+
+def test_sending_nothing_is_code_4(service: Engine, dicomai: Dicomai, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert dicomai("send", "PACS1", tmp_path / "empty").code == 4
+
+
+def test_completion_is_offered(peer: Callable[[str], str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dicomai"],
+        env={"_DICOMAI_COMPLETE": "complete_bash", "COMP_WORDS": "dicomai pa", "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["pause"]

@@ -1,0 +1,219 @@
+"""Status, jobs and the story of a study, over a catalogue in which things went right and wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from catalogue_rows import NOW, add, arrive, claimed, finish, instance, wanted
+from sqlalchemy import Engine
+
+from dicomai.dicom.identity import IdentityKey
+from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
+from dicomai.store import jobs, series, studies
+from dicomai.store.engine import reading, writing
+from dicomai.store.series import SeriesIdentity
+from tests.cli.conftest import Dicomai
+
+UID = "1.2.3"
+
+
+def analysed(service: Engine) -> None:
+    """A study of two images whose analysis is done and whose results wait to be sent."""
+    (first, _) = arrive(service, UID, count=2)
+    add(service, wanted(UID, inputs=(first.instance_id,)))
+    result = instance(UID, f"{UID}.9", file="result", origin="produced", series=f"{UID}.99")
+    assert finish(service, claimed(service).held, (result,)) == "done"
+
+
+def failed(service: Engine, sentence: str = "Series 1.2.3.1 has no slice at 42.5 mm.") -> int:
+    arrive(service, UID)
+    number = add(service, wanted(UID)).job_id
+    with writing(service) as connection:
+        held = jobs.claim(connection, "w1", ("analyse",), ("lungs",), NOW)
+        assert held is not None
+        jobs.fail(connection, held.held, "input", sentence, "load", "1.2.3.1", NOW)
+    return int(number)
+
+
+def test_a_new_service_says_that_nothing_came(service: Engine, dicomai: Dicomai) -> None:
+    assert "No study was received yet." in dicomai("status").out
+    assert dicomai("jobs").out == "There is no job.\n"
+    assert dicomai("status", "--json").json["studies"] == []
+
+
+def test_status_shows_studies_jobs_and_what_wants_a_person(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    analysed(service)
+    answer = dicomai("status")
+    assert answer.code == 0
+    assert UID in answer.out
+    assert "No worker is there for chest-ct-lungs" in answer.out
+    seen = dicomai("status", "--json").json
+    assert {"kind": "deliver", "state": "queued", "number": 1} in seen["jobs"]
+    assert seen["studies"][0]["study"] == UID
+
+
+def test_the_story_of_a_study_names_series_jobs_and_events(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    analysed(service)
+    told = dicomai("study", UID, "--json").json
+    assert [each["produced"] for each in told["series"]] == [False, True]
+    assert told["series"][0]["nodes"] == ["CT1"]
+    assert [(each["kind"], each["state"]) for each in told["jobs"]] == [
+        ("analyse", "done"),
+        ("deliver", "queued"),
+    ]
+    assert told["jobs"][0]["results"][0]["sop_instance_uid"] == f"{UID}.9"
+    assert [each["kind"] for each in told["events"]][:2] == ["job queued", "job done"]
+    shown = dicomai("study", UID).out
+    for words in ("12345@HOSPITAL", "CT1", "lungs", "results of 1 to PACS1", "was queued by route"):
+        assert words in shown
+
+
+def test_an_accession_number_names_a_study_and_two_are_listed(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    arrive(service, UID)
+    assert dicomai("study", "A1", "--json").json["study"] == UID
+    arrive(service, "1.2.4")
+    answer = dicomai("study", "A1")
+    assert "2 studies have the accession number A1" in answer.out
+    assert "1.2.4" in answer.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("study", "9.9.9"), ("job", "77"), ("retry", "77"), ("cancel", "77"), ("echo", "NOBODY")],
+)
+def test_what_does_not_exist_is_code_4_and_a_sentence(
+    command: tuple[str, ...], service: Engine, dicomai: Dicomai
+) -> None:
+    answer = dicomai(*command)
+    assert answer.code == 4
+    assert answer.err.startswith("dicomai: ")
+    assert command[1] in answer.err
+
+
+def test_a_failed_job_says_why_and_is_tried_again(
+    service: Engine, dicomai: Dicomai, tmp_path: Path
+) -> None:
+    number = failed(service)
+    shown = dicomai("job", str(number))
+    assert "no slice at 42.5 mm" in shown.out
+    assert "input, at load" in shown.out
+    assert dicomai("jobs", "--state", "failed", "--json").json[0]["error_kind"] == "input"
+    assert dicomai("retry", str(number)).out == f"Job {number} is queued.\n"
+    assert dicomai("job", str(number), "--json").json["state"] == "queued"
+    line = json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[-1])
+    assert (line["action"], line["subject"]) == ("retry", str(number))
+    assert line["user"]
+
+
+def test_a_done_job_is_run_again_as_a_new_generation(service: Engine, dicomai: Dicomai) -> None:
+    analysed(service)
+    refused = dicomai("retry", "1")
+    assert refused.code == 1
+    assert "--again" in refused.err
+    assert dicomai("retry", "1", "--again").code == 0
+    newest = dicomai("jobs", "--json").json[0]
+    assert (newest["state"], newest["supersedes"], newest["model"]) == ("queued", 1, "lungs")
+
+
+def test_a_job_is_cancelled_once(service: Engine, dicomai: Dicomai) -> None:
+    arrive(service, UID)
+    add(service, wanted(UID))
+    assert dicomai("cancel", "1").out == "Job 1 (lungs) is cancelled.\n"
+    again = dicomai("cancel", "1")
+    assert again.code == 1
+    assert "cancelled already" in again.err
+
+
+def test_an_unknown_state_is_a_usage_error(service: Engine, dicomai: Dicomai) -> None:
+    answer = dicomai("jobs", "--state", "lost")
+    assert answer.code == 2
+    assert "waiting, queued" in answer.err
+
+
+def test_pause_drain_and_resume(service: Engine, dicomai: Dicomai) -> None:
+    assert dicomai("pause", "node", "PACS1").code == 0
+    assert dicomai("drain", "route", "lungs").code == 0
+    resting = dicomai("status", "--json").json["pauses"]
+    assert [(each["subject"], each["mode"]) for each in resting] == [
+        ("node", "paused"),
+        ("route", "draining"),
+    ]
+    assert "drained" in dicomai("status").out
+    assert dicomai("resume", "node", "PACS1").code == 0
+    assert dicomai("resume", "node", "PACS1").code == 4
+    nobody = dicomai("pause", "node", "PACS2")
+    assert nobody.code == 4
+    assert "There are: HERE, PACS1." in nobody.err
+
+
+def test_a_held_study_is_released_for_one_of_its_patients(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    arrive(service, UID)
+    uid = StudyInstanceUID(UID)
+    with writing(service) as connection:
+        for key in ("12345@HOSPITAL", "777"):
+            series.note_identity(
+                connection,
+                uid,
+                SeriesIdentity(
+                    series_instance_uid=SeriesInstanceUID(f"{UID}.1"),
+                    key=IdentityKey(key),
+                    patient_name="",
+                    birth_date="",
+                    sex="",
+                ),
+            )
+        studies.hold(connection, uid, "Two patients under one Study Instance UID.", NOW)
+    assert "Two patients" in dicomai("status").out
+    assert "777" in dicomai("study", UID).out
+    wrong = dicomai("study", UID, "--accept", "999")
+    assert wrong.code == 4
+    assert "777" in wrong.err
+    assert dicomai("study", UID, "--accept", "777").code == 0
+    with reading(service) as connection:
+        released = studies.get(connection, uid)
+    assert released is not None
+    assert (released.status, released.patient_key) == ("open", "777")
+
+
+def test_what_a_peer_sent_moves_no_cursor_and_is_no_markup(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    failed(service, "bad \x1b[2J value [bold]x[/bold]")
+    shown = dicomai("jobs").out
+    assert "\x1b" not in shown
+    assert "\\x1b[2J value [bold]x[/bold]" in shown
+
+
+def test_a_pipe_gets_whole_lines_without_colour(service: Engine, dicomai: Dicomai) -> None:
+    failed(service, "word " * 60 + "end")
+    (line,) = [each for each in dicomai("jobs").out.splitlines() if "word" in each]
+    assert line.rstrip().endswith("end")
+
+
+def test_a_database_of_another_version_is_code_3_and_names_the_command(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    with writing(service) as connection:
+        connection.exec_driver_sql("DELETE FROM alembic_version")
+    answer = dicomai("status")
+    assert answer.code == 3
+    assert "dicomai db upgrade" in answer.err
+
+
+def test_a_database_that_is_away_is_code_5(
+    service: Engine, dicomai: Dicomai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMAI_DATABASE__URL", "postgresql://nobody:secret@127.0.0.1:1/none")
+    answer = dicomai("status")
+    assert answer.code == 5
+    assert "secret" not in answer.err
