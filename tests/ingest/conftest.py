@@ -1,14 +1,35 @@
-"""Small CTs in every transfer syntax that pydicom writes by itself."""
+"""A small hospital: CTs, a spool, a database, a clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+import sqlalchemy
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from sqlalchemy import Engine
+
+from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.net.node import Node
+from dicomai.routing.condition import parse
+from dicomai.routing.route import Route
+from dicomai.routing.selection import ModelInputs, parse_input
+from dicomai.service.decide import Outcome, Rules, decide_study
+from dicomai.service.ingest import AfterStep, Ingest, Ingested, ingest
+from dicomai.spool.entries import Writer, opened
+from dicomai.store import events, instances, jobs, schema, studies
+from dicomai.store.engine import open_engine, reading
+from dicomai.store.instances import Instance
+from dicomai.store.job import Job
+from dicomai.store.studies import Study
 
 MakeCT = Callable[..., Dataset]
 
@@ -80,3 +101,160 @@ def make_ct() -> MakeCT:
 def write() -> Callable[..., Path]:
     """The function `written` of this file."""
     return written
+
+
+@dataclass(kw_only=True)
+class Hospital:
+    """A spool, a database and a clock, with what a receiver, ingest and decide do to them."""
+
+    engine: Engine
+    config: Ingest
+    rules: Rules
+    folder: Path
+    clock: Instant
+
+    def send(
+        self,
+        *objects: Dataset | Path,
+        node: str = "CT1",
+        syntax: str = ExplicitVRLittleEndian,
+        ends: Literal["released", "aborted"] | None = "released",
+    ) -> Writer:
+        """Put objects into the spool as the receiver does, through one association."""
+        writer = opened(
+            self.config.spool,
+            calling_ae=node,
+            called_ae="DICOMAI",
+            address="192.0.2.1",
+            node=node,
+            started_at=self.clock,
+        )
+        for each in objects:
+            self.add(writer, each, syntax)
+        if ends:
+            writer.end(ends, self.clock)
+        return writer
+
+    def add(
+        self, writer: Writer, each: Dataset | Path, syntax: str = ExplicitVRLittleEndian
+    ) -> None:
+        """Put one object into the spool, received now by our clock."""
+        path = each if isinstance(each, Path) else written(each, self.folder / "sent.dcm", syntax)
+        entry = writer.add(StudyInstanceUID("1.2.3"), [path.read_bytes()])
+        # The receiver stamps with the real time; the test has its own.
+        entry.path.rename(entry.path.with_name(f"{entry.counter:06d}-{self.clock:016d}.dcm"))
+
+    def later(self, second: float) -> None:
+        """Let time pass."""
+        self.clock = Instant(self.clock + seconds(second))
+
+    def ingest(self, after_step: AfterStep = lambda _: None) -> Ingested:
+        """Take over what is in the spool."""
+        return ingest(self.engine, self.config, lambda: self.clock, after_step)
+
+    def decide(self, uid: str = "1.2.3") -> Outcome:
+        """Decide on a study."""
+        return decide_study(self.engine, StudyInstanceUID(uid), self.rules, self.clock)
+
+    def ingest_and_decide(self, wait: float = 61, uid: str = "1.2.3") -> Outcome:
+        """Ingest, be quiet for so many seconds, publish that, and decide."""
+        self.ingest()
+        self.later(wait)
+        self.ingest()
+        return self.decide(uid)
+
+    def study(self, uid: str = "1.2.3") -> Study:
+        """The study's row."""
+        with reading(self.engine) as connection:
+            found = studies.get(connection, StudyInstanceUID(uid))
+        assert found is not None
+        return found
+
+    def story(self, kind: str = "", uid: str | None = "1.2.3") -> list[str]:
+        """The sentences of a study's events, of one kind or all."""
+        with reading(self.engine) as connection:
+            found = events.story(connection, StudyInstanceUID(uid or ""))
+        return [each.sentence for each in found if kind in ("", each.kind)]
+
+    def jobs(self, uid: str = "1.2.3") -> list[Job]:
+        """The study's analyses, oldest first."""
+        with reading(self.engine) as connection:
+            found = jobs.of_study(connection, StudyInstanceUID(uid))
+        return sorted((each for each in found if each.kind == "analyse"), key=lambda job: job.id)
+
+    def rows(self, uid: str = "1.2.3") -> list[Instance]:
+        """The newest version of each object of a study."""
+        with reading(self.engine) as connection:
+            return list(instances.of_study(connection, StudyInstanceUID(uid)))
+
+
+NODES = {
+    "CT1": Node(name="CT1", ae_title="CT1"),
+    "CT2": Node(name="CT2", ae_title="CT2", association_per_study=True),
+    "ARCHIVE": Node(
+        name="ARCHIVE", ae_title="ARCHIVE", quiet_s=300, issuer_of_patient_id="HOSPITAL"
+    ),
+}
+MODELS = {
+    "lungs": ModelInputs(
+        package_sha256="a" * 64,
+        inputs=(parse_input("ct", "volume", ["Modality = CT"], ["SliceThickness"]),),
+    ),
+    "nodules": ModelInputs(
+        package_sha256="b" * 64, inputs=(parse_input("ct", "volume", ["Modality = CT"], []),)
+    ),
+}
+LUNGS = Route(
+    name="lungs", model="lungs", when=(parse("BodyPartExamined = CHEST"),), destinations=("PACS1",)
+)
+
+
+def _hospital(engine: Engine, folder: Path) -> Hospital:
+    schema.metadata.create_all(engine)
+    for name in ("data", "data/spool", "data/archive", "data/quarantine"):
+        (folder / name).mkdir()
+    return Hospital(
+        engine=engine,
+        folder=folder,
+        clock=Instant(1_795_000_000_000_000),
+        config=Ingest(
+            data=folder / "data",
+            spool=folder / "data" / "spool",
+            quarantine=folder / "data" / "quarantine",
+            host="here",
+            nodes=NODES,
+            placeholder_ids=("0",),
+        ),
+        rules=Rules(
+            routes=(LUNGS,),
+            models=MODELS,
+            patience=seconds(900),
+            ageing=seconds(600),
+            zone=ZoneInfo("UTC"),
+        ),
+    )
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Iterator[Hospital]:
+    """A hospital on SQLite."""
+    engine = open_engine(f"sqlite:///{tmp_path / 'dicomai.db'}")
+    yield _hospital(engine, tmp_path)
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_hospital(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hospital]:
+    """A hospital on each database."""
+    url = f"sqlite:///{tmp_path / 'dicomai.db'}"
+    if request.param == "postgresql":
+        maintenance = sqlalchemy.make_url(request.getfixturevalue("postgresql_cluster"))
+        name = f"ingest_{secrets.token_hex(4)}"
+        server = sqlalchemy.create_engine(maintenance, isolation_level="AUTOCOMMIT")
+        with server.connect() as connection:
+            connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+        server.dispose()
+        url = maintenance.set(database=name).render_as_string(hide_password=False)
+    engine = open_engine(url)
+    yield _hospital(engine, tmp_path)
+    engine.dispose()

@@ -1,0 +1,256 @@
+"""What arriving objects do to their study in the catalogue, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from sqlalchemy import Connection
+
+from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.identity import Agreed, judge
+from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID, TransferSyntaxUID
+from dicomai.net.node import Node
+from dicomai.routing.completeness import Quiet, Wait, after_object
+from dicomai.service.decide import hold_sentence
+from dicomai.service.received import ReceivedObject
+from dicomai.spool.entries import AssociationFacts, Entry
+from dicomai.store import associations, events, instances, series, studies
+from dicomai.store.associations import Association
+from dicomai.store.events import JsonValue
+from dicomai.store.instances import Added, InstanceRow
+from dicomai.store.series import SeriesIdentity
+from dicomai.store.studies import Arrival, Study
+
+_WORDS: Final = {
+    "new": "came from {sender}.",
+    "duplicate": "came again from {sender}, byte for byte: nothing changed.",
+    "copy": "came again from {sender} with the same content, written otherwise.",
+    "version": "came again from {sender} with other content: both are kept, the newest is used.",
+}
+NAMED: Final = 20
+"""SOP Instance UIDs that an event names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """An object whose bytes lie in the archive, durably.
+
+    Attributes
+    ----------
+    path
+        Its place, relative to the data folder.
+    again
+        Work on it began before: that it is known already may be our own doing.
+    """
+
+    entry: Entry
+    read: ReceivedObject
+    path: PurePosixPath
+    again: bool
+
+
+def wait_of(node: Node) -> Wait:
+    """Return how long silence of a node must last."""
+    return Wait(
+        quiet=seconds(node.quiet_s),
+        floor=seconds(node.floor_s),
+        association_per_study=node.association_per_study,
+    )
+
+
+def note_arrived(
+    connection: Connection,
+    host: str,
+    node: Node,
+    arrived: Sequence[Arrived],
+    now: Instant,
+) -> tuple[Added, ...]:
+    """Put objects of one study, that came through one association, into the catalogue.
+
+    Rows, quiet time, association, identity, holds and events go together; the study's lock is
+    taken first.
+
+    Returns
+    -------
+    tuple
+        What each object was to the catalogue.
+
+    Raises
+    ------
+    StudyGoing
+        Retention is deleting the study; nothing was written.
+    """
+    facts = arrived[0].entry.association
+    study = _note_quiet(connection, node, arrived)
+    added = []
+    for each in arrived:
+        associations.note(connection, _association(host, facts), study.study_instance_uid)
+        added.append(instances.add(connection, _row(each, node), now))
+        series.note_identity(connection, study.study_instance_uid, _identity(each.read))
+    _judge(connection, study, now)
+    _hold_shared(connection, study.study_instance_uid, arrived, added, now)
+    _tell(connection, study.study_instance_uid, facts, arrived, added, now)
+    return tuple(added)
+
+
+def _note_quiet(connection: Connection, node: Node, arrived: Sequence[Arrived]) -> Study:
+    """Note the arrival of the first and the last of them, and move the quiet time."""
+    wait = wait_of(node)
+    for each in (arrived[0], arrived[-1]):
+        study = studies.note_arrival(connection, _arrival(each, node, wait))
+    facts = arrived[0].entry.association
+    released_before = any(
+        other.node == node.name and other.release == "released" and other.id != facts.id
+        for other in associations.of_study(connection, study.study_instance_uid)
+    )
+    quiet = after_object(
+        Quiet(until=study.quiet_until, full=study.full_quiet),
+        wait,
+        max(each.entry.received_at for each in arrived),
+        released_before=released_before,
+    )
+    if quiet.full != study.full_quiet:
+        studies.set_quiet(connection, study.study_instance_uid, quiet.until, full_quiet=quiet.full)
+    return study
+
+
+def _arrival(arrived: Arrived, node: Node, wait: Wait) -> Arrival:
+    at = arrived.entry.received_at
+    return Arrival(
+        study_instance_uid=arrived.read.identifiers.study_instance_uid,
+        node=node.name,
+        received_at=at,
+        quiet_until=after_object(None, wait, at, released_before=False).until,
+        accession_number=_text(arrived.read, "AccessionNumber"),
+        study_date=_text(arrived.read, "StudyDate"),
+    )
+
+
+def _association(host: str, facts: AssociationFacts) -> Association:
+    return Association(
+        id=facts.id,
+        host=host,
+        node=facts.node,
+        calling_ae=facts.calling_ae,
+        called_ae=facts.called_ae,
+        address=facts.address,
+        started_at=facts.started_at,
+    )
+
+
+def _row(arrived: Arrived, node: Node) -> InstanceRow:
+    read = arrived.read
+    return InstanceRow(
+        study_instance_uid=read.identifiers.study_instance_uid,
+        series_instance_uid=read.identifiers.series_instance_uid,
+        sop_instance_uid=read.identifiers.sop_instance_uid,
+        sop_class_uid=read.identifiers.sop_class_uid,
+        transfer_syntax_uid=TransferSyntaxUID(read.transfer_syntax_uid),
+        header_digest=read.version.header,
+        pixel_digest=read.version.pixels,
+        file_sha256=read.file_sha256,
+        origin="received",
+        node=node.name,
+        received_at=arrived.entry.received_at,
+        size_bytes=read.size_bytes,
+        path=arrived.path,
+        attributes=read.attributes,
+    )
+
+
+def _identity(read: ReceivedObject) -> SeriesIdentity:
+    return SeriesIdentity(
+        series_instance_uid=read.identifiers.series_instance_uid,
+        key=read.identity.key,
+        patient_name=_text(read, "PatientName"),
+        birth_date=read.identity.birth_date,
+        sex=_text(read, "PatientSex"),
+    )
+
+
+def _text(read: ReceivedObject, keyword: str) -> str:
+    value = read.attributes.get(keyword, "")
+    return value if isinstance(value, str) else ""
+
+
+def _judge(connection: Connection, study: Study, now: Instant) -> None:
+    """Hold the study if it may be two patients', else note whose it is."""
+    if study.accepted_key is not None:
+        return  # a person decided; other patients' series are no input
+    uid = study.study_instance_uid
+    verdict = judge(each.identity for each in series.identities(connection, uid))
+    if not isinstance(verdict, Agreed):
+        studies.hold(connection, uid, hold_sentence(uid, verdict), now)
+    elif verdict.key != study.patient_key:
+        studies.set_patient_key(connection, uid, verdict.key)
+
+
+def _hold_shared(
+    connection: Connection,
+    study: StudyInstanceUID,
+    arrived: Sequence[Arrived],
+    added: Sequence[Added],
+    now: Instant,
+) -> None:
+    """Hold every study that has an object which another one has too."""
+    shared: dict[StudyInstanceUID, SOPInstanceUID] = {}
+    for each, result in zip(arrived, added, strict=True):
+        if result.outcome == "new":
+            sop = each.read.identifiers.sop_instance_uid
+            others = set(instances.studies_of_sop(connection, sop)) - {study}
+            shared.update(dict.fromkeys(others, sop))
+    if not shared:
+        return
+    for uid in sorted({study, *shared}):
+        elsewhere = ", ".join(sorted({study, *shared} - {uid}))
+        studies.lock(connection, uid)
+        sentence = (
+            f"Study {uid} is held: object {next(iter(shared.values()))} came under study "
+            f"{elsewhere} too. Find out whose it is, then: dicomai study {uid} --accept KEY."
+        )
+        studies.hold(connection, uid, sentence, now)
+
+
+def _tell(
+    connection: Connection,
+    study: StudyInstanceUID,
+    facts: AssociationFacts,
+    arrived: Sequence[Arrived],
+    added: Sequence[Added],
+    now: Instant,
+) -> None:
+    """Add an event for each thing that happened, not for each object."""
+    sender = f"{facts.node} ({facts.calling_ae}, {facts.address})"
+    for kind, words in _WORDS.items():
+        sops = [
+            each.read.identifiers.sop_instance_uid
+            for each, result in zip(arrived, added, strict=True)
+            if result.outcome == kind and not (each.again and kind == "duplicate")
+        ]
+        if sops:
+            text = f"{_objects(sops)} {words.format(sender=sender)}"
+            data: dict[str, JsonValue] = {
+                "count": len(sops),
+                "association": facts.id,
+                "objects": tuple(sops[:NAMED]),
+            }
+            events.record(connection, study, f"objects {kind}", text, data, now)
+    for remark, uids in _remarks(arrived).items():
+        text = f"{_objects(uids)} kept as received: {remark}"
+        named: dict[str, JsonValue] = {"objects": tuple(uids[:NAMED])}
+        events.record(connection, study, "objects remarked", text, named, now)
+
+
+def _objects(sops: Sequence[str]) -> str:
+    return "1 object" if len(sops) == 1 else f"{len(sops)} objects"
+
+
+def _remarks(arrived: Iterable[Arrived]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for each in arrived:
+        for remark in each.read.remarks:
+            found.setdefault(remark, []).append(each.read.identifiers.sop_instance_uid)
+    return found

@@ -1,0 +1,347 @@
+"""What becomes of a study once it is here: each rule, with its reason in the story."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import pytest
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.identity import IdentityKey
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import InputError, NotFound
+from dicomai.routing.condition import parse
+from dicomai.routing.route import Route
+from dicomai.service.decide import accept, decide_due
+from dicomai.store import analyses, hosts, jobs
+from dicomai.store.engine import reading, writing
+
+Hospital = Any  # conftest's: importlib mode has no package to import it from
+MakeCT = Callable[..., Any]
+
+
+def _with(hospital: Hospital, *routes: Route) -> None:
+    hospital.rules = replace(hospital.rules, routes=routes)
+
+
+def _chest(make_ct: MakeCT, count: int = 4, **changes: object) -> list[Any]:
+    return [make_ct(number=number, **changes) for number in range(1, count + 1)]
+
+
+def test_a_quiet_study_that_a_route_wants_gets_one_job(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    any_hospital.send(*_chest(make_ct))
+
+    assert any_hospital.ingest_and_decide() == "decided"
+
+    (job,) = any_hospital.jobs()
+    assert (job.model, job.state, job.patient_key) == ("lungs", "queued", "P1")
+    with reading(any_hospital.engine) as connection:
+        taken = analyses.inputs(connection, job.id)
+        (route,) = jobs.routes_of(connection, job.id)
+    assert [(each.input, each.sop_instance_uid) for each in taken] == [
+        ("ct", f"1.2.3.1.{number}") for number in range(1, 5)
+    ]
+    assert (route.route, route.mode, route.destinations) == ("lungs", "live", ("PACS1",))
+    assert any_hospital.study().status == "decided"
+    (matched,) = any_hospital.story("route matched")
+    assert matched == "Route lungs (live) matches: lungs gets ct: series 1 (1.2.3.1)."
+    assert any_hospital.study().decision.endswith("Route lungs wants it.")
+
+
+def test_nothing_is_decided_while_objects_may_still_come(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+
+    assert hospital.ingest_and_decide(wait=59) == "nothing to do"
+    assert hospital.jobs() == []
+
+
+def test_an_outage_of_ingest_does_not_look_like_silence(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest()
+    hospital.later(61)
+
+    assert hospital.decide() == "not yet"
+    (waits,) = hospital.story("study waits")
+    assert waits.startswith("Host here has ingested only what came until")
+
+
+def test_a_silent_host_blocks_until_patience_and_is_named(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    with writing(hospital.engine) as connection:
+        hosts.note_ingested(connection, "node2", hospital.clock, hospital.clock)
+    hospital.send(*_chest(make_ct))
+
+    assert hospital.ingest_and_decide() == "not yet"
+    assert hospital.ingest_and_decide(wait=840) == "decided"
+    assert "although host node2 has ingested only what came" in hospital.study().decision
+
+
+def test_an_open_association_vetoes_until_patience(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(*_chest(make_ct), ends=None)
+
+    assert hospital.ingest_and_decide() == "not yet"
+    assert hospital.story("study waits") == [
+        "An association of CT1 that sent objects of it is open."
+    ]
+    assert hospital.ingest_and_decide(wait=840) == "decided"
+
+
+def test_the_end_of_the_association_lifts_the_veto(hospital: Hospital, make_ct: MakeCT) -> None:
+    writer = hospital.send(*_chest(make_ct), ends=None)
+    assert hospital.ingest_and_decide() == "not yet"
+    writer.end("released", hospital.clock)
+
+    assert hospital.ingest_and_decide(wait=0) == "decided"
+
+
+def test_a_missing_slice_vetoes_until_patience_and_can_still_come(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    one, two, three, four, five = _chest(make_ct, 5)
+    hospital.send(one, two, four, five)
+
+    assert hospital.ingest_and_decide() == "not yet"
+    assert hospital.story("study waits") == ["Series 1 (1.2.3.1) has no slice at 7.5 mm."]
+    hospital.send(three)
+    assert hospital.ingest_and_decide() == "decided"
+    assert "although" not in hospital.study().decision
+
+
+def test_a_gap_that_stays_is_decided_after_patience(hospital: Hospital, make_ct: MakeCT) -> None:
+    one, two, _, four, five = _chest(make_ct, 5)
+    hospital.send(one, two, four, five)
+    hospital.ingest_and_decide()
+
+    assert hospital.ingest_and_decide(wait=840) == "decided"
+    assert "although series 1 (1.2.3.1) has no slice at 7.5 mm" in hospital.study().decision
+
+
+def test_only_changed_series_can_veto(hospital: Hospital, make_ct: MakeCT) -> None:
+    one, two, _, four, five = _chest(make_ct, 5)
+    hospital.send(one, two, four, five)
+    assert hospital.ingest_and_decide(wait=901) == "decided"
+    hospital.send(*_chest(make_ct, series="1.2.3.2", SeriesNumber=2))
+
+    assert hospital.ingest_and_decide() == "decided"
+
+
+def test_exact_duplicates_queue_nothing(hospital: Hospital, make_ct: MakeCT) -> None:
+    for _ in range(2):
+        hospital.send(*_chest(make_ct))
+        hospital.ingest_and_decide()
+
+    assert len(hospital.jobs()) == 1
+    assert len(hospital.story("study decided")) == 1
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless])
+def test_another_transfer_syntax_queues_nothing(
+    hospital: Hospital, make_ct: MakeCT, syntax: str
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    hospital.send(*_chest(make_ct), syntax=syntax)
+    hospital.ingest_and_decide()
+
+    assert len(hospital.jobs()) == 1
+
+
+def test_late_slices_queue_one_new_job_that_supersedes_the_old(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    any_hospital.send(*_chest(make_ct, 4))
+    any_hospital.ingest_and_decide()
+    any_hospital.send(*_chest(make_ct, 6)[4:])
+    any_hospital.ingest_and_decide()
+
+    old, new = any_hospital.jobs()
+    assert (old.state, new.state, new.supersedes) == ("cancelled", "queued", old.id)
+    with reading(any_hospital.engine) as connection:
+        assert len(analyses.inputs(connection, new.id)) == 6
+
+
+def test_a_new_version_of_a_slice_supersedes(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    hospital.send(make_ct(number=2, PixelData=bytes(512)))
+    hospital.ingest_and_decide()
+
+    old, new = hospital.jobs()
+    assert (old.state, new.supersedes) == ("cancelled", old.id)
+
+
+def test_a_late_series_that_changes_no_input_queues_nothing(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    hospital.send(*_chest(make_ct, series="1.2.3.2", Modality="MR"))
+    assert hospital.ingest_and_decide() == "decided"
+
+    assert len(hospital.jobs()) == 1
+
+
+def test_a_second_route_to_the_same_model_shares_the_analysis(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    first = hospital.rules.routes[0]
+    _with(hospital, first, replace(first, name="research", destinations=("XNAT",)))
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+
+    (job,) = hospital.jobs()
+    with reading(hospital.engine) as connection:
+        routes = jobs.routes_of(connection, job.id)
+    assert [(each.route, each.destinations) for each in routes] == [
+        ("lungs", ("PACS1",)),
+        ("research", ("XNAT",)),
+    ]
+
+
+def test_several_routes_may_match(hospital: Hospital, make_ct: MakeCT) -> None:
+    first = hospital.rules.routes[0]
+    nodules = Route(name="nodules", model="nodules", priority=5, urgent=True, mode="shadow")
+    _with(hospital, first, nodules)
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+
+    assert [(job.model, job.priority, job.urgent) for job in hospital.jobs()] == [
+        ("lungs", 0, False),
+        ("nodules", 5, True),
+    ]
+    assert "Route nodules (shadow) matches" in hospital.story("route matched")[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"mode": "off"}, "Route lungs does not match: it is off."),
+        ({"model": "heart"}, "Route lungs does not match: no package heart is installed."),
+        ({"since": date(2026, 11, 21)}, "it takes studies from 2026-11-21 on, and this one is of"),
+        ({"when": (parse("calling_node = CT2"),)}, '"calling_node = CT2" fails, as it has CT1'),
+        ({"when": (parse("instances >= 20"),)}, '"instances >= 20" fails, as it has 4'),
+        ({"when": (parse("ContrastBolusAgent present"),)}, "as it has no ContrastBolusAgent"),
+    ],
+)
+def test_a_route_that_does_not_match_says_why(
+    hospital: Hospital, make_ct: MakeCT, changes: dict[str, object], reason: str
+) -> None:
+    _with(hospital, replace(hospital.rules.routes[0], **changes))
+    hospital.send(*_chest(make_ct))
+
+    assert hospital.ingest_and_decide() == "decided"
+    assert hospital.jobs() == []
+    (sentence,) = hospital.story("route unmatched")
+    assert reason in sentence
+    assert hospital.study().decision.endswith("No route wants it; the events above say why.")
+
+
+def test_the_chosen_series_and_the_runner_up_are_told(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(*_chest(make_ct), *_chest(make_ct, series="1.2.3.2", SliceThickness=1.0))
+    hospital.ingest_and_decide()
+
+    (sentence,) = hospital.story("route matched")
+    assert "lungs gets ct: series 1 (1.2.3.2)." in sentence
+    assert "Series 1 (1.2.3.1) fits too, and comes after: by SliceThickness it has 2.5" in sentence
+
+
+def test_what_is_never_input_is_told_once(hospital: Hospital, make_ct: MakeCT) -> None:
+    first = hospital.rules.routes[0]
+    _with(hospital, first, replace(first, name="again"))
+    scout = make_ct(number=9, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    mpr = make_ct(series="1.2.3.2", ImageType=["DERIVED", "SECONDARY", "MPR"])
+    hospital.send(*_chest(make_ct), scout, mpr)
+    hospital.ingest_and_decide()
+
+    assert hospital.story("objects left out") == [
+        "1 of 5 objects of series 1 (1.2.3.1) left out: a localizer.",
+        "1 of 1 objects of series 1 (1.2.3.2) left out: derived from other images.",
+    ]
+    (job,) = hospital.jobs()
+    with reading(hospital.engine) as connection:
+        assert len(analyses.inputs(connection, job.id)) == 4
+
+
+def test_a_study_that_no_route_wants_says_so(hospital: Hospital, make_ct: MakeCT) -> None:
+    _with(hospital)
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+
+    assert hospital.study().decision.endswith("There is no route, so nothing is to be done.")
+
+
+def test_accepting_a_key_releases_that_patients_series_only(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    hospital.send(*_chest(make_ct), *_chest(make_ct, series="1.2.3.2", PatientID="P2"))
+    assert hospital.ingest_and_decide() == "nothing to do"
+    assert hospital.study().status == "held"
+
+    accept(hospital.engine, StudyInstanceUID("1.2.3"), IdentityKey("P1"), hospital.clock)
+
+    assert hospital.ingest_and_decide(wait=0) == "decided"
+    (job,) = hospital.jobs()
+    with reading(hospital.engine) as connection:
+        taken = analyses.inputs(connection, job.id)
+    assert {each.series_instance_uid for each in taken} == {"1.2.3.1"}
+    (sentence,) = hospital.story("series left out")
+    assert sentence.startswith(
+        "Series 1 (1.2.3.2) left out: it has objects of another patient than"
+    )
+
+
+def test_a_conflict_that_comes_late_parks_the_queued_job(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    hospital.send(make_ct(series="1.2.3.2", PatientID="P2"))
+    hospital.ingest()
+
+    (job,) = hospital.jobs()
+    assert (job.state, job.held_by) == ("held", "study")
+    accept(hospital.engine, StudyInstanceUID("1.2.3"), IdentityKey("P1"), hospital.clock)
+    hospital.ingest_and_decide()
+    (job,) = hospital.jobs()
+    assert job.state == "queued"
+
+
+def test_only_a_held_study_and_one_of_its_keys_can_be_accepted(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    study = StudyInstanceUID("1.2.3")
+    with pytest.raises(NotFound, match=r"no study 1\.2\.3"):
+        accept(hospital.engine, study, IdentityKey("P1"), hospital.clock)
+    hospital.send(*_chest(make_ct))
+    hospital.ingest()
+    with pytest.raises(InputError, match="is open, not held"):
+        accept(hospital.engine, study, IdentityKey("P1"), hospital.clock)
+    hospital.send(make_ct(number=9, PatientID="P2"))
+    hospital.ingest()
+    with pytest.raises(NotFound, match="it has: P1, P2"):
+        accept(hospital.engine, study, IdentityKey("P3"), hospital.clock)
+
+
+def test_due_studies_are_decided_together(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(*_chest(make_ct), *_chest(make_ct, study="1.2.4", series="1.2.4.1"))
+    hospital.ingest()
+    assert decide_due(hospital.engine, hospital.rules, hospital.clock) == {}
+    hospital.later(61)
+    hospital.ingest()
+
+    assert decide_due(hospital.engine, hospital.rules, Instant(hospital.clock)) == {
+        "1.2.3": "decided",
+        "1.2.4": "decided",
+    }

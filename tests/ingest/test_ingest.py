@@ -1,0 +1,377 @@
+"""From the spool into archive and catalogue: nothing lost, nothing twice, nothing misread."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import DatabaseError
+from dicomai.service import ingest as ingest_module
+from dicomai.service.received import Reading, ReceivedObject
+from dicomai.spool import quarantine, reader
+from dicomai.store import associations, events, hosts, retention, studies
+from dicomai.store.engine import reading, writing
+from dicomai.store.retention import Candidate
+
+Hospital = Any  # conftest's: importlib mode has no package to import it from
+MakeCT = Callable[..., Any]
+
+
+def _quarantined(hospital: Hospital) -> list[str]:
+    return [each.reason for each in quarantine.listing(hospital.config.quarantine)]
+
+
+def _archived(hospital: Hospital) -> list[Path]:
+    return sorted((hospital.config.data / "archive").rglob("*.dcm"))
+
+
+def test_objects_become_rows_and_files(any_hospital: Hospital, make_ct: MakeCT) -> None:
+    any_hospital.send(*(make_ct(number=number) for number in range(1, 4)))
+
+    done = any_hospital.ingest()
+
+    assert (done.catalogued, done.set_aside) == (3, 0)
+    rows = any_hospital.rows()
+    assert [row.sop_instance_uid for row in rows] == ["1.2.3.1.1", "1.2.3.1.2", "1.2.3.1.3"]
+    for row in rows:
+        file = any_hospital.config.data / row.path
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == row.file_sha256
+        assert row.path.name == f"{row.sop_instance_uid}.{row.file_sha256[:8]}.dcm"
+    study = any_hospital.study()
+    assert (study.patient_key, study.accession_number, study.nodes) == ("P1", "A1", ("CT1",))
+    assert study.quiet_until == study.last_object_at + 60_000_000
+    assert any_hospital.story("objects new") == ["3 objects came from CT1 (CT1, 192.0.2.1)."]
+    assert list(reader.entries(any_hospital.config.spool)) == []
+    assert list(reader.associations(any_hospital.config.spool)) == []
+
+
+def test_the_same_bytes_again_are_a_duplicate(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    hospital.send(make_ct())
+    hospital.ingest()
+
+    assert len(hospital.rows()) == len(_archived(hospital)) == 1
+    assert hospital.story("objects duplicate") == [
+        "1 object came again from CT1 (CT1, 192.0.2.1), byte for byte: nothing changed."
+    ]
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless])
+def test_another_transfer_syntax_is_another_copy(
+    hospital: Hospital, make_ct: MakeCT, syntax: str
+) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    (before,) = hospital.rows()
+    hospital.send(make_ct(), syntax=syntax)
+    hospital.ingest()
+
+    (row,) = hospital.rows()
+    assert (row.header_digest, row.pixel_digest) == (before.header_digest, before.pixel_digest)
+    assert len(_archived(hospital)) == 2
+    assert "same content, written otherwise" in hospital.story("objects copy")[0]
+
+
+def test_other_pixels_are_a_new_version_and_both_are_kept(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    hospital.send(make_ct(PixelData=bytes(512)))
+    hospital.ingest()
+
+    (row,) = hospital.rows()
+    assert row.newest
+    assert len(_archived(hospital)) == 2
+    assert "both are kept, the newest is used" in hospital.story("objects version")[0]
+
+
+def test_what_cant_be_read_goes_to_quarantine_and_harms_nothing_else(
+    hospital: Hospital, make_ct: MakeCT, sample_data: Path
+) -> None:
+    odd = sample_data / "odd" / "made"
+    hospital.send(
+        odd / "truncated" / "cut-half-pixels.dcm",
+        odd / "uid" / "no-study-uid.dcm",
+        make_ct(),
+        odd / "uid" / "sop-uid-path-dotdot.dcm",
+    )
+
+    done = hospital.ingest()
+
+    assert (done.catalogued, done.set_aside) == (1, 3)
+    assert [each[:40] for each in _quarantined(hospital)] == [
+        "It is truncated: PixelData (7FE0,0010) s",
+        "StudyInstanceUID is missing or empty.",
+        "SOPInstanceUID is no UID: '../../../../t",
+    ]
+    assert len(hospital.rows()) == 1
+
+
+def test_every_odd_object_is_catalogued_or_quarantined(
+    hospital: Hospital, sample_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # what it costs is not the subject
+    odd = sample_data / "odd"
+    manifest = json.loads((odd / "manifest.json").read_text())["files"]
+    outside = sorted(hospital.folder.parent.iterdir())
+    files = {each["path"]: each for each in manifest if (odd / each["path"]).is_file()}
+    hospital.send(*(odd / path for path in files))
+
+    done = hospital.ingest()
+
+    assert done.catalogued + done.set_aside == len(files) > 200
+    kept = {hashlib.sha256(path.read_bytes()).hexdigest() for path in _archived(hospital)}
+    aside = {
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in hospital.config.quarantine.glob("*.dcm")
+    }
+    assert all(reason.endswith(".") for reason in _quarantined(hospital))
+    assert sorted(hospital.folder.parent.iterdir()) == outside
+    for path, each in files.items():
+        assert each["sha256"] in kept | aside, path
+        if each["care"].startswith("quarantine with a sentence"):
+            assert each["sha256"] in aside, path
+        if each["care"].startswith(("keep", "read", "strip", "receive")) and path.startswith(
+            "made/"
+        ):
+            wanted = kept | aside if path.startswith("made/shell") else kept
+            assert each["sha256"] in wanted, path
+    sql = "made/uid/study-uid-quote.dcm"
+    assert files[sql]["sha256"] in aside
+
+
+def test_two_patients_under_one_study_hold_it(any_hospital: Hospital, make_ct: MakeCT) -> None:
+    any_hospital.send(make_ct(number=1), make_ct(number=2, PatientID="P2"))
+
+    any_hospital.ingest()
+
+    study = any_hospital.study()
+    assert study.status == "held"
+    assert study.hold_reason == (
+        "Study 1.2.3 is held: its objects belong to 2 patients. Keys: P1, P2. Find out whose it "
+        "is, then: dicomai study 1.2.3 --accept KEY."
+    )
+    assert any_hospital.ingest_and_decide() == "nothing to do"
+
+
+def test_two_birth_dates_under_one_study_hold_it(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(make_ct(number=1), make_ct(number=2, PatientBirthDate="19610101"))
+    hospital.ingest()
+
+    assert "2 birth dates" in str(hospital.study().hold_reason)
+
+
+def test_the_same_id_of_two_issuers_is_two_patients(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(make_ct(number=1))
+    hospital.send(make_ct(number=2), node="ARCHIVE")
+    hospital.ingest()
+
+    assert "Keys: P1, P1@HOSPITAL" in str(hospital.study().hold_reason)
+
+
+def test_one_object_under_two_studies_holds_both(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    hospital.send(make_ct(study="1.2.4"))
+    hospital.ingest()
+
+    assert hospital.study().status == hospital.study("1.2.4").status == "held"
+    assert "came under study 1.2.4 too" in str(hospital.study().hold_reason)
+
+
+def test_an_empty_patient_id_takes_name_birth_date_and_sex(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(make_ct(number=1, PatientID=""), make_ct(number=2, PatientID="0"))
+    hospital.ingest()
+    assert hospital.study().patient_key == "@DOE^JANE|19600131|F"
+    assert hospital.study().status == "open"
+
+    hospital.send(make_ct(number=3, PatientID="", PatientName="ROE^RICHARD"))
+    hospital.ingest()
+    assert hospital.study().status == "held"
+
+
+def test_several_patient_ids_in_one_object_hold(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(make_ct(PatientID=["P1", "P2"]))
+    hospital.ingest()
+
+    assert "an object names several Patient IDs" in str(hospital.study().hold_reason)
+
+
+def test_a_clean_release_shortens_the_quiet_time_of_a_node_that_promises_it(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    writer = hospital.send(make_ct(number=1), node="CT2", ends=None)
+    hospital.ingest()
+    assert hospital.study().quiet_until == hospital.clock + 60_000_000
+    hospital.later(5)
+    writer.end("released", hospital.clock)
+    hospital.ingest()
+    assert hospital.study().quiet_until == hospital.clock + 10_000_000
+
+    hospital.later(5)
+    hospital.send(make_ct(number=2), node="CT2")
+    hospital.ingest()
+    assert hospital.study().full_quiet
+    assert hospital.study().quiet_until == hospital.clock + 60_000_000
+
+
+def test_an_abort_shortens_nothing(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(make_ct(), node="CT2", ends="aborted")
+    hospital.ingest()
+
+    assert hospital.study().quiet_until == hospital.clock + 60_000_000
+    with reading(hospital.engine) as connection:
+        (found,) = associations.of_study(connection, StudyInstanceUID("1.2.3"))
+    assert (found.release, found.ended_at) == ("aborted", hospital.clock)
+
+
+def test_a_host_publishes_how_far_it_has_ingested(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.ingest()
+    with reading(hospital.engine) as connection:
+        (host,) = hosts.listing(connection)
+    assert (host.name, host.ingested_to) == ("here", hospital.clock)
+
+
+def test_a_database_that_is_away_loses_nothing_and_counts_no_attempt(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(make_ct())
+    database = Path(str(hospital.engine.url.database))
+    hospital.engine.dispose()
+    database.rename(database.with_suffix(".away"))
+    database.mkdir()
+    for _ in range(4):
+        with pytest.raises(DatabaseError):
+            hospital.ingest()
+    database.rmdir()
+    database.with_suffix(".away").rename(database)
+
+    assert hospital.ingest().catalogued == 1
+
+
+def test_a_study_that_is_being_deleted_waits_in_the_spool(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    candidate = Candidate(
+        study_instance_uid=StudyInstanceUID("1.2.3"), origins=("received", "retrieved")
+    )
+    with writing(hospital.engine) as connection:
+        studies.set_decided(connection, candidate.study_instance_uid, "", hospital.clock)
+        assert retention.begin(connection, candidate, hospital.clock)
+    hospital.send(make_ct(number=2), make_ct(study="1.2.4", series="1.2.4.1"))
+
+    done = hospital.ingest()
+
+    assert (done.catalogued, done.postponed) == (1, 1)
+    with writing(hospital.engine) as connection:
+        retention.complete(connection, candidate, hospital.clock)
+    assert hospital.ingest().catalogued == 1
+    assert [row.sop_instance_uid for row in hospital.rows()] == ["1.2.3.1.2"]
+
+
+def test_a_duplicate_whose_file_is_gone_brings_it_back(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    (file,) = _archived(hospital)
+    file.unlink()
+    hospital.send(make_ct())
+
+    hospital.ingest()
+
+    assert _archived(hospital) == [file]
+
+
+def test_no_name_and_no_id_stands_in_an_event(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(make_ct(PatientName="VERYRARE^NAME"))
+    hospital.ingest()
+
+    with reading(hospital.engine) as connection:
+        story = events.story(connection, StudyInstanceUID("1.2.3"))
+    assert all("VERYRARE" not in f"{each.sentence} {each.data}" for each in story)
+
+
+STEPS = ["marked", "read", "placed", "committed", "removed", "ended", "forgotten", "published"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("nth", [1, 2])
+def test_killed_after_any_step_ingest_goes_on(
+    hospital: Hospital, make_ct: MakeCT, step: str, nth: int
+) -> None:
+    hospital.send(*(make_ct(number=number) for number in range(1, 4)))
+    hospital.engine.dispose()
+
+    seen: list[str] = []
+
+    def kill(name: str) -> None:
+        seen.append(name)
+        if seen.count(step) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _in_a_child(lambda: hospital.ingest(kill))
+    hospital.ingest()
+
+    assert len(hospital.rows()) == len(_archived(hospital)) == 3
+    assert list(reader.entries(hospital.config.spool)) == []
+    assert list(reader.associations(hospital.config.spool)) == []
+    assert _quarantined(hospital) == []
+    with reading(hospital.engine) as connection:
+        study = studies.get(connection, StudyInstanceUID("1.2.3"))
+        (association,) = associations.of_study(connection, StudyInstanceUID("1.2.3"))
+    assert study is not None
+    assert study.instances == 3
+    assert association.release == "released"
+    assert hospital.story("objects duplicate") == []
+
+
+def test_an_entry_that_kills_twice_is_set_aside_and_takes_nobody_along(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.send(*(make_ct(number=number) for number in range(1, 4)))
+    hospital.engine.dispose()
+    read_object = ingest_module.read_object
+
+    def poisonous(path: Path, reading: Reading) -> ReceivedObject:
+        if path.name.startswith("000002"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_object(path, reading)
+
+    monkeypatch.setattr(ingest_module, "read_object", poisonous)
+    killed = 0
+    while _in_a_child(hospital.ingest) == -signal.SIGKILL:
+        killed += 1
+    assert killed == reader.MAX_ATTEMPTS
+
+    assert [row.sop_instance_uid for row in hospital.rows()] == ["1.2.3.1.1", "1.2.3.1.3"]
+    assert _quarantined(hospital) == [
+        "Ingest ended 2 times while it worked on this object. It is kept here; please report it."
+    ]
+    assert list(reader.entries(hospital.config.spool)) == []
+
+
+def _in_a_child(work: Callable[[], object]) -> int:
+    """Run something in a process of its own; return its exit code, negative for a signal."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
