@@ -48,7 +48,7 @@ class OpenAssociation:
 
 def associations(spool: Path) -> tuple[AssociationFacts, ...]:
     """Return every association that the spool holds, open or ended, by time of start."""
-    return tuple(_facts(folder) for folder in _folders(spool))
+    return tuple(facts for folder in _folders(spool) if (facts := _facts(folder)) is not None)
 
 
 def entries(spool: Path) -> Iterator[Entry]:
@@ -59,6 +59,8 @@ def entries(spool: Path) -> Iterator[Entry]:
         if not names:
             continue
         facts = _facts(folder)
+        if facts is None:
+            continue
         found += [
             Entry(
                 association=facts,
@@ -93,9 +95,11 @@ def oldest_received_at(spool: Path) -> Instant | None:
 def open_associations(spool: Path) -> tuple[OpenAssociation, ...]:
     """Return the associations that have not ended, by time of start."""
     return tuple(
-        OpenAssociation(facts=_facts(folder), studies=_studies(folder))
+        OpenAssociation(facts=facts, studies=_studies(folder))
         for folder in _folders(spool)
-        if not (folder / END).exists() and receiver_lives(folder)
+        if not (folder / END).exists()
+        and receiver_lives(folder)
+        and (facts := _facts(folder)) is not None
     )
 
 
@@ -117,7 +121,8 @@ def ended(spool: Path, association: AssociationId) -> End | None:
         said = json.loads((folder / END).read_bytes())
     except FileNotFoundError:
         received = [int(match[2]) for name in _names(folder) if (match := OBJECT.fullmatch(name))]
-        return End(at=Instant(max([_facts(folder).started_at, *received])), how="lost")
+        started_at = int(association[:16])
+        return End(at=Instant(max([started_at, *received])), how="lost")
     return End(at=Instant(said["at"]), how=said["how"])
 
 
@@ -192,9 +197,12 @@ def _studies(folder: Path) -> frozenset[StudyInstanceUID]:
     )
 
 
-def _facts(folder: Path) -> AssociationFacts:
+def _facts(folder: Path) -> AssociationFacts | None:
+    """Return who sends; None where ingest has just forgotten it."""
     try:
         return AssociationFacts(**json.loads((folder / FACTS).read_bytes()))
+    except FileNotFoundError:
+        return None
     except (ValueError, TypeError) as trouble:
         raise InputError(
             f"Spool: {folder / FACTS} can't be read ({trouble}). Its disk is damaged; move the "

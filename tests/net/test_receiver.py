@@ -341,7 +341,7 @@ def test_a_killed_receiver_has_everything_it_acknowledged_and_nothing_half(
         assert scu.data_set_of(kept[uid]) == scu.tiny(
             sop_instance=uid.encode(), tail=bytes(200_000)
         )
-    assert not list(receiver.spool.rglob("*.part"))
+    assert not list(receiver.spool.rglob(".0*.part"))
 
 
 def test_how_an_association_ended_is_kept(receiver: Receiver, scu: Scu) -> None:
