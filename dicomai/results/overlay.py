@@ -225,7 +225,7 @@ def _legend(findings: Findings, place: tuple[str, ...]) -> Legend:
     ]
     entries += [
         Entry(
-            label=f"{numbers[each.tracking_id]}  {each.label}",
+            label=f"{numbers[each.tracking_id]}  {summary.kind(each)}",
             value=", ".join(
                 text
                 for text in (summary.percent(each.probability), _values(each.measurements))

@@ -169,7 +169,7 @@ def _equipment(result: Dataset, job: Job) -> None:
                 "SoftwareVersions": algorithm.version,
                 "DeviceSerialNumber": algorithm.package_sha256,
                 "DeviceUID": uids.device_uid(algorithm.package_sha256),
-                "ContributionDescription": f"AI model. Intended use: {algorithm.intended_use}",
+                "ContributionDescription": _said(job.findings),
             },
         ),
         _contribution(
@@ -182,6 +182,18 @@ def _equipment(result: Dataset, job: Job) -> None:
             },
         ),
     ]
+
+
+def _said(findings: Findings) -> str:
+    """Return what a SEG, which has no words of its own, says of the model."""
+    algorithm = findings.algorithm
+    said = [
+        "UNVERIFIED result of an AI model.",
+        f"Intended use: {algorithm.intended_use}",
+        f"Not for: {algorithm.not_for}",
+        *(f"Deviation: {text}" for text in findings.deviations),
+    ]
+    return " ".join(said)
 
 
 def _acquisition(source: Dataset) -> Dataset:
@@ -213,7 +225,11 @@ def _contribution(purpose: Code, attributes: dict[str, str]) -> Dataset:
 def code_item(code: Code) -> Dataset:
     """Return a code sequence's item (PS3.3 8.8)."""
     item = Dataset()
-    item.CodeValue = code.value
+    # Short String ends at 16 characters; some SNOMED codes are longer (PS3.3 8.8).
+    if len(code.value) > 16:
+        item.LongCodeValue = code.value
+    else:
+        item.CodeValue = code.value
     item.CodingSchemeDesignator = code.scheme
     item.CodeMeaning = code.meaning
     return item

@@ -53,6 +53,11 @@ def percent(probability: float) -> str:
     return f"{rounded} %"
 
 
+def kind(detection: Detection) -> str:
+    """Return what was detected, without the number that tells it from others of its kind."""
+    return detection.label.rstrip(" 0123456789#") or detection.finding.meaning
+
+
 def _segments(segments: tuple[Segment, ...]) -> str:
     said = []
     for segment in segments:
@@ -71,10 +76,10 @@ def _detections(detections: tuple[Detection, ...]) -> str:
     ordered = sorted(detections, key=lambda each: -each.probability)
     kinds: dict[str, list[Detection]] = {}
     for each in ordered:
-        kinds.setdefault(each.finding.meaning, []).append(each)
+        kinds.setdefault(kind(each), []).append(each)
     said = []
-    for meaning, members in kinds.items():
-        count = f"{len(members)} {_lowered(meaning)}{'s' if len(members) > 1 else ''}"
+    for name, members in kinds.items():
+        count = f"{len(members)} {_lowered(name)}{'s' if len(members) > 1 else ''}"
         sizes = [_detection(each) for each in members[:MOST_NAMED]]
         if len(members) > MOST_NAMED:
             sizes.append(f"{len(members) - MOST_NAMED} more")

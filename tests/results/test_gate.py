@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from dicomai.dicom.codes import LEFT, RIGHT
+from dicomai.dicom.codes import LEFT, RIGHT, Code
 from dicomai.results.gate import GateError, check
 
 
@@ -51,6 +51,18 @@ def test_true_results_pass_from_files(
     for path, raw in zip(paths, files, strict=True):
         path.write_bytes(raw)
     check(paths, found.everything(study), study.headers)
+
+
+def test_true_results_with_long_codes_pass(study: Any, found: Any) -> None:
+    long = Code("123456789012345678", "SCT", "Something rare")
+    findings = found.everything(study)
+    rare = replace(
+        findings,
+        segments=tuple(replace(each, type=long, laterality=long) for each in findings.segments),
+        detections=tuple(replace(each, finding=long) for each in findings.detections),
+        classifications=(replace(found.opacity(present=True), finding=long),),
+    )
+    check(study.files(rare), rare, study.headers)
 
 
 def test_true_results_of_other_kinds_pass(study: Any, xray: Any, found: Any) -> None:
@@ -127,6 +139,10 @@ def _other_device(result: Dataset) -> None:
     result.ContributingEquipmentSequence[1].DeviceSerialNumber = "00" * 32
 
 
+def _silent(result: Dataset) -> None:
+    del result.ContributingEquipmentSequence[1].ContributionDescription
+
+
 def _other_source(seg: Dataset) -> None:
     frame = seg.PerFrameFunctionalGroupsSequence[0]
     source = frame.DerivationImageSequence[0].SourceImageSequence[0]
@@ -152,6 +168,7 @@ def _other_tracking(seg: Dataset) -> None:
         (_other_tracking, "tracking"),
         (_other_version, "provenance"),
         (_other_device, "provenance"),
+        (_silent, "provenance"),
         (_set("PatientID", "PID-0816"), "identity"),
         (_set("PatientName", "Muster^Eva"), "identity"),
         (_set("PatientBirthDate", ""), "identity"),

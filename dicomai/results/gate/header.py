@@ -95,6 +95,7 @@ _MAY_BE_LEFT_OUT: Final = {
     "StudyDescription": re.compile(r"[\x20-\x7e]{1,64}"),
     "ReferringPhysicianName": re.compile(r"[\x20-\x7e]{1,64}"),
 }
+_LONGEST_SAID: Final = 1000  # of the 1024 characters of Short Text; what is cut, the SR says
 _ISO_58: Final = "\x1b$)A"
 
 
@@ -149,6 +150,11 @@ def _own_series(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None:
         refuse("identity", uid, "it claims to belong to the series of its source images")
     if any(source.SOPInstanceUID == uid for source in sources):
         refuse("identity", uid, "it has the SOP Instance UID of a source image")
+
+
+def code_of(item: Dataset) -> str:
+    """Return the value of a coded concept, short or long (PS3.3 8.8)."""
+    return str(item.get("CodeValue") or item.get("LongCodeValue") or "")
 
 
 def known_instances(findings: Findings, sources: Sequence[Dataset]) -> set[str]:
@@ -220,3 +226,7 @@ def _provenance(result: Dataset, uid: str, findings: Findings) -> None:
             f"its Contributing Equipment does not name {algorithm.name} {algorithm.version} with "
             "the digest of its package",
         )
+    said = str(named[0].get("ContributionDescription", ""))
+    for text in ("UNVERIFIED", algorithm.intended_use, algorithm.not_for, *findings.deviations):
+        if text not in said and len(said) < _LONGEST_SAID:
+            refuse("provenance", uid, f'its Contributing Equipment does not say "{text}"')

@@ -23,7 +23,7 @@ from dicomai.findings import (
 )
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.header import known_instances
+from dicomai.results.gate.header import code_of, known_instances
 
 TOLERANCE_MM: Final = 0.01
 _Found = Segment | Detection | Classification
@@ -112,7 +112,7 @@ def _walk(holder: Dataset) -> Iterator[Dataset]:
 
 def _name(item: Dataset) -> str:
     names = item.get("ConceptNameCodeSequence")
-    return str(names[0].CodeValue) if names else ""
+    return code_of(names[0]) if names else ""
 
 
 def _groups(uid: str, items: list[Dataset]) -> dict[str, Dataset]:
@@ -207,7 +207,7 @@ def _algorithm(uid: str, group: Dataset, findings: Findings) -> None:
 
 def _codes(group: Dataset, name: str) -> list[str]:
     return [
-        str(item.ConceptCodeSequence[0].CodeValue)
+        code_of(item.ConceptCodeSequence[0])
         for item in group.ContentSequence
         if item.ValueType == "CODE" and _name(item) == name
     ]
@@ -215,7 +215,7 @@ def _codes(group: Dataset, name: str) -> list[str]:
 
 def _sides(group: Dataset) -> list[str]:
     return [
-        str(item.ConceptCodeSequence[0].CodeValue)
+        code_of(item.ConceptCodeSequence[0])
         for item in _walk(group)
         if item.ValueType == "CODE" and _name(item) == "272741003"
     ]
@@ -223,7 +223,7 @@ def _sides(group: Dataset) -> list[str]:
 
 def _numbers(group: Dataset, name: Code) -> list[tuple[float, str]]:
     return [
-        (float(value.NumericValue), str(value.MeasurementUnitsCodeSequence[0].CodeValue))
+        (float(value.NumericValue), code_of(value.MeasurementUnitsCodeSequence[0]))
         for item in group.ContentSequence
         if item.ValueType == "NUM" and _name(item) == name.value
         for value in item.MeasuredValueSequence

@@ -13,6 +13,7 @@ from dicomai.dicom.codes import Code
 from dicomai.findings import Detection, Findings, Segment
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
+from dicomai.results.gate.header import code_of
 
 TOLERANCE_MM: Final = 0.01
 # How far an image may lie off the regular grid that the model worked on.
@@ -190,7 +191,7 @@ def _described(item: Dataset, uid: str, found: Segment | Detection, findings: Fi
     if found.category and not _is(item.SegmentedPropertyCategoryCodeSequence[0], found.category):
         refuse("content", uid, f'segment "{item.SegmentLabel}" has another category')
     modifiers = kind.get("SegmentedPropertyTypeModifierCodeSequence") or ()
-    sides = [modifier.CodeValue for modifier in modifiers]
+    sides = [code_of(modifier) for modifier in modifiers]
     if sides != ([found.laterality.value] if found.laterality else []):
         refuse("content", uid, f'segment "{item.SegmentLabel}" is not on the side that was found')
     who = item.SegmentationAlgorithmIdentificationSequence[0]
@@ -202,4 +203,4 @@ def _described(item: Dataset, uid: str, found: Segment | Detection, findings: Fi
 
 
 def _is(item: Dataset, code: Code) -> bool:
-    return bool(item.CodeValue == code.value and item.CodingSchemeDesignator == code.scheme)
+    return code_of(item) == code.value and bool(item.CodingSchemeDesignator == code.scheme)
