@@ -214,4 +214,13 @@ def chosen_for(source: Terms, texts: Iterable[tuple[str, str]]) -> Terms:
     texts
         (value representation, text) of all that the result will hold, our own words included.
     """
+    texts = tuple(texts)
+    if not all(_known(term) for term in source):
+        source = ()
     return source if all(fits(text, source, vr) for vr, text in texts) else UTF8
+
+
+def _known(term: str) -> bool:
+    number = term.rpartition(" ")[2]
+    spelt = term in {"", *_ALONE, f"ISO_IR {number}", f"ISO 2022 IR {number}"}
+    return spelt and (term == "" or term in _ALONE or number in _LOW or number in _HIGH)

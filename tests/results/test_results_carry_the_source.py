@@ -148,6 +148,40 @@ def test_a_name_that_cannot_be_read_gives_no_result(
         encode(found.nothing(study), headers, found.job, study.context)
 
 
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [
+        ("misspelt-term", "ISO_IR 192"),
+        ("utf8-with-extension", "ISO_IR 192"),
+        ("declared-latin1-is-utf8", "ISO_IR 100"),  # false, but as the images show it everywhere
+    ],
+)
+def test_a_declaration_that_is_wrong_but_readable_is_taken_at_its_word(
+    study: Any, found: Any, sample_data: Path, name: str, terms: str
+) -> None:
+    headers = _with_name_of(sample_data / "odd" / "charsets-made" / f"{name}.dcm", study.headers)
+    findings = found.everything(study)
+    files = [written(each) for each in encode(findings, headers, found.job, study.context)]
+    check(files, findings, headers)
+    for raw in files:
+        assert _read(raw).SpecificCharacterSet == terms
+        assert _read(raw).PatientName == (
+            "Müller^Jörg" if terms == "ISO_IR 192" else "MÃ¼ller^JÃ¶rg"
+        )
+
+
+def test_an_unknown_character_set_is_not_passed_on(study: Any, found: Any) -> None:
+    headers = copy.deepcopy(study.headers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for header in headers:
+            header.SpecificCharacterSet = "ISO_IR 999"
+        findings = found.nothing(study)
+        files = [written(each) for each in encode(findings, headers, found.job, study.context)]
+        check(files, findings, headers)
+    assert "SpecificCharacterSet" not in _read(files[0])
+
+
 def test_a_name_that_pydicom_has_decoded_before_is_read_just_the_same(
     study: Any, found: Any, sample_data: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -119,7 +120,7 @@ def check_header(
 
 def _identity(result: Dataset, uid: str, sources: Sequence[Dataset], default: str) -> None:
     for keyword in _SAME:
-        theirs, ours = _plain(sources[0], keyword, default), _plain(result, keyword, "")
+        theirs, ours = _theirs(sources[0], keyword, default), _plain(result, keyword, "")
         if theirs == ours:
             continue
         shape = _MAY_BE_LEFT_OUT.get(keyword)
@@ -128,8 +129,14 @@ def _identity(result: Dataset, uid: str, sources: Sequence[Dataset], default: st
         refuse("identity", uid, f"{keyword} differs from that of the source images")
     for source in sources[1:]:
         for keyword in ("StudyInstanceUID", "PatientID"):
-            if _plain(source, keyword, default) != _plain(result, keyword, ""):
+            if _theirs(source, keyword, default) != _plain(result, keyword, ""):
                 refuse("identity", uid, f"{keyword} differs from that of {source.SOPInstanceUID}")
+
+
+def _theirs(source: Dataset, keyword: str, default: str) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the source spells wrong is no fault of the result
+        return _plain(source, keyword, default)
 
 
 def _plain(dataset: Dataset, keyword: str, default: str) -> str:
