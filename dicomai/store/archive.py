@@ -81,13 +81,14 @@ def path_of(
     digits: int = 8,
 ) -> PurePosixPath:
     """Return the place of a copy, relative to the data folder."""
-    uid.validated(study, "StudyInstanceUID")
-    uid.validated(series, "SeriesInstanceUID")
-    uid.validated(sop, "SOPInstanceUID")
     if not file_sha256.isalnum() or len(file_sha256) != 64:
         raise ValueError(f"{file_sha256!a} is no SHA-256")
-    fan = hashlib.sha256(study.encode()).hexdigest()[:2]
-    return PurePosixPath(FOLDER, fan, study, series, f"{sop}.{file_sha256[:digits]}.dcm")
+    # Without its padding: a NUL can be no part of a path.
+    in_study = uid.validated(study, "StudyInstanceUID")
+    in_series = uid.validated(series, "SeriesInstanceUID")
+    name = uid.validated(sop, "SOPInstanceUID")
+    fan = hashlib.sha256(in_study.encode()).hexdigest()[:2]
+    return PurePosixPath(FOLDER, fan, in_study, in_series, f"{name}.{file_sha256[:digits]}.dcm")
 
 
 def unlink(data: Path, path: PurePosixPath) -> None:

@@ -1,0 +1,196 @@
+"""How the databases are opened, and that each hot query has its index."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import uuid
+from pathlib import Path
+
+import pytest
+from catalogue_rows import AGEING, NOW, PATIENT, arrive
+from sqlalchemy import Connection, Engine, event, insert
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import ConfigError, DatabaseError
+from dicomai.store import jobs, retention, schema, studies
+from dicomai.store.engine import open_engine, reading, writing
+from dicomai.store.job import blank
+from dicomai.store.leases import LeaseObserver
+
+ROWS = 3000
+
+
+def test_a_commit_is_on_disk_when_it_returns(engine: Engine) -> None:
+    with writing(engine) as connection:
+        if engine.dialect.name == "sqlite":
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+            assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        else:
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+
+
+def test_synchronous_commit_is_on_whatever_the_server_says(postgresql_url: str) -> None:
+    engine, other = open_engine(postgresql_url), open_engine(postgresql_url)
+    with writing(engine) as connection:
+        connection.exec_driver_sql("ALTER DATABASE store SET synchronous_commit = off")
+    try:
+        with reading(other) as connection:
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+    finally:
+        other.dispose()
+        with writing(engine) as connection:
+            connection.exec_driver_sql("ALTER DATABASE store RESET synchronous_commit")
+        engine.dispose()
+
+
+def test_an_exception_rolls_back(engine: Engine) -> None:
+    class Trouble(Exception):
+        pass
+
+    def half(connection: Connection) -> None:
+        studies.hold(connection, StudyInstanceUID("1.2.3"), "Why.", NOW)
+        raise Trouble
+
+    arrive(engine)
+    with pytest.raises(Trouble), writing(engine) as connection:
+        half(connection)
+    with reading(engine) as connection:
+        study = studies.get(connection, StudyInstanceUID("1.2.3"))
+    assert study is not None
+    assert study.status == "open"
+
+
+def test_a_locked_sqlite_is_a_sentence_and_a_later_try_works(tmp_path: Path) -> None:
+    file = tmp_path / "dicomai.db"
+    engine = open_engine(f"sqlite:///{file}")
+    event.listen(engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout = 10"))
+    with writing(engine) as connection:
+        schema.metadata.create_all(connection)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(DatabaseError, match="locked"), writing(engine):
+        pass
+    with reading(engine) as connection:  # readers go on
+        assert studies.listing(connection, 1) == ()
+    other.execute("ROLLBACK")
+    other.close()
+    with writing(engine):
+        pass
+    engine.dispose()
+
+
+def test_a_database_that_is_away_is_a_sentence() -> None:
+    engine = open_engine("postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=2")
+    with pytest.raises(DatabaseError, match=r"nothing on 127\.0\.0\.1") as away, reading(engine):
+        pass
+    assert (away.value.kind, away.value.exit_code) == ("transient", 5)
+    engine.dispose()
+
+
+def test_what_is_no_sqlite_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "dicomai.db").write_text("This is no database. " * 100)
+    engine = open_engine(f"sqlite:///{tmp_path / 'dicomai.db'}")
+    with pytest.raises(DatabaseError, match="not a database"), writing(engine):
+        pass
+    engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["mysql://host/name", "no url"])
+def test_another_kind_of_database_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"database\.url"):
+        open_engine(url)
+
+
+def fill(engine: Engine) -> None:
+    """Fill the tables as after some weeks: much is done, little is to do."""
+    with writing(engine) as connection:
+        connection.execute(
+            insert(schema.studies),
+            [
+                {
+                    "study_instance_uid": f"1.2.{number}",
+                    "status": "open" if number % 100 == 0 else "decided",
+                    "patient_key": PATIENT,
+                    "accession_number": f"A{number}",
+                    "study_date": "20260301",
+                    "nodes": ["CT1"],
+                    "instances": 1,
+                    "first_object_at": NOW + number,
+                    "last_object_at": NOW + number,
+                    "quiet_until": NOW + number,
+                    "full_quiet": False,
+                    "decide_at": NOW + number,
+                    "decision": "",
+                }
+                for number in range(ROWS)
+            ],
+        )
+        connection.execute(insert(schema.jobs), [a_job(number) for number in range(ROWS)])
+        connection.exec_driver_sql("ANALYZE")
+
+
+def a_job(number: int) -> dict[str, object]:
+    state = {0: "queued", 1: "waiting", 2: "running"}.get(number % 50, "done")
+    row = blank(uuid.uuid4(), StudyInstanceUID(f"1.2.{number}"), PATIENT, NOW)
+    return {
+        **row,
+        "state": state,
+        "waiting_for": "back-off" if state == "waiting" else None,
+        "due_at": NOW + number if state == "waiting" else None,
+        "finished_at": NOW + number if state == "done" else None,
+        "kind": "analyse",
+        "model": "lungs",
+        "package_sha256": "",
+        "choice": "ct",
+        "fingerprint": f"f{number}",
+        "generation": 0,
+        "node": "",
+        "priority": 0,
+        "urgency": 1,
+        "ageing": AGEING,
+        "rank": NOW + number,
+    }
+
+
+QUERIES = {
+    "claim": lambda c: jobs.claim(c, "w", ("analyse",), ("lungs",), NOW),
+    "claim a delivery": lambda c: jobs.claim(c, "w", ("deliver",), (), NOW),
+    "promote": lambda c: jobs.promote_due(c, Instant(NOW + 100)),
+    "due": lambda c: studies.due(c, Instant(NOW + 100)),
+    "leases": lambda c: LeaseObserver(60.0).observe(c, 0.0),
+    "jobs of a study": lambda c: jobs.of_study(c, StudyInstanceUID("1.2.7")),
+    "accession": lambda c: studies.find_by_accession(c, "A7"),
+    "marked studies": retention.going,
+}
+WHOLE_TABLE = re.compile(r"\bSCAN (jobs|studies|instances)(?! USING)|Seq Scan on (jobs|studies)")
+
+
+def test_each_hot_query_uses_an_index(engine: Engine) -> None:
+    fill(engine)
+    plans: dict[str, str] = {}
+    explained: list[tuple[str, object]] = []
+
+    def keep(_c: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        explained.append((statement, parameters))
+
+    for name, run in QUERIES.items():
+        with writing(engine) as connection:
+            explained.clear()
+            event.listen(engine, "before_cursor_execute", keep)
+            try:
+                run(connection)
+            finally:
+                event.remove(engine, "before_cursor_execute", keep)
+            statement, parameters = explained[0]
+            how = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+            rows = connection.exec_driver_sql(f"{how} {statement}", parameters).all()  # type: ignore[arg-type]
+            plans[name] = "\n".join(str(row[-1]) for row in rows)
+    for name, plan in plans.items():
+        assert not WHOLE_TABLE.search(plan), f"{name}\n{plan}"
+    assert "ix_jobs_queued" in plans["claim"]
+    assert "ix_jobs_waiting" in plans["promote"]
+    assert "ix_studies_to_decide" in plans["due"]
+    assert "ix_jobs_running" in plans["leases"]

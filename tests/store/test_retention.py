@@ -1,0 +1,219 @@
+"""What goes and what stays, also when the one who deletes is killed between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from catalogue_rows import NOW, add, arrive, claimed, finish, instance, job, sha256, wanted
+from sqlalchemy import Engine
+
+from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+from dicomai.errors import InputError
+from dicomai.store import archive, events, instances, jobs, retention, studies
+from dicomai.store.engine import reading, writing
+from dicomai.store.retention import Keep
+from dicomai.store.studies import StudyGoing
+
+STUDY = StudyInstanceUID("1.2.3")
+DAY = seconds(86400)
+KEEP = Keep(received=seconds(30 * 86400), produced=seconds(365 * 86400), jobs=DAY)
+LATER = Instant(NOW + 31 * DAY)
+MUCH_LATER = Instant(NOW + 366 * DAY)
+
+
+def decided(engine: Engine, study: str = "1.2.3") -> None:
+    with writing(engine) as connection:
+        studies.set_decided(connection, StudyInstanceUID(study), "Whole.", NOW)
+
+
+def with_files(engine: Engine, data: Path, study: str = "1.2.3") -> list[Path]:
+    """Write the files that the rows of a study name."""
+    with reading(engine) as connection:
+        paths = [data / row.path for row in instances.of_study(connection, StudyInstanceUID(study))]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 100)
+    return paths
+
+
+def produce(engine: Engine) -> None:
+    add(engine, wanted(destinations=()))
+    row = instance("1.2.3", "1.2.3.9", file="seg", origin="produced", series="1.2.3.9")
+    assert finish(engine, claimed(engine).held, (row,)) == "done"
+
+
+def test_received_images_go_first_and_our_results_later(engine: Engine, tmp_path: Path) -> None:
+    arrive(engine, count=2)
+    produce(engine)
+    decided(engine)
+    ct1, ct2, seg = with_files(engine, tmp_path)
+    assert retention.delete_expired(engine, tmp_path, KEEP, Instant(NOW + 29 * DAY)) == 0
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 1
+    assert [path.exists() for path in (ct1, ct2, seg)] == [False, False, True]
+    with reading(engine) as connection:
+        study = studies.get(connection, STUDY)
+        assert study is not None
+        assert (study.status, study.instances) == ("decided", 1)
+        assert events.story(connection, STUDY)
+    assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 1
+    assert not seg.exists()
+    with reading(engine) as connection:
+        assert studies.get(connection, STUDY) is None
+        assert not events.story(connection, STUDY)
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "waiting", "held"])
+def test_the_input_of_an_unfinished_job_stays(engine: Engine, tmp_path: Path, state: str) -> None:
+    (added,) = arrive(engine)
+    # A job of another study takes this one as a prior, and one of its own is there too.
+    arrive(engine, "1.2.4", received_at=LATER)
+    prior = wanted("1.2.3", inputs=(added.instance_id,)).inputs
+    new = wanted("1.2.4")
+    number = add(engine, replace(new, inputs=prior)).job_id
+    if state != "queued":
+        held = claimed(engine).held
+        if state != "running":
+            error = "transient" if state == "waiting" else "config"
+            with writing(engine) as connection:
+                jobs.fail(connection, held, error, "Why.", "load", "", NOW)  # type: ignore[arg-type]
+    assert job(engine, number).state == state
+    decided(engine)
+    (file,) = with_files(engine, tmp_path)
+    assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 0
+    assert retention.make_room(engine, tmp_path, 2**62, MUCH_LATER) == 0
+    candidate = retention.Candidate(study_instance_uid=STUDY, origins=("received",))
+    with writing(engine) as connection:
+        assert not retention.begin(connection, candidate, MUCH_LATER)
+        jobs.cancel(connection, number, "No longer wanted.", NOW)
+    assert file.exists()
+    assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 1
+    assert not file.exists()
+
+
+def test_a_study_that_nobody_decided_on_stays(engine: Engine, tmp_path: Path) -> None:
+    arrive(engine)
+    assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_whoever_comes_next_goes_on_with_a_deletion(
+    engine: Engine, tmp_path: Path, steps: int
+) -> None:
+    arrive(engine, count=3)
+    decided(engine)
+    files = with_files(engine, tmp_path)
+    candidate = retention.Candidate(study_instance_uid=STUDY, origins=("received", "retrieved"))
+    with writing(engine) as connection:
+        assert retention.begin(connection, candidate, LATER)
+    for path in files[: steps - 1]:
+        path.unlink()
+    # Killed here. Meanwhile nothing is taken for the study: its files are going.
+    with pytest.raises(StudyGoing):
+        arrive(engine, received_at=LATER)
+    assert retention.delete_marked(engine, tmp_path, LATER) == 1
+    assert not any(path.exists() for path in files)
+    with reading(engine) as connection:
+        assert studies.get(connection, STUDY) is None
+    assert retention.delete_marked(engine, tmp_path, LATER) == 0
+    assert arrive(engine, received_at=LATER)[0].outcome == "new"
+
+
+def test_room_is_made_from_the_oldest_on(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        study = f"1.2.{number}"
+        arrive(engine, study, received_at=Instant(NOW + number))
+        decided(engine, study)
+        with_files(engine, tmp_path, study)
+
+    def free(_: Path) -> int:
+        return 300 - 100 * len(list(tmp_path.rglob("*.dcm")))
+
+    monkeypatch.setattr(retention, "free_bytes", free)
+    assert retention.make_room(engine, tmp_path, 200, LATER) == 2
+    assert [path.parent.name for path in tmp_path.rglob("*.dcm")] == ["1.2.2"]
+
+
+def test_finished_jobs_are_pruned_unless_something_hangs_on_them(engine: Engine) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    finish(engine, claimed(engine).held)
+    with writing(engine) as connection:
+        assert retention.prune_jobs(connection, LATER) == 0  # its delivery is still to come
+        taken = jobs.claim(connection, "w1", ("deliver",), (), NOW)
+        assert taken is not None
+        jobs.fail(connection, taken.held, "refused", "No.", "send", "PACS1", NOW)
+        assert retention.prune_jobs(connection, NOW) == 0
+        assert retention.prune_jobs(connection, LATER) == 2
+        assert jobs.get(connection, number) is None
+        assert events.of_job(connection, number)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Callable[[str], Path]:
+    def put(content: str) -> Path:
+        source = tmp_path / "source.dcm"
+        source.unlink(missing_ok=True)
+        source.write_text(content)
+        relative = archive.place(
+            tmp_path,
+            source,
+            STUDY,
+            SeriesInstanceUID("1.2.3.1"),
+            SOPInstanceUID("1.2.3.1.0"),
+            sha256(content),
+        )
+        return tmp_path / relative
+
+    return put
+
+
+def test_a_file_has_its_place_by_uid_and_digest_and_may_be_placed_again(
+    tmp_path: Path, place: Callable[[str], Path]
+) -> None:
+    path = place("one")
+    fan = sha256("1.2.3")[:2]
+    name = f"1.2.3.1.0.{sha256('one')[:8]}.dcm"
+    assert path == tmp_path / "archive" / fan / "1.2.3" / "1.2.3.1" / name
+    assert place("one") == path
+    assert place("two") != path
+    assert path.read_text() == "one"
+
+
+def test_other_bytes_under_the_same_name_are_not_overwritten(
+    tmp_path: Path, place: Callable[[str], Path]
+) -> None:
+    path = place("one")
+    path.unlink()
+    path.write_text("damaged")
+    longer = place("one")
+    assert longer != path
+    assert (path.read_text(), longer.read_text()) == ("damaged", "one")
+
+
+@pytest.mark.parametrize("uid", ["../../etc", "1.2/3", "", "1..2", "1.2\x00.3"])
+def test_no_uid_leaves_the_archive(tmp_path: Path, uid: str) -> None:
+    source = tmp_path / "source.dcm"
+    source.write_text("x")
+    for position in range(3):
+        uids = ["1.2.3", "1.2.3.1", "1.2.3.1.0"]
+        uids[position] = uid
+        with pytest.raises(InputError):
+            archive.place(tmp_path, source, *uids, sha256("x"))  # type: ignore[arg-type]
+    assert not (tmp_path / "archive").exists()
+
+
+def test_a_sweep_takes_what_no_row_names_after_a_day(engine: Engine, tmp_path: Path) -> None:
+    arrive(engine)
+    (named,) = with_files(engine, tmp_path)
+    orphan = named.with_name("1.2.3.99.deadbeef.dcm")
+    orphan.write_text("nobody's")
+    written = Instant(orphan.stat().st_ctime_ns // 1000)
+    assert retention.sweep(engine, tmp_path, Instant(written + DAY - 1)) == 0
+    assert retention.sweep(engine, tmp_path, Instant(written + DAY + seconds(1))) == 1
+    assert (named.exists(), orphan.exists()) == (True, False)
