@@ -115,6 +115,8 @@ def test_a_job_that_is_stuck_gets_no_lease_and_is_killed_and_failed_at_its_deadl
     ward: Ward, runner: RunnerProcess
 ) -> None:
     write_package(ward.settings.folders.models, "slow", "stuck")
+    ward.queue(ward.study("P0"))
+    supervisor(ward, runner).work_once()  # the runner is up
     job = ward.queue(ward.study("P1"), model="slow")
     # A beat is due each 0.02 s while there is progress: 150 of them until the deadline.
     supervisor(ward, runner, deadline_s=3.0, lease_s=0.08).work_once()
@@ -123,7 +125,7 @@ def test_a_job_that_is_stuck_gets_no_lease_and_is_killed_and_failed_at_its_deadl
     assert "longer than 3 s" in failed.error_sentence
     assert runner.pid is None
     with writing(ward.engine) as connection:
-        (beats,) = connection.exec_driver_sql("SELECT beat FROM jobs").one()
+        (beats,) = connection.exec_driver_sql(f"SELECT beat FROM jobs WHERE id = {job}").one()
     assert beats < 15
 
 

@@ -1,0 +1,209 @@
+"""DCMTK sends a study to the running service, and DCMTK receives its SEG and SR."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pydicom
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "service"))  # for `bodies`
+from bodies import write_package, write_study
+
+from dicomai.settings import load
+from dicomai.store import events, jobs
+from dicomai.store.engine import open_engine, reading
+from dicomai.store.migrate import upgrade
+
+CONFIG = """
+[service]
+data = "data"
+
+[receiver]
+port = {port}
+host = "127.0.0.1"
+reserve_bytes = 0
+
+[worker]
+device = "cpu"
+lease_s = 20.0
+stop_s = 10.0
+
+[retention]
+reserve_bytes = 0
+
+[log]
+format = "json"
+
+[[nodes]]
+name = "CT1"
+ae_title = "STORESCU"
+quiet_s = 1.0
+
+[[nodes]]
+name = "PACS1"
+ae_title = "STORESCP"
+host = "127.0.0.1"
+port = {pacs}
+
+[[routes]]
+name = "bodies"
+model = "bodies"
+when = ["Modality = CT"]
+destinations = ["PACS1"]
+"""
+
+SERVE = """
+import sys
+from pathlib import Path
+from dicomai.service.serve import serve
+from dicomai.settings import load
+if __name__ == "__main__":
+    sys.exit(serve(load(Path(sys.argv[1]), {})))
+"""
+SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
+
+
+class Service:
+    """`serve` in a process of its own."""
+
+    def __init__(self, folder: Path, port: int, pacs: int) -> None:
+        self.config = folder / "dicomai.toml"
+        self.config.write_text(CONFIG.format(port=port, pacs=pacs))
+        self.data = folder / "data"
+        for name in ("spool", "archive", "quarantine", "models"):
+            (self.data / name).mkdir(parents=True)
+        write_package(self.data / "models")
+        self.port = port
+        self.engine = open_engine(load(self.config, {}).database.url)
+        upgrade(self.engine)
+        self._script = folder / "serve.py"
+        self._script.write_text(SERVE)
+        self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ear.bind(str(folder / "notify"))
+        self._ear.settimeout(60)
+        self._notify = str(folder / "notify")
+        self.log = folder / "log"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(self._script), str(self.config)],
+                env=os.environ | {"NOTIFY_SOCKET": self._notify},
+                stderr=log,
+            )
+        assert self._ear.recv(100) == b"READY=1", self.log.read_text()
+        return process
+
+    def close(self) -> None:
+        self._ear.close()
+        self.engine.dispose()
+
+    def send(self, storescu: str, folder: Path) -> None:
+        command = [storescu, "-aec", "DICOMAI", "127.0.0.1", str(self.port), "+sd", str(folder)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def finished(self, count: int) -> bool:
+        """So many jobs are over, and none is on its way."""
+        with reading(self.engine) as connection:
+            found = jobs.listing(connection, 100)
+        over = [each for each in found if each.state in ("done", "failed", "cancelled", "held")]
+        return len(over) >= count and len(over) == len(found)
+
+    def story(self, study: str) -> str:
+        with reading(self.engine) as connection:
+            found = events.story(connection, study)  # type: ignore[arg-type]
+        return "\n".join(each.sentence for each in found)
+
+
+@pytest.fixture
+def service(tmp_path: Path, storescp: object) -> Iterator[Service]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    opened = Service(tmp_path, port, storescp.port)  # type: ignore[attr-defined]
+    yield opened
+    opened.close()
+
+
+def eventually(condition: Callable[[], object], service: Service, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, service.log.read_text()[-6000:]
+        time.sleep(0.05)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+def tree_of(pid: int) -> set[int]:
+    """The process and all that descend from it."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (folder / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents[int(folder.name)] = int(stat[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def runs(pid: int) -> bool:
+    """It is there, and not only waits to be buried."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.slow
+def test_a_study_goes_in_and_seg_and_sr_come_back_once(
+    service: Service, storescp: object, peer: Callable[[str], str], tmp_path: Path
+) -> None:
+    storescu = peer("storescu")
+    files = write_study(tmp_path / "study", "P1")
+    study = pydicom.dcmread(files[0]).StudyInstanceUID
+    received = storescp.files  # type: ignore[attr-defined]
+    process = service.start()
+    try:
+        service.send(storescu, tmp_path / "study")
+        eventually(lambda: len(received()) == 2 and service.finished(2), service)
+        back = [pydicom.dcmread(path) for path in received()]
+        assert {each.SOPClassUID for each in back} == {SEG, SR}
+        assert {(each.PatientID, each.StudyInstanceUID) for each in back} == {("P1", study)}
+
+        # The same study again: nothing more comes, now or until the end.
+        service.send(storescu, tmp_path / "study")
+        eventually(lambda: not any((service.data / "spool").glob("*/*.dcm")), service)
+        assert service.finished(2)
+        assert len(received()) == 2
+
+        # A second patient, and every process but the parent is killed in between.
+        write_study(tmp_path / "other", "P2")
+        service.send(storescu, tmp_path / "other")
+        for pid in tree_of(process.pid) - {process.pid}:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: len(received()) == 4 and service.finished(4), service, 90)
+        by_patient: dict[str, set[str]] = {}
+        for path in received():
+            each = pydicom.dcmread(path)
+            by_patient.setdefault(each.PatientID, set()).add(each.SOPClassUID)
+        assert by_patient == {"P1": {SEG, SR}, "P2": {SEG, SR}}
+        children = tree_of(process.pid)
+    finally:
+        stop(process)
+    eventually(lambda: not any(runs(pid) for pid in children), service)
+    assert "Route bodies (live) matches" in service.story(study)
