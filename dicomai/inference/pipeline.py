@@ -107,8 +107,8 @@ def analyse(
     kind = "volume" if isinstance(source, SourceVolume) else "image"
     if manifest.input[0].kind != kind:
         raise ConfigError(
-            f"Model {manifest.name} takes one {manifest.input[0].kind}, not a {kind}. Give its route "
-            "another series or another model.",
+            f"Model {manifest.name} takes one {manifest.input[0].kind}, not a {kind}. Give its "
+            "route another series or another model.",
             subject=manifest.name,
         )
     where = source.grid if isinstance(source, SourceVolume) else source.plane

@@ -42,7 +42,7 @@ def source(make_body: Body, in_ball: Ball) -> SourceVolume:
             out[in_ball(lps, centre, radius)] = value
         return out
 
-    return make_body(values, spacing_kji=(1.25, 0.8, 0.8), extent_mm=100)
+    return make_body(values, spacing_kji=(1.5, 1.0, 1.0), extent_mm=84)
 
 
 @pytest.fixture
