@@ -1,0 +1,275 @@
+"""Results reach their node once, belong to the patient there, and a refusal is said in words."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+from ward import Ward, open_ward
+
+from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.inference.runner_process import RunnerProcess
+from dicomai.net.node import Node
+from dicomai.service import duties
+from dicomai.service.deliver import Deliverer
+from dicomai.service.supervise import Supervisor
+from dicomai.store import deliveries, events, nodes, studies
+from dicomai.store.engine import reading, writing
+from dicomai.store.job import Job, JobId
+
+DAY = seconds(86400)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[RunnerProcess]:
+    with RunnerProcess("cpu") as process:
+        yield process
+
+
+@pytest.fixture
+def ward_of(tmp_path: Path, runner: RunnerProcess) -> Iterator[Callable[..., tuple[Ward, JobId]]]:
+    opened = []
+
+    def make(node: Node) -> tuple[Ward, JobId]:
+        ward = open_ward(tmp_path, node)
+        opened.append(ward)
+        job = ward.queue(ward.study("P1"), mode="live", destinations=(node.name,))
+        Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
+        return ward, job
+
+    yield make
+    for each in opened:
+        each.engine.dispose()
+
+
+def deliver(ward: Ward, clock: Callable[[], Instant] = now) -> bool:
+    return Deliverer(settings=ward.settings, worker=ward.worker(clock=clock)).work_once()
+
+
+def delivery(ward: Ward, analysis: JobId) -> Job:
+    with reading(ward.engine) as connection:
+        (found,) = deliveries.of_analysis(connection, analysis)
+    return found
+
+
+def objects(ward: Ward, job: Job) -> list[str]:
+    with reading(ward.engine) as connection:
+        return [each.state for each in deliveries.objects(connection, job.id)]
+
+
+class FaultyPeer:
+    """A server that answers by a script: a status for each C-STORE, or "abort"."""
+
+    def __init__(self, script: list[int | str], identity: tuple[str, str] | None = None) -> None:
+        self.script = script
+        self.stored: list[Dataset] = []
+        self.associations = 0
+        self._identity = identity
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        entity = AE("FAULTY")
+        entity.supported_contexts = AllStoragePresentationContexts
+        entity.add_supported_context("1.2.840.10008.5.1.4.1.2.2.1")
+        self._server = entity.start_server(
+            ("127.0.0.1", self.port),
+            block=False,
+            evt_handlers=[
+                (evt.EVT_C_STORE, self._store),
+                (evt.EVT_C_FIND, self._find),
+                (evt.EVT_ACCEPTED, self._accepted),
+            ],
+        )
+
+    def node(self, *, answers_find: bool = False) -> Node:
+        return Node(
+            name="PACS1",
+            ae_title="FAULTY",
+            host="127.0.0.1",
+            port=self.port,
+            answers_find=answers_find,
+        )
+
+    def close(self) -> None:
+        self._server.shutdown()
+
+    def _accepted(self, _: evt.Event) -> None:
+        self.associations += 1
+
+    def _store(self, event: evt.Event) -> int:
+        answer = self.script.pop(0) if self.script else 0x0000
+        if answer == "abort":
+            event.assoc.abort()
+            return 0x0000
+        assert isinstance(answer, int)
+        if answer in (0x0000, 0xB000):
+            self.stored.append(event.dataset)
+        return answer
+
+    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        if self._identity is not None:
+            found = Dataset()
+            found.StudyInstanceUID = event.identifier.StudyInstanceUID
+            found.PatientID, found.AccessionNumber = self._identity
+            found.QueryRetrieveLevel = "STUDY"
+            yield 0xFF00, found
+        yield 0x0000, None
+
+
+@pytest.fixture
+def faulty() -> Iterator[Callable[..., FaultyPeer]]:
+    peers: list[FaultyPeer] = []
+
+    def make(*script: int | str, identity: tuple[str, str] | None = None) -> FaultyPeer:
+        peers.append(FaultyPeer(list(script), identity))
+        return peers[-1]
+
+    yield make
+    for each in peers:
+        each.close()
+
+
+def test_dcmtk_receives_all_objects_of_an_analysis(
+    ward_of: Callable[..., tuple[Ward, JobId]], storescp: object
+) -> None:
+    port = storescp.port  # type: ignore[attr-defined]
+    node = Node(name="PACS1", ae_title="STORESCP", host="127.0.0.1", port=port)
+    ward, analysis = ward_of(node)
+    assert deliver(ward)
+    job = delivery(ward, analysis)
+    assert (job.state, job.error_sentence) == ("done", "")
+    assert objects(ward, job) == ["sent", "sent"]
+    came = [pydicom.dcmread(path) for path in storescp.files()]  # type: ignore[attr-defined]
+    assert {each.SOPInstanceUID for each in came} == {
+        row.sop_instance_uid for row in ward.results(analysis)
+    }
+    assert not deliver(ward)
+
+
+def test_a_peer_that_breaks_off_gets_the_rest_later_and_nothing_twice(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    peer = faulty(0x0000, "abort")
+    ward, analysis = ward_of(peer.node())
+    deliver(ward)
+    job = delivery(ward, analysis)
+    assert (job.state, job.waiting_for, job.error_kind) == ("waiting", "back-off", "transient")
+    assert sorted(objects(ward, job)) == ["sent", "transient"]
+    assert not deliver(ward)
+    later = Instant(now() + DAY)
+    duties.promote(ward.engine, later)
+    deliver(ward, lambda: later)
+    assert delivery(ward, analysis).state == "done"
+    assert peer.associations == 2
+    assert len({each.SOPInstanceUID for each in peer.stored}) == len(peer.stored) == 2
+
+
+def test_a_peer_that_is_away_opens_its_breaker_and_is_tried_again(
+    ward_of: Callable[..., tuple[Ward, JobId]], free_port: int
+) -> None:
+    ward, analysis = ward_of(Node(name="PACS1", ae_title="AWAY", host="127.0.0.1", port=free_port))
+    at = now()
+    for _ in range(nodes.TOO_OFTEN):
+        assert deliver(ward, lambda at=at: at)  # type: ignore[misc]
+        at = Instant(at + DAY)
+        with reading(ward.engine) as connection:
+            breaker = nodes.get(connection, "PACS1")
+        duties.promote(ward.engine, at)
+    assert breaker.breaker == "open"
+    job = delivery(ward, analysis)
+    assert "can't be reached at 127.0.0.1" in job.error_sentence
+    assert "connection refused" in job.error_sentence
+
+
+def test_a_refusal_for_good_fails_in_plain_words_and_the_rest_is_sent(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    peer = faulty(0xA900, 0x0000)
+    ward, analysis = ward_of(peer.node())
+    deliver(ward)
+    job = delivery(ward, analysis)
+    assert (job.state, job.error_kind, job.error_stage) == ("failed", "refused", "send")
+    assert "data set does not match its SOP class" in job.error_sentence
+    assert "status 0xA900" in job.error_sentence
+    assert sorted(objects(ward, job)) == ["refused", "sent"]
+    assert len(peer.stored) == 1
+
+
+def test_a_warning_is_kept_and_the_delivery_is_done(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    ward, analysis = ward_of(faulty(0xB000, 0x0000).node())
+    deliver(ward)
+    job = delivery(ward, analysis)
+    assert (job.state, job.summary["warnings"]) == ("done", 1)
+    with reading(ward.engine) as connection:
+        story = events.of_job(connection, job.id)
+    (warning,) = [each for each in story if each.kind == "delivered with a warning"]
+    assert "changed values in it" in warning.sentence
+
+
+@pytest.mark.parametrize(
+    ("identity", "named"),
+    [(("P2", "AP1"), "another Patient ID"), (("P1", "A7"), "another Accession Number")],
+)
+def test_results_whose_patient_is_another_one_at_the_node_are_held(
+    ward_of: Callable[..., tuple[Ward, JobId]],
+    faulty: Callable[..., FaultyPeer],
+    identity: tuple[str, str],
+    named: str,
+) -> None:
+    peer = faulty(identity=identity)
+    ward, analysis = ward_of(peer.node(answers_find=True))
+    deliver(ward)
+    job = delivery(ward, analysis)
+    assert (job.state, job.held_by, job.error_kind) == ("held", "identity", "identity")
+    assert named in job.error_sentence
+    assert not peer.stored
+
+
+@pytest.mark.parametrize("identity", [("P1", "AP1"), ("P1", ""), None])
+def test_results_whose_patient_agrees_with_the_node_are_sent(
+    ward_of: Callable[..., tuple[Ward, JobId]],
+    faulty: Callable[..., FaultyPeer],
+    identity: tuple[str, str] | None,
+) -> None:
+    peer = faulty(identity=identity)
+    ward, analysis = ward_of(peer.node(answers_find=True))
+    deliver(ward)
+    assert delivery(ward, analysis).state == "done"
+    assert len(peer.stored) == 2
+
+
+def test_a_study_that_is_held_is_not_delivered(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    peer = faulty()
+    ward, analysis = ward_of(peer.node())
+
+    def hold(stage: str, job: Job) -> None:
+        if stage == "compare":
+            with writing(ward.engine) as connection:
+                studies.hold(connection, job.study_instance_uid, "Two patients.", now())
+
+    worker = replace(ward.worker(), observe=hold)
+    Deliverer(settings=ward.settings, worker=worker).work_once()
+    job = delivery(ward, analysis)
+    assert (job.state, job.held_by) == ("held", "study")
+    assert not peer.stored
+
+
+def test_a_node_that_left_the_configuration_holds_its_deliveries(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    ward, analysis = ward_of(faulty().node())
+    without = replace(ward.settings, nodes=())
+    Deliverer(settings=without, worker=ward.worker()).work_once()
+    job = delivery(ward, analysis)
+    assert (job.state, job.held_by) == ("held", "config")
+    assert "has no node PACS1 any more" in job.error_sentence
