@@ -73,6 +73,13 @@ class Ingested:
     set_aside: int = 0
     postponed: int = 0
 
+    def __add__(self, other: Ingested) -> Ingested:
+        return Ingested(
+            catalogued=self.catalogued + other.catalogued,
+            set_aside=self.set_aside + other.set_aside,
+            postponed=self.postponed + other.postponed,
+        )
+
 
 def ingest(
     engine: Engine,
@@ -94,20 +101,32 @@ def ingest(
     TransientError, OSError
         The database is away, or the disk is full: nothing is lost, and a later pass goes on.
     """
-    catalogued = set_aside = postponed = 0
-    for batch in _batches(reader.entries(config.spool)):
-        arrived, refused = _placed(engine, config, batch, now, after_step)
-        done = _committed(engine, config, arrived, now(), after_step)
-        catalogued, set_aside = catalogued + done, set_aside + refused
-        postponed += len(arrived) - done
+    done = Ingested()
+    waiting: list[_Marked] = []
+    try:
+        for entry in reader.entries(config.spool):
+            waiting.append(_Marked(entry=entry, attempt=reader.mark(entry)))
+            if waiting[-1].attempt > 1:  # it may have killed: by itself, at once
+                done += _take(engine, config, [waiting.pop()], now, after_step)
+            elif len(waiting) == BATCH:
+                batch, waiting = waiting, []
+                done += _take(engine, config, batch, now, after_step)
+        batch, waiting = waiting, []
+        done += _take(engine, config, batch, now, after_step)
+    except (TransientError, OSError):
+        _unmark(each.entry for each in waiting)
+        raise
     _end_associations(engine, config, after_step)
     _publish(engine, config, now)
     after_step("published")
-    if catalogued or set_aside:
+    if done != Ingested():
         log.info(
-            "objects ingested", catalogued=catalogued, set_aside=set_aside, postponed=postponed
+            "objects ingested",
+            catalogued=done.catalogued,
+            set_aside=done.set_aside,
+            postponed=done.postponed,
         )
-    return Ingested(catalogued=catalogued, set_aside=set_aside, postponed=postponed)
+    return done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,23 +135,28 @@ class _Marked:
     attempt: int
 
 
-def _batches(entries: Iterable[Entry]) -> Iterable[list[_Marked]]:
-    """Mark entries and yield them in batches; one that was marked before comes by itself."""
-    batch: list[_Marked] = []
-    for entry in entries:
-        marked = _Marked(entry=entry, attempt=reader.mark(entry))
-        if marked.attempt > 1:
-            if batch:
-                yield batch
-                batch = []
-            yield [marked]
-            continue
-        batch.append(marked)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _take(
+    engine: Engine,
+    config: Ingest,
+    batch: Sequence[_Marked],
+    now: Callable[[], Instant],
+    after_step: AfterStep,
+) -> Ingested:
+    """Take over marked entries; what only failed for now is unmarked, and left for a later pass."""
+    if not batch:
+        return Ingested()
+    try:
+        after_step("marked")
+        arrived = _placed(engine, config, batch, now, after_step)
+        catalogued, damaged, postponed = _committed(engine, config, arrived, now(), after_step)
+    except (TransientError, OSError):
+        _unmark(each.entry for each in batch)
+        raise
+    return Ingested(
+        catalogued=catalogued,
+        set_aside=len(batch) - len(arrived) + damaged,
+        postponed=postponed,
+    )
 
 
 def _placed(
@@ -141,13 +165,10 @@ def _placed(
     batch: Sequence[_Marked],
     now: Callable[[], Instant],
     after_step: AfterStep,
-) -> tuple[list[Arrived], int]:
+) -> list[Arrived]:
     """Read objects and link them into the archive; set aside what can't be read."""
     arrived: list[Arrived] = []
-    refused = 0
-    after_step("marked")
     for marked in batch:
-        entry = marked.entry
         try:
             if marked.attempt > reader.MAX_ATTEMPTS:
                 raise InputError(
@@ -156,13 +177,9 @@ def _placed(
                 )
             arrived.append(_place(config, marked, after_step))
         except InputError as error:
-            _set_aside(engine, config, entry, error.sentence, now())
+            _set_aside(engine, config, marked.entry, error.sentence, now())
             after_step("set aside")
-            refused += 1
-        except (TransientError, OSError):
-            _unmark(each.entry for each in batch)
-            raise
-    return arrived, refused
+    return arrived
 
 
 def _place(config: Ingest, marked: _Marked, after_step: AfterStep) -> Arrived:
@@ -195,29 +212,28 @@ def _committed(
     arrived: Sequence[Arrived],
     now: Instant,
     after_step: AfterStep,
-) -> int:
-    """Commit rows and events, then take the entries out of the spool; return how many."""
+) -> tuple[int, int, int]:
+    """Commit rows and events, then take the entries out of the spool.
+
+    Returns how many were catalogued, set aside since our own file of them is damaged, postponed.
+    """
     done: list[Arrived] = []
     damaged: list[Arrived] = []
-    try:
-        # In the order of their UIDs, so that two hosts never wait for each other's locks.
-        with writing(engine) as connection:
-            for _, group in groupby(sorted(arrived, key=_group), key=_group):
-                objects = tuple(group)
-                node = config.node(objects[0].entry.association.node)
-                try:
-                    added = note_arrived(connection, config.host, node, objects, now)
-                except StudyGoing as going:
-                    log.info("study is being deleted", sentence=going.sentence)
-                    _unmark(each.entry for each in objects)
-                    continue
-                for each, result in zip(objects, added, strict=True):
-                    # A duplicate is dropped only if what we have is there.
-                    size = _size(config.data / result.path)
-                    (done if size == each.read.size_bytes else damaged).append(each)
-    except (TransientError, OSError):
-        _unmark(each.entry for each in arrived)
-        raise
+    # In the order of their UIDs, so that two hosts never wait for each other's locks.
+    with writing(engine) as connection:
+        for _, group in groupby(sorted(arrived, key=_group), key=_group):
+            objects = tuple(group)
+            node = config.node(objects[0].entry.association.node)
+            try:
+                added = note_arrived(connection, config.host, node, objects, now)
+            except StudyGoing as going:
+                log.info("study is being deleted", sentence=going.sentence)
+                _unmark(each.entry for each in objects)
+                continue
+            for each, result in zip(objects, added, strict=True):
+                # A duplicate is dropped only if what we have is there.
+                size = _size(config.data / result.path)
+                (done if size == each.read.size_bytes else damaged).append(each)
     after_step("committed")
     for each in done:
         reader.remove(each.entry)
@@ -225,7 +241,7 @@ def _committed(
     for each in damaged:
         reason = "The archive's file of this object is damaged or gone; these are its bytes."
         _set_aside(engine, config, each.entry, reason, now)
-    return len(done)
+    return len(done), len(damaged), len(arrived) - len(done) - len(damaged)
 
 
 def _group(arrived: Arrived) -> tuple[str, str]:
@@ -254,15 +270,20 @@ def _set_aside(engine: Engine, config: Ingest, entry: Entry, reason: str, now: I
 
 def _end_associations(engine: Engine, config: Ingest, after_step: AfterStep) -> None:
     """Note the end of each association all of whose objects are in the catalogue."""
+    ends = {
+        facts.id: end
+        for facts in reader.associations(config.spool)
+        if (end := reader.ended(config.spool, facts.id)) is not None
+    }
+    # Looked for after the ends: nothing comes after an end.
     waiting = {entry.association.id for entry in reader.entries(config.spool)}
-    for facts in reader.associations(config.spool):
-        end = reader.ended(config.spool, facts.id)
-        if end is None or facts.id in waiting:
+    for association, end in ends.items():
+        if association in waiting:
             continue
         with writing(engine) as connection:
-            _note_end(connection, config, facts.id, end)
+            _note_end(connection, config, association, end)
         after_step("ended")
-        reader.forget(config.spool, facts.id)
+        reader.forget(config.spool, association)
         after_step("forgotten")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -236,7 +237,13 @@ def _hospital(engine: Engine, folder: Path) -> Hospital:
 
 
 @pytest.fixture
-def hospital(tmp_path: Path) -> Iterator[Hospital]:
+def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Syncs cost most of these tests' time; that they happen is held by the tests of the spool."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def hospital(_no_sync: None, tmp_path: Path) -> Iterator[Hospital]:
     """A hospital on SQLite."""
     engine = open_engine(f"sqlite:///{tmp_path / 'dicomai.db'}")
     yield _hospital(engine, tmp_path)
@@ -244,7 +251,9 @@ def hospital(tmp_path: Path) -> Iterator[Hospital]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def any_hospital(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hospital]:
+def any_hospital(
+    _no_sync: None, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Hospital]:
     """A hospital on each database."""
     url = f"sqlite:///{tmp_path / 'dicomai.db'}"
     if request.param == "postgresql":
