@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -110,7 +111,8 @@ def encode_seg(job: Job, segments: tuple[Drawn, ...]) -> Dataset:
     requests = job.carried.dataset.get("RequestAttributesSequence")
     if requests:
         result.RequestAttributesSequence = requests
-    if body_part := job.sources[0].get("BodyPartExamined"):
+    body_part = str(job.sources[0].get("BodyPartExamined") or "").strip()
+    if re.fullmatch(r"[A-Z0-9_ ]{1,16}", body_part):  # a Code String; some write prose here
         result.BodyPartExamined = body_part
     complete(result, job, "SEG", f"AI SEG {algorithm.name} {algorithm.version} - unverified")
     return result

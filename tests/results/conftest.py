@@ -37,6 +37,7 @@ VOLUME = Code("118565006", "SCT", "Volume")
 DIAMETER = Code("81827009", "SCT", "Diameter")
 SHAPE = (9, 28, 34)
 SPACING = (3.0, 0.8, 0.7)
+Cosines = tuple[float, float, float]
 # Row cosine, column cosine: as scanners give them, and one that lies askew.
 ORIENTATIONS = {
     "axial": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
@@ -112,9 +113,13 @@ def header(number: int) -> Dataset:
     return dataset
 
 
-def make_study(orientation: str = "axial", shape: tuple[int, int, int] = SHAPE) -> Study:
-    """Return a CT whose slices lie as named."""
-    row, column = (np.array(each) for each in ORIENTATIONS[orientation])
+def make_study(
+    orientation: str | tuple[Cosines, Cosines] = "axial",
+    shape: tuple[int, int, int] = SHAPE,
+) -> Study:
+    """Return a CT whose slices lie as named, or along these cosines of row and column."""
+    cosines = ORIENTATIONS[orientation] if isinstance(orientation, str) else orientation
+    row, column = (np.array(each) for each in cosines)
     normal = np.cross(row, column)
     between_slices, between_rows, between_columns = SPACING
     origin = np.array([-61.25, -48.5, -200.0])

@@ -11,7 +11,10 @@ from typing import Any
 
 import pydicom
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset
+from scipy.spatial.transform import Rotation
 
 from dicomai.dicom.codes import LEFT, RIGHT, Code
 from dicomai.results.gate import GateError, check
@@ -40,6 +43,19 @@ def test_true_results_pass_in_every_orientation(
     study_lying: Any, found: Any, orientation: str
 ) -> None:
     lying = study_lying(orientation)
+    findings = found.everything(lying)
+    check(lying.files(findings), findings, lying.headers)
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(quaternion=st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: sum(x * x for x in q) > 0.01))
+def test_true_results_pass_in_any_orientation(
+    study_lying: Any, found: Any, quaternion: tuple[float, float, float, float]
+) -> None:
+    turned = Rotation.from_quat(quaternion).as_matrix()
+    lying = study_lying((tuple(turned[:, 0].tolist()), tuple(turned[:, 1].tolist())), (9, 20, 31))
     findings = found.everything(lying)
     check(lying.files(findings), findings, lying.headers)
 

@@ -204,11 +204,13 @@ def test_text_that_is_no_identity_is_left_out_with_a_warning(study: Any, found: 
         headers[0].PatientSex = "WOMAN?"
         headers[0].PatientBirthDate = "12.4.1960"
         headers[0].StudyDescription = "x" * 80
+        headers[0].BodyPartExamined = "Thorax/Abdomen"
     files = [
         written(each) for each in encode(found.everything(study), headers, found.job, study.context)
     ]
     report = _read(files[-1])
     assert (report.PatientSex, report.PatientBirthDate) == ("", "")
+    assert "BodyPartExamined" not in _read(files[0])
     words = [item.TextValue for item in report.ContentSequence[-1].ContentSequence]
     for keyword in ("PatientSex", "PatientBirthDate", "StudyDescription"):
         assert any(keyword in text and "left out" in text for text in words)

@@ -16,8 +16,8 @@ from dicomai.results.gate.error import refuse
 from dicomai.results.gate.header import code_of
 
 TOLERANCE_MM: Final = 0.01
-# How far an image may lie off the regular grid that the model worked on.
-IRREGULAR_MM: Final = 0.1
+# How far an image may lie off the regular grid that the model worked on: modalities round.
+IRREGULAR_MM: Final = 0.2
 
 _Corners = npt.NDArray[np.float64]
 
