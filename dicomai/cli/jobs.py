@@ -9,7 +9,7 @@ import typer
 from dicomai.cli import audit
 from dicomai.cli.catalogue import opened
 from dicomai.cli.options import ConfigOption, JsonOption
-from dicomai.cli.terminal import iso, moment, print_json, say, span, table, text
+from dicomai.cli.terminal import clock, iso, moment, print_json, say, span, table, text
 from dicomai.errors import NotFound
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def jobs(
                 state_of(job),
                 what(job),
                 f"…{job.study_instance_uid[-_TAIL:]}",
-                moment(job.finished_at or job.started_at or job.created_at),
+                clock(job.finished_at or job.started_at or job.created_at),
                 remark(job),
             )
             for job in found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicomai.cli.options import ConfigOption, JsonOption
-from dicomai.cli.terminal import complain, print_json, progress, say, span, table, text
+from dicomai.cli.terminal import complain, print_json, progress, say, table, text
 from dicomai.errors import NotFound
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def echo(
     if json:
         print_json({"ok": alive, "sentence": answer.sentence, "seconds": round(answer.seconds, 3)})
     elif alive:
-        say(f"{answer.sentence} {span(answer.seconds)}")
+        say(f"{answer.sentence} It took {answer.seconds:.2f} s.")
     else:
         complain(answer.sentence)
     if not alive:

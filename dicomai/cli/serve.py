@@ -34,11 +34,8 @@ def schedule(config: ConfigOption = None) -> None:
 
 
 def _run(config: Path | None, roles: set[RoleName]) -> None:
-    from dicomai.cli.config import load_checked
-    from dicomai.service import logs
     from dicomai.service.serve import serve as serve_roles
+    from dicomai.settings import load
 
-    settings = load_checked(config)
-    logs.configure(settings.log.format, settings.log.level)
-    if code := serve_roles(settings, roles):
+    if code := serve_roles(load(config), roles):
         raise typer.Exit(code)

@@ -11,7 +11,7 @@ from dicomai.cli.jobs import LOOKS
 from dicomai.cli.options import ConfigOption, JsonOption
 from dicomai.cli.study import facts as study_facts
 from dicomai.cli.study import show_studies
-from dicomai.cli.terminal import iso, moment, print_json, say, size, span, table, text
+from dicomai.cli.terminal import clock, iso, moment, print_json, say, size, span, table, text
 
 if TYPE_CHECKING:
     from dicomai.dicom.dates import Instant
@@ -54,7 +54,7 @@ def _show(seen: Overview, settings: Settings, now: Instant) -> None:
             (
                 each.name,
                 text("answers", "good") if each.breaker == "closed" else text("away", "bad"),
-                moment(each.last_contact_at),
+                clock(each.last_contact_at),
                 each.last_error if each.breaker != "closed" else "",
             )
             for each in seen.nodes
@@ -67,14 +67,14 @@ def _show(seen: Overview, settings: Settings, now: Instant) -> None:
                 each.subject,
                 each.name,
                 "drained" if each.drained else f"{each.mode}, {each.running} running",
-                moment(each.since),
+                clock(each.since),
             )
             for each in seen.pauses
         ],
     )
     table(
         ["quarantine", "from", "came", "why"],
-        [(each.name, each.node, moment(each.at), each.reason) for each in seen.quarantined],
+        [(each.name, each.node, clock(each.at), each.reason) for each in seen.quarantined],
     )
     for worker in seen.workers:
         say(f"Worker {worker.name} on {worker.device}, since {moment(worker.started_at)}.")

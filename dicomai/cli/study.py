@@ -10,7 +10,7 @@ from dicomai.cli import audit
 from dicomai.cli import jobs as queue
 from dicomai.cli.catalogue import opened
 from dicomai.cli.options import ConfigOption, JsonOption
-from dicomai.cli.terminal import iso, moment, print_json, say, table, text
+from dicomai.cli.terminal import clock, iso, moment, print_json, say, table, text
 from dicomai.errors import DicomaiError
 
 if TYPE_CHECKING:
@@ -87,15 +87,14 @@ def _accept(name: str, key: str, config: Path | None) -> None:
 def show_studies(found: Sequence[Study]) -> None:
     """Print studies as a table."""
     table(
-        ["study", "accession", "objects#", "last object", "state", "why"],
+        ["state", "objects#", "last object", "accession", "study"],
         [
             (
-                each.study_instance_uid,
-                each.accession_number,
-                each.instances,
-                moment(each.last_object_at),
                 status_of(each),
-                each.hold_reason if each.status == "held" else each.decision,
+                each.instances,
+                clock(each.last_object_at),
+                each.accession_number,
+                each.study_instance_uid,
             )
             for each in found
         ],

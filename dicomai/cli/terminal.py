@@ -85,6 +85,7 @@ def table(
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
         padding=(0, 2, 0, 0),
         header_style="bold",
@@ -99,7 +100,9 @@ def table(
         )
     for row in filled:
         shown.add_row(*(cell if isinstance(cell, Text) else text(cell) for cell in row))
-    answers().print(shown)
+    console = answers()
+    console.print(shown)
+    console.print()
 
 
 def progress() -> Progress:
@@ -125,6 +128,12 @@ def moment(instant: int | None) -> str:
     if instant is None:
         return ""
     return f"{datetime.fromtimestamp(instant / 1e6, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def clock(instant: int | None) -> str:
+    """Return microseconds UTC as local time, without the date if that is today's."""
+    shown = moment(instant)
+    return shown.removeprefix(f"{datetime.now(UTC).astimezone():%Y-%m-%d} ")
 
 
 def iso(instant: int | None) -> str | None:

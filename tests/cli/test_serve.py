@@ -1,0 +1,107 @@
+"""A new service answers, and stops when it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from tests.cli.conftest import Dicomai
+from tests.conftest import wait_for_port
+
+
+@pytest.fixture
+def without_routes(service: Engine, tmp_path: Path, free_port: int) -> int:
+    """The new service on a free port, with no model to load; gives the port."""
+    file = tmp_path / "dicomai.toml"
+    text = file.read_text().partition("[[routes]]")[0]
+    file.write_text(text.replace("port = 11112", f"port = {free_port}"))
+    return free_port
+
+
+@pytest.mark.parametrize("role", ["serve", "receive"])
+def test_a_new_service_answers_echoscu_and_ends_at_sigterm(
+    role: str, without_routes: int, dicomai: Dicomai, tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", "dicomai", role], stdout=out, stderr=out, cwd=tmp_path
+        ) as process,
+    ):
+        try:
+            wait_for_port(without_routes, process)
+            subprocess.run(
+                [peer("echoscu"), "-aec", "DICOMAI", "127.0.0.1", str(without_routes)], check=True
+            )
+            assert dicomai("echo").code == 0
+            stranger = subprocess.run(
+                [peer("echoscu"), "-aec", "ELSEWHERE", "127.0.0.1", str(without_routes)],
+                capture_output=True,
+                check=False,
+            )
+            assert stranger.returncode != 0
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0, log.read_text()
+
+
+def test_it_does_not_start_on_a_wrong_configuration(
+    service: Engine, dicomai: Dicomai, tmp_path: Path
+) -> None:
+    file = tmp_path / "dicomai.toml"
+    file.write_text(file.read_text() + "\n[receiverr]\n")
+    answer = dicomai("serve")
+    assert answer.code == 3
+    assert "receiverr" in answer.err
+
+
+def test_it_does_not_start_on_a_database_of_another_version(
+    without_routes: int, service: Engine, dicomai: Dicomai
+) -> None:
+    with service.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM alembic_version")
+    answer = dicomai("serve")
+    assert answer.code == 3
+    assert "dicomai db upgrade" in answer.err
+
+
+# Denies memory that is written and then run, as MemoryDenyWriteExecute= does (PR_SET_MDWE).
+_DENY = """
+import ctypes, os, sys
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):
+    sys.exit(77)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("role", ["receive", "schedule"])
+def test_roles_start_where_memory_is_either_written_or_run(
+    role: str, without_routes: int, tmp_path: Path
+) -> None:
+    """The units of receiver and scheduler say MemoryDenyWriteExecute=yes."""
+    ready = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(ready))
+        listening.settimeout(60)
+        command = [sys.executable, "-c", _DENY, sys.executable, "-m", "dicomai", role]
+        with subprocess.Popen(
+            command, cwd=tmp_path, env={**os.environ, "NOTIFY_SOCKET": str(ready)}
+        ) as process:
+            try:
+                while (told := listening.recv(100)) != b"READY=1":
+                    assert told != b"STOPPING=1"
+            finally:
+                process.terminate()
+                code = process.wait(timeout=30)
+        if code == 77:
+            pytest.skip("this kernel has no PR_SET_MDWE")
+        assert code == 0
