@@ -211,7 +211,7 @@ def _contains(values: list[str | float], wanted: str, subject: str, vr: str) -> 
 
 
 def _text(value: str | float) -> str:
-    return value.strip() if isinstance(value, str) else f"{value:g}"
+    return value.strip() if isinstance(value, str) else f"{value:.12g}"
 
 
 def vr_of(keyword: str) -> str:

@@ -46,7 +46,7 @@ class Series:
         """How a sentence calls it: number, description and UID."""
         first = self.images[0].attributes
         number, description = first.get("SeriesNumber"), first.get("SeriesDescription")
-        named = f" {number:g}" if isinstance(number, float | int) else ""
+        named = f" {number:.12g}" if isinstance(number, float | int) else ""
         named += f' "{description}"' if isinstance(description, str) and description else ""
         return f"series{named} ({self.series_instance_uid})"
 

@@ -186,7 +186,7 @@ def _has(candidate: Candidate, image: Image, subject: str) -> str:
 
 
 def _text(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
+    return value if isinstance(value, str) else f"{value:.12g}"
 
 
 _Key = tuple[bool, float, str]

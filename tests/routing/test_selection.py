@@ -107,6 +107,14 @@ def test_a_series_that_does_not_fit_says_why() -> None:
     )
 
 
+def test_large_numbers_are_written_out() -> None:
+    series = _series("1.1", SeriesNumber=3000566.0)
+
+    assert series.title == "series 3000566 (1.1)"
+    rejected = choose(_spec(when=["SeriesNumber = 3000565"]), [series]).rejected
+    assert "as it has 3000566." in rejected[0]
+
+
 def test_a_condition_must_hold_for_every_image() -> None:
     mixed = Series(
         series_instance_uid="1.1",
