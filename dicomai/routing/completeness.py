@@ -150,7 +150,8 @@ def decide(
             again_at=quiet_until,
         )
     behind = [
-        f"host {host.name} has ingested only what came until {_clock(host.ingested_to)}"
+        # The same words until it has: each new reason is an event.
+        f"host {host.name} has not yet ingested all that came until {_clock(quiet_until)}"
         for host in hosts
         if host.ingested_to < quiet_until
     ]
