@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bodies import write_package, write_study
+from bodies import new_uid, write_package, write_study
 from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant, now, seconds
@@ -37,7 +37,7 @@ class Ward:
     def study(self, patient: str, *, key: str | None = None, brightness: int = 1000) -> str:
         """Put a study of a patient into archive and catalogue; return its UID."""
         data = self.settings.folders.data
-        files = write_study(data / "incoming" / patient, patient, brightness=brightness)
+        files = write_study(data / "incoming" / new_uid(), patient, brightness=brightness)
         uid = ""
         for file in files:
             found = read_object(file, Reading())
