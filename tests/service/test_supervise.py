@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,9 +14,12 @@ import highdicom
 import numpy as np
 import pytest
 from bodies import truth, write_package
+from sqlalchemy import Connection, event
 from ward import Ward, open_ward
 
 from dicomai.dicom.dates import now
+from dicomai.dicom.identity import IdentityKey
+from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.service.supervise import STAGES, Supervisor
 from dicomai.store import jobs, studies
@@ -167,19 +171,65 @@ def test_a_cancelled_job_writes_nothing_and_its_runner_is_stopped(
     assert not ward.results(job)
 
 
-def test_a_study_that_is_held_meanwhile_gets_no_results(ward: Ward, runner: RunnerProcess) -> None:
-    study = ward.study("P1")
-    job = ward.queue(study)
+def hold(connection: Connection, study: StudyInstanceUID) -> None:
+    studies.hold(connection, study, "Two patients.", now())
 
-    def hold(stage: str, _: Job) -> None:
+
+def change_patient(connection: Connection, study: StudyInstanceUID) -> None:
+    studies.set_patient_key(connection, study, IdentityKey("P2"))
+
+
+@pytest.mark.parametrize(("change", "held_by"), [(hold, "study"), (change_patient, "identity")])
+def test_a_study_that_is_held_or_another_patients_meanwhile_gets_no_results(
+    ward: Ward,
+    runner: RunnerProcess,
+    change: Callable[[Connection, StudyInstanceUID], None],
+    held_by: str,
+) -> None:
+    job = ward.queue(ward.study("P1"))
+
+    def meanwhile(stage: str, job: Job) -> None:
         if stage == "check":
             with writing(ward.engine) as connection:
-                studies.hold(connection, study, "Two patients.", now())  # type: ignore[arg-type]
+                change(connection, job.study_instance_uid)
 
-    supervisor(ward, runner, observe=hold).work_once()
+    supervisor(ward, runner, observe=meanwhile).work_once()
     held = ward.job(job)
-    assert (held.state, held.held_by) == ("held", "study")
+    assert (held.state, held.held_by) == ("held", held_by)
     assert not ward.results(job)
+
+
+def test_results_that_name_another_patient_than_their_job_are_not_written(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    job = ward.queue(ward.study("P1", key="P2"))
+    supervisor(ward, runner).work_once()
+    held = ward.job(job)
+    assert (held.state, held.error_kind) == ("held", "identity")
+    assert "names another patient or study than the job was made for" in held.error_sentence
+    assert not ward.results(job)
+
+
+def test_results_are_held_while_the_database_is_away_and_committed_when_it_is_back(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    job = ward.queue(ward.study("P1"))
+    url = ward.settings.database.url
+    ward.engine.dispose()
+    event.listen(ward.engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout = 20"))
+    other = sqlite3.connect(url.removeprefix("sqlite:///"), check_same_thread=False)
+    back = threading.Timer(0.5, other.rollback)
+
+    def lock(stage: str, _: Job) -> None:
+        if stage == "commit":
+            other.execute("BEGIN IMMEDIATE")
+            back.start()
+
+    supervisor(ward, runner, observe=lock).work_once()
+    back.join()
+    other.close()
+    assert ward.job(job).state == "done"
+    assert len(ward.results(job)) == 2
 
 
 def test_a_runner_that_is_killed_in_any_stage_is_replaced_and_the_job_done(

@@ -1,0 +1,105 @@
+"""What is done from time to time is done, and one duty's trouble is not another's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ward import Ward, open_ward
+
+from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.errors import DiskFull
+from dicomai.service import duties
+from dicomai.service.duties import Duty
+from dicomai.store import jobs, studies
+from dicomai.store.engine import reading, writing
+from dicomai.store.retention import Keep
+
+DAY = seconds(86400)
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    opened = open_ward(tmp_path)
+    yield opened
+    opened.engine.dispose()
+
+
+def test_every_duty_of_the_design_is_on_the_clock(ward: Ward) -> None:
+    clock = duties.started(ward.settings, ward.engine)
+    try:
+        names = {job.id for job in clock.get_jobs()}
+    finally:
+        clock.shutdown()
+    assert names == {"leases", "back-offs", "retention", "room", "pruning", "sweeping"}
+
+
+def test_the_clock_takes_a_job_from_a_worker_that_is_silent(
+    ward: Ward, until: Callable[..., None]
+) -> None:
+    job = ward.queue(ward.study("P1"))
+    with writing(ward.engine) as connection:
+        jobs.claim(connection, "gone", ("analyse",), ("bodies",), now())
+    worker = ward.settings.worker.model_copy(update={"lease_s": 0.6})
+    clock = duties.started(replace(ward.settings, worker=worker), ward.engine)
+    try:
+        until(lambda: ward.job(job).state == "queued")
+    finally:
+        clock.shutdown()
+    assert ward.job(job).crashes == 1
+
+
+def test_a_back_off_that_is_over_is_queued(ward: Ward) -> None:
+    job = ward.queue(ward.study("P1"))
+    with writing(ward.engine) as connection:
+        claimed = jobs.claim(connection, "tests", ("analyse",), ("bodies",), now())
+        assert claimed is not None
+        jobs.fail(connection, claimed.held, "transient", "Away.", "load", "", now())
+    assert duties.promote(ward.engine, now()) == 0
+    assert duties.promote(ward.engine, Instant(now() + DAY)) == 1
+    assert ward.job(job).state == "queued"
+
+
+def test_jobs_are_pruned_and_studies_deleted_after_their_days_but_never_open_ones(
+    ward: Ward,
+) -> None:
+    over, unfinished = ward.study("P1"), ward.study("P2")
+    job = ward.queue(over)
+    ward.queue(unfinished)
+    with writing(ward.engine) as connection:
+        jobs.cancel(connection, job, "A person cancelled it.", now())
+    kept = dict.fromkeys(("received_days", "produced_days", "jobs_days", "reserve_bytes"), 0.0)
+    retention = ward.settings.retention.model_copy(update=kept)
+    by_name = {
+        duty.name: duty
+        for duty in duties.duties(replace(ward.settings, retention=retention), ward.engine)
+    }
+    by_name["retention"].do()
+    with reading(ward.engine) as connection:
+        assert studies.get(connection, over) is None  # type: ignore[arg-type]
+        assert studies.get(connection, unfinished) is not None  # type: ignore[arg-type]
+    assert len(list(ward.settings.folders.archive.rglob("*.dcm"))) == 6
+    keep = Keep(received=seconds(0), produced=seconds(0), jobs=seconds(0))
+    assert duties.prune(ward.engine, keep, Instant(now() + 1)) == 1
+
+
+def test_a_duty_that_fails_leaves_the_others_alone(
+    ward: Ward, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = threading.Event()
+
+    def full() -> None:
+        raise DiskFull("No room.")
+
+    def defect() -> None:
+        raise ZeroDivisionError
+
+    for do in (full, defect, done.set):
+        duties._do(Duty(name=do.__name__, every_s=1, do=do))
+    assert done.is_set()
+    said = capsys.readouterr().out
+    assert "No room." in said
+    assert "ZeroDivisionError" in said
