@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from dicomai.store import schema
@@ -33,10 +34,10 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgresql_url(postgresql_cluster: str) -> str:
     """A migrated database that each test finds empty."""
-    maintenance = create_engine(postgresql_cluster, isolation_level="AUTOCOMMIT")
-    with maintenance.connect() as connection:
-        connection.execute(text("CREATE DATABASE store"))
-    maintenance.dispose()
+    with psycopg.connect(
+        postgresql_cluster.replace("+psycopg", ""), autocommit=True
+    ) as maintenance:
+        maintenance.execute("CREATE DATABASE store")
     url = make_url(postgresql_cluster).set(database="store").render_as_string(hide_password=False)
     engine = open_engine(url)
     upgrade(engine)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine, inspect, text
+from psycopg.sql import SQL, Identifier
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.engine import make_url
 
 from dicomai.errors import ConfigError
@@ -33,15 +35,13 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Engi
         urls = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two")]
     else:
         cluster = request.getfixturevalue("postgresql_cluster")
-        maintenance = create_engine(cluster, isolation_level="AUTOCOMMIT")
         urls = []
-        with maintenance.connect() as connection:
+        with psycopg.connect(cluster.replace("+psycopg", ""), autocommit=True) as maintenance:
             for number in ("one", "two"):
-                name = f"migrations_{number}_{request.node.name.partition('[')[0]}"[-60:]
-                connection.execute(text(f'CREATE DATABASE "{name}"'))
+                name = f"{number}_{request.node.name.partition('[')[0]}"[:60]
+                maintenance.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
                 url = make_url(cluster).set(database=name)
                 urls.append(url.render_as_string(hide_password=False))
-        maintenance.dispose()
     engines = (open_engine(urls[0]), open_engine(urls[1]))
     yield engines
     for engine in engines:
