@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 from dicomai.dicom.dates import Instant
@@ -347,3 +348,40 @@ def test_due_studies_are_decided_together(hospital: Hospital, make_ct: MakeCT) -
         "1.2.3": "decided",
         "1.2.4": "decided",
     }
+
+
+def test_our_own_result_that_a_pacs_sends_back_starts_no_loop(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    equipment = Dataset()
+    equipment.Manufacturer = equipment.ManufacturerModelName = "dicomai"
+    ours = make_ct(series="1.2.3.2", SliceThickness=0.5, ContributingEquipmentSequence=[equipment])
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    hospital.send(ours)
+    assert hospital.ingest_and_decide() == "decided"
+
+    assert len(hospital.jobs()) == 1
+    assert hospital.story("objects left out") == [
+        "1 of 1 objects of series 1 (1.2.3.2) left out: our own result."
+    ]
+
+
+def test_two_studies_of_one_association_keep_their_patients(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    mixed = [
+        make_ct(study=study, series=f"{study}.1", number=number, PatientID=patient)
+        for number in range(1, 5)
+        for study, patient in (("1.2.3", "P1"), ("1.2.4", "P2"))
+    ]
+    any_hospital.send(*mixed)
+
+    assert any_hospital.ingest_and_decide() == "decided"
+    assert any_hospital.decide("1.2.4") == "decided"
+    for uid, patient in (("1.2.3", "P1"), ("1.2.4", "P2")):
+        (job,) = any_hospital.jobs(uid)
+        assert job.patient_key == patient
+        with reading(any_hospital.engine) as connection:
+            taken = analyses.inputs(connection, job.id)
+        assert {each.study_instance_uid for each in taken} == {uid}
