@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from dicomai.models.runtimes.networks import Classifier2d
 
 
 def dice_loss(probabilities: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
@@ -29,16 +31,50 @@ def dice_and_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return dice_loss(probabilities[:, 1:], targets[:, 1:]) + entropy
 
 
-def dice_and_binary_cross_entropy(
-    logits: Tensor, targets: Tensor, positive_weight: float = 1.0
-) -> Tensor:
-    """Return soft Dice over the whole batch, and binary cross entropy with rare voxels weighted.
+def dice_and_binary_cross_entropy(logits: Tensor, targets: Tensor, hardest: float = 0.02) -> Tensor:
+    """Return soft Dice over the whole batch, and binary cross entropy of its worst voxels.
 
-    Dice is taken over the batch, since most samples of a rare target hold none.
+    Both are for a target that is rare: many samples hold none of it, so Dice is taken over the
+    batch; and almost all voxels are easy, so only the `hardest` share of them counts.
     """
     probabilities = torch.sigmoid(logits)
     overlap = (probabilities * targets).sum()
     dice = (2 * overlap + 1) / (probabilities.sum() + targets.sum() + 1)
-    weight = torch.tensor(positive_weight, device=logits.device)
-    entropy = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight)
-    return 1 - dice + entropy
+    entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    worst = entropy.flatten().topk(max(1, int(hardest * entropy.numel()))).values
+    return 1 - dice + worst.mean()
+
+
+class WithMap(nn.Module):
+    """A classifier together with what it says of each place: for training only.
+
+    The last layer is applied to the features of every cell, beside those that are pooled.
+
+    Parameters
+    ----------
+    classifier
+        Pools by "max", and gives one class; trained in place.
+    """
+
+    def __init__(self, classifier: Classifier2d) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, J, I) to logits (N, 1 + cells): of the whole image, then of each cell."""
+        features = self.classifier.stages(x)
+        whole = self.classifier.last(features.amax(dim=(2, 3)))
+        cells = self.classifier.last(features.flatten(2).transpose(1, 2))
+        return torch.cat((whole, cells[:, :, 0]), dim=1)
+
+
+def whole_and_cells(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return cross entropy of the image, and of its worst cells.
+
+    `logits` are those of `WithMap`, `targets` (N, 1, rows, columns) of 0 and 1.
+    """
+    cells = targets.flatten(1)
+    whole = functional.binary_cross_entropy_with_logits(logits[:, 0], cells.amax(dim=1))
+    entropy = functional.binary_cross_entropy_with_logits(logits[:, 1:], cells, reduction="none")
+    worst = entropy.flatten().topk(max(1, entropy.numel() // 20)).values
+    return whole + worst.mean()
