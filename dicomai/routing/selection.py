@@ -133,20 +133,30 @@ def choose(spec: InputSpec, series: Sequence[Series], also: Sequence[Condition] 
     """
     conditions = (*also, *spec.when)
     fitting: list[Candidate] = []
-    rejected: list[str] = []
+    rejected: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in (each for one in series for each in _candidates(spec, one)):
         reason = _misfit(candidate, conditions)
         if reason is None:
             fitting.append(candidate)
         else:
-            rejected.append(f"{candidate.title} does not fit: {reason}.")
+            of_series = rejected.setdefault((candidate.series.series_instance_uid, reason), [])
+            of_series.append(candidate)
     fitting.sort(key=lambda candidate: _order(candidate, spec.prefer))
     return Choice(
         input=spec.name,
         chosen=fitting[0] if fitting else None,
         runners_up=tuple(_why_after(fitting[0], each, spec.prefer) for each in fitting[1:]),
-        rejected=tuple(rejected),
+        rejected=tuple(_why_not(each, reason) for (_, reason), each in rejected.items()),
     )
+
+
+def _why_not(rejected: Sequence[Candidate], reason: str) -> str:
+    """Return why some candidates of one series don't fit: said once, however many they are."""
+    first = rejected[0]
+    if len(rejected) == 1:
+        return f"{first.title} does not fit: {reason}."
+    whole = Series(series_instance_uid=first.series.series_instance_uid, images=first.images)
+    return f"{len(rejected)} images of {whole.title} do not fit: {reason}."
 
 
 def _candidates(spec: InputSpec, series: Series) -> list[Candidate]:
