@@ -60,22 +60,35 @@ class Loop(threading.Thread):
 
     def run(self) -> None:
         """Loop; a defect ends it, and with it its process, which is started again."""
+        trouble = ""
         while not self._stop_asked.is_set():
             self.pulse()
             try:
                 worked = self._once()
             except (DicomaiError, OSError) as error:
-                log.warning("loop waits", loop=self.name, why=str(error))
+                if str(error) != trouble:
+                    trouble = str(error)
+                    log.warning("loop waits", loop=self.name, why=trouble)
                 self._stop_asked.wait(AWAY_S)
                 continue
+            except Exception:
+                log.exception("defect", loop=self.name)
+                return
+            if trouble:
+                trouble = ""
+                log.info("loop goes on", loop=self.name)
             if not worked:
                 self._stop_asked.wait(self._idle_s)
 
 
 def keep(loops: Sequence[Loop], life: Life) -> None:
-    """Run loops until told to stop; returns early, a failure, when one has died or is stuck."""
+    """Run loops until told to stop, or until one has died or is stuck; then all shall stop."""
     for loop in loops:
         loop.start()
     life.ready()
-    while not life.stop.wait(_WATCH_S) and all(loop.lives for loop in loops):
+    while not life.stop.wait(_WATCH_S):
         life.pulse()
+        dead = [loop.name for loop in loops if not loop.lives]
+        if dead:
+            log.error("loop ended; the role is started again", loops=dead)
+            life.stop.set()

@@ -22,8 +22,8 @@ from dicomai.service.loops import Loop, keep
 from dicomai.service.tree import Life
 from dicomai.settings import Settings
 from dicomai.spool import reader
-from dicomai.store import studies
-from dicomai.store.engine import open_engine, reading
+from dicomai.store import jobs, studies
+from dicomai.store.engine import open_engine, reading, writing
 
 _PUBLISH_S: Final = 2.0
 """How often an empty spool is told of: decisions wait for it, and each costs a sync."""
@@ -32,6 +32,9 @@ _PUBLISH_S: Final = 2.0
 def schedule(settings: Settings, life: Life) -> None:
     """Ingest, decide and keep house until told to stop."""
     engine = open_engine(settings.database.url)
+    with writing(engine) as connection:
+        # What waited for another configuration: this may be it.
+        jobs.release_held(connection, "config", present())
     clock = duties.started(settings, engine)
     try:
         keep(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from dicomai.errors import ConfigError, CrashError
+from dicomai.errors import ConfigError, CrashError, DiskFull
 from dicomai.findings import Findings
 from dicomai.inference.runner_process import RunnerDied, RunnerProcess
 from dicomai.models.registry import Registry, open_registry
@@ -20,6 +20,7 @@ from dicomai.service.analyse import Loaded
 from dicomai.service.attempt import Attempt, Lost, Worker, attempt
 from dicomai.service.received import Reading
 from dicomai.settings import Settings
+from dicomai.spool.durable import free_bytes
 from dicomai.store import analyses, instances, jobs
 from dicomai.store.analyses import Predecessor
 from dicomai.store.engine import reading, writing
@@ -78,9 +79,11 @@ class Supervisor:
 
         Raises
         ------
-        DatabaseError
-            The database is away, and nothing was claimed.
+        DatabaseError, DiskFull
+            The database is away, or less room is left than half of what reception leaves; nothing
+            was claimed.
         """
+        self._check_room()
         with writing(self.worker.engine) as connection:
             job = jobs.claim(
                 connection,
@@ -93,6 +96,16 @@ class Supervisor:
             return False
         attempt(self.worker, job, self._do)
         return True
+
+    def _check_room(self) -> None:
+        data, reserve = self.settings.folders.data, self.settings.receiver.reserve_bytes
+        # Reception stops at the whole reserve; the rest is for the database and retention.
+        if free_bytes(data) < reserve / 2:
+            raise DiskFull(
+                f"The disk of {data} has {free_bytes(data):,} bytes left, less than half of "
+                f"receiver.reserve_bytes. Analyses wait until there is room.",
+                subject=str(data),
+            )
 
     def _registry(self) -> Registry:
         # Read anew for each job: what an administrator pins meanwhile counts at once.

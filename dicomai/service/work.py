@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -67,12 +68,12 @@ def work(settings: Settings, life: Life) -> None:
         telling = partial(_telling, settings, engine, shown, present())
         loops.append(Loop(f"{at}:presence", telling, life.stop, idle_s=_TELL_EVERY_S))
         keep(loops, life)
-        if life.stop.is_set():
-            for loop in loops:
-                loop.join(settings.worker.stop_s)
-            with suppress(DatabaseError), writing(engine) as connection:
-                for name, _, _ in shown:
-                    hosts.forget_worker(connection, name)
+        give_up = time.monotonic() + settings.worker.stop_s
+        for loop in loops:
+            loop.join(max(0.0, give_up - time.monotonic()))
+        with suppress(DatabaseError), writing(engine) as connection:
+            for name, _, _ in shown:
+                hosts.forget_worker(connection, name)
 
 
 def devices(setting: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom
@@ -20,6 +21,7 @@ from ward import Ward, open_ward
 from dicomai.dicom.dates import now
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import DiskFull
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.service.supervise import STAGES, Supervisor
 from dicomai.store import jobs, studies
@@ -86,6 +88,17 @@ def test_an_input_that_was_changed_in_the_archive_is_not_analysed(
     assert (failed.state, failed.error_kind, failed.error_stage) == ("failed", "input", "load")
     assert str(victim) in failed.error_sentence
     assert "has other bytes than those that were received" in failed.error_sentence
+
+
+def test_nothing_is_claimed_while_less_than_half_of_the_reserve_is_free(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    job = ward.queue(ward.study("P1"))
+    reserve = ward.settings.receiver.model_copy(update={"reserve_bytes": 10**18})
+    full = replace(supervisor(ward, runner), settings=replace(ward.settings, receiver=reserve))
+    with pytest.raises(DiskFull, match=r"half of receiver\.reserve_bytes"):
+        full.work_once()
+    assert ward.job(job).state == "queued"
 
 
 def test_an_untrusted_model_holds_the_job_until_it_is_trusted(
