@@ -231,6 +231,8 @@ def _without(
 
 
 def _show(results: Sequence[Result]) -> None:
+    from dicomai.service.supervise import STAGES
+
     table(
         ["study", "model", "found", "came back", "took"],
         [
@@ -246,7 +248,7 @@ def _show(results: Sequence[Result]) -> None:
         empty="Nothing was analysed.",
     )
     done = [each for each in results if each.stages_s]
-    stages = list(dict.fromkeys(stage for each in done for stage in each.stages_s))
+    stages = [stage for stage in STAGES if any(stage in each.stages_s for each in done)]
     table(
         ["seconds", *(f"{each.model}#" for each in done)],
         [(stage, *(f"{each.stages_s.get(stage, 0):.2f}" for each in done)) for stage in stages]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from rich.text import Text
+from rich.table import Table
 from sqlalchemy import Connection
 
 from dicomai.cli.demo_site import Site
@@ -21,6 +21,10 @@ from dicomai.store.events import Event
 from dicomai.store.job import Job
 from dicomai.store.states import UNFINISHED
 
+_TIME_WIDTH: Final = 7
+_TITLE_WIDTH: Final = 14
+_MOST_SHOWN: Final = 400
+"""Characters; `dicomai study` has the whole sentence."""
 _POLL_S: Final = 0.3
 _STALLED_S: Final = 900.0
 _UID: Final = re.compile(r"\b[0-2](?:\.[0-9]+){5,}\b|\b2\.25\.[0-9]{10,}\b")
@@ -86,10 +90,17 @@ def _doing(job: Job) -> str:
     return f"{what}: {job.state}"
 
 
-def _line(since_s: float, title: str, event: Event) -> Text:
-    return Text.assemble(
-        (f"{since_s:6.1f} s  ", "dim"), (f"{title}  ", "bold"), text(shortened(event.sentence))
-    )
+def _line(since_s: float, title: str, event: Event) -> Table:
+    """Return an event as a line that hangs where it folds."""
+    line = Table.grid(padding=(0, 2, 0, 0))
+    line.add_column(width=_TIME_WIDTH, justify="right")
+    line.add_column(width=_TITLE_WIDTH, overflow="ellipsis", no_wrap=True)
+    line.add_column(overflow="fold")
+    said = shortened(event.sentence)
+    if len(said) > _MOST_SHOWN:
+        said = f"{said[:_MOST_SHOWN]}…"
+    line.add_row(text(f"{since_s:.1f} s", "quiet"), text(title), text(said))
+    return line
 
 
 def shortened(sentence: str) -> str:
