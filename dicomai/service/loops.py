@@ -60,6 +60,7 @@ class Loop(threading.Thread):
 
     def run(self) -> None:
         """Loop; a defect ends it, and with it its process, which is started again."""
+        structlog.contextvars.bind_contextvars(loop=self.name)
         trouble = ""
         while not self._stop_asked.is_set():
             self.pulse()
@@ -68,15 +69,15 @@ class Loop(threading.Thread):
             except (DicomaiError, OSError) as error:
                 if str(error) != trouble:
                     trouble = str(error)
-                    log.warning("loop waits", loop=self.name, why=trouble)
+                    log.warning("loop waits", why=trouble)
                 self._stop_asked.wait(AWAY_S)
                 continue
             except Exception:
-                log.exception("defect", loop=self.name)
+                log.exception("defect")
                 return
             if trouble:
                 trouble = ""
-                log.info("loop goes on", loop=self.name)
+                log.info("loop goes on")
             if not worked:
                 self._stop_asked.wait(self._idle_s)
 

@@ -220,8 +220,8 @@ def _live(
     except DicomaiError as error:
         log.error("role failed", why=error.sentence, kind=error.kind)
         sys.exit(error.exit_code)
-    except OSError as error:
-        log.error("role failed", why=str(error))
+    except Exception:
+        log.exception("role failed")
         sys.exit(1)
     if not stop.is_set():
         log.error("role ended by itself")
