@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pydicom
 import pytest
+from sqlalchemy import create_engine, make_url
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "service"))  # for `bodies`
 from bodies import write_package, write_study
@@ -23,6 +25,9 @@ from dicomai.store.engine import open_engine, reading
 from dicomai.store.migrate import upgrade
 
 CONFIG = """
+[database]
+url = "{url}"
+
 [service]
 data = "data"
 
@@ -74,9 +79,9 @@ SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
 class Service:
     """`serve` in a process of its own."""
 
-    def __init__(self, folder: Path, port: int, pacs: int) -> None:
+    def __init__(self, folder: Path, port: int, pacs: int, url: str) -> None:
         self.config = folder / "dicomai.toml"
-        self.config.write_text(CONFIG.format(port=port, pacs=pacs))
+        self.config.write_text(CONFIG.format(port=port, pacs=pacs, url=url))
         self.data = folder / "data"
         for name in ("spool", "archive", "quarantine", "models"):
             (self.data / name).mkdir(parents=True)
@@ -123,12 +128,26 @@ class Service:
         return "\n".join(each.sentence for each in found)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind; for SQLite the one in the data folder."""
+    if request.param == "sqlite":
+        return ""
+    cluster = make_url(request.getfixturevalue("postgresql_cluster"))
+    name = f"end_to_end_{uuid.uuid4().hex}"
+    maintenance = create_engine(cluster, isolation_level="AUTOCOMMIT")
+    with maintenance.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    maintenance.dispose()
+    return cluster.set(database=name).render_as_string(hide_password=False)
+
+
 @pytest.fixture
-def service(tmp_path: Path, storescp: object) -> Iterator[Service]:
+def service(tmp_path: Path, storescp: object, database_url: str) -> Iterator[Service]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    opened = Service(tmp_path, port, storescp.port)  # type: ignore[attr-defined]
+    opened = Service(tmp_path, port, storescp.port, database_url)  # type: ignore[attr-defined]
     yield opened
     opened.close()
 
