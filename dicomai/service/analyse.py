@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pydicom import Dataset
 
@@ -30,6 +31,8 @@ from dicomai.results.uids import COMPREHENSIVE_3D_SR_STORAGE
 from dicomai.service import received
 from dicomai.service.received import Reading
 from dicomai.spool.durable import make_folders, write_durably
+from dicomai.spool.entries import AssociationFacts, AssociationId
+from dicomai.spool.quarantine import put
 from dicomai.store import archive
 from dicomai.store.analyses import Predecessor
 from dicomai.store.instances import Instance, InstanceRow
@@ -188,6 +191,27 @@ def check(
         if error.rule == "identity":
             raise IdentityError(error.sentence, subject=error.subject) from error
         raise
+
+
+def set_aside(
+    job: Job, results: Sequence[bytes], quarantine: Path, reason: str, now: Instant
+) -> tuple[str, ...]:
+    """Keep results that may not be sent in the quarantine, with the reason; return their names."""
+    origin = AssociationFacts(
+        id=AssociationId(f"job-{job.id}-{job.claim}"),
+        calling_ae="",
+        called_ae="",
+        address="",
+        node="",
+        started_at=now,
+    )
+    names = []
+    with TemporaryDirectory(dir=quarantine, prefix=".results-") as folder:
+        for number, octets in enumerate(results):
+            path = Path(folder) / f"{number}.dcm"
+            write_durably(path, (octets,))
+            names.append(put(quarantine, path, reason, now, origin))
+    return tuple(names)
 
 
 def placed(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from dicomai.errors import ConfigError, CrashError, DiskFull
+from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull
 from dicomai.findings import Findings
 from dicomai.inference.runner_process import RunnerDied, RunnerProcess
 from dicomai.models.registry import Registry, open_registry
@@ -139,7 +139,12 @@ class Supervisor:
                 predecessor=analyse.report_of(predecessor),
             )
         with this.stage("check"):
-            analyse.check(results, findings, loaded.source, facts.charset_default)
+            try:
+                analyse.check(results, findings, loaded.source, facts.charset_default)
+            except DicomaiError as error:
+                quarantine, now = self.settings.folders.quarantine, self.worker.clock()
+                analyse.set_aside(this.job, results, quarantine, error.sentence, now)
+                raise
         with this.stage("commit"):
             rows = analyse.placed(
                 this.job, results, data, self._reading(facts), self.worker.clock()

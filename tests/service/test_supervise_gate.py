@@ -1,0 +1,108 @@
+"""What the gate refuses is kept with the reason and never committed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pydicom
+import pytest
+from bodies import write_study
+from ward import Ward, open_ward
+
+from dicomai.dicom.dates import now
+from dicomai.errors import IdentityError
+from dicomai.findings import Findings
+from dicomai.imaging.series import read_series
+from dicomai.imaging.volume import SourceVolume, volume_of
+from dicomai.inference.messages import Analyse
+from dicomai.inference.pipeline import inputs_of
+from dicomai.inference.runner_process import RunnerProcess
+from dicomai.models.registry import open_registry
+from dicomai.results.gate import GateError
+from dicomai.service import analyse
+from dicomai.service.supervise import Supervisor
+from dicomai.spool import quarantine
+from dicomai.store.engine import writing
+from dicomai.store.job import Job
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    opened = open_ward(tmp_path)
+    yield opened
+    opened.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[RunnerProcess]:
+    with RunnerProcess("cpu") as process:
+        yield process
+
+
+def found_in(ward: Ward, runner: RunnerProcess, folder: Path) -> tuple[SourceVolume, Findings]:
+    (series,) = read_series(write_study(folder, "P1"))
+    source = volume_of(series.datasets)
+    package = open_registry(ward.settings.folders.models).get("bodies")
+    request = Analyse(
+        package_folder=str(package.folder),
+        package_sha256=package.sha256,
+        source=replace(source, headers=()),
+        inputs=inputs_of(source.headers),
+    )
+    return source, runner.analyse(request, on_progress=lambda *_: None, go_on=lambda: None)
+
+
+def changed(octets: bytes, keyword: str, value: str) -> bytes:
+    result = pydicom.dcmread(io.BytesIO(octets))
+    setattr(result, keyword, value)
+    out = io.BytesIO()
+    result.save_as(out)
+    return out.getvalue()
+
+
+def test_a_result_of_another_patient_is_an_error_of_identity_and_any_other_of_the_gate(
+    ward: Ward, runner: RunnerProcess, tmp_path: Path
+) -> None:
+    source, findings = found_in(ward, runner, tmp_path / "study")
+    job = ward.job(ward.queue(ward.study("P1")))
+    results = analyse.encoded(
+        job, findings, source, timezone="UTC", charset_default="", predecessor=None
+    )
+    again = analyse.encoded(
+        job, findings, source, timezone="UTC", charset_default="", predecessor=None
+    )
+    assert results == again  # a repeated job gives the same bytes
+    analyse.check(results, findings, source, "")
+    with pytest.raises(IdentityError):
+        analyse.check((results[0], changed(results[1], "PatientID", "P2")), findings, source, "")
+    with pytest.raises(GateError):
+        analyse.check(
+            (results[0], changed(results[1], "VerificationFlag", "VERIFIED")), findings, source, ""
+        )
+
+
+def test_what_may_not_be_sent_is_kept_in_the_quarantine_with_its_reason(
+    ward: Ward, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ward.queue(ward.study("P1"))
+    encoded = analyse.encoded
+
+    def mistaken(job: Job, findings: Findings, *rest: object, **named: object) -> tuple[bytes, ...]:
+        results = encoded(job, findings, *rest, **named)  # type: ignore[arg-type]
+        return (*results[:-1], changed(results[-1], "VerificationFlag", "VERIFIED"))
+
+    monkeypatch.setattr(analyse, "encoded", mistaken)
+    Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
+    failed = ward.job(job)
+    assert (failed.state, failed.error_stage) == ("failed", "check")
+    assert "It is kept and not sent" in failed.error_sentence
+    kept = quarantine.listing(ward.settings.folders.quarantine)
+    assert len(kept) == 2
+    assert all(each.reason in failed.error_sentence for each in kept)
+    assert all(each.at <= now() for each in kept)
+    assert not ward.results(job)
+    with writing(ward.engine) as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM instances").scalar_one() == 6
