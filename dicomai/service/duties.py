@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -35,26 +35,38 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duty:
-    """Something that is done every so often."""
+    """Something that is done when the scheduler starts, and every so often.
+
+    Attributes
+    ----------
+    slow
+        It may take long, as a walk through the archive does, and must not keep leases waiting.
+    """
 
     name: str
     every_s: float
     do: Callable[[], object]
+    slow: bool = False
 
 
 def started(settings: Settings, engine: Engine) -> BackgroundScheduler:
     """Return a running clock of all duties; whoever called shuts it down."""
     clock = BackgroundScheduler(
         timezone=UTC,
-        # One at a time: all of them want the same database.
-        executors={"default": ThreadPoolExecutor(1)},
+        executors={"quick": ThreadPoolExecutor(1), "slow": ThreadPoolExecutor(1)},
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
     )
     # It tells of each run that was left out because the last one took longer.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     for duty in duties(settings, engine):
         clock.add_job(
-            partial(_do, duty), "interval", seconds=duty.every_s, id=duty.name, name=duty.name
+            partial(_do, duty),
+            "interval",
+            seconds=duty.every_s,
+            id=duty.name,
+            executor="slow" if duty.slow else "quick",
+            # What a kill cut short goes on at once: starting is recovering.
+            next_run_time=datetime.now(UTC),
         )
     clock.start()
     return clock
@@ -81,17 +93,25 @@ def duties(settings: Settings, engine: Engine) -> tuple[Duty, ...]:
             name="retention",
             every_s=_HOUR_S,
             do=lambda: retention.delete_expired(engine, data, keep, present()),
+            slow=True,
         ),
         Duty(
             name="room",
             every_s=_ROOM_S,
             do=lambda: retention.make_room(engine, data, kept.reserve_bytes, present()),
+            slow=True,
         ),
-        Duty(name="pruning", every_s=_HOUR_S, do=lambda: prune(engine, keep, present())),
+        Duty(
+            name="pruning",
+            every_s=_HOUR_S,
+            do=lambda: prune(engine, keep, present()),
+            slow=True,
+        ),
         Duty(
             name="sweeping",
             every_s=_HOUR_S,
             do=lambda: retention.sweep(engine, data, present()),
+            slow=True,
         ),
     )
 

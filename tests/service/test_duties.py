@@ -11,12 +11,13 @@ import pytest
 from ward import Ward, open_ward
 
 from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DiskFull
 from dicomai.service import duties
 from dicomai.service.duties import Duty
-from dicomai.store import jobs, studies
+from dicomai.store import jobs, retention, studies
 from dicomai.store.engine import reading, writing
-from dicomai.store.retention import Keep
+from dicomai.store.retention import Candidate, Keep
 
 DAY = seconds(86400)
 
@@ -37,17 +38,41 @@ def test_every_duty_of_the_design_is_on_the_clock(ward: Ward) -> None:
     assert names == {"leases", "back-offs", "retention", "room", "pruning", "sweeping"}
 
 
-def test_the_clock_takes_a_job_from_a_worker_that_is_silent(
+def test_a_deletion_that_was_cut_short_goes_on_when_the_scheduler_starts(
     ward: Ward, until: Callable[..., None]
+) -> None:
+    study = StudyInstanceUID(ward.study("P1"))
+    with writing(ward.engine) as connection:
+        candidate = Candidate(study_instance_uid=study, origins=("received",))
+        assert retention.begin(connection, candidate, now())
+    clock = duties.started(ward.settings, ward.engine)
+    try:
+        until(lambda: not list(ward.settings.folders.archive.rglob("*.dcm")))
+    finally:
+        clock.shutdown()
+    with reading(ward.engine) as connection:
+        assert studies.get(connection, study) is None
+
+
+def test_a_lease_ends_on_the_clock_while_a_slow_duty_is_on_its_way(
+    ward: Ward, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = ward.queue(ward.study("P1"))
     with writing(ward.engine) as connection:
         jobs.claim(connection, "gone", ("analyse",), ("bodies",), now())
+    swept = threading.Event()
+
+    def long_walk(*_: object) -> int:
+        swept.wait(60)
+        return 0
+
+    monkeypatch.setattr(retention, "sweep", long_walk)
     worker = ward.settings.worker.model_copy(update={"lease_s": 0.6})
     clock = duties.started(replace(ward.settings, worker=worker), ward.engine)
     try:
         until(lambda: ward.job(job).state == "queued")
     finally:
+        swept.set()
         clock.shutdown()
     assert ward.job(job).crashes == 1
 
@@ -72,10 +97,10 @@ def test_jobs_are_pruned_and_studies_deleted_after_their_days_but_never_open_one
     with writing(ward.engine) as connection:
         jobs.cancel(connection, job, "A person cancelled it.", now())
     kept = dict.fromkeys(("received_days", "produced_days", "jobs_days", "reserve_bytes"), 0.0)
-    retention = ward.settings.retention.model_copy(update=kept)
+    no_days = ward.settings.retention.model_copy(update=kept)
     by_name = {
         duty.name: duty
-        for duty in duties.duties(replace(ward.settings, retention=retention), ward.engine)
+        for duty in duties.duties(replace(ward.settings, retention=no_days), ward.engine)
     }
     by_name["retention"].do()
     with reading(ward.engine) as connection:
