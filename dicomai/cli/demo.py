@@ -70,8 +70,9 @@ def demo(
     """
     from dicomai.cli.demo_site import MODALITY_AE, site
     from dicomai.cli.demo_studies import make_phantoms, studies_in
-    from dicomai.cli.demo_watch import watch
+    from dicomai.cli.demo_watch import shortened, watch
     from dicomai.net.scu import store_objects
+    from dicomai.spool import quarantine
 
     folder = _fresh(out)
     console = remarks()
@@ -88,28 +89,32 @@ def demo(
                 f"{running.pacs.port}."
             )
         )
+        left_out = [(each.title, each.because) for each in unreadable]
+        taken = []
         for study in studies:
             files = tuple(study.files.values())
             status.update(text(f"sending {study.title}"))
             outcomes = store_objects(running.receiver, MODALITY_AE, files, lambda _: None)
-            taken = sum(each.kind in ("ok", "warning") for each in outcomes)
-            console.print(text(f"{study.title}: sent {taken} of {len(files)} objects by C-STORE."))
-            for refused in (each for each in outcomes if each.kind not in ("ok", "warning")):
-                console.print(text(refused.sentence, "bad"))
+            refused = [each.sentence for each in outcomes if each.kind not in ("ok", "warning")]
+            left_out += [(study.title, shortened(sentence)) for sentence in refused]
+            there = len(files) - len(refused)
+            console.print(text(f"{study.title}: sent {there} of {len(files)} objects by C-STORE."))
+            if there:
+                taken.append(study)
         status.stop()
-        watch(running, studies)
-        told = [_story(running, study) for study in studies]
-        results = [
-            result
-            for study, story in zip(studies, told, strict=True)
-            for result in _results(running, study, story, folder / "pictures")
+        watch(running, taken)
+        results: list[Result] = []
+        for study in taken:
+            story = _story(running, study)
+            if story is not None:
+                found = list(_results(running, study, story, folder / "pictures"))
+                results += found
+                left_out += _without(study, story, found)
+        left_out += [
+            (f"quarantine: {each.name}", each.reason)
+            for each in quarantine.listing(running.settings.folders.quarantine)
         ]
     _show(results)
-    left_out = [
-        row
-        for study, story in zip(studies, told, strict=True)
-        for row in _without(study, story, results)
-    ] + [(each.title, each.because) for each in unreadable]
     table(["no result for", "because"], left_out)
     _say_where(folder, results)
     complete = all(result.right for result in results) and (path is not None or len(results) == 3)
@@ -134,13 +139,16 @@ def _fresh(out: Path | None) -> Path:
     return out.resolve()
 
 
-def _story(running: Site, study: SentStudy) -> StudyStory:
+def _story(running: Site, study: SentStudy) -> StudyStory | None:
+    """Return the story of a study, None where nothing of it got into the catalogue."""
+    from dicomai.dicom.uid import StudyInstanceUID
     from dicomai.service import story
+    from dicomai.store import studies
     from dicomai.store.engine import open_engine, reading
 
     with reading(open_engine(running.settings.database.url)) as connection:
-        (row,) = story.find(connection, study.study_instance_uid)
-        return story.of_study(connection, row)
+        row = studies.get(connection, StudyInstanceUID(study.study_instance_uid))
+        return None if row is None else story.of_study(connection, row)
 
 
 def _results(running: Site, study: SentStudy, told: StudyStory, pictures: Path) -> Iterator[Result]:
@@ -241,7 +249,7 @@ def _show(results: Sequence[Result]) -> None:
                 each.model,
                 text(each.found, "" if each.returned else "warn" if each.right else "bad"),
                 " + ".join(each.returned) or text("nothing", "warn" if each.right else "bad"),
-                span(sum(each.stages_s.values())),
+                span(sum(each.stages_s.values())) if each.stages_s else "",
             )
             for each in results
         ],

@@ -145,11 +145,18 @@ def site(folder: Path) -> Iterator[Site]:
             log=log,
             process=process,
         )
+        before = signal.signal(signal.SIGTERM, _exit)
         try:
             _wait_for(running)
             yield running
         finally:
             _stop(process)
+            signal.signal(signal.SIGTERM, before)
+
+
+def _exit(number: int, _frame: object) -> None:
+    # Unwinds, so that the service does not outlive the demonstration.
+    sys.exit(128 + number)
 
 
 def _wait_for(running: Site) -> None:

@@ -15,6 +15,7 @@ from dicomai.cli.demo_studies import SentStudy
 from dicomai.cli.terminal import remarks, text
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import TransientError
+from dicomai.spool import reader
 from dicomai.store import events, jobs, studies
 from dicomai.store.engine import open_engine, reading
 from dicomai.store.events import Event
@@ -52,7 +53,7 @@ def watch(site: Site, sent: Sequence[SentStudy]) -> None:
                     for event in told[shown.get(study.study_instance_uid, 0) :]:
                         console.print(_line(time.monotonic() - began, study.title, event))
                     shown[study.study_instance_uid] = len(told)
-                over, now = _state(connection, sent)
+                over, now = _state(site, connection, sent)
             if over:
                 return
             if (state := f"{now} {sum(shown.values())}") != last:
@@ -66,12 +67,14 @@ def watch(site: Site, sent: Sequence[SentStudy]) -> None:
             time.sleep(_POLL_S)
 
 
-def _state(connection: Connection, sent: Sequence[SentStudy]) -> tuple[bool, str]:
+def _state(site: Site, connection: Connection, sent: Sequence[SentStudy]) -> tuple[bool, str]:
     """Tell whether all is over, and what goes on, in words."""
     over, now = True, []
     for study in sent:
         uid = StudyInstanceUID(study.study_instance_uid)
         row = studies.get(connection, uid)
+        if row is None and not any(reader.entries(site.settings.folders.spool)):
+            continue  # all of it was set aside
         if row is None or row.status == "open":
             over = False
             now.append(f"{study.title}: arriving")

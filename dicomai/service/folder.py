@@ -88,7 +88,8 @@ def read_folder(path: Path) -> Folder:
             image = _image(file)
         except InputError as error:
             if file.suffix.lower() not in _COMPANIONS:
-                unreadable.append(Outcome(title=str(file), because=error.sentence))
+                name = str(file.relative_to(path)) if path.is_dir() else file.name
+                unreadable.append(Outcome(title=name, because=error.sentence))
         else:
             images.setdefault(image.sop_instance_uid, (image, file))
     return Folder(images=images, unreadable=tuple(unreadable))

@@ -1,0 +1,64 @@
+"""The demonstration: a real service, a stand-in PACS, and what comes back, checked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from dicomai.phantom.chest import ChestPhantom
+from dicomai.phantom.shell import Shell
+from dicomai.phantom.xray import write_xray
+from tests.cli.conftest import Dicomai
+
+
+@pytest.mark.slow
+def test_a_folder_of_one_s_own_gets_results_or_a_sentence(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    image = write_xray(own / "xray", phantom=ChestPhantom(4, vessels=20), shell=Shell())
+    scout = pydicom.dcmread(image.file)
+    scout.SeriesInstanceUID, scout.SOPInstanceUID = "2.25.71", "2.25.72"
+    scout.file_meta.MediaStorageSOPInstanceUID = "2.25.72"
+    scout.SeriesDescription, scout.Modality, scout.StudyInstanceUID = "photo", "XC", "2.25.73"
+    scout.save_as(own / "photo.dcm")
+    (own / "broken.dcm").write_bytes(image.file.read_bytes()[:5000])
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "dicomai", "demo", str(own), "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=170,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (report,) = (pydicom.dcmread(each) for each in (out / "pacs").glob("*.dcm"))
+    assert (report.Modality, report.StudyInstanceUID) == ("SR", image.study_instance_uid)
+    assert list((out / "pictures").rglob("*.png"))
+    lines = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
+    assert "chest-xray-nodule" in done.stdout
+    assert "truncated" in lines["broken.dcm"]
+    assert "Modality in DX, CR" in done.stdout  # why the photo has no result
+    assert "listens on port" in done.stderr
+    serving = subprocess.run(["pgrep", "-f", str(out)], capture_output=True, check=False)
+    assert serving.stdout == b""
+
+
+def test_it_writes_into_no_folder_that_holds_something_else(
+    dicomai: Dicomai, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    answer = dicomai("demo", "--out", tmp_path / "mine")
+    assert answer.code == 1
+    assert "is not empty" in answer.err
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_a_folder_without_dicom_is_a_sentence(dicomai: Dicomai, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    answer = dicomai("demo", tmp_path / "empty", "--out", tmp_path / "out")
+    assert answer.code == 1
+    assert answer.err == f"dicomai: There is no DICOM in {tmp_path / 'empty'}.\n"
