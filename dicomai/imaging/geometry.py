@@ -7,7 +7,7 @@ first voxel. Only an encoder adds the half pixel that SCOORD wants.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,10 @@ Affine: TypeAlias = npt.NDArray[np.float64]
 
 Point: TypeAlias = npt.NDArray[np.float64]
 """(3,) float64: LPS millimetres."""
+
+OFF_GRID_MM: Final = 0.2
+"""How far a voxel of a volume may lie from where its own image puts it. The one statement of it:
+what lies further off is refused when the volume is made, and when its results are checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

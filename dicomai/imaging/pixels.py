@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID
+from pydicom.uid import UID, RLELossless
 
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, numbers, text, values_checked_here, whole
@@ -99,8 +99,8 @@ def stored_values(dataset: Dataset) -> npt.NDArray[np.integer]:
             f"{shape}. Send the object again.",
             subject=text(dataset, "SOPInstanceUID"),
         )
-    if syntax.is_compressed:
-        return pixels  # decoders give values, not bits
+    if syntax.is_compressed and syntax != RLELossless:
+        return pixels  # decoders give values, not bits; RLE packs the bytes as they are
     return _without_unused_bits(pixels, allocated, stored, shift)
 
 
@@ -151,6 +151,7 @@ def modality_values(
     """
     stored = stored_values(dataset)
     padding = _padding(dataset, stored)
+    _check_hounsfield(dataset)
     if text(dataset, "ModalityLUTSequence"):
         with values_checked_here():
             return np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32), padding
@@ -167,6 +168,34 @@ def modality_values(
         exact = stored.astype(np.int64) * int(slope) + int(intercept)
         return exact.astype(np.int32), padding
     return (stored.astype(np.float64) * slope + intercept).astype(np.float32), padding
+
+
+def _check_hounsfield(dataset: Dataset) -> None:
+    """Refuse CT whose values are no Hounsfield units: models and measurements take them for such.
+
+    A CT Image always has slope and intercept, and Rescale Type where they give anything else, as
+    iodine maps and effective atomic numbers do (PS3.3 C.8.2.1).
+    """
+    if text(dataset, "Modality") != "CT":
+        return
+    tables = dataset.get("ModalityLUTSequence")
+    if tables:
+        unit = text(tables[0], "ModalityLUTType")
+    else:
+        unit = text(dataset, "RescaleType")
+        for keyword in ("RescaleSlope", "RescaleIntercept"):
+            if not text(dataset, keyword):
+                raise InputError(
+                    f"{name_of(dataset)} is CT without {keyword}, so nobody knows its Hounsfield "
+                    "units. Have the modality mend it and send the object again.",
+                    subject=text(dataset, "SOPInstanceUID"),
+                )
+    if unit.upper() not in {"", "HU"}:
+        raise InputError(
+            f"{name_of(dataset)} is CT in {unit}, and models take Hounsfield units. Choose the "
+            "series that has them.",
+            subject=text(dataset, "SOPInstanceUID"),
+        )
 
 
 def _padding(dataset: Dataset, stored: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_] | None:

@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomai.errors import InputError
-from dicomai.imaging.geometry import Grid
+from dicomai.imaging.geometry import OFF_GRID_MM, Grid
 
 MIN_SLICES: Final = 3
 """With fewer there is no spacing to check, and nothing for a model of volumes."""
 ORIENTATION_TOLERANCE: Final = 1e-3
-"""Of each direction cosine; 0.06 degrees."""
+"""Of each direction cosine; 0.06 degrees. What it makes at the far corner of a large slice is held
+to `OFF_GRID_MM`."""
 POSITION_TOLERANCE_MM: Final = 0.06
 """How far a slice may lie from its place: modalities that round to 0.1 mm are up to 0.05 off."""
 NOTED_MM: Final = 0.01
@@ -116,6 +117,7 @@ def stack(slices: Sequence[Slice], series: str) -> Stack:
         frame_of_reference_uid=slices[0].frame_of_reference_uid,
         sop_instance_uids=named.uids,
     )
+    _check_corners([slices[k] for k in order], grid, refuse)
     noted = (
         (f"Slices lie up to {off:.3f} mm from an even spacing of {step:.3f} mm.",)
         if off > NOTED_MM
@@ -275,6 +277,26 @@ def _check_sideways(
         f"was taken with a gantry tilt of {angle:.1f}°: each slice is shifted along its {way}. "
         "dicomai does not bend volumes; reconstruct the series without tilt."
     )
+
+
+def _check_corners(ordered: Sequence[Slice], grid: Grid, refuse: _Refusal) -> None:
+    """Each corner of each slice lies where its own image puts it."""
+    _, height, width = grid.shape_kji
+    corners = [(j, i) for j in (0, height - 1) for i in (0, width - 1)]
+    for k, each in enumerate(ordered):
+        between_rows, between_columns = each.spacing_ji_mm
+        own = [
+            each.position + j * between_rows * each.column + i * between_columns * each.row
+            for j, i in corners
+        ]
+        placed = grid.lps_mm([(k, j, i) for j, i in corners])
+        off = float(np.linalg.norm(own - placed, axis=1).max())
+        if off > OFF_GRID_MM:
+            raise refuse(
+                f"has slices that are turned against each other: a corner of object "
+                f"{each.sop_instance_uid} lies {off:.2f} mm off the common grid. Send the original "
+                "series."
+            )
 
 
 def _check_steps(named: _Named, refuse: _Refusal) -> float:

@@ -195,11 +195,50 @@ def test_a_modality_lut_gives_the_values(make_series: Maker) -> None:
     table["LUTData"].VR = "US"
     table.ModalityLUTType = "US"
     for each in slices:
+        each.Modality = "MR"
         del each.RescaleSlope, each.RescaleIntercept
         each.PixelRepresentation = 0
         each.ModalityLUTSequence = Sequence([table])
         each.PixelData = np.full((6, 7), 2, "<u2").tobytes()
     assert set(np.unique(volume_of(slices).voxels)) == {40}
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+def test_a_ct_without_rescale_is_refused(make_series: Maker, keyword: str) -> None:
+    slices = make_series()
+    delattr(slices[2], keyword)
+    with pytest.raises(InputError, match=f"is CT without {keyword}"):
+        volume_of(slices)
+    for each in slices:
+        each.Modality = "MR"
+    assert volume_of(slices)
+
+
+@pytest.mark.parametrize("unit", ["Z_EFF", "MGML", "US"])
+def test_a_ct_of_no_hounsfield_units_is_refused(make_series: Maker, unit: str) -> None:
+    slices = make_series()
+    for each in slices:
+        each.RescaleType = unit
+    with pytest.raises(InputError, match=f"is CT in {unit}, and models take Hounsfield units"):
+        volume_of(slices)
+    for each in slices:
+        each.RescaleType = "HU"
+    assert volume_of(slices)
+
+
+def test_slices_turned_by_less_than_each_cosine_may_be_are_refused_where_they_are_wide(
+    make_series: Maker,
+) -> None:
+    for width, passes in ((300, True), (900, False)):
+        slices = make_series(shape_kji=(5, 6, width), spacing_kji=(2.5, 0.5, 0.5))
+        for number, each in enumerate(slices):
+            del each.ImageOrientationPatient  # they share the element
+            each.ImageOrientationPatient = [1, 0.0008 * (number % 2), 0, 0, 1, 0]
+        if passes:
+            assert volume_of(slices)
+        else:
+            with pytest.raises(InputError, match=r"corner of object .* lies 0\.22 mm off"):
+                volume_of(slices)
 
 
 class TestFiles:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import RLELossless
 
 from dicomai.errors import InputError
 from dicomai.imaging.pixels import check_greyscale, stored_values
@@ -55,3 +61,26 @@ def test_what_nobody_here_decodes_is_said_shortly(sample_data: Path, name: str, 
         stored_values(dataset)
     assert words in error.value.sentence
     assert dataset.SOPInstanceUID in error.value.sentence
+
+
+@pytest.mark.parametrize("overlay", [0x0000, 0xA000])
+@pytest.mark.parametrize("signed", [False, True])
+def test_rle_with_something_in_its_unused_bits_gives_the_stored_values(
+    signed: bool, overlay: int
+) -> None:
+    truth = np.arange(256).reshape(16, 16) * 7 - (900 if signed else 0)
+    words = (truth.astype("<i2").view("<u2") & 0x0FFF) | overlay
+    planes = [(words >> 8).astype(np.uint8).tobytes(), (words & 0xFF).astype(np.uint8).tobytes()]
+    rows = [  # PS3.5 G.3: each row a literal run
+        b"".join(b"\x0f" + plane[at : at + 16] for at in range(0, 256, 16)) for plane in planes
+    ]
+    header = struct.pack("<16L", 2, 64, 64 + len(rows[0]), *[0] * 13)
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    dataset.Rows = dataset.Columns = 16
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation = int(signed)
+    dataset.PixelData = encapsulate([header + rows[0] + rows[1]])
+    np.testing.assert_array_equal(stored_values(dataset), truth)

@@ -11,13 +11,13 @@ from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import Code
 from dicomai.findings import Detection, Findings, Segment
-from dicomai.imaging.geometry import Grid
+from dicomai.imaging.geometry import OFF_GRID_MM, Grid
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.header import code_of
 
 TOLERANCE_MM: Final = 0.01
-# How far an image may lie off the regular grid that the model worked on: modalities round.
-IRREGULAR_MM: Final = 0.2
+# What imaging allowed is allowed here too, rounding apart.
+IRREGULAR_MM: Final = OFF_GRID_MM + 1e-6
 
 _Corners = npt.NDArray[np.float64]
 
