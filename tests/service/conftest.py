@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from dicomai.inference.runner_process import RunnerProcess
+
 sys.path.insert(0, str(Path(__file__).parent))  # for `bodies`
 
-MISBEHAVING_RUNNER = (sys.executable, str(Path(__file__).parent / "misbehaving_runner.py"))
 
-
-@pytest.fixture
-def misbehaving_runner() -> tuple[str, ...]:
-    """The command of a runner that knows networks which misbehave."""
-    return MISBEHAVING_RUNNER
+@pytest.fixture(scope="session")
+def runner() -> Iterator[RunnerProcess]:
+    """The real runner, which also knows networks that misbehave; it starts anew when it died."""
+    script = str(Path(__file__).with_name("misbehaving_runner.py"))
+    with RunnerProcess("cpu", command=(sys.executable, script)) as process:
+        yield process
 
 
 def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:

@@ -26,12 +26,6 @@ from dicomai.store.job import Job, JobId
 DAY = seconds(86400)
 
 
-@pytest.fixture(scope="module")
-def runner() -> Iterator[RunnerProcess]:
-    with RunnerProcess("cpu") as process:
-        yield process
-
-
 @pytest.fixture
 def ward_of(tmp_path: Path, runner: RunnerProcess) -> Iterator[Callable[..., tuple[Ward, JobId]]]:
     opened = []

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,14 +45,6 @@ def request_of(volume: SourceVolume, tmp_path: Path) -> Make:
         )
 
     return make
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[RunnerProcess]:
-    with RunnerProcess(
-        "cpu", command=(sys.executable, str(Path(__file__).with_name("misbehaving_runner.py")))
-    ) as process:
-        yield process
 
 
 def ignore(*_: object) -> None:

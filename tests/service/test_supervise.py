@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -36,14 +35,6 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
     opened = open_ward(tmp_path)
     yield opened
     opened.engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[RunnerProcess]:
-    with RunnerProcess(
-        "cpu", command=(sys.executable, str(Path(__file__).with_name("misbehaving_runner.py")))
-    ) as process:
-        yield process
 
 
 def supervisor(ward: Ward, runner: RunnerProcess, **options: object) -> Supervisor:

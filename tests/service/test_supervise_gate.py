@@ -36,12 +36,6 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
     opened.engine.dispose()
 
 
-@pytest.fixture(scope="module")
-def runner() -> Iterator[RunnerProcess]:
-    with RunnerProcess("cpu") as process:
-        yield process
-
-
 def found_in(ward: Ward, runner: RunnerProcess, folder: Path) -> tuple[SourceVolume, Findings]:
     (series,) = read_series(write_study(folder, "P1"))
     source = volume_of(series.datasets)
