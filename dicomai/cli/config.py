@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from dicomai.cli.options import ConfigOption, JsonOption
-from dicomai.cli.terminal import print_json, say, table
+from dicomai.cli.terminal import print_json, say, sheet, table
 from dicomai.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ def _show(settings: Settings) -> None:
     database = make_url(settings.database.url).render_as_string(hide_password=True)
     receiver = settings.receiver
     say(f"{settings.file} is right.")
-    table(
-        ["what", "is"],
+    sheet(
         [
             ("data folder", settings.service.data),
             ("database", database),

@@ -9,7 +9,7 @@ import typer
 from dicomai.cli import audit
 from dicomai.cli.catalogue import opened
 from dicomai.cli.options import ConfigOption, JsonOption
-from dicomai.cli.terminal import clock, iso, moment, print_json, say, span, table, text
+from dicomai.cli.terminal import clock, iso, moment, print_json, say, sheet, span, table, text
 from dicomai.errors import NotFound
 
 if TYPE_CHECKING:
@@ -91,19 +91,16 @@ def job(number: JobArgument, config: ConfigOption = None, json: JsonOption = Fal
         print_json(facts_of_story(known) | {"events": [event_facts(each) for each in happened]})
         return
     one = known.job
-    table(
-        ["what", "is"],
+    sheet(
         [
             ("job", f"{one.id}: {what(one)}"),
             ("state", state_of(one)),
-            ("why", remark(one)),
+            ("found" if one.state == "done" else "why", remark(one)),
             ("study", one.study_instance_uid),
             ("input", f"{inputs} objects" if inputs else ""),
             ("routes", ", ".join(f"{each.route} ({each.mode})" for each in known.routes)),
             ("attempts", one.attempts),
-            ("error", f"{one.error_kind}, at {one.error_stage or 'start'}: {one.error_subject}")
-            if one.error_kind
-            else ("error", "none"),
+            ("error", _error(one)),
             ("seconds", ", ".join(f"{stage} {s:.1f}" for stage, s in one.stages_s.items())),
             ("worker", one.worker),
             ("replaces", f"job {one.supersedes}" if one.supersedes else ""),
@@ -154,6 +151,12 @@ def cancel(number: JobArgument, config: ConfigOption = None) -> None:
         cancelled = queue.cancel(connection, known.id, f"A person cancelled {known.title}.", now())
     audit.record(settings.service.data, "cancel", str(number))
     say(f"{cancelled.title} is cancelled.")
+
+
+def _error(job: Job) -> str:
+    if not job.error_kind:
+        return ""
+    return f"{job.error_kind}, at {job.error_stage or 'start'}: {job.error_subject}"
 
 
 def what(job: Job) -> str:

@@ -11,7 +11,7 @@ import typer
 
 from dicomai.cli import audit
 from dicomai.cli.options import ConfigOption, JsonOption
-from dicomai.cli.terminal import print_json, say, table, text
+from dicomai.cli.terminal import print_json, say, sheet, table, text
 from dicomai.errors import ConfigError, NotFound
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def show(name: ModelName, config: ConfigOption = None, json: JsonOption = False)
         return
     manifest = package.manifest
     limits = manifest.limits.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    table(
-        ["what", "is"],
+    sheet(
         [
             ("model", f"{package.name} {manifest.version} of {manifest.manufacturer}"),
             ("licence", manifest.licence),

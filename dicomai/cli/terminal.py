@@ -105,6 +105,11 @@ def table(
     console.print()
 
 
+def sheet(rows: Iterable[tuple[str, object]]) -> None:
+    """Print facts of one thing, name and value; those without a value are left out."""
+    table(["what", "is"], [row for row in rows if row[1] is not None and str(row[1])])
+
+
 def progress() -> Progress:
     """Return a display of progress on stderr, which is gone when its block ends."""
     return Progress(
