@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from dicomai.dicom.uid import SOPInstanceUID
 from dicomai.errors import (
     ConfigError,
+    DatabaseError,
     IdentityError,
     InputError,
     RefusedError,
@@ -77,6 +78,8 @@ class Deliverer:
             with this.stage("send"):
                 self._begin(this)
                 self._send(this, node, self._left(job, objects))
+        except DatabaseError:
+            raise  # ours, not the node's
         except TransientError as error:
             sentence = error.sentence
             this.write(lambda c: nodes.failed(c, node.name, sentence, self.worker.clock()))
