@@ -137,6 +137,13 @@ def test_an_image_input_gets_one_image() -> None:
     assert "LL" in choice.rejected[0]
 
 
+def test_images_of_a_series_that_fail_alike_are_told_of_once() -> None:
+    choice = choose(_spec(when=["Modality in DX, CR"], kind="image"), [_series("1.2", count=500)])
+    (sentence,) = choice.rejected
+    assert sentence.startswith("500 images of series 2 (1.2) do not fit:")
+    assert "as it has CT" in sentence
+
+
 @pytest.mark.parametrize(
     ("image", "kind"),
     [
