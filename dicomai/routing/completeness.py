@@ -69,15 +69,23 @@ def after_object(quiet: Quiet | None, wait: Wait, at: Instant, *, released_befor
     )
 
 
-def after_release(quiet: Quiet, wait: Wait, at: Instant, *, alone: bool) -> Quiet:
+def after_release(
+    quiet: Quiet, wait: Wait, at: Instant, *, alone: bool, released_before: bool
+) -> Quiet:
     """Return the quiet time after a clean release.
 
     Parameters
     ----------
     alone
         No other node sent objects of the study, and no other association of it is open.
+    released_before
+        The same node had cleanly released another association that carried objects of the study.
     """
-    if quiet.full or not alone or not wait.association_per_study:
+    if not wait.association_per_study:
+        return quiet
+    if quiet.full or released_before:
+        return Quiet(until=quiet.until, full=True)
+    if not alone:
         return quiet
     return Quiet(until=Instant(at + wait.floor))
 
@@ -106,10 +114,11 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """How far the spool of a host has been ingested."""
+    """How far the spool of a host has been ingested, and when it last said so."""
 
     name: str
     ingested_to: Instant
+    beat_at: Instant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +148,8 @@ def decide(
     hosts
         All that may hold objects of the study in their spools.
     patience
-        After the last object nothing but the quiet time holds a decision up for longer.
+        After the last object nothing holds a decision up for longer but the quiet time, and a host
+        that is behind and not silent: one that works off what came in an outage.
     now
         This host's clock.
     """
@@ -149,11 +159,11 @@ def decide(
             because=f"Objects may still arrive: it must be quiet until {_clock(quiet_until)}.",
             again_at=quiet_until,
         )
+    late = [host for host in hosts if host.ingested_to < quiet_until]
     behind = [
         # The same words until it has: each new reason is an event.
         f"host {host.name} has not yet ingested all that came until {_clock(quiet_until)}"
-        for host in hosts
-        if host.ingested_to < quiet_until
+        for host in late
     ]
     open_at = [
         f"an association of {node} that sent objects of it is open"
@@ -164,11 +174,22 @@ def decide(
         return Whole(because=f"Nothing more came until {_clock(quiet_until)}.")
     reasons = "; ".join(vetoes)
     until = Instant(arrived.last_at + patience)
-    if now < until:
-        soon = Instant(now + LOOK_AGAIN) if behind else until
-        return NotYet(because=f"{reasons[0].upper()}{reasons[1:]}.", again_at=min(soon, until))
+    if now < until or not _silent(late, hosts, patience):
+        again_at = Instant(now + LOOK_AGAIN)
+        if not behind:
+            again_at = until
+        return NotYet(because=f"{reasons[0].upper()}{reasons[1:]}.", again_at=again_at)
     waited = timedelta(microseconds=patience)
     return Whole(because=f"Nothing more came for {waited}, although {reasons}.")
+
+
+def _silent(late: Sequence[Host], hosts: Sequence[Host], patience: Microseconds) -> bool:
+    """Tell whether every host that is behind has stopped saying how far it is.
+
+    The time is the others', not ours: in an outage of the database all fall silent together.
+    """
+    heard_at = max((host.beat_at for host in hosts), default=Instant(0))
+    return all(heard_at - host.beat_at >= patience for host in late)
 
 
 def gaps_of(images: Iterable[Image]) -> tuple[float, ...]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal
+from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
+import structlog
 from sqlalchemy import Connection, Engine
 
-from dicomai.dicom.dates import Instant, Microseconds, as_datetime
+from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
 from dicomai.dicom.identity import Ambiguous, IdentityKey, judge
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
-from dicomai.errors import InputError, NotFound
+from dicomai.errors import InputError, NotFound, TransientError
 from dicomai.routing.completeness import Arrived, Host, NotYet, gaps_of
 from dicomai.routing.completeness import decide as decide_whole
 from dicomai.routing.exclusion import Excluded, exclude
@@ -32,7 +33,10 @@ from dicomai.store.instances import Instance
 from dicomai.store.job import JobId, JobInput, JobRoute, NewAnalysis
 from dicomai.store.studies import Study
 
-Outcome = Literal["not yet", "held", "decided", "nothing to do"]
+Outcome = Literal["not yet", "held", "decided", "nothing to do", "defect"]
+_AFTER_DEFECT: Final = seconds(600)
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +64,26 @@ def decide_due(engine: Engine, rules: Rules, now: Instant) -> dict[StudyInstance
     """Decide on every study whose moment has come; return what became of each."""
     with reading(engine) as connection:
         due = studies.due(connection, now)
-    return {study: decide_study(engine, study, rules, now) for study in due}
+    return {study: _decided(engine, study, rules, now) for study in due}
+
+
+def _decided(engine: Engine, uid: StudyInstanceUID, rules: Rules, now: Instant) -> Outcome:
+    """Decide on one study; a defect that it meets must not keep the others waiting."""
+    try:
+        return decide_study(engine, uid, rules, now)
+    except (TransientError, OSError):
+        raise
+    except Exception as defect:
+        log.exception("defect", study=uid)
+        because = (
+            f"Study {uid}, decide: a defect of dicomai, {type(defect).__name__}: {defect}. "
+            f"It is tried again in 10 minutes; the log has the stack, "
+            "please report it."
+        )
+        with writing(engine) as connection:
+            studies.lock(connection, uid)
+            studies.postpone(connection, uid, because, Instant(now + _AFTER_DEFECT), now)
+        return "defect"
 
 
 def decide_study(engine: Engine, uid: StudyInstanceUID, rules: Rules, now: Instant) -> Outcome:
@@ -134,7 +157,8 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
         gaps=_gaps([each for each in theirs if each.series_instance_uid in changed]),
     )
     known = [
-        Host(name=each.name, ingested_to=each.ingested_to) for each in hosts.listing(connection)
+        Host(name=each.name, ingested_to=each.ingested_to, beat_at=each.beat_at)
+        for each in hosts.listing(connection)
     ]
     whole = decide_whole(arrived, known, patience=rules.patience, now=now)
     if isinstance(whole, NotYet):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import structlog
@@ -22,10 +22,11 @@ from dicomai.net.node import ANY_NODE, Node
 from dicomai.routing.completeness import Quiet, after_release
 from dicomai.service.arrival import Arrived, note_arrived, wait_of
 from dicomai.service.received import Reading, read_object
-from dicomai.spool import reader
+from dicomai.spool import quarantine, reader
 from dicomai.spool.entries import AssociationId, End, Entry
 from dicomai.store import archive, associations, events, hosts, studies
 from dicomai.store.engine import writing
+from dicomai.store.instances import Added
 from dicomai.store.studies import StudyGoing
 
 log = structlog.get_logger(__name__)
@@ -94,30 +95,37 @@ def ingest(
     now
         The clock.
     after_step
-        For tests that kill.
+        To show that it gets on, and for tests that kill.
 
     Raises
     ------
     TransientError, OSError
         The database is away, or the disk is full: nothing is lost, and a later pass goes on.
     """
+    this = _Pass(
+        engine=engine,
+        config=config,
+        now=now,
+        after_step=after_step,
+        reached=_reached(config, now()),
+    )
     done = Ingested()
     waiting: list[_Marked] = []
     try:
         for entry in reader.entries(config.spool):
             waiting.append(_Marked(entry=entry, attempt=reader.mark(entry)))
             if waiting[-1].attempt > 1:  # it may have killed: by itself, at once
-                done += _take(engine, config, [waiting.pop()], now, after_step)
+                done += _take(this, [waiting.pop()])
             elif len(waiting) == BATCH:
                 batch, waiting = waiting, []
-                done += _take(engine, config, batch, now, after_step)
+                done += _take(this, batch)
         batch, waiting = waiting, []
-        done += _take(engine, config, batch, now, after_step)
+        done += _take(this, batch)
     except (TransientError, OSError):
         _unmark(each.entry for each in waiting)
         raise
-    _end_associations(engine, config, after_step)
-    _publish(engine, config, now)
+    _end_associations(this)
+    _publish(this)
     after_step("published")
     if done != Ingested():
         log.info(
@@ -130,25 +138,34 @@ def ingest(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """One pass over the spool; all received before `reached` was in the catalogue as it began."""
+
+    engine: Engine
+    config: Ingest
+    now: Callable[[], Instant]
+    after_step: AfterStep
+    reached: Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Marked:
     entry: Entry
     attempt: int
 
 
-def _take(
-    engine: Engine,
-    config: Ingest,
-    batch: Sequence[_Marked],
-    now: Callable[[], Instant],
-    after_step: AfterStep,
-) -> Ingested:
+class _FileGone(TransientError):
+    """The file of an object went between its placing and its row."""
+
+
+def _take(this: _Pass, batch: Sequence[_Marked]) -> Ingested:
     """Take over marked entries; what only failed for now is unmarked, and left for a later pass."""
     if not batch:
         return Ingested()
     try:
-        after_step("marked")
-        arrived = _placed(engine, config, batch, now, after_step)
-        catalogued, damaged, postponed = _committed(engine, config, arrived, now(), after_step)
+        this.after_step("marked")
+        arrived = _placed(this, batch)
+        catalogued, damaged, postponed = _committed(this, arrived)
     except (TransientError, OSError):
         _unmark(each.entry for each in batch)
         raise
@@ -159,13 +176,7 @@ def _take(
     )
 
 
-def _placed(
-    engine: Engine,
-    config: Ingest,
-    batch: Sequence[_Marked],
-    now: Callable[[], Instant],
-    after_step: AfterStep,
-) -> list[Arrived]:
+def _placed(this: _Pass, batch: Sequence[_Marked]) -> list[Arrived]:
     """Read objects and link them into the archive; set aside what can't be read."""
     arrived: list[Arrived] = []
     for marked in batch:
@@ -175,84 +186,99 @@ def _placed(
                     f"Ingest ended {reader.MAX_ATTEMPTS} times while it worked on this object. "
                     "It is kept here; please report it."
                 )
-            arrived.append(_place(config, marked, after_step))
+            arrived.append(_place(this, marked))
         except InputError as error:
-            _set_aside(engine, config, marked.entry, error.sentence, now())
-            after_step("set aside")
+            _set_aside(this, marked.entry, error.sentence)
+            this.after_step("set aside")
     return arrived
 
 
-def _place(config: Ingest, marked: _Marked, after_step: AfterStep) -> Arrived:
+def _place(this: _Pass, marked: _Marked) -> Arrived:
     entry = marked.entry
-    node = config.node(entry.association.node)
+    node = this.config.node(entry.association.node)
     read = read_object(
         entry.path,
         Reading(
             issuer_of_patient_id=node.issuer_of_patient_id,
             charset_default=node.charset_default,
-            placeholder_ids=config.placeholder_ids,
+            placeholder_ids=this.config.placeholder_ids,
         ),
     )
-    after_step("read")
+    this.after_step("read")
     path = archive.place(
-        config.data,
+        this.config.data,
         entry.path,
         read.identifiers.study_instance_uid,
         read.identifiers.series_instance_uid,
         read.identifiers.sop_instance_uid,
         read.file_sha256,
     )
-    after_step("placed")
+    this.after_step("placed")
     return Arrived(entry=entry, read=read, path=path, again=marked.attempt > 1)
 
 
-def _committed(
-    engine: Engine,
-    config: Ingest,
-    arrived: Sequence[Arrived],
-    now: Instant,
-    after_step: AfterStep,
-) -> tuple[int, int, int]:
+def _committed(this: _Pass, arrived: Sequence[Arrived]) -> tuple[int, int, int]:
     """Commit rows and events, then take the entries out of the spool.
 
     Returns how many were catalogued, set aside since our own file of them is damaged, postponed.
     """
+    now = this.now()
     done: list[Arrived] = []
-    damaged: list[Arrived] = []
+    damaged: list[tuple[Arrived, PurePosixPath]] = []
     # In the order of their UIDs, so that two hosts never wait for each other's locks.
-    with writing(engine) as connection:
+    with writing(this.engine) as connection:
+        # A host that works off a backlog is late, and not silent.
+        hosts.note_ingested(connection, this.config.host, this.reached, now)
         for _, group in groupby(sorted(arrived, key=_group), key=_group):
             objects = tuple(group)
-            node = config.node(objects[0].entry.association.node)
+            node = this.config.node(objects[0].entry.association.node)
             try:
-                added = note_arrived(connection, config.host, node, objects, now)
+                added = note_arrived(connection, this.config.host, node, objects, now)
             except StudyGoing as going:
                 log.info("study is being deleted", sentence=going.sentence)
                 _unmark(each.entry for each in objects)
                 continue
             for each, result in zip(objects, added, strict=True):
-                # A duplicate is dropped only if what we have is there.
-                size = _size(config.data / result.path)
-                (done if size == each.read.size_bytes else damaged).append(each)
-    after_step("committed")
+                if _is_whole(this.config, each, result):
+                    done.append(each)
+                else:
+                    damaged.append((each, result.path))
+    this.after_step("committed")
     for each in done:
         reader.remove(each.entry)
-        after_step("removed")
-    for each in damaged:
-        reason = "The archive's file of this object is damaged or gone; these are its bytes."
-        _set_aside(engine, config, each.entry, reason, now)
+        this.after_step("removed")
+    for each, path in damaged:
+        reason = (
+            f"It came before, and the archive's file of it, {path}, is damaged. These are its "
+            "bytes: move that file away, then send the study again."
+        )
+        _set_aside(this, each.entry, reason)
     return len(done), len(damaged), len(arrived) - len(done) - len(damaged)
+
+
+def _is_whole(config: Ingest, arrived: Arrived, result: Added) -> bool:
+    """Tell whether the archive has what a row names; what is damaged was so before.
+
+    Raises
+    ------
+    _FileGone
+        It was placed a moment ago and is gone: retention deletes the study. No row may stay.
+    """
+    if result.path != arrived.path:
+        return False  # placing gives equal bytes the same place, unless another file is there
+    try:
+        return (config.data / result.path).stat().st_size == arrived.read.size_bytes
+    except FileNotFoundError as gone:
+        raise _FileGone(
+            f"Study {arrived.read.identifiers.study_instance_uid}, ingest: {result.path} went "
+            "while its object was taken into the catalogue, as when its study is deleted. The "
+            "object is still in the spool, and is taken in again.",
+            subject=str(result.path),
+        ) from gone
 
 
 def _group(arrived: Arrived) -> tuple[str, str]:
     return arrived.read.identifiers.study_instance_uid, arrived.entry.association.id
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return -1
 
 
 def _unmark(entries: Iterable[Entry]) -> None:
@@ -260,31 +286,35 @@ def _unmark(entries: Iterable[Entry]) -> None:
         reader.unmark(entry)
 
 
-def _set_aside(engine: Engine, config: Ingest, entry: Entry, reason: str, now: Instant) -> None:
-    name = reader.set_aside(entry, config.quarantine, reason, now)
-    log.warning("object set aside", file=name, sentence=reason)
-    with writing(engine) as connection:
+def _set_aside(this: _Pass, entry: Entry, reason: str) -> None:
+    """Keep an entry in the quarantine; it leaves the spool when the event of it is there."""
+    now = this.now()
+    name = quarantine.put(this.config.quarantine, entry.path, reason, now, entry.association)
+    with writing(this.engine) as connection:
         sentence = f"An object from {entry.association.node} was set aside as {name}: {reason}"
         events.record(connection, None, "object set aside", sentence, {"file": name}, now)
+    reader.remove(entry)
+    log.warning("object set aside", file=name, sentence=reason)
 
 
-def _end_associations(engine: Engine, config: Ingest, after_step: AfterStep) -> None:
+def _end_associations(this: _Pass) -> None:
     """Note the end of each association all of whose objects are in the catalogue."""
+    spool = this.config.spool
     ends = {
         facts.id: end
-        for facts in reader.associations(config.spool)
-        if (end := reader.ended(config.spool, facts.id)) is not None
+        for facts in reader.associations(spool)
+        if (end := reader.ended(spool, facts.id)) is not None
     }
     # Looked for after the ends: nothing comes after an end.
-    waiting = {entry.association.id for entry in reader.entries(config.spool)}
+    waiting = {entry.association.id for entry in reader.entries(spool)}
     for association, end in ends.items():
         if association in waiting:
             continue
-        with writing(engine) as connection:
-            _note_end(connection, config, association, end)
-        after_step("ended")
-        reader.forget(config.spool, association)
-        after_step("forgotten")
+        with writing(this.engine) as connection:
+            _note_end(connection, this.config, association, end)
+        this.after_step("ended")
+        reader.forget(spool, association)
+        this.after_step("forgotten")
 
 
 def _note_end(connection: Connection, config: Ingest, association: AssociationId, end: End) -> None:
@@ -301,14 +331,24 @@ def _note_end(connection: Connection, config: Ingest, association: AssociationId
         quiet = Quiet(until=study.quiet_until, full=study.full_quiet)
         if end.how == "released":
             alone = study.nodes == (node.name,) and all(each.ended_at for each in brought)
-            quiet = after_release(quiet, wait_of(node), end.at, alone=alone)
+            # Both may have come before anyone looked: one was not the last, whatever it said.
+            before = any(
+                each.release == "released" and each.node == node.name and each.id != association
+                for each in brought
+            )
+            quiet = after_release(quiet, wait_of(node), end.at, alone=alone, released_before=before)
         # Whatever it says, the study is looked at again: one veto less.
         studies.set_quiet(connection, uid, quiet.until, full_quiet=quiet.full)
 
 
-def _publish(engine: Engine, config: Ingest, now: Callable[[], Instant]) -> None:
+def _publish(this: _Pass) -> None:
     """Publish up to when everything that this host took is in the catalogue."""
-    before = now()
-    oldest = reader.oldest_received_at(config.spool)
-    with writing(engine) as connection:
-        hosts.note_ingested(connection, config.host, oldest or before, before)
+    now = this.now()
+    reached = _reached(this.config, now)
+    with writing(this.engine) as connection:
+        hosts.note_ingested(connection, this.config.host, reached, now)
+
+
+def _reached(config: Ingest, now: Instant) -> Instant:
+    """Return up to when everything is in the catalogue; the clock was read before the spool is."""
+    return reader.oldest_received_at(config.spool) or now

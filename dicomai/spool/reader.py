@@ -17,7 +17,6 @@ from typing import Final
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import InputError
-from dicomai.spool import quarantine as quarantined
 from dicomai.spool.durable import sync_folder
 from dicomai.spool.entries import (
     ASSOCIATION,
@@ -103,11 +102,6 @@ def open_associations(spool: Path) -> tuple[OpenAssociation, ...]:
     )
 
 
-def studies(spool: Path, association: AssociationId) -> frozenset[StudyInstanceUID]:
-    """Return the studies that an association sent something of, ingested or not."""
-    return _studies(spool / association)
-
-
 def ended(spool: Path, association: AssociationId) -> End | None:
     """Return when and how an association ended, None while it is open.
 
@@ -154,13 +148,6 @@ def remove(entry: Entry) -> None:
     with suppress(FileNotFoundError):
         entry.path.unlink()
     unmark(entry)
-
-
-def set_aside(entry: Entry, folder: Path, reason: str, at: Instant) -> str:
-    """Move an entry to the quarantine with the reason beside it; return its name there."""
-    name = quarantined.put(folder, entry.path, reason, at, entry.association)
-    remove(entry)
-    return name
 
 
 def forget(spool: Path, association: AssociationId) -> bool:

@@ -17,6 +17,8 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import InputError, NotFound
 from dicomai.routing.condition import parse
 from dicomai.routing.route import Route
+from dicomai.service import decide as decide_module
+from dicomai.service import ingest as ingest_module
 from dicomai.service.decide import accept, decide_due
 from dicomai.store import analyses, hosts, jobs
 from dicomai.store.engine import reading, writing
@@ -76,6 +78,58 @@ def test_an_outage_of_ingest_does_not_look_like_silence(
     assert hospital.decide() == "not yet"
     (waits,) = hospital.story("study waits")
     assert waits.startswith("Host here has not yet ingested all that came until")
+
+
+def test_a_backlog_is_never_decided_on_halfway(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_module, "BATCH", 2)
+    hospital.send(*_chest(make_ct, 6))
+    hospital.later(7200)  # the database was away
+    outcomes = []
+
+    def after_step(step: str) -> None:
+        if step in ("committed", "ended"):
+            outcomes.append(hospital.decide())
+
+    hospital.ingest(after_step)
+
+    assert set(outcomes) == {"not yet"}
+    hospital.later(2)
+    assert hospital.decide() == "decided"
+
+
+def test_an_outage_makes_no_host_a_silent_one(hospital: Hospital, make_ct: MakeCT) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest()
+    hospital.later(7200)
+
+    assert hospital.decide() == "not yet"
+
+
+def test_a_study_that_breaks_the_decision_keeps_nobody_else_from_it(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.send(make_ct(), make_ct(study="1.2.4", series="1.2.4.1"))
+    hospital.ingest()
+    hospital.later(61)
+    hospital.ingest()
+    real = decide_module.match
+
+    def breaks(route: Route, model: Any, study: Any, *, today: date) -> Any:
+        if study[0].series_instance_uid == "1.2.3.1":
+            raise ZeroDivisionError
+        return real(route, model, study, today=today)
+
+    monkeypatch.setattr(decide_module, "match", breaks)
+
+    assert decide_due(hospital.engine, hospital.rules, hospital.clock) == {
+        "1.2.3": "defect",
+        "1.2.4": "decided",
+    }
+    assert decide_due(hospital.engine, hospital.rules, hospital.clock) == {}
+    (why,) = hospital.story("study waits")
+    assert why.startswith("Study 1.2.3, decide: a defect of dicomai, ZeroDivisionError")
 
 
 def test_a_silent_host_blocks_until_patience_and_is_named(

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+from sqlalchemy import select
 
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.errors import DatabaseError
+from dicomai.errors import DatabaseError, TransientError
 from dicomai.service import ingest as ingest_module
 from dicomai.service.received import Reading, ReceivedObject
 from dicomai.spool import quarantine, reader
-from dicomai.store import associations, events, hosts, retention, studies
+from dicomai.store import associations, events, hosts, retention, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate
 
@@ -227,6 +228,18 @@ def test_a_clean_release_shortens_the_quiet_time_of_a_node_that_promises_it(
     assert hospital.study().quiet_until == hospital.clock + 60_000_000
 
 
+def test_two_releases_that_were_waiting_together_shorten_nothing(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(make_ct(number=1), node="CT2")
+    hospital.later(1)
+    hospital.send(make_ct(number=2), node="CT2")
+    hospital.ingest()
+
+    assert hospital.study().full_quiet
+    assert hospital.study().quiet_until == hospital.clock + 60_000_000
+
+
 def test_an_abort_shortens_nothing(hospital: Hospital, make_ct: MakeCT) -> None:
     hospital.send(make_ct(), node="CT2", ends="aborted")
     hospital.ingest()
@@ -296,6 +309,68 @@ def test_a_duplicate_whose_file_is_gone_brings_it_back(hospital: Hospital, make_
     hospital.ingest()
 
     assert _archived(hospital) == [file]
+
+
+def test_a_duplicate_whose_file_is_damaged_is_kept_with_what_to_do(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    (file,) = _archived(hospital)
+    whole = file.read_bytes()
+    file.write_bytes(bytes(len(whole)))
+    hospital.send(make_ct())
+
+    assert hospital.ingest().set_aside == 1
+
+    (reason,) = _quarantined(hospital)
+    assert f"{file.relative_to(hospital.config.data)}, is damaged" in reason
+    (kept,) = hospital.config.quarantine.glob("*.dcm")
+    assert kept.read_bytes() == whole
+
+
+def test_a_file_that_retention_takes_from_under_ingest_leaves_no_row(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.send(make_ct())
+    real = ingest_module.note_arrived
+
+    def late(*arguments: Any) -> Any:
+        for file in _archived(hospital):
+            file.unlink()
+        return real(*arguments)
+
+    monkeypatch.setattr(ingest_module, "note_arrived", late)
+    with pytest.raises(TransientError, match="is taken in again"):
+        hospital.ingest()
+    with reading(hospital.engine) as connection:
+        assert studies.get(connection, StudyInstanceUID("1.2.3")) is None
+    monkeypatch.undo()
+
+    assert hospital.ingest().catalogued == 1
+    assert len(_archived(hospital)) == 1
+
+
+def test_the_event_of_what_was_set_aside_survives_an_outage(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = hospital.folder / "broken.dcm"
+    broken.write_bytes(b"no DICOM")
+    hospital.send(broken)
+
+    def away(*_: object) -> None:
+        raise DatabaseError("Away.")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(events, "record", away)
+        with pytest.raises(DatabaseError):
+            hospital.ingest()
+    hospital.ingest()
+
+    with reading(hospital.engine) as connection:
+        kinds = connection.execute(select(schema.events.c.kind)).scalars().all()
+    assert kinds == ["object set aside"]
+    assert len(_quarantined(hospital)) == 1
 
 
 def test_no_name_and_no_id_stands_in_an_event(hospital: Hospital, make_ct: MakeCT) -> None:

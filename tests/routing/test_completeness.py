@@ -32,6 +32,10 @@ def _at(second: float) -> Instant:
     return Instant(1_700_000_000_000_000 + seconds(second))
 
 
+def _host(name: str, ingested_to: float, beat_at: float) -> Host:
+    return Host(name=name, ingested_to=_at(ingested_to), beat_at=_at(beat_at))
+
+
 def _decide(
     second: float,
     *,
@@ -42,7 +46,7 @@ def _decide(
 ) -> NotYet | Whole:
     return decide(
         Arrived(last_at=_at(0), quiet_until=_at(quiet_until), open_at=open_at, gaps=gaps),
-        hosts or [Host(name="here", ingested_to=_at(second))],
+        hosts or [_host("here", second, second)],
         patience=seconds(900),
         now=_at(second),
     )
@@ -65,28 +69,32 @@ def test_each_object_moves_the_quiet_time_and_the_latest_node_wins() -> None:
 def test_a_clean_release_allows_the_floor() -> None:
     quiet = after_object(None, CT, _at(0), released_before=False)
 
-    assert after_release(quiet, CT, _at(5), alone=True) == Quiet(until=_at(15))
+    after = after_release(quiet, CT, _at(5), alone=True, released_before=False)
+    assert after == Quiet(until=_at(15))
 
 
 def test_a_release_says_nothing_of_a_node_that_does_not_promise_it() -> None:
     quiet = after_object(None, PACS, _at(0), released_before=False)
 
-    assert after_release(quiet, PACS, _at(5), alone=True) == Quiet(until=_at(60))
+    after = after_release(quiet, PACS, _at(5), alone=True, released_before=False)
+    assert after == Quiet(until=_at(60))
 
 
 def test_a_release_says_nothing_while_others_send() -> None:
     quiet = after_object(None, CT, _at(0), released_before=False)
 
-    assert after_release(quiet, CT, _at(5), alone=False) == Quiet(until=_at(60))
+    after = after_release(quiet, CT, _at(5), alone=False, released_before=False)
+    assert after == Quiet(until=_at(60))
 
 
 def test_objects_after_a_release_bring_the_full_quiet_back_for_good() -> None:
     quiet = after_object(None, CT, _at(0), released_before=False)
-    quiet = after_release(quiet, CT, _at(5), alone=True)
+    quiet = after_release(quiet, CT, _at(5), alone=True, released_before=False)
     quiet = after_object(quiet, CT, _at(12), released_before=True)
 
     assert quiet == Quiet(until=_at(72), full=True)
-    assert after_release(quiet, CT, _at(13), alone=True) == quiet
+    after = after_release(quiet, CT, _at(13), alone=True, released_before=False)
+    assert after == quiet
 
 
 def test_an_open_association_of_the_study_vetoes_until_patience() -> None:
@@ -109,15 +117,28 @@ def test_gaps_veto_until_patience() -> None:
 
 
 def test_a_host_that_has_not_ingested_past_the_quiet_time_vetoes_and_is_named() -> None:
-    hosts = [Host(name="here", ingested_to=_at(100)), Host(name="node2", ingested_to=_at(30))]
-
-    refused = _decide(100, hosts=hosts)
+    refused = _decide(100, hosts=[_host("here", 100, 100), _host("node2", 30, 30)])
     assert isinstance(refused, NotYet)
     assert "ost node2 has not yet ingested all that came until" in refused.because
     assert refused.again_at == _at(101)
-    allowed = _decide(901, hosts=hosts)
+    allowed = _decide(930, hosts=[_host("here", 930, 930), _host("node2", 30, 30)])
     assert isinstance(allowed, Whole)
     assert "host node2" in allowed.because
+
+
+def test_a_host_that_works_off_a_backlog_vetoes_for_as_long_as_it_takes() -> None:
+    assert isinstance(_decide(5000, hosts=[_host("here", 30, 30)]), NotYet)
+    busy = [_host("here", 5000, 5000), _host("node2", 30, 4990)]
+    refused = _decide(5000, hosts=busy)
+    assert isinstance(refused, NotYet)
+    assert refused.again_at == _at(5001)
+
+
+def test_a_second_release_was_not_the_last_either() -> None:
+    quiet = after_object(None, CT, _at(0), released_before=False)
+
+    quiet = after_release(quiet, CT, _at(5), alone=True, released_before=True)
+    assert quiet == Quiet(until=_at(60), full=True)
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=20))

@@ -44,7 +44,6 @@ def test_an_association_is_open_until_its_end_is_written(spool: Path, associate:
     writer.end("released", Instant(5))
     assert reader.open_associations(spool) == ()
     assert reader.ended(spool, writer.facts.id) == entries.End(at=Instant(5), how="released")
-    assert reader.studies(spool, writer.facts.id) == {A, B}
 
 
 _RECEIVE_UNTIL_KILLED = """
@@ -124,7 +123,9 @@ def test_an_entry_that_killed_ingest_twice_is_set_aside_with_the_reason(
         (entry,) = reader.entries(spool)
         assert reader.mark(entry) == attempt
     assert attempt > reader.MAX_ATTEMPTS
-    name = reader.set_aside(entry, folder, "It killed ingest twice.", Instant(7))
+    reason = "It killed ingest twice."
+    name = quarantine.put(folder, entry.path, reason, Instant(7), entry.association)
+    reader.remove(entry)
     assert list(reader.entries(spool)) == []
     assert (folder / name).read_bytes() == b"poison"
     assert quarantine.listing(folder) == (
@@ -140,7 +141,8 @@ def test_setting_aside_may_be_killed_and_repeated(
     folder = tmp_path / "quarantine"
     entry = associate().add(A, (b"bad",))
     first = quarantine.put(folder, entry.path, "Once.", Instant(7), entry.association)
-    assert reader.set_aside(entry, folder, "Twice.", Instant(8)) == first
+    again = quarantine.put(folder, entry.path, "Twice.", Instant(8), entry.association)
+    assert again == first
     (kept,) = quarantine.listing(folder)
     assert kept.reason == "Twice."
 
