@@ -66,9 +66,14 @@ def start(connection: Connection, held: Held, now: Instant) -> Refusal | Literal
 
 def hold_unless_free(
     connection: Connection, held: Held, study: Study | None, now: Instant
-) -> Refusal | None:
+) -> Refusal | Literal["lost"] | None:
     """Hold a running job whose locked study is held or another patient's; None: it is free."""
-    job = connection.execute(select(jobs.c.patient_key).where(*ours(held))).scalar_one()
+    # Read under the study's lock: waiting for it may have taken long.
+    key = connection.execute(
+        select(jobs.c.patient_key).where(*ours(held), jobs.c.state == "running")
+    ).scalar_one_or_none()
+    if key is None:
+        return "lost"
     if study is not None and study.status == "held":
         moved = move(
             connection,
@@ -83,7 +88,7 @@ def hold_unless_free(
         for each in moved:
             tell(connection, each, "job held", f"{each.title} waits for its study.", now)
         return "study held"
-    if study is None or study.patient_key != job:
+    if study is None or study.patient_key != key:
         sentence = (
             "The job was made for another patient than the study's is now; nothing was written."
         )

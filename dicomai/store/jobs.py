@@ -107,11 +107,12 @@ def _claiming(
     free = [jobs.c.state == literal_column("'queued'"), jobs.c.kind == kind]
     if kind == "analyse":
         free += [jobs.c.model.in_(tuple(models)), ~_paused("model", jobs.c.model)]
+        free.append(~_routes_paused())
     else:
-        free += [~_paused("node", jobs.c.node), ~_earlier_delivery()]
+        free += deliverable()
     first = (
         select(jobs.c.id)
-        .where(*free, ~_routes_paused())
+        .where(*free)
         .order_by(jobs.c.urgency, jobs.c.rank, jobs.c.id)
         .limit(1)
         .with_for_update(skip_locked=True, of=jobs)
@@ -133,6 +134,11 @@ def _claiming(
         )
         .returning(jobs)
     )
+
+
+def deliverable() -> tuple[ColumnElement[bool], ...]:
+    """The conditions that a queued delivery would be claimed: no pause, none before it."""
+    return ~_paused("node", jobs.c.node), ~_earlier_delivery(), ~_routes_paused()
 
 
 def _paused(subject: str, name: ColumnElement[str]) -> ColumnElement[bool]:
@@ -211,14 +217,14 @@ def fail(
     stage: str,
     subject: str,
     now: Instant,
+    beat: int | None = None,
 ) -> Job | None:
     """Do with a running job what the kind of its error demands, and return it as it is then.
 
-    None: it is ours no more, and no row was touched.
+    None: it is ours no more, or has beaten since the `beat` that is given; no row was touched.
     """
-    found = connection.execute(
-        select(jobs).where(*ours(held), jobs.c.state == "running")
-    ).one_or_none()
+    same = ours(held) if beat is None else (*ours(held), jobs.c.beat == beat)
+    found = connection.execute(select(jobs).where(*same, jobs.c.state == "running")).one_or_none()
     if found is None:
         return None
     job = job_of(found)
@@ -229,7 +235,7 @@ def fail(
         connection,
         ("running",),
         then.state,
-        *ours(held),
+        *same,
         crashes=crashes,
         error_kind=error,
         error_sentence=sentence,
@@ -302,7 +308,10 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
         There is none, or its state or its study forbids it; the sentence says what helps.
     """
     current = existing(connection, job)
-    newer = connection.execute(select(jobs.c.id).where(jobs.c.supersedes == job)).scalars().first()
+    analysis = job if current.result_of is None else current.result_of
+    newer = (
+        connection.execute(select(jobs.c.id).where(jobs.c.supersedes == analysis)).scalars().first()
+    )
     if newer is not None:
         raise NotNow(
             f"{current.title} was superseded by job {newer}: the study has changed since.",

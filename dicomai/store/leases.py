@@ -19,6 +19,14 @@ _GAP: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Over:
+    """A claim whose lease is over, and the beat that stood still."""
+
+    held: Held
+    beat: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Seen:
     claim: int
     beat: int
@@ -39,7 +47,7 @@ class LeaseObserver:
         self._seen: dict[JobId, _Seen] = {}
         self._last = float("-inf")
 
-    def observe(self, connection: Connection, monotonic_now: float) -> tuple[Held, ...]:
+    def observe(self, connection: Connection, monotonic_now: float) -> tuple[Over, ...]:
         """Return the claims whose lease is over.
 
         Parameters
@@ -65,7 +73,7 @@ class LeaseObserver:
                 before = _Seen(claim, beat, monotonic_now)
             seen[JobId(number)] = before
             if monotonic_now - before.since >= self._lease_s:
-                over.append(Held(JobId(number), claim))
+                over.append(Over(Held(JobId(number), claim), beat))
         self._seen = seen
         self._last = monotonic_now
         return tuple(over)
@@ -76,13 +84,12 @@ def expire(
 ) -> tuple[Job, ...]:
     """Take the jobs whose lease is over from their workers; a second time fails a job.
 
-    Call it in a writing transaction, so that no beat comes between look and write on SQLite; on
-    PostgreSQL a beat that comes between loses its job, which its worker then learns.
+    A beat that comes between look and write keeps its job.
     """
     expired = []
-    for held in observer.observe(connection, monotonic_now):
-        job = jobs.get(connection, held.job_id)
-        if job is None or job.claim != held.claim:
+    for over in observer.observe(connection, monotonic_now):
+        job = jobs.get(connection, over.held.job_id)
+        if job is None or job.claim != over.held.claim:
             continue
         where = f" in stage {job.stage}" if job.stage else ""
         sentence = (
@@ -90,7 +97,14 @@ def expire(
             "tried again; a second time fails it, so that it stops no other worker."
         )
         changed = jobs.fail(
-            connection, held, "crash", sentence, job.stage, job.study_instance_uid, now
+            connection,
+            over.held,
+            "crash",
+            sentence,
+            job.stage,
+            job.study_instance_uid,
+            now,
+            beat=over.beat,
         )
         if changed is not None:
             expired.append(changed)

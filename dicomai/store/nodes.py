@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, and_, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.store import events, schema
 from dicomai.store.job import JobId
+from dicomai.store.jobs import deliverable
 from dicomai.store.moves import move
 from dicomai.store.states import BREAKER, Breaker, Outcome
 
@@ -164,16 +165,25 @@ def pause(openings: int) -> Microseconds:
 
 
 def _first_to_try(connection: Connection, name: str) -> JobId | None:
-    """Return the job that tries a half-open node; None while one does, or there is none."""
+    """Return the job that tries a half-open node; None while one does, or there is none.
+
+    One that nobody would claim tries nothing: the node would stay shut for as long as it stands.
+    """
     deliveries = jobs.c.kind == "deliver", jobs.c.node == name
+    claimable = and_(jobs.c.state == "queued", *deliverable())
     trying = connection.execute(
-        select(jobs.c.id).where(*deliveries, jobs.c.state.in_(("queued", "running"))).limit(1)
+        select(jobs.c.id).where(*deliveries, (jobs.c.state == "running") | claimable).limit(1)
     ).first()
     if trying is not None:
         return None
     first = connection.execute(
         select(jobs.c.id)
-        .where(*deliveries, jobs.c.state == "waiting", jobs.c.waiting_for != "commitment")
+        .where(
+            *deliveries,
+            jobs.c.state == "waiting",
+            jobs.c.waiting_for != "commitment",
+            *deliverable(),
+        )
         .order_by(jobs.c.urgency, jobs.c.rank, jobs.c.id)
         .limit(1)
     ).scalar_one_or_none()

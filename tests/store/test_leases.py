@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 from catalogue_rows import NOW, add, arrive, claim, claimed, finish, job, wanted
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.store import jobs, leases
 from dicomai.store.engine import writing
 from dicomai.store.job import Job
-from dicomai.store.leases import LeaseObserver
+from dicomai.store.leases import LeaseObserver, Over
 
 LEASE_S = 60.0
 
@@ -34,6 +34,27 @@ def test_a_job_without_a_beat_is_queued_again_and_a_beating_one_is_not(engine: E
     assert (expired.id, expired.state, expired.crashes) == (silent.id, "queued", 1)
     assert expired.error_kind == "crash"
     assert job(engine, beating.id).state == "running"
+
+
+def test_a_beat_between_the_look_and_the_write_keeps_its_job(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    running = claimed(engine)
+
+    class Slow(LeaseObserver):
+        """Sees a worker that wakes up just after the look, as another connection may."""
+
+        def observe(self, connection: Connection, monotonic_now: float) -> tuple[Over, ...]:
+            over = super().observe(connection, monotonic_now)
+            if over:
+                assert jobs.beat(connection, running.held, "infer", 0.5, NOW)
+            return over
+
+    observer = Slow(LEASE_S)
+    for at in range(0, 70, 10):
+        assert not look(engine, observer, float(at))
+    assert job(engine, running.id).state == "running"
+    assert job(engine, running.id).progress == 0.5
 
 
 def test_a_step_of_the_clock_ends_no_lease(engine: Engine) -> None:

@@ -361,6 +361,38 @@ def test_a_breaker_parks_its_nodes_jobs_and_lets_one_try(engine: Engine) -> None
     assert {job(engine, each).state for each in numbers} == {"queued", "running"}
 
 
+def test_a_node_is_tried_by_a_job_that_somebody_claims(engine: Engine) -> None:
+    arrive(engine)
+    for model, urgent in (("lungs", False), ("nodules", True)):
+        add(engine, wanted(fingerprint=model, model=model, urgent=urgent, route=model))
+        taken = claim(engine, models=(model,))
+        assert taken is not None
+        finish(engine, taken.held)
+    open_breaker(engine, "PACS1")
+    later = Instant(NOW + nodes.pause(1))
+    with writing(engine) as connection:
+        # The urgent one waits for the other: results of a study go out in order.
+        (tried,) = nodes.probe(connection, later)
+    assert claimed(engine, "deliver").id == tried
+
+
+def test_a_paused_route_keeps_no_node_shut(engine: Engine) -> None:
+    deliveries_of(engine, 1)
+    arrive(engine)
+    add(engine, wanted(route="other"))
+    finish(engine, claimed(engine).held)
+    open_breaker(engine, "PACS1")
+    later = Instant(NOW + nodes.pause(1))
+    with writing(engine) as connection:
+        nodes.probe(connection, later)
+        pauses.pause(connection, "route", "lungs", "draining", NOW)
+        (tried,) = nodes.probe(connection, later)
+    taken = claimed(engine, "deliver")
+    while taken.node != "PACS1":
+        taken = claimed(engine, "deliver")
+    assert taken.id == tried
+
+
 def test_results_made_while_a_breaker_is_open_wait_too(engine: Engine) -> None:
     open_breaker(engine, "PACS1")
     (number,) = deliveries_of(engine, 1)

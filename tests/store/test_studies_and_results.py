@@ -24,6 +24,7 @@ from dicomai.store.associations import Association
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
 from dicomai.store.job import JobId
+from dicomai.store.jobs import NotNow
 from dicomai.store.series import SeriesIdentity
 
 STUDY = StudyInstanceUID("1.2.3")
@@ -176,6 +177,31 @@ def test_late_images_cancel_deliveries_that_have_not_begun(engine: Engine) -> No
         (delivery,) = deliveries.of_analysis(connection, old)
         assert analyses.predecessor(connection, new) is None
     assert delivery.state == "cancelled"
+
+
+def test_what_was_superseded_is_not_sent_afterwards(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    finish(engine, claimed(engine).held, result())
+    delivery = claimed(engine, "deliver")
+    with writing(engine) as connection:
+        jobs.fail(connection, delivery.held, "refused", "No.", "send", "PACS1", NOW)
+    new = superseded(engine)
+    with (
+        writing(engine) as connection,
+        pytest.raises(NotNow, match=f"superseded by job {new}"),
+    ):
+        jobs.retry(connection, delivery.id, NOW)
+
+
+def test_a_job_that_was_cancelled_while_it_waited_for_the_lock_is_lost(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    with writing(engine) as connection:
+        study = studies.lock(connection, STUDY)
+        jobs.cancel(connection, held.job_id, "No.", NOW)
+        assert deliveries.hold_unless_free(connection, held, study, NOW) == "lost"
 
 
 def test_what_was_delivered_is_named_as_predecessor(engine: Engine) -> None:
