@@ -49,3 +49,10 @@ def test_commands_that_the_documentation_names_exist() -> None:
         for span in code.findall(page.read_text(encoding="utf-8")):
             for name in command.findall(span):
                 assert name in known, f"{page.name}: dicomai {name}"
+
+
+def test_targets_of_make_that_the_documentation_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (DOCS.parent / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for name in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE):
+            assert name in targets, f"{page.name}: make {name}"
