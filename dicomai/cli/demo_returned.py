@@ -45,7 +45,7 @@ _PARAMETER: Final = "111002"
 _METHOD: Final = "370129005"
 _DERIVATION: Final = "121401"
 _PRESENT: Final = "52101004"
-_ABSENT: Final = "2667000"
+_ABSENT: Final = "272519000"
 _NOT_DETECTED: Final = "260415000"
 _THRESHOLD: Final = "threshold: "
 

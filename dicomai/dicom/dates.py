@@ -62,9 +62,9 @@ def utc_offset(declared: str, zone: str, study_date: str, study_time: str) -> st
             '"Europe/Berlin".',
             subject="service.timezone",
         ) from trouble
-    digits = re.sub(r"\D", "", study_time)[:6].ljust(6, "0")
+    digits = re.sub(r"\D", "", study_time)[:4].ljust(4, "0")  # seconds may be 60
     try:
-        then = datetime.strptime(study_date.strip() + digits, "%Y%m%d%H%M%S")  # noqa: DTZ007  # the zone comes next
+        then = datetime.strptime(study_date.strip() + digits, "%Y%m%d%H%M")  # noqa: DTZ007  # the zone comes next
     except ValueError:
         return "+0000"
     return then.replace(tzinfo=at).strftime("%z")[:5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from dicomai.dicom.codes import Code
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import InputError
 from dicomai.findings import Findings
+from dicomai.imaging.attributes import text
 from dicomai.results import uids
 from dicomai.results.context import ResultContext
 from dicomai.results.source import REQUEST, Carried, carried, put, texts
 
 ACQUISITION_EQUIPMENT: Final = Code("109101", "DCM", "Acquisition Equipment")
 PROCESSING_EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
+_UNVERIFIED: Final = " - unverified"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,6 +54,13 @@ class Job:
     carried: Carried
 
     @property
+    def compressed_with_loss(self) -> Dataset | None:
+        """A source image that was once compressed with loss (PS3.3 C.7.6.1.1.5), if there is."""
+        return next(
+            (each for each in self.sources if text(each, "LossyImageCompression") == "01"), None
+        )
+
+    @property
     def offset(self) -> str:
         """Timezone Offset From UTC of the results."""
         study = self.carried.dataset
@@ -63,8 +73,9 @@ class Job:
 
     def series_number(self, kind: uids.Kind) -> int:
         """Return the Series Number of the results of one kind."""
-        number = self.sources[0].get("SeriesNumber")
-        return uids.series_number(int(number) if number not in (None, "") else None, kind)
+        number = text(self.sources[0], "SeriesNumber")
+        known = re.fullmatch(r"[+-]?[0-9]{1,11}", number) is not None
+        return uids.series_number(int(number) if known else None, kind)
 
 
 def job_of(
@@ -95,12 +106,10 @@ def stand_in(source: Dataset) -> Dataset:
         "StudyInstanceUID",
         "SeriesInstanceUID",
         "FrameOfReferenceUID",
-        "PositionReferenceIndicator",
         "ImagePositionPatient",
         "ImageOrientationPatient",
         "PixelSpacing",
         "SliceThickness",
-        "SpacingBetweenSlices",
         "Rows",
         "Columns",
         "Modality",
@@ -108,6 +117,8 @@ def stand_in(source: Dataset) -> Dataset:
     ):
         if source.get(keyword) is not None:
             bare.add(source[keyword])
+    if text(source, "PositionReferenceIndicator").isascii():
+        bare.PositionReferenceIndicator = text(source, "PositionReferenceIndicator")
     for keyword in (
         "PatientID",
         "PatientName",
@@ -124,10 +135,10 @@ def stand_in(source: Dataset) -> Dataset:
     return bare
 
 
-def complete(result: Dataset, job: Job, kind: uids.Kind, description: str) -> None:
+def complete(result: Dataset, job: Job, kind: uids.Kind) -> None:
     """Put on a result what every result has, and choose its character set last."""
     put(result, (each for each in job.carried.dataset if each.keyword != REQUEST))
-    _series(result, job, kind, description)
+    _series(result, job, kind)
     _equipment(result, job)
     result.TimezoneOffsetFromUTC = job.offset
     terms = charset.chosen_for(job.carried.terms, texts(result))
@@ -138,9 +149,11 @@ def complete(result: Dataset, job: Job, kind: uids.Kind, description: str) -> No
     _file_meta(result)
 
 
-def _series(result: Dataset, job: Job, kind: uids.Kind, description: str) -> None:
+def _series(result: Dataset, job: Job, kind: uids.Kind) -> None:
     result.SeriesNumber = job.series_number(kind)
-    result.SeriesDescription = description[:64]
+    algorithm = job.findings.algorithm
+    what = f"AI {'report' if kind == 'SR' else kind} {algorithm.name} {algorithm.version}"
+    result.SeriesDescription = what[: 64 - len(_UNVERIFIED)] + _UNVERIFIED
     result.InstanceNumber = 1
     date, time = dates.da_and_tm(job.context.created_at, job.offset)
     for keyword in ("SeriesDate", "ContentDate", "InstanceCreationDate"):
@@ -189,9 +202,9 @@ def _said(findings: Findings) -> str:
     algorithm = findings.algorithm
     said = [
         "UNVERIFIED result of an AI model.",
+        f"Not for: {algorithm.not_for}",  # first, for what is too long is cut at its end
         f"Intended use: {algorithm.intended_use}",
-        f"Not for: {algorithm.not_for}",
-        *(f"Deviation: {text}" for text in findings.deviations),
+        *(f"Deviation: {each}" for each in findings.deviations),
     ]
     return " ".join(said)
 
@@ -205,11 +218,10 @@ def _acquisition(source: Dataset) -> Dataset:
         "DeviceSerialNumber",
         "SoftwareVersions",
     ):
-        value = source.get(keyword)
-        first = value[0] if isinstance(value, list) and value else value
+        first = text(source, keyword).partition("\\")[0]
         # Only plain words: how a scanner names itself is not worth another character set.
-        if first and str(first).isascii() and str(first).isprintable() and len(str(first)) <= 64:
-            known[keyword] = str(first)
+        if first and first.isascii() and first.isprintable() and len(first) <= 64:
+            known[keyword] = first
     if len(known.get("StationName", "")) > 16:
         del known["StationName"]
     return _contribution(ACQUISITION_EQUIPMENT, {"Manufacturer": "unknown", **known})
@@ -218,7 +230,7 @@ def _acquisition(source: Dataset) -> Dataset:
 def _contribution(purpose: Code, attributes: dict[str, str]) -> Dataset:
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [code_item(purpose)]
-    put(item, (text_element(keyword, text) for keyword, text in attributes.items()))
+    put(item, (text_element(keyword, value) for keyword, value in attributes.items()))
     return item
 
 
@@ -235,13 +247,13 @@ def code_item(code: Code) -> Dataset:
     return item
 
 
-def text_element(keyword: str, text: str) -> DataElement:
+def text_element(keyword: str, value: str) -> DataElement:
     """Return an element of a result, cut to the length that its representation allows."""
     tag = tag_for_keyword(keyword)
     assert tag is not None
     vr = dictionary_VR(tag)
-    longest = {"LO": 64, "SH": 16, "ST": 1024}.get(vr, len(text))
-    return DataElement(tag, vr, text[:longest], validation_mode=config.IGNORE)
+    longest = {"LO": 64, "SH": 16, "ST": 1024}.get(vr, len(value))
+    return DataElement(tag, vr, value[:longest], validation_mode=config.IGNORE)
 
 
 def _file_meta(result: Dataset) -> None:

@@ -15,6 +15,7 @@ from pydicom.sr.coding import Code as PydicomCode
 from dicomai.dicom.codes import Code
 from dicomai.errors import InputError
 from dicomai.findings import Detection, Findings, Mask, Segment
+from dicomai.imaging.attributes import numbers, text
 from dicomai.imaging.geometry import Grid
 from dicomai.results import uids
 from dicomai.results.provenance import Job, code_item, complete, stand_in
@@ -111,18 +112,39 @@ def encode_seg(job: Job, segments: tuple[Drawn, ...]) -> Dataset:
     requests = job.carried.dataset.get("RequestAttributesSequence")
     if requests:
         result.RequestAttributesSequence = requests
-    body_part = str(job.sources[0].get("BodyPartExamined") or "").strip()
+    body_part = text(job.sources[0], "BodyPartExamined")
     if re.fullmatch(r"[A-Z0-9_ ]{1,16}", body_part):  # a Code String; some write prose here
         result.BodyPartExamined = body_part
-    complete(result, job, "SEG", f"AI SEG {algorithm.name} {algorithm.version} - unverified")
+        if text(job.sources[0], "Laterality") in {"L", "R"}:
+            result.Laterality = text(job.sources[0], "Laterality")
+    _note_loss(result, job)
+    complete(result, job, "SEG")
     return result
 
 
 def _image(source: Dataset, where: Grid) -> Dataset:
     image = stand_in(source)
-    if not image.get("SliceThickness"):  # highdicom wants it, though images may leave it empty
-        image.SliceThickness = f"{where.spacing_kji_mm[0]:.6g}"
+    between = f"{where.spacing_kji_mm[0]:.10g}"
+    # Readers build a volume from it, and modalities write what they like; the positions decide.
+    image.SpacingBetweenSlices = between
+    try:
+        (thickness,) = numbers(source, "SliceThickness", 1)
+    except InputError:
+        thickness = 0.0
+    if thickness <= 0:  # highdicom wants it, though images may leave it empty
+        image.SliceThickness = between
     return image
+
+
+def _note_loss(result: Dataset, job: Job) -> None:
+    """Hand on that images were once compressed with loss: it is never taken back."""
+    lossy = job.compressed_with_loss
+    if lossy is None:
+        return
+    result.LossyImageCompression = "01"
+    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if text(lossy, keyword):
+            result[keyword] = lossy[keyword]
 
 
 def _stacked(segments: tuple[Drawn, ...]) -> npt.NDArray[np.uint8]:

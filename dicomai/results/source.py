@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from types import MappingProxyType
 from typing import Final
 
@@ -22,6 +23,7 @@ from pydicom.valuerep import PersonName
 
 from dicomai.dicom import charset
 from dicomai.dicom.charset import TEXT_VRS, Terms, UndeclaredText, UnreadableText
+from dicomai.errors import InputError
 
 IDENTITY: Final = frozenset(
     {"PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID"}
@@ -81,12 +83,15 @@ _NEVER_ABSENT: Final = (
     "AccessionNumber",
 )
 _LENGTH: Final = MappingProxyType({"LO": 64, "SH": 16, "PN": 64 * 3 + 2, "ST": 1024, "LT": 10240})
+# C0 and DEL have no place in a line of text; texts of several lines may have these (PS3.5 6.1.3).
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL_IN_LINES: Final = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 _SHAPE: Final = MappingProxyType(
     {
         "AS": re.compile(r"\d{3}[DWMY]"),
         "CS": re.compile(r"[A-Z0-9_ ]{1,16}"),
-        "DA": re.compile(r"(?:18|19|20|21)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"),
-        "DS": re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"),
+        "DA": re.compile(r"\d{8}"),
+        "DS": re.compile(r"(?=.{1,16}\Z)[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"),
         "DT": re.compile(r"\d{4,14}(?:\.\d{1,6})?(?:[+-]\d{4})?"),
         "IS": re.compile(r"[+-]?\d{1,11}"),
         "TM": re.compile(r"(?:[01]\d|2[0-3])(?:[0-5]\d(?:(?:[0-5]\d|60)(?:\.\d{1,6})?)?)?"),
@@ -131,6 +136,8 @@ def carried(source: Dataset, charset_default: str = "") -> Carried:
         Part of the identity has bytes above 127, and nothing says what they mean.
     UnreadableText
         Part of the identity can't be read in the declared character set.
+    InputError
+        It names several Patient IDs.
     """
     reader = _Reader(source, charset_default)
     dataset = Dataset()
@@ -187,8 +194,18 @@ class _Reader:
             values = [part.rstrip("=") for part in values]
         if not any(values):
             return _element(tag, vr, "")
+        if path == "PatientID" and len(values) > 1:
+            raise InputError(
+                f"{path} of {self._uid} has {len(values)} values, so nobody can say whose it is. "
+                "Correct it at the modality or in the PACS, and send the study again.",
+                subject=self._uid,
+            )
         if not all(_sound(part, vr, path) for part in values):
-            if path in IDENTITY and vr in TEXT_VRS:  # too long, but it is what the images say
+            if path in IDENTITY and vr in TEXT_VRS:  # but it is what the images say everywhere
+                self.notes.append(
+                    f"{path} of {self._uid} is too long for {vr} or has control characters; it "
+                    "stands in the result as it stands in the images."
+                )
                 return _element(tag, vr, values if len(values) > 1 else values[0])
             self.notes.append(
                 f"{path} of {self._uid} is no valid {vr}, and is left out of the result."
@@ -218,7 +235,10 @@ class _Reader:
                 raise UnreadableText(self._unreadable(path), subject=self._uid)
             if self.terms or text.isascii():
                 return text
-            raw = text.encode("latin-1", errors="replace")  # undeclared: pydicom took Latin-1
+            try:
+                raw = text.encode("latin-1")  # undeclared: pydicom took Latin-1
+            except UnicodeEncodeError:
+                raise UnreadableText(self._unreadable(path), subject=self._uid) from None
         if vr not in TEXT_VRS:
             return raw.decode("ascii", errors="replace")
         try:
@@ -269,8 +289,23 @@ def _sound(text: str, vr: str, path: str) -> bool:
     if path == "PatientSex":
         return text in {"", "M", "F", "O"}
     if vr in _SHAPE:
-        return text == "" or _SHAPE[vr].fullmatch(text) is not None
+        return text == "" or (
+            _SHAPE[vr].fullmatch(text) is not None and (vr != "DA" or _is_day(text))
+        )
+    controls = _CONTROL_IN_LINES if vr in {"LT", "ST", "UT"} else _CONTROL
+    if controls.search(text):
+        return False
+    if vr == "PN" and any(len(group) > 64 for group in text.split("=")):
+        return False
     return len(text) <= _LENGTH.get(vr, 2**31)
+
+
+def _is_day(digits: str) -> bool:
+    try:
+        date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
+    except ValueError:
+        return False
+    return True
 
 
 def _element(tag: int, vr: str, value: object) -> DataElement:

@@ -50,7 +50,7 @@ def encode_sr(job: Job, segments: tuple[Drawn, ...], seg: Dataset | None) -> Dat
     seg
         The Segmentation that the report refers to; None where no mask has a voxel.
     """
-    algorithm, context = job.findings.algorithm, job.context
+    context = job.context
     evidence = list(_evidence(job))
     if seg is not None:
         evidence.append(_as_evidence(seg))
@@ -68,7 +68,7 @@ def encode_sr(job: Job, segments: tuple[Drawn, ...], seg: Dataset | None) -> Dat
         previous_versions=_predecessors(job),
         requested_procedures=_requests(job),
     )
-    complete(result, job, "SR", f"AI report {algorithm.name} {algorithm.version} - unverified")
+    complete(result, job, "SR")
     return result
 
 
@@ -93,6 +93,8 @@ def words(job: Job) -> tuple[tuple[Code, str], ...]:
     ]
     said += [(COMMENT, f"Deviation: {text}") for text in findings.deviations]
     said += [(COMMENT, f"Warning: {text}") for text in (*findings.warnings, *job.carried.notes)]
+    if job.compressed_with_loss is not None:
+        said.append((COMMENT, "Warning: images were compressed with loss before they came."))
     return tuple(said)
 
 
@@ -219,6 +221,11 @@ def _request(study: Dataset, source: Dataset) -> Dataset:
     item.StudyInstanceUID = source.get("StudyInstanceUID") or study.StudyInstanceUID
     item.ReferencedStudySequence = []
     item.AccessionNumber = source.get("AccessionNumber") or study.AccessionNumber
+    issuer = (source if source.get("AccessionNumber") else study).get(
+        "IssuerOfAccessionNumberSequence"
+    )
+    if issuer:
+        item.IssuerOfAccessionNumberSequence = issuer
     item.PlacerOrderNumberImagingServiceRequest = ""
     item.FillerOrderNumberImagingServiceRequest = ""
     item.RequestedProcedureID = source.get("RequestedProcedureID") or ""

@@ -33,7 +33,7 @@ FINDING: Final = Code("121071", "DCM", "Finding")
 CENTRE: Final = Code("111010", "DCM", "Center")
 LATERALITY: Final = Code("272741003", "SCT", "Laterality")
 PRESENT: Final = Code("52101004", "SCT", "Present")
-ABSENT: Final = Code("2667000", "SCT", "Absent")
+ABSENT: Final = Code("272519000", "SCT", "Absent")
 NOT_DETECTED: Final = Code("260415000", "SCT", "Not detected")
 
 _Points: TypeAlias = npt.NDArray[np.float64]

@@ -31,7 +31,7 @@ from dicomai.results.encode import encode, written
 
 JOB = uuid.UUID("5b2c0c1e-97a5-4a52-8a5f-3a4f6c1d2e70")
 LUNG = Code("39607008", "SCT", "Lung")
-ANATOMY = Code("123037004", "SCT", "Anatomical Structure")
+ANATOMY = Code("91723000", "SCT", "Anatomical Structure")
 NODULE = Code("427359005", "SCT", "Solitary nodule of lung")
 VOLUME = Code("118565006", "SCT", "Volume")
 DIAMETER = Code("81827009", "SCT", "Diameter")
@@ -169,7 +169,7 @@ ALGORITHM = Algorithm(
     manufacturer="dicomai",
     intended_use="Research: outlines lungs in chest CT of adults.",
     not_for="Not for diagnosis or therapy.",
-    family=Code("123109", "DCM", "Artificial Intelligence"),
+    family=Code("123110", "DCM", "Artificial Intelligence"),
 )
 
 

@@ -58,7 +58,8 @@ def check(
         )
     for each in read:
         with _strict_text(each):
-            check_header(each, findings, source_headers, charset_default)
+            others = [other for other in read if other is not each]
+            check_header(each, others, findings, source_headers, charset_default)
     numbers: dict[str, tuple[int, str]] = {}
     seg = by_class.get(SEG)
     if seg is not None:

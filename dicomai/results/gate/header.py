@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Final
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.dataset import Dataset
 
+from dicomai.dicom.codes import Code
 from dicomai.findings import Findings
 from dicomai.results.gate.error import refuse
 
@@ -87,23 +89,52 @@ _SAME: Final = (
     "StudyDescription",
     "ReferringPhysicianName",
 )
+_MODALITY: Final = {SEG: "SEG", SR: "SR"}
+_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
+_OFFSET: Final = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.strptime(text, "%Y%m%d")  # noqa: DTZ007  # a calendar day has no zone
+    except ValueError:
+        return False
+    return len(text) == 8
+
+
+def _is_time(text: str) -> bool:
+    parts = re.fullmatch(r"([0-9]{2})([0-9]{2})?([0-9]{2})?(\.[0-9]{1,6})?", text)
+    if parts is None or (parts[4] and not parts[3]):
+        return False
+    hours, minutes, seconds = (int(parts[each] or 0) for each in (1, 2, 3))
+    return hours < 24 and minutes < 60 and seconds <= 60
+
+
+def _is_plain(text: str) -> bool:
+    return re.fullmatch(r"[\x20-\x7e]{1,64}", text) is not None
+
+
 # A value that breaks its representation can't be handed on; then nothing stands in its place.
-_MAY_BE_LEFT_OUT: Final = {
-    "PatientBirthDate": re.compile(r"\d{8}"),
-    "PatientSex": re.compile(r"[MFO]"),
-    "StudyDate": re.compile(r"\d{8}"),
-    "StudyTime": re.compile(r"\d{2,6}(\.\d{1,6})?"),
-    "StudyDescription": re.compile(r"[\x20-\x7e]{1,64}"),
-    "ReferringPhysicianName": re.compile(r"[\x20-\x7e]{1,64}"),
+_MUST_STAY_IF: Final[dict[str, Callable[[str], bool]]] = {
+    "PatientBirthDate": _is_date,
+    "PatientSex": lambda text: text in {"M", "F", "O"},
+    "StudyDate": _is_date,
+    "StudyTime": _is_time,
+    "StudyDescription": _is_plain,
+    "ReferringPhysicianName": _is_plain,
 }
 _LONGEST_SAID: Final = 1000  # of the 1024 characters of Short Text; what is cut, the SR says
 _ISO_58: Final = "\x1b$)A"
 
 
 def check_header(
-    result: Dataset, findings: Findings, sources: Sequence[Dataset], charset_default: str
+    result: Dataset,
+    others: Sequence[Dataset],
+    findings: Findings,
+    sources: Sequence[Dataset],
+    charset_default: str,
 ) -> None:
-    """Check what stands outside the content."""
+    """Check what stands outside the content; `others` are the other results of the analysis."""
     uid = str(result.SOPInstanceUID)
     for keyword in (*_TYPE_1[""], *_TYPE_1[str(result.SOPClassUID)]):
         if keyword not in result or result[keyword].is_empty:
@@ -111,9 +142,14 @@ def check_header(
     for keyword in _TYPE_2:
         if keyword not in result:
             refuse("attributes", uid, f"{keyword} is missing")
+    if result.Modality != _MODALITY[str(result.SOPClassUID)]:
+        refuse("attributes", uid, f"its modality is {result.Modality}")
+    if "unverified" not in str(result.get("SeriesDescription", "")):
+        refuse("status", uid, "its series does not say that it is unverified")
     _identity(result, uid, sources, charset_default)
-    _own_series(result, uid, sources)
-    _references(result, uid, findings, sources)
+    _zone(result, uid, sources)
+    _own_series(result, uid, others, findings, sources)
+    _references(result, uid, others, findings, sources)
     _text(result, uid)
     _provenance(result, uid, findings)
 
@@ -123,14 +159,27 @@ def _identity(result: Dataset, uid: str, sources: Sequence[Dataset], default: st
         theirs, ours = _theirs(sources[0], keyword, default), _plain(result, keyword, "")
         if theirs == ours:
             continue
-        shape = _MAY_BE_LEFT_OUT.get(keyword)
-        if ours == "" and shape is not None and not shape.fullmatch(theirs):
+        must_stay = _MUST_STAY_IF.get(keyword)
+        if ours == "" and must_stay is not None and not must_stay(theirs):
             continue
         refuse("identity", uid, f"{keyword} differs from that of the source images")
     for source in sources[1:]:
         for keyword in ("StudyInstanceUID", "PatientID"):
             if _theirs(source, keyword, default) != _plain(result, keyword, ""):
                 refuse("identity", uid, f"{keyword} differs from that of {source.SOPInstanceUID}")
+        for keyword in ("IssuerOfPatientID", "PatientBirthDate"):  # where both are known
+            theirs, ours = _theirs(source, keyword, default), _plain(result, keyword, "")
+            if theirs and ours and theirs != ours:
+                refuse("identity", uid, f"{keyword} differs from that of {source.SOPInstanceUID}")
+
+
+def _zone(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None:
+    ours = str(result.TimezoneOffsetFromUTC)
+    theirs = str(sources[0].get("TimezoneOffsetFromUTC") or "").strip()
+    if not _OFFSET.fullmatch(ours):
+        refuse("attributes", uid, f"its offset from UTC is {ours}")
+    if _OFFSET.fullmatch(theirs) and theirs not in {ours, "-0000"}:
+        refuse("identity", uid, "its times stand at another offset from UTC than the images'")
 
 
 def _theirs(source: Dataset, keyword: str, default: str) -> str:
@@ -146,22 +195,48 @@ def _plain(dataset: Dataset, keyword: str, default: str) -> str:
     declared = dataset.get("SpecificCharacterSet")
     if default and not (declared if isinstance(declared, str) else any(declared or ())):
         # pydicom took undeclared bytes for Latin-1; what they are, the node's configuration says.
-        raw = text.encode("latin-1", errors="replace")
+        try:
+            raw = text.encode("latin-1")
+        except UnicodeEncodeError:
+            return text
         text = decode_bytes(raw, convert_encodings(default.split("\\")), {0x5C, 0x5E, 0x3D})
     text = text.replace(_ISO_58, "").strip(" \0")
     return text.rstrip("=") if keyword.endswith("Name") else text
 
 
-def _own_series(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None:
-    if any(source.SeriesInstanceUID == result.SeriesInstanceUID for source in sources):
+def _own_series(
+    result: Dataset,
+    uid: str,
+    others: Sequence[Dataset],
+    findings: Findings,
+    sources: Sequence[Dataset],
+) -> None:
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        value = str(result[keyword].value)
+        if len(value) > 64 or not _UID.fullmatch(value):
+            refuse("attributes", uid, f"{keyword} is no UID")
+        if any(other[keyword].value == value for other in others):
+            refuse("identity", uid, f"another result of this analysis has its {keyword}")
+    series = {str(source.SeriesInstanceUID) for source in sources}
+    series |= {image.series_instance_uid for image in findings.inputs}
+    if str(result.SeriesInstanceUID) in series:
         refuse("identity", uid, "it claims to belong to the series of its source images")
-    if any(source.SOPInstanceUID == uid for source in sources):
+    if uid in known_instances(findings, sources):
         refuse("identity", uid, "it has the SOP Instance UID of a source image")
 
 
 def code_of(item: Dataset) -> str:
     """Return the value of a coded concept, short or long (PS3.3 8.8)."""
     return str(item.get("CodeValue") or item.get("LongCodeValue") or "")
+
+
+def is_coded(item: Dataset, code: Code) -> bool:
+    """Tell whether an item is a code, its meaning too: that is what people read."""
+    return (code_of(item), item.get("CodingSchemeDesignator"), item.get("CodeMeaning")) == (
+        code.value,
+        code.scheme,
+        code.meaning,
+    )
 
 
 def known_instances(findings: Findings, sources: Sequence[Dataset]) -> set[str]:
@@ -171,33 +246,69 @@ def known_instances(findings: Findings, sources: Sequence[Dataset]) -> set[str]:
     }
 
 
-def _references(result: Dataset, uid: str, findings: Findings, sources: Sequence[Dataset]) -> None:
+_Place = tuple[str, str, str]
+
+
+def _places(
+    others: Sequence[Dataset], findings: Findings, sources: Sequence[Dataset]
+) -> dict[str, _Place]:
+    """Return SOP Instance UID to (study, series, SOP class) of all that may be referred to."""
+    places = {
+        image.sop_instance_uid: (
+            image.study_instance_uid,
+            image.series_instance_uid,
+            image.sop_class_uid,
+        )
+        for image in findings.inputs
+    }
+    for each in (*sources, *others):
+        places[str(each.SOPInstanceUID)] = (
+            str(each.StudyInstanceUID),
+            str(each.SeriesInstanceUID),
+            str(each.SOPClassUID),
+        )
+    return places
+
+
+def _references(
+    result: Dataset,
+    uid: str,
+    others: Sequence[Dataset],
+    findings: Findings,
+    sources: Sequence[Dataset],
+) -> None:
     """Check that what the header lists is exactly what the model saw, and for an SR the SEG too."""
-    known = known_instances(findings, sources)
-    if result.SOPClassUID == SEG:
-        listed = {
-            str(each.ReferencedSOPInstanceUID)
-            for series in result.ReferencedSeriesSequence
-            for each in series.ReferencedInstanceSequence
-        }
-        if strange := listed - known:
-            refuse("references", uid, f"it refers to {min(strange)}, which the model did not see")
-        return
-    evidence = {
-        str(each.ReferencedSOPInstanceUID): str(each.ReferencedSOPClassUID)
+    segmentation = result.SOPClassUID == SEG
+    known = _places(() if segmentation else others, findings, sources)
+    listed: dict[str, _Place] = {}
+    if segmentation:
+        for series in result.ReferencedSeriesSequence:
+            for each in series.ReferencedInstanceSequence:
+                listed[str(each.ReferencedSOPInstanceUID)] = (
+                    str(result.StudyInstanceUID),
+                    str(series.SeriesInstanceUID),
+                    str(each.ReferencedSOPClassUID),
+                )
+    else:
         for keyword in (
             "CurrentRequestedProcedureEvidenceSequence",
             "PertinentOtherEvidenceSequence",
-        )
-        for study in result.get(keyword) or ()
-        for series in study.ReferencedSeriesSequence
-        for each in series.ReferencedSOPSequence
-    }
-    if missing := known - set(evidence):
-        refuse("references", uid, f"its evidence lacks {min(missing)}")
-    for each, sop_class in evidence.items():
-        if each not in known and sop_class != SEG:
-            refuse("references", uid, f"its evidence names {each}, which the model did not see")
+        ):
+            for study in result.get(keyword) or ():
+                for series in study.ReferencedSeriesSequence:
+                    for each in series.ReferencedSOPSequence:
+                        listed[str(each.ReferencedSOPInstanceUID)] = (
+                            str(study.StudyInstanceUID),
+                            str(series.SeriesInstanceUID),
+                            str(each.ReferencedSOPClassUID),
+                        )
+        if missing := set(known) - set(listed):
+            refuse("references", uid, f"its evidence lacks {min(missing)}")
+    for each, place in listed.items():
+        if each not in known:
+            refuse("references", uid, f"it refers to {each}, which the model did not see")
+        if place != known[each]:
+            refuse("references", uid, f"it says another study, series or class of {each}")
 
 
 def _text(result: Dataset, uid: str) -> None:

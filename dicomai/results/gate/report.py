@@ -248,7 +248,7 @@ def _certain(uid: str, group: Dataset, probability: float) -> None:
 
 def _classified(uid: str, group: Dataset, found: Classification) -> None:
     _certain(uid, group, found.probability)
-    if _codes(group, found.finding.value) != ["52101004" if found.present else "2667000"]:
+    if _codes(group, found.finding.value) != ["52101004" if found.present else "272519000"]:
         refuse("content", uid, f"{found.finding.meaning} is not said to be what was found")
 
 

@@ -13,11 +13,23 @@ from dicomai.dicom.codes import Code
 from dicomai.findings import Detection, Findings, Segment
 from dicomai.imaging.geometry import OFF_GRID_MM, Grid
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.header import code_of
+from dicomai.results.gate.header import is_coded
 
 TOLERANCE_MM: Final = 0.01
 # What imaging allowed is allowed here too, rounding apart.
 IRREGULAR_MM: Final = OFF_GRID_MM + 1e-6
+
+# CID 7150, for a detection of which nobody says more.
+_ABNORMAL: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+_PIXELS: Final[dict[str, object]] = {
+    "SegmentationType": "BINARY",
+    "BitsAllocated": 1,
+    "BitsStored": 1,
+    "HighBit": 0,
+    "PixelRepresentation": 0,
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+}
 
 _Corners = npt.NDArray[np.float64]
 
@@ -34,8 +46,12 @@ def check_voxels(
         refuse("geometry", uid, "its frame of reference is not that of the findings")
     if any(source.FrameOfReferenceUID != seg.FrameOfReferenceUID for source in sources):
         refuse("geometry", uid, "its frame of reference is not that of every source image")
-    if seg.SegmentationType != "BINARY" or seg.BitsAllocated != 1:
-        refuse("attributes", uid, "it is not BINARY with one bit a voxel")
+    for keyword, wanted in _PIXELS.items():
+        if seg.get(keyword) != wanted:
+            refuse("attributes", uid, f"{keyword} is {seg.get(keyword)}, not {wanted}")
+    lossy = any(source.get("LossyImageCompression") == "01" for source in sources)
+    if lossy and seg.LossyImageCompression != "01":
+        refuse("attributes", uid, "it does not say that its images were compressed with loss")
     planes = _source_planes(uid, where, sources)
     frames = _frames(seg, uid, where.shape_kji)
     placed = _placed(seg, uid, planes, where)
@@ -127,6 +143,10 @@ def _placed(
             int(seg.Rows),
             int(seg.Columns),
         )
+        between = measures.get("SpacingBetweenSlices")
+        step = float(np.linalg.norm(where.index_to_lps[:3, 0]))
+        if between is not None and abs(float(between) - step) > TOLERANCE_MM:
+            refuse("geometry", uid, f"its slices are {step:.3f} mm apart, and it says {between}")
         away = np.linalg.norm(every - corners, axis=2).max(axis=1)
         k = int(away.argmin())
         if away[k] > TOLERANCE_MM:
@@ -159,6 +179,9 @@ def _segments(
         if found.mask is not None and found.mask.any()
     }
     described = {str(item.TrackingID): item for item in seg.SegmentSequence}
+    numbered = sorted(int(item.SegmentNumber) for item in seg.SegmentSequence)
+    if numbered != list(range(1, len(numbered) + 1)):
+        refuse("content", uid, f"its segments have the numbers {numbered}")
     if set(described) != set(expected) or len(seg.SegmentSequence) != len(expected):
         refuse("content", uid, f"its segments are {sorted(described)}, not {sorted(expected)}")
     numbers = {}
@@ -184,15 +207,20 @@ def _segments(
 
 
 def _described(item: Dataset, uid: str, found: Segment | Detection, findings: Findings) -> None:
+    if item.SegmentLabel != found.label[:64]:
+        refuse("content", uid, f'segment "{item.SegmentLabel}" is not called {found.label}')
+    if item.SegmentAlgorithmType != "AUTOMATIC":
+        refuse("provenance", uid, f'segment "{item.SegmentLabel}" is not said to be automatic')
     kind = item.SegmentedPropertyTypeCodeSequence[0]
     wanted = found.type if isinstance(found, Segment) else found.finding
-    if not _is(kind, wanted):
+    if not is_coded(kind, wanted):
         refuse("content", uid, f'segment "{item.SegmentLabel}" is not coded as {wanted.meaning}')
-    if found.category and not _is(item.SegmentedPropertyCategoryCodeSequence[0], found.category):
+    category = found.category or _ABNORMAL
+    if not is_coded(item.SegmentedPropertyCategoryCodeSequence[0], category):
         refuse("content", uid, f'segment "{item.SegmentLabel}" has another category')
-    modifiers = kind.get("SegmentedPropertyTypeModifierCodeSequence") or ()
-    sides = [code_of(modifier) for modifier in modifiers]
-    if sides != ([found.laterality.value] if found.laterality else []):
+    sides = kind.get("SegmentedPropertyTypeModifierCodeSequence") or ()
+    laterality = (found.laterality,) if found.laterality else ()
+    if len(sides) != len(laterality) or not all(map(is_coded, sides, laterality)):
         refuse("content", uid, f'segment "{item.SegmentLabel}" is not on the side that was found')
     who = item.SegmentationAlgorithmIdentificationSequence[0]
     algorithm = findings.algorithm
@@ -200,7 +228,3 @@ def _described(item: Dataset, uid: str, found: Segment | Detection, findings: Fi
         refuse("provenance", uid, f'segment "{item.SegmentLabel}" names another algorithm')
     if algorithm.package_sha256 not in str(who.get("AlgorithmParameters", "")):
         refuse("provenance", uid, f'segment "{item.SegmentLabel}" lacks the digest of its package')
-
-
-def _is(item: Dataset, code: Code) -> bool:
-    return code_of(item) == code.value and bool(item.CodingSchemeDesignator == code.scheme)

@@ -1,0 +1,181 @@
+"""What modalities write wrong does no harm in a result, and never silently."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from dicomai.dicom.charset import UnreadableText
+from dicomai.dicom.dates import utc_offset
+from dicomai.errors import InputError
+from dicomai.results.encode import encode, written
+from dicomai.results.gate import check
+
+
+def _results(study: Any, found: Any, **values: object) -> tuple[Dataset, Dataset]:
+    """Return SEG and SR, read back after the gate, of a source whose headers say this."""
+    headers = copy.deepcopy(study.headers)
+    for header in headers:
+        for keyword, value in values.items():
+            tag = tag_for_keyword(keyword)
+            assert tag is not None
+            header[keyword] = DataElement(tag, dictionary_VR(tag), value, validation_mode=0)
+    findings = found.everything(study)
+    files = [written(each) for each in encode(findings, headers, found.job, study.context)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, about what the source spells wrong
+        check(files, findings, headers)
+        seg, report = (pydicom.dcmread(io.BytesIO(raw)) for raw in files)
+        seg.decode()
+        report.decode()
+    return seg, report
+
+
+def _words(report: Dataset) -> str:
+    return "\n".join(item.TextValue for item in report.ContentSequence[-1].ContentSequence)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientBirthDate", "00000000"),
+        ("PatientBirthDate", "19601341"),
+        ("PatientBirthDate", "1960.01.31"),
+        ("StudyDate", "20230231"),
+        ("StudyTime", "250000"),
+        ("StudyTime", "12:30:10"),
+        ("StudyDescription", "two\nlines"),
+        ("ReferringPhysicianName", "A" * 65),
+        ("PatientWeight", "71.2345678901234567"),
+    ],
+)
+def test_what_breaks_its_representation_is_left_out_and_told(
+    study: Any, found: Any, keyword: str, value: str
+) -> None:
+    seg, report = _results(study, found, **{keyword: value})
+    assert not seg.get(keyword)
+    assert not report.get(keyword)
+    assert f"{keyword} of" in _words(report)
+
+
+@pytest.mark.parametrize("born", ["17990101", "00010101", "19000101"])
+def test_a_strange_but_possible_birth_date_stays(study: Any, found: Any, born: str) -> None:
+    assert [each.PatientBirthDate for each in _results(study, found, PatientBirthDate=born)] == [
+        born
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientName", "A" * 200),
+        ("PatientName", "Muster\n^Erika"),
+        ("PatientID", "7" * 90),
+        ("StudyID", "long study id of 40 characters, and more"),
+        ("AccessionNumber", "9" * 30),
+    ],
+)
+def test_identity_stays_as_it_stands_in_the_images_and_is_told(
+    study: Any, found: Any, keyword: str, value: str
+) -> None:
+    seg, report = _results(study, found, **{keyword: value})
+    assert [str(seg[keyword].value), str(report[keyword].value)] == [value, value]
+    assert f"{keyword} of" in _words(report)
+    assert value not in _words(report)
+
+
+def test_an_object_of_several_patient_ids_is_nobodys(study: Any, found: Any) -> None:
+    with pytest.raises(InputError, match=r"PatientID of .* has 2 values"):
+        _results(study, found, PatientID=["PID-1", "PID-2"])
+
+
+def test_undeclared_text_beyond_latin_1_is_no_question_mark(study: Any, found: Any) -> None:
+    with pytest.raises(UnreadableText, match="PatientName"):
+        _results(study, found, PatientName="山田^太郎")
+
+
+@pytest.mark.parametrize("number", [b"abc ", b"1.5 ", b"99999999999999"])
+def test_a_series_number_that_is_none_gives_the_usual_one(
+    study: Any, found: Any, number: bytes
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    tag = Tag("SeriesNumber")
+    headers[0]._dict[tag] = RawDataElement(tag, "IS", len(number), number, 0, False, True, True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (report,) = encode(found.nothing(study), headers, found.job, study.context)
+    assert report.SeriesNumber == 9002
+
+
+@pytest.mark.parametrize("said", [7.5, 0.0, -3.0, None])
+def test_a_seg_says_the_distance_that_the_positions_have(
+    study: Any, found: Any, said: float | None
+) -> None:
+    values = {} if said is None else {"SpacingBetweenSlices": said}
+    seg, _ = _results(study, found, **values)
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SpacingBetweenSlices == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(("said", "told"), [("-1", 3.0), ("0", 3.0), ("", 3.0), ("5", 5.0)])
+def test_a_slice_has_a_thickness(study: Any, found: Any, said: str, told: float) -> None:
+    seg, _ = _results(study, found, SliceThickness=said)
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == told
+
+
+def test_loss_is_never_taken_back(study: Any, found: Any) -> None:
+    seg, report = _results(
+        study,
+        found,
+        LossyImageCompression="01",
+        LossyImageCompressionRatio="10",
+        LossyImageCompressionMethod="ISO_15444_1",
+    )
+    assert (seg.LossyImageCompression, seg.LossyImageCompressionRatio) == ("01", 10)
+    assert "compressed with loss" in _words(report)
+    seg, report = _results(study, found)
+    assert seg.LossyImageCompression == "00"
+    assert "compressed with loss" not in _words(report)
+
+
+def test_a_scanner_of_several_versions_is_named_by_its_first(study: Any, found: Any) -> None:
+    seg, _ = _results(study, found, SoftwareVersions=["VA1", "VB2"])
+    assert seg.ContributingEquipmentSequence[0].SoftwareVersions == "VA1"
+
+
+def test_the_side_goes_with_the_body_part(study: Any, found: Any) -> None:
+    seg, _ = _results(study, found, BodyPartExamined="KNEE", Laterality="L")
+    assert (seg.BodyPartExamined, seg.Laterality) == ("KNEE", "L")
+    seg, _ = _results(study, found, BodyPartExamined="KNEE", Laterality="B")
+    assert "Laterality" not in seg
+
+
+def test_the_issuer_goes_with_the_accession_number(study: Any, found: Any) -> None:
+    issuer = Dataset()
+    issuer.LocalNamespaceEntityID = "RIS"
+    _, report = _results(study, found, IssuerOfAccessionNumberSequence=[issuer])
+    (request,) = report.ReferencedRequestSequence
+    assert request.IssuerOfAccessionNumberSequence[0].LocalNamespaceEntityID == "RIS"
+
+
+def test_a_long_name_takes_no_word_of_unverified_away(study: Any, found: Any) -> None:
+    findings = found.nothing(study)
+    long = replace(findings, algorithm=replace(findings.algorithm, name="x" * 63))
+    (report,) = encode(long, study.headers, found.job, study.context)
+    assert report.SeriesDescription.endswith(" - unverified")
+    assert len(report.SeriesDescription) == 64
+
+
+def test_a_leap_second_does_not_move_the_zone() -> None:
+    assert utc_offset("", "Europe/Berlin", "20260720", "235960") == "+0200"
