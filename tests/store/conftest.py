@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,27 +12,25 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from dicomai.store import schema
-from dicomai.store.engine import open_engine
+from dicomai.store.engine import open_engine, writing
 from dicomai.store.migrate import upgrade
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `catalogue_rows`
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("template") / "dicomai.db"
+def sqlite_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A migrated SQLite that each test finds empty."""
+    file = tmp_path_factory.mktemp("catalogue") / "dicomai.db"
     engine = open_engine(f"sqlite:///{file}")
     upgrade(engine)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("ROLLBACK")
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    yield engine
     engine.dispose()
-    return file
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(postgresql_cluster: str) -> str:
-    """A migrated database that each test finds empty."""
+def postgresql_engine(postgresql_cluster: str) -> Iterator[Engine]:
+    """A migrated PostgreSQL that each test finds empty."""
     with psycopg.connect(
         postgresql_cluster.replace("+psycopg", ""), autocommit=True
     ) as maintenance:
@@ -41,29 +38,25 @@ def postgresql_url(postgresql_cluster: str) -> str:
     url = make_url(postgresql_cluster).set(database="store").render_as_string(hide_password=False)
     engine = open_engine(url)
     upgrade(engine)
+    yield engine
     engine.dispose()
-    return url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A migrated, empty catalogue; the test runs on both databases."""
-    if request.param == "sqlite":
-        template = request.getfixturevalue("sqlite_template")
-        shutil.copy(template, tmp_path / "dicomai.db")
-        return f"sqlite:///{tmp_path / 'dicomai.db'}"
-    url: str = request.getfixturevalue("postgresql_url")
-    engine = open_engine(url)
-    with engine.begin() as connection:
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """A migrated, empty catalogue; the test runs on both databases.
+
+    One engine for all tests: each new one would compile every statement again.
+    """
+    found: Engine = request.getfixturevalue(f"{request.param}_engine")
+    with writing(found) as connection:
         # Faster than TRUNCATE, which makes a file per table; numbers go on.
         for table in reversed(schema.metadata.sorted_tables):
             connection.execute(table.delete())
-    engine.dispose()
-    return url
+    return found
 
 
 @pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    engine = open_engine(database_url)
-    yield engine
-    engine.dispose()
+def database_url(engine: Engine) -> str:
+    """Where other processes find the same catalogue."""
+    return engine.url.render_as_string(hide_password=False)

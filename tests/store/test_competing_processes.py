@@ -61,7 +61,7 @@ def processes(database_url: str) -> Iterator[Processes]:
 def test_competing_processes_do_each_job_once(engine: Engine, processes: Processes) -> None:
     numbers = set()
     workers = [processes.start(f"w{number}") for number in range(3)]
-    for number in range(50):
+    for number in range(30):
         study = f"1.2.{number}"
         arrive(engine, study)
         numbers.add(add(engine, wanted(study, study)).job_id)

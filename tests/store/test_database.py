@@ -32,8 +32,8 @@ def test_a_commit_is_on_disk_when_it_returns(engine: Engine) -> None:
             assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
 
 
-def test_synchronous_commit_is_on_whatever_the_server_says(postgresql_url: str) -> None:
-    engine, other = open_engine(postgresql_url), open_engine(postgresql_url)
+def test_synchronous_commit_is_on_whatever_the_server_says(postgresql_engine: Engine) -> None:
+    engine, other = postgresql_engine, open_engine(str(postgresql_engine.url))
     with writing(engine) as connection:
         connection.exec_driver_sql("ALTER DATABASE store SET synchronous_commit = off")
     try:
@@ -43,7 +43,6 @@ def test_synchronous_commit_is_on_whatever_the_server_says(postgresql_url: str) 
         other.dispose()
         with writing(engine) as connection:
             connection.exec_driver_sql("ALTER DATABASE store RESET synchronous_commit")
-        engine.dispose()
 
 
 def test_an_exception_rolls_back(engine: Engine) -> None:
