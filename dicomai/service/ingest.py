@@ -23,6 +23,7 @@ from dicomai.routing.completeness import Quiet, after_release
 from dicomai.service.arrival import Arrived, note_arrived, wait_of
 from dicomai.service.received import Reading, read_object
 from dicomai.spool import quarantine, reader
+from dicomai.spool.durable import Names
 from dicomai.spool.entries import AssociationId, End, Entry
 from dicomai.store import archive, associations, events, hosts, studies
 from dicomai.store.engine import writing
@@ -179,6 +180,7 @@ def _take(this: _Pass, batch: Sequence[_Marked]) -> Ingested:
 def _placed(this: _Pass, batch: Sequence[_Marked]) -> list[Arrived]:
     """Read objects and link them into the archive; set aside what can't be read."""
     arrived: list[Arrived] = []
+    names = Names(this.config.data)
     for marked in batch:
         try:
             if marked.attempt > reader.MAX_ATTEMPTS:
@@ -186,14 +188,16 @@ def _placed(this: _Pass, batch: Sequence[_Marked]) -> list[Arrived]:
                     f"Ingest ended {reader.MAX_ATTEMPTS} times while it worked on this object. "
                     "It is kept here; please report it."
                 )
-            arrived.append(_place(this, marked))
+            arrived.append(_place(this, marked, names))
         except InputError as error:
             _set_aside(this, marked.entry, error.sentence)
             this.after_step("set aside")
+    names.settle()
+    this.after_step("settled")
     return arrived
 
 
-def _place(this: _Pass, marked: _Marked) -> Arrived:
+def _place(this: _Pass, marked: _Marked, names: Names) -> Arrived:
     entry = marked.entry
     node = this.config.node(entry.association.node)
     read = read_object(
@@ -212,6 +216,7 @@ def _place(this: _Pass, marked: _Marked) -> Arrived:
         read.identifiers.series_instance_uid,
         read.identifiers.sop_instance_uid,
         read.file_sha256,
+        names,
     )
     this.after_step("placed")
     return Arrived(entry=entry, read=read, path=path, again=marked.attempt > 1)

@@ -127,18 +127,68 @@ def link_durably(source: Path, target: Path) -> None:
     DiskFull, OSError
         As `write_durably`.
     """
-    try:
-        target.hardlink_to(source)
-    except FileExistsError:
-        if not target.samefile(source):
+    names = Names(target.parent)
+    names.link(source, target)
+    names.settle()
+
+
+class Names:
+    """New names of durable files below a root, made durable together: each folder is synced once.
+
+    Nothing of it counts before it is settled. Where that fails the new names are gone, and all is
+    to be done again.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._folders: dict[Path, None] = {}
+        self._made: list[Path] = []
+
+    def make_folders(self, path: Path) -> None:
+        """Make the folders from the root down to a path below it."""
+        folder = self.root
+        for name in path.relative_to(self.root).parts:
+            parent, folder = folder, folder / name
+            _make_folder(folder)
+            # Those that exist too: who made them may have been killed before it synced.
+            self._folders[parent] = None
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name, as `link_durably`; its folder exists."""
+        try:
+            target.hardlink_to(source)
+            self._made.append(target)
+        except FileExistsError:
+            if not target.samefile(source):
+                raise
+        except OSError as trouble:
+            if trouble.errno not in _NO_LINK:
+                raise _worded(trouble, target) from trouble
+            with source.open("rb") as file:
+                write_durably(target, iter(lambda: file.read(_CHUNK_BYTES), b""))
+            return
+        self.note(target)
+
+    def note(self, target: Path) -> None:
+        """Have a name that exists settled with the others: who made it may not have synced it."""
+        self._folders[target.parent] = None
+
+    def settle(self) -> None:
+        """Make all of them durable.
+
+        Raises
+        ------
+        DiskFull, OSError
+            The new names are gone.
+        """
+        try:
+            for folder in self._folders:
+                sync_folder(folder)
+        except (OSError, DiskFull):
+            for name in self._made:
+                with suppress(OSError):
+                    name.unlink()
             raise
-    except OSError as trouble:
-        if trouble.errno not in _NO_LINK:
-            raise _worded(trouble, target) from trouble
-        with source.open("rb") as file:
-            write_durably(target, iter(lambda: file.read(_CHUNK_BYTES), b""))
-        return
-    _name(target)
 
 
 def make_folders(path: Path, root: Path) -> None:
@@ -156,11 +206,7 @@ def make_folders(path: Path, root: Path) -> None:
     folder = root
     for name in path.relative_to(root).parts:
         parent, folder = folder, folder / name
-        try:
-            with suppress(FileExistsError):
-                folder.mkdir(_FOLDER_MODE)
-        except OSError as trouble:
-            raise _worded(trouble, folder) from trouble
+        _make_folder(folder)
         sync_folder(parent)
 
 
@@ -179,6 +225,14 @@ def free_bytes(path: Path) -> int:
     """Return the room that is left to an ordinary user on the file system of a path."""
     room = os.statvfs(path)
     return room.f_bavail * room.f_frsize
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(_FOLDER_MODE)
+    except OSError as trouble:
+        raise _worded(trouble, folder) from trouble
 
 
 def _name(path: Path) -> None:

@@ -17,7 +17,6 @@ from typing import Final
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import InputError
-from dicomai.spool.durable import sync_folder
 from dicomai.spool.entries import (
     ASSOCIATION,
     END,
@@ -121,9 +120,10 @@ def ended(spool: Path, association: AssociationId) -> End | None:
 
 
 def mark(entry: Entry) -> int:
-    """Note durably that work on an entry begins; return how many times it has, this one included.
+    """Note that work on an entry begins; return how many times it has, this one included.
 
-    More than `MAX_ATTEMPTS`: it killed whoever worked on it. Set it aside.
+    More than `MAX_ATTEMPTS`: it killed whoever worked on it. Set it aside. No sync: an object ends
+    a process, and what ends the machine has other causes.
     """
     attempt = 1
     while True:
@@ -132,7 +132,6 @@ def mark(entry: Entry) -> int:
         except FileExistsError:
             attempt += 1
         else:
-            sync_folder(entry.path.parent)
             return attempt
 
 

@@ -16,7 +16,7 @@ from dicomai.dicom import uid
 from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError
-from dicomai.spool.durable import link_durably, make_folders, sync_folder
+from dicomai.spool.durable import Names
 from dicomai.store import schema
 
 FOLDER: Final = "archive"
@@ -32,6 +32,7 @@ def place(
     series: SeriesInstanceUID,
     sop: SOPInstanceUID,
     file_sha256: str,
+    names: Names | None = None,
 ) -> PurePosixPath:
     """Give a durable file its place in the archive, durably; return it, relative to `data`.
 
@@ -45,6 +46,8 @@ def place(
         A file that is durable; it stays. Where a link can't reach, its bytes are copied.
     file_sha256
         Of all its bytes, lower-case hex.
+    names
+        Below `data`: the place is durable when they are settled. Without it, at once.
 
     Raises
     ------
@@ -53,17 +56,20 @@ def place(
     DiskFull
         No room.
     """
+    new = names or Names(data)
     for digits in (8, 64):
         path = path_of(study, series, sop, file_sha256, digits)
         target = data / path
-        make_folders(target.parent, data)
+        new.make_folders(target.parent)
         try:
-            link_durably(source, target)
+            new.link(source, target)
         except FileExistsError:
             with target.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != file_sha256:
                     continue  # other bytes with the same first eight digits
-            sync_folder(target.parent)
+            new.note(target)
+        if names is None:
+            new.settle()
         os.utime(target)  # a sweep that saw it as nobody's looks again
         return path
     raise InputError(

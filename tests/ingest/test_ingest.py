@@ -382,7 +382,17 @@ def test_no_name_and_no_id_stands_in_an_event(hospital: Hospital, make_ct: MakeC
     assert all("VERYRARE" not in f"{each.sentence} {each.data}" for each in story)
 
 
-STEPS = ["marked", "read", "placed", "committed", "removed", "ended", "forgotten", "published"]
+STEPS = [
+    "marked",
+    "read",
+    "placed",
+    "settled",
+    "committed",
+    "removed",
+    "ended",
+    "forgotten",
+    "published",
+]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,41 @@ def test_data_name_and_every_folder_are_synced_in_order(
     ]
 
 
+def _named(root: Path, count: int) -> durable.Names:
+    """Give so many files a name each, in the same new folders."""
+    names = durable.Names(root)
+    for number in range(count):
+        source = root / f"source{number}"
+        source.write_bytes(b"data")
+        names.make_folders(root / "a" / "b")
+        names.link(source, root / "a" / "b" / f"{number}")
+    return names
+
+
+def test_names_that_are_settled_together_sync_each_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "sync_folder", synced.append)
+    names = _named(tmp_path, 3)
+    assert synced == []
+    names.settle()
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+
+
+def test_names_whose_folder_cannot_be_synced_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    names = _named(tmp_path, 3)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error"):
+        names.settle()
+    assert not list((tmp_path / "a" / "b").iterdir())
+
+
 def test_folders_that_a_killed_process_made_are_synced_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
