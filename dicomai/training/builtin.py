@@ -1,7 +1,7 @@
 """How the project's own packages are made: `python -m dicomai.training.builtin lungs`.
 
-A recipe takes network, preprocessing and window from the package's `model.toml`, trains on phantoms
-and writes the weights beside it. With `--measure`, the weights that are there are held against
+A recipe takes network and preprocessing from the package's `model.toml`, trains on phantoms and
+writes the weights beside it. With `--measure`, the weights that are there are held against
 phantoms that training never saw, the card is written from what was measured, and the package is
 pinned.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dicomai.models import trust
-from dicomai.models.manifest import MANIFEST_NAME, Manifest
+from dicomai.models.manifest import MANIFEST_NAME, Preprocess
 from dicomai.models.manifest import read as read_manifest
 from dicomai.models.package import CARD_NAME
 from dicomai.models.package import load as load_package
@@ -35,27 +36,29 @@ from dicomai.training.losses import (
     dice_and_cross_entropy,
     whole_and_cells,
 )
-from dicomai.training.samples import Sample, lung_samples, nodule_samples, xray_samples
+from dicomai.training.samples import Sample, lung_samples, nodule_samples, xray_crops
 from dicomai.training.trainer import Loss, Schedule, train
 
-_REPORT_EVERY: Final = 25
+_REPORT_EVERY: Final = 50
 _MODULE: Final = "python -m dicomai.training.builtin"
 
 Progress = Callable[[str], None]
 
 
-def _lungs(manifest: Manifest, seed: int) -> Iterator[Sample]:
-    assert manifest.infer.window_kji is not None
-    return lung_samples(seed, manifest.preprocess, manifest.infer.window_kji)
+def _lungs(preprocess: Preprocess, seed: int) -> Iterator[Sample]:
+    return lung_samples(seed, preprocess, (48, 80, 80))
 
 
-def _nodules(manifest: Manifest, seed: int) -> Iterator[Sample]:
-    assert manifest.infer.window_kji is not None
-    return nodule_samples(seed, manifest.preprocess, manifest.infer.window_kji)
+def _nodules(preprocess: Preprocess, seed: int) -> Iterator[Sample]:
+    return nodule_samples(seed, preprocess, (48, 48, 48))
 
 
-def _xray(manifest: Manifest, seed: int) -> Iterator[Sample]:
-    return xray_samples(seed, manifest.preprocess)
+def _xray_parts(preprocess: Preprocess, seed: int) -> Iterator[Sample]:
+    return xray_crops(seed, preprocess, cells=4)
+
+
+def _xrays(preprocess: Preprocess, seed: int) -> Iterator[Sample]:
+    return xray_crops(seed, preprocess, cells=12)
 
 
 def _lung_figures(model: LoadedModel, phantoms: int, progress: Progress) -> str:
@@ -73,13 +76,26 @@ def _xray_figures(model: LoadedModel, phantoms: int, progress: Progress) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A part of a training: what is shown, what is made small, how long and how fast.
+
+    `samples` gives samples without end, for a preprocessing and a seed.
+    """
+
+    samples: Callable[[Preprocess, int], Iterator[Sample]]
+    loss: Loss
+    schedule: Schedule
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How one package is trained and measured.
 
     Attributes
     ----------
-    samples
-        Gives samples without end, for a manifest and a seed.
+    seed
+        Of the first weights.
     figures
         Measures a model on so many phantoms, and gives the table for its card.
     made, remark
@@ -87,10 +103,8 @@ class Recipe:
     """
 
     package: str
-    samples: Callable[[Manifest, int], Iterator[Sample]]
-    loss: Loss
-    schedule: Schedule
     seed: int
+    stages: tuple[Stage, ...]
     figures: Callable[[LoadedModel, int, Progress], str]
     made: str
     remark: str
@@ -99,10 +113,15 @@ class Recipe:
 RECIPES: Final[dict[str, Recipe]] = {
     "lungs": Recipe(
         package="chest-ct-lungs",
-        samples=_lungs,
-        loss=dice_and_cross_entropy,
-        schedule=Schedule(steps=900, batch=1, learning_rate=4e-3),
         seed=11,
+        stages=(
+            Stage(
+                samples=_lungs,
+                loss=dice_and_cross_entropy,
+                schedule=Schedule(steps=900, batch=1, learning_rate=4e-3, bfloat16=True),
+                seed=11,
+            ),
+        ),
         figures=_lung_figures,
         made="A small 3-D U-Net learned to tell background, right and left lung in windows of "
         "4 mm voxels.",
@@ -111,25 +130,47 @@ RECIPES: Final[dict[str, Recipe]] = {
     ),
     "nodules": Recipe(
         package="chest-ct-nodules",
-        samples=_nodules,
-        loss=dice_and_binary_cross_entropy,
-        schedule=Schedule(steps=400, batch=4, learning_rate=4e-3),
         seed=12,
+        stages=(
+            Stage(
+                samples=_nodules,
+                loss=partial(dice_and_binary_cross_entropy, positive_weight=3.0),
+                schedule=Schedule(steps=750, batch=2, learning_rate=4e-3, bfloat16=True),
+                seed=12,
+            ),
+            Stage(
+                samples=_nodules,
+                loss=partial(dice_and_binary_cross_entropy, hardest=0.02),
+                schedule=Schedule(steps=400, batch=3, learning_rate=2e-3, bfloat16=True),
+                seed=1012,
+            ),
+        ),
         figures=_nodule_figures,
         made="A small 3-D U-Net learned to mark nodules in windows of 2 mm voxels, three of four "
-        "of which held one.",
+        "of which held one; in the end it saw only what it got wrong.",
         remark="The phantoms' nodules are solid, almost round, and surrounded by lung: nothing was "
         "learned of ground glass, of nodules that touch the pleura, or of spiculation.",
     ),
     "xray": Recipe(
         package="chest-xray-nodule",
-        samples=_xray,
-        loss=whole_and_cells,
-        schedule=Schedule(steps=260, batch=16, learning_rate=3e-3),
         seed=13,
+        stages=(
+            Stage(
+                samples=_xray_parts,
+                loss=whole_and_cells,
+                schedule=Schedule(steps=4000, batch=48, learning_rate=3e-3),
+                seed=13,
+            ),
+            Stage(
+                samples=_xrays,
+                loss=whole_and_cells,
+                schedule=Schedule(steps=300, batch=16, learning_rate=1e-3),
+                seed=1013,
+            ),
+        ),
         figures=_xray_figures,
         made="A small residual network learned to tell projected chests with a nodule of 15 to "
-        "30 mm from those without, and was told where it is.",
+        "30 mm from those without: first in parts of images, and told where it is, then whole.",
         remark="A nodule may lie behind heart or diaphragm, where little of it shows. The "
         "probability is not calibrated.",
     ),
@@ -137,7 +178,7 @@ RECIPES: Final[dict[str, Recipe]] = {
 
 
 def train_package(
-    recipe: Recipe, folder: Path, *, steps: int | None = None, resume: bool = False
+    recipe: Recipe, folder: Path, *, steps: int | None = None, from_stage: int = 0
 ) -> list[float]:
     """Train a package's network and write its weights into its folder; return the losses.
 
@@ -146,32 +187,30 @@ def train_package(
     folder
         Holds the `model.toml`.
     steps
-        Instead of those of the recipe.
-    resume
-        Start from the weights that are there, with other samples.
+        Of each stage, instead of those of the recipe.
+    from_stage
+        Start with this stage, counted from 0, and the weights that are there.
     """
     log = structlog.get_logger("dicomai.training").bind(model=recipe.package)
     manifest = read_manifest(folder / MANIFEST_NAME)
     weights = folder / manifest.weights
     torch.manual_seed(recipe.seed)
     network = build(manifest.infer.network, manifest.infer.arguments)
-    seed = recipe.seed
-    if resume:
+    if from_stage:
         network.load_state_dict(load_file(weights))
-        seed += 1000
-    schedule = recipe.schedule if steps is None else replace(recipe.schedule, steps=steps)
-    recent: list[float] = []
+    taught = WithMap(network) if isinstance(network, Classifier2d) else network
+    losses: list[float] = []
 
     def report(step: int, loss: float) -> None:
-        recent.append(loss)
+        losses.append(loss)
         if (step + 1) % _REPORT_EVERY == 0:
-            mean = sum(recent) / len(recent)
-            log.info("step", step=step + 1, of=schedule.steps, loss=round(mean, 4))
-            recent.clear()
+            mean = sum(losses[-_REPORT_EVERY:]) / _REPORT_EVERY
+            log.info("step", step=step + 1, loss=round(mean, 4))
             save_file(network.state_dict(), weights)
 
-    taught = WithMap(network) if isinstance(network, Classifier2d) else network
-    losses = train(taught, recipe.samples(manifest, seed), recipe.loss, schedule, report)
+    for stage in recipe.stages[from_stage:]:
+        schedule = stage.schedule if steps is None else replace(stage.schedule, steps=steps)
+        train(taught, stage.samples(manifest.preprocess, stage.seed), stage.loss, schedule, report)
     save_file(network.state_dict(), weights)
     return losses
 
@@ -193,12 +232,13 @@ def measure_package(recipe: Recipe, name: str, folder: Path, phantoms: int) -> N
     model = load_model(load_package(folder), "cpu")
     manifest = model.package.manifest
     figures = recipe.figures(model, phantoms, lambda line: log.info("phantom", measured=line))
-    schedule = recipe.schedule
+    steps = " and ".join(
+        f"{each.schedule.steps} steps of {each.schedule.batch}" for each in recipe.stages
+    )
     path.write_text(
         cards.card(
             manifest,
-            made=f"{recipe.made} {schedule.steps} steps of {schedule.batch} samples, seed "
-            f"{recipe.seed}, on a CPU.",
+            made=f"{recipe.made} In numbers: {steps} samples, first seed {recipe.seed}, on a CPU.",
             train_command=f"{_MODULE} {name}",
             measure_command=f"{_MODULE} {name} --measure {phantoms}",
             phantoms=phantoms,
@@ -218,7 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("model", choices=sorted(RECIPES))
     parser.add_argument("--into", type=Path, default=BUILTIN, help="folder of the packages")
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
-    parser.add_argument("--resume", action="store_true", help="start from the weights there")
+    parser.add_argument("--from-stage", type=int, default=0, help="keep the weights there")
     parser.add_argument("--measure", type=int, metavar="PHANTOMS", help="measure, don't train")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
@@ -228,7 +268,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.measure:
         measure_package(recipe, given.model, folder, given.measure)
     else:
-        train_package(recipe, folder, steps=given.steps, resume=given.resume)
+        train_package(recipe, folder, steps=given.steps, from_stage=given.from_stage)
 
 
 if __name__ == "__main__":

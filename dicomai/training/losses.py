@@ -31,16 +31,28 @@ def dice_and_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return dice_loss(probabilities[:, 1:], targets[:, 1:]) + entropy
 
 
-def dice_and_binary_cross_entropy(logits: Tensor, targets: Tensor, hardest: float = 0.02) -> Tensor:
+def dice_and_binary_cross_entropy(
+    logits: Tensor, targets: Tensor, *, hardest: float = 1.0, positive_weight: float = 1.0
+) -> Tensor:
     """Return soft Dice over the whole batch, and binary cross entropy of its worst voxels.
 
-    Both are for a target that is rare: many samples hold none of it, so Dice is taken over the
-    batch; and almost all voxels are easy, so only the `hardest` share of them counts.
+    Parameters
+    ----------
+    hardest
+        Share of the voxels that count for the entropy. Of a rare target almost all are easy.
+    positive_weight
+        How much more a voxel of the target counts for the entropy.
+
+    Notes
+    -----
+    Dice is taken over the batch, since most samples of a rare target hold none.
     """
     probabilities = torch.sigmoid(logits)
     overlap = (probabilities * targets).sum()
     dice = (2 * overlap + 1) / (probabilities.sum() + targets.sum() + 1)
-    entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    entropy = functional.binary_cross_entropy_with_logits(
+        logits, targets, reduction="none", pos_weight=torch.tensor(positive_weight)
+    )
     worst = entropy.flatten().topk(max(1, int(hardest * entropy.numel()))).values
     return 1 - dice + worst.mean()
 

@@ -124,7 +124,7 @@ def nodule_samples(
                 middle = np.array(chosen.centre_lps_mm)[::-1]
                 middle = middle + rng.uniform(-0.38, 0.38, 3) * size
             else:
-                reach = extent * [0.42, 0.3, 0.36]
+                reach = extent * [0.5, 0.42, 0.42]
                 middle = np.array(phantom.centre_lps_mm)[::-1] + rng.uniform(-1, 1, 3) * reach
             corner = (middle - size / 2)[::-1]
             hu = _in_slices(phantom, corner, preprocess.spacing_mm, window_kji, rng)
@@ -192,6 +192,38 @@ def xray_samples(
         yield Sample(
             inputs=prepare_image(image_of_phantom(pixels, exposure), preprocess),
             targets=_cells(mark, exposure, preprocess),
+        )
+
+
+def xray_crops(
+    seed: int, preprocess: Preprocess, cells: int, images: int = 1200
+) -> Iterator[Sample]:
+    """Give square parts of X-rays, half turned round left to right, without end.
+
+    The images are drawn once, and each is shown many times: projecting costs more than learning.
+
+    Parameters
+    ----------
+    cells
+        Edge of a part, in cells of the map; that of the whole map gives whole images.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = xray_samples(seed, preprocess, patients=40, turns=12)
+    pool = list(itertools.islice(drawn, images))
+    while True:
+        sample = pool[int(rng.integers(len(pool)))]
+        _, rows, columns = sample.targets.shape
+        corner = np.array([rng.integers(rows - cells + 1), rng.integers(columns - cells + 1)])
+        if sample.targets.any() and rng.random() < 0.7:
+            first = np.argwhere(sample.targets[0])[0]
+            low = np.minimum(first - rng.integers(0, cells, 2), [rows - cells, columns - cells])
+            corner = np.maximum(low, 0)
+        turn = 1 if rng.random() < 0.5 else -1
+        j, i = (slice(int(each), int(each) + cells) for each in corner)
+        v, u = (slice(each.start * CELL, each.stop * CELL) for each in (j, i))
+        yield Sample(
+            inputs=np.ascontiguousarray(sample.inputs[:, v, u][:, :, ::turn]),
+            targets=np.ascontiguousarray(sample.targets[:, j, i][:, :, ::turn]),
         )
 
 

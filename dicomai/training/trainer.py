@@ -21,12 +21,15 @@ class Schedule:
     """How long and how fast.
 
     The learning rate rises over the first twentieth of the steps and falls to nothing as a cosine.
+    `bfloat16` takes a third of the time on a processor with such arithmetic, and drops faint
+    contrasts; the weights stay float32.
     """
 
     steps: int
     batch: int
     learning_rate: float
     weight_decay: float = 1e-4
+    bfloat16: bool = False
 
 
 def train(
@@ -65,8 +68,7 @@ def train(
         inputs = torch.from_numpy(np.stack([each.inputs for each in batch]))
         targets = torch.from_numpy(np.stack([each.targets for each in batch]))
         optimiser.zero_grad()
-        # A third of the time on a processor with such arithmetic; the weights stay float32.
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=schedule.bfloat16):
             logits = network(inputs)
         value = loss(logits.float(), targets)
         value.backward()  # type: ignore[no-untyped-call]  # torch declares no types here
