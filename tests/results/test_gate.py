@@ -165,6 +165,38 @@ def _other_source(seg: Dataset) -> None:
     source.ReferencedSOPInstanceUID = "1.2.3.4"
 
 
+def _in_segment(keyword: str, value: object) -> Callable[[Dataset], None]:
+    def change(seg: Dataset) -> None:
+        setattr(seg.SegmentSequence[0], keyword, value)
+
+    change.__name__ = keyword
+    return change
+
+
+def _other_words_for_a_side(seg: Dataset) -> None:
+    kind = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+    kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning = "Left"
+
+
+def _second_side(seg: Dataset) -> None:
+    kind = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+    sides = kind.SegmentedPropertyTypeModifierCodeSequence
+    sides.append(copy.deepcopy(sides[0]))
+
+
+def _other_category(seg: Dataset) -> None:
+    seg.SegmentSequence[0].SegmentedPropertyCategoryCodeSequence[0].CodeValue = "85756007"
+
+
+def _stretch(seg: Dataset) -> None:
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.SpacingBetweenSlices = 5
+
+
+def _other_source_series(seg: Dataset) -> None:
+    seg.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
+
+
 def _other_tracking(seg: Dataset) -> None:
     seg.SegmentSequence[0].TrackingUID = "2.25.1"
 
@@ -182,6 +214,18 @@ def _other_tracking(seg: Dataset) -> None:
         (_other_side, "content"),
         (_other_source, "references"),
         (_other_tracking, "tracking"),
+        (_in_segment("SegmentLabel", "Left lung"), "content"),
+        (_in_segment("SegmentAlgorithmType", "MANUAL"), "provenance"),
+        (_in_segment("SegmentNumber", 9), "content"),
+        (_other_words_for_a_side, "content"),
+        (_second_side, "content"),
+        (_other_category, "content"),
+        (_stretch, "geometry"),
+        (_other_source_series, "references"),
+        (_set("Modality", "CT"), "attributes"),
+        (_set("SegmentationType", "FRACTIONAL"), "attributes"),
+        (_set("SeriesDescription", "AI SEG"), "status"),
+        (_set("TimezoneOffsetFromUTC", "0200"), "attributes"),
         (_other_version, "provenance"),
         (_other_device, "provenance"),
         (_silent, "provenance"),
@@ -272,9 +316,104 @@ def _question_mark(report: Dataset) -> None:
             item.TextValue = item.TextValue.replace("thicker", "t?icker")
 
 
+def _other_words_for_a_code(name: str, meaning: str) -> Callable[[Dataset], None]:
+    def change(report: Dataset) -> None:
+        _first(report, "CODE", name).ConceptCodeSequence[0].CodeMeaning = meaning
+
+    change.__name__ = f"words_of_{name}"
+    return change
+
+
+def _twice(value_type: str, code: str) -> Callable[[Dataset], None]:
+    def change(report: Dataset) -> None:
+        item = _first(report, value_type, code)
+        for holder in (report, *_items(report)):
+            if item in holder.get("ContentSequence", ()):
+                holder.ContentSequence.append(copy.deepcopy(item))
+                return
+
+    change.__name__ = f"{value_type}_{code}_twice"
+    return change
+
+
+def _stray(report: Dataset) -> None:
+    _first(report, "CONTAINER", "111028").ContentSequence.append(
+        copy.deepcopy(_first(report, "NUM", "118565006"))
+    )
+
+
+def _other_unit(report: Dataset) -> None:
+    value = _first(report, "NUM", "118565006").MeasuredValueSequence[0]
+    value.MeasurementUnitsCodeSequence[0].CodeMeaning = "liter"
+
+
+def _other_float(report: Dataset) -> None:
+    _first(report, "NUM", "118565006").MeasuredValueSequence[0].FloatingPointValue = 1.0
+
+
+def _conclude(old: str, new: str) -> Callable[[Dataset], None]:
+    def change(report: Dataset) -> None:
+        item = _first(report, "TEXT", "121077")
+        assert old in item.TextValue
+        item.TextValue = item.TextValue.replace(old, new)
+
+    change.__name__ = f"conclude_{new}"
+    return change
+
+
+def _evidence(report: Dataset) -> list[Dataset]:
+    return list(report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence)
+
+
+def _evidence_in_another_series(report: Dataset) -> None:
+    _evidence(report)[0].SeriesInstanceUID = "1.2.3"
+
+
+def _evidence_of_another_study(report: Dataset) -> None:
+    report.CurrentRequestedProcedureEvidenceSequence[0].StudyInstanceUID = "1.2.3"
+
+
+def _another_seg_as_evidence(report: Dataset) -> None:
+    strange = copy.deepcopy(_evidence(report)[-1].ReferencedSOPSequence[0])
+    strange.ReferencedSOPInstanceUID = "1.2.3"
+    strange.ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
+    _evidence(report)[-1].ReferencedSOPSequence.append(strange)
+
+
+def _tracked_as_one(report: Dataset) -> None:
+    items = [
+        item
+        for item in _items(report)
+        if item.ValueType == "UIDREF" and item.ConceptNameCodeSequence[0].CodeValue == "112040"
+    ]
+    items[-1].UID = items[-2].UID
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
+        (_other_words_for_a_code("121071", "Liver"), "content"),
+        (_other_words_for_a_code("272741003", "Left"), "content"),
+        (_other_words_for_a_code("363698007", "Liver"), "content"),
+        (_other_words_for_a_code("276214006", "Tissue"), "content"),
+        (_twice("NUM", "118565006"), "content"),
+        (_twice("NUM", "111012"), "content"),
+        (_twice("CODE", "121071"), "content"),
+        (_twice("CODE", "272741003"), "content"),
+        (_twice("SCOORD3D", "111010"), "coordinates"),
+        (_stray, "content"),
+        (_other_unit, "content"),
+        (_other_float, "content"),
+        (_conclude("no accessory lobe", "accessory lobe 3 mL"), "content"),
+        (_conclude("Right lung 2,310 mL", "no right lung"), "content"),
+        (_conclude("Nodule not present", "Nodule present"), "content"),
+        (_conclude("3 nodules", "2 nodules"), "content"),
+        (_conclude("AI result, not for primary diagnosis", "Result"), "status"),
+        (_evidence_in_another_series, "references"),
+        (_evidence_of_another_study, "references"),
+        (_another_seg_as_evidence, "references"),
+        (_in_item("UIDREF", "121232", "UID", "1.2.3"), "references"),
+        (_tracked_as_one, "tracking"),
         (_move_a_region("111010"), "coordinates"),
         (_move_a_region("121231"), "coordinates"),
         (_mirror_a_region, "coordinates"),
@@ -319,6 +458,44 @@ def test_results_of_another_patient_are_refused(study: Any, found: Any, files: l
     one = copy.deepcopy(study.headers)
     one[4].PatientID = "PID-9"  # a single slice of someone else
     assert _refusal(files, found.everything(study), one).rule == "identity"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"), [("IssuerOfPatientID", "OTHER"), ("PatientBirthDate", "19601204")]
+)
+def test_a_single_slice_of_someone_else_is_refused(
+    study: Any, found: Any, files: list[bytes], keyword: str, value: str
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    setattr(headers[4], keyword, value)
+    assert _refusal(files, found.everything(study), headers).rule == "identity"
+    setattr(headers[4], keyword, "")
+    check(files, found.everything(study), headers)
+
+
+def test_two_results_of_one_series_are_refused(study: Any, found: Any, files: list[bytes]) -> None:
+    seg, report = (pydicom.dcmread(io.BytesIO(raw)) for raw in files)
+    report.SeriesInstanceUID = seg.SeriesInstanceUID
+    error = _refusal([files[0], _bytes(report)], found.everything(study), study.headers)
+    assert error.rule == "identity"
+
+
+def test_times_at_another_offset_than_the_images_are_refused(
+    study: Any, found: Any, files: list[bytes]
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    headers[0].TimezoneOffsetFromUTC = "-0500"
+    assert _refusal(files, found.everything(study), headers).rule == "identity"
+
+
+def test_numbers_where_nothing_was_found_are_refused(study: Any, found: Any) -> None:
+    findings = found.nothing(study)
+    (raw,) = study.files(findings)
+    report = pydicom.dcmread(io.BytesIO(raw))
+    everything = pydicom.dcmread(io.BytesIO(study.files(found.everything(study))[1]))
+    group = _first(report, "CONTAINER", "125007")
+    group.ContentSequence.append(_first(everything, "NUM", "118565006"))
+    assert _refusal([_bytes(report)], findings, study.headers).rule == "content"
 
 
 def test_findings_that_moved_since_are_refused(study: Any, found: Any, files: list[bytes]) -> None:

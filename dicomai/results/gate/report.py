@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
@@ -23,9 +24,16 @@ from dicomai.findings import (
 )
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.header import code_of, known_instances
+from dicomai.results.gate.header import code_of, is_coded, known_instances
 
 TOLERANCE_MM: Final = 0.01
+_NOT_DETECTED: Final = Code("260415000", "SCT", "Not detected")
+_PRESENT: Final = Code("52101004", "SCT", "Present")  # CID 240
+_ABSENT: Final = Code("272519000", "SCT", "Absent")
+_ABNORMAL: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")  # CID 7150
+_CERTAINTY: Final = Code("111012", "DCM", "Certainty of Finding")
+_PERCENT: Final = Code("%", "UCUM", "percent")
+_OF_A_FINDING: Final = frozenset({"NUM", "SCOORD", "SCOORD3D"})
 _Found = Segment | Detection | Classification
 Numbers = Mapping[str, tuple[int, str]]
 
@@ -64,9 +72,15 @@ def check_report(
         for found in all_found
         if not isinstance(found, Segment) or found.mask.any()
     }
+    _no_strays(uid, items, groups)
+    _conclusion(uid, items, findings)
     if not expected:
-        if len(groups) != 1 or _codes(next(iter(groups.values())), "121071") != ["260415000"]:
+        if len(groups) != 1 or not _only(next(iter(groups.values())), "121071", _NOT_DETECTED):
             refuse("content", uid, "nothing was found, and it does not say just that")
+        (group,) = groups.values()
+        _algorithm(uid, group, findings)
+        if any(item.ValueType in {"NUM", "SCOORD", "SCOORD3D"} for item in _walk(group)):
+            refuse("content", uid, "nothing was found, and it measures something")
         return
     if set(groups) != set(expected):
         refuse("content", uid, f"its findings are {sorted(groups)}, not {sorted(expected)}")
@@ -74,18 +88,18 @@ def check_report(
         group = groups[tracking_id]
         _tracking(uid, group, tracking_id, numbers, seg)
         _algorithm(uid, group, findings)
+        _measured(uid, group, found)
         if isinstance(found, Classification):
             _classified(uid, group, found)
         else:
-            _measured(uid, group, found.measurements)
-            wanted = found.type if isinstance(found, Segment) else found.finding
-            if _codes(group, "121071") != [wanted.value]:
-                refuse("content", uid, f'"{tracking_id}" is not coded as {wanted.meaning}')
-            if found.laterality and _sides(group) != [found.laterality.value]:
-                refuse("content", uid, f'"{tracking_id}" is not on the side that was found')
+            _named(uid, group, found)
         if isinstance(found, Detection):
-            _certain(uid, group, found.probability)
             _region(uid, group, found, findings)
+        elif any(item.ValueType in {"SCOORD", "SCOORD3D"} for item in _walk(group)):
+            refuse("coordinates", uid, f'"{tracking_id}" has a place that was not found')
+    unique = {_uid_of(group) for group in groups.values()}
+    if len(unique) != len(groups):
+        refuse("tracking", uid, "two findings have one tracking UID")
 
 
 def _status(report: Dataset, uid: str) -> None:
@@ -145,6 +159,10 @@ def _references(
                     f"it refers to {reference.ReferencedSOPInstanceUID}, which is neither an input "
                     "nor a result",
                 )
+    series = {str(source.SeriesInstanceUID) for source in sources}
+    for item in items:
+        if _name(item) == "121232" and str(item.UID) not in series:
+            refuse("references", uid, f"it says that {item.UID} is the series of its images")
     frame_of_reference = getattr(findings.where, "frame_of_reference_uid", None)
     for item in items:
         if item.ValueType == "SCOORD3D" and (
@@ -170,11 +188,16 @@ def _words(uid: str, items: list[Dataset], findings: Findings) -> None:
         refuse("status", uid, "its words do not say that no one has checked it")
 
 
+def _uid_of(group: Dataset) -> str:
+    uids = [str(item.UID) for item in group.ContentSequence if _name(item) == "112040"]
+    return uids[0] if len(uids) == 1 else ""
+
+
 def _tracking(
     uid: str, group: Dataset, tracking_id: str, numbers: Numbers, seg: Dataset | None
 ) -> None:
-    uids = [str(item.UID) for item in group.ContentSequence if _name(item) == "112040"]
-    if len(uids) != 1:
+    uids = [_uid_of(group)]
+    if not uids[0]:
         refuse("tracking", uid, f'"{tracking_id}" has no tracking UID')
     drawn = [item for item in group.ContentSequence if _name(item) == "121191"]
     if tracking_id not in numbers:
@@ -205,51 +228,111 @@ def _algorithm(uid: str, group: Dataset, findings: Findings) -> None:
         refuse("provenance", uid, "a group lacks the digest of the model's package")
 
 
-def _codes(group: Dataset, name: str) -> list[str]:
+def _coded(group: Dataset, name: str) -> list[Dataset]:
     return [
-        code_of(item.ConceptCodeSequence[0])
+        item.ConceptCodeSequence[0]
         for item in group.ContentSequence
         if item.ValueType == "CODE" and _name(item) == name
     ]
 
 
-def _sides(group: Dataset) -> list[str]:
-    return [
-        code_of(item.ConceptCodeSequence[0])
+def _only(group: Dataset, name: str, code: Code | None) -> bool:
+    """Tell whether a group says this code under a name and no other; with None, whether none."""
+    said = _coded(group, name)
+    return len(said) == (code is not None) and all(is_coded(each, code) for each in said if code)
+
+
+def _named(uid: str, group: Dataset, found: Segment | Detection) -> None:
+    """Check what it is, of what category, where and on which side."""
+    wanted = found.type if isinstance(found, Segment) else found.finding
+    if not _only(group, "121071", wanted):
+        refuse("content", uid, f'"{found.tracking_id}" is not coded as {wanted.meaning}')
+    if not _only(group, "276214006", found.category or _ABNORMAL):
+        refuse("content", uid, f'"{found.tracking_id}" has another category')
+    site = found.site if isinstance(found, Detection) else found.laterality and found.type
+    if not _only(group, "363698007", site):
+        refuse("content", uid, f'"{found.tracking_id}" is not where it was found')
+    sides = [
+        item.ConceptCodeSequence[0]
         for item in _walk(group)
         if item.ValueType == "CODE" and _name(item) == "272741003"
     ]
+    wanted_sides = (found.laterality,) if found.laterality else ()
+    if len(sides) != len(wanted_sides) or not all(map(is_coded, sides, wanted_sides)):
+        refuse("content", uid, f'"{found.tracking_id}" is not on the side that was found')
 
 
-def _numbers(group: Dataset, name: Code) -> list[tuple[float, str]]:
-    return [
-        (float(value.NumericValue), code_of(value.MeasurementUnitsCodeSequence[0]))
-        for item in group.ContentSequence
-        if item.ValueType == "NUM" and _name(item) == name.value
-        for value in item.MeasuredValueSequence
-    ]
+def _measured(uid: str, group: Dataset, found: _Found) -> None:
+    """Check that it has each of the found numbers once, and no other."""
+    wanted = list(found.measurements) if not isinstance(found, Classification) else []
+    if not isinstance(found, Segment):
+        wanted.append(Measurement(name=_CERTAINTY, value=found.probability * 100, unit=_PERCENT))
+    for item in _walk(group):
+        if item.ValueType != "NUM":
+            continue
+        match = next((each for each in wanted if _says(item, each)), None)
+        if match is None:
+            name = item.ConceptNameCodeSequence[0].get("CodeMeaning")
+            refuse("content", uid, f'{name} of "{found.tracking_id}" is not what was measured')
+        wanted.remove(match)
+    if wanted:
+        refuse("content", uid, f'"{found.tracking_id}" lacks its {wanted[0].name.meaning}')
 
 
-def _measured(uid: str, group: Dataset, measurements: tuple[Measurement, ...]) -> None:
-    for measurement in measurements:
-        if not any(
-            unit == measurement.unit.value
-            and abs(value - measurement.value) <= 1e-6 * max(1.0, abs(measurement.value))
-            for value, unit in _numbers(group, measurement.name)
-        ):
-            refuse("content", uid, f"{measurement.name.meaning} is not {measurement.value}")
-
-
-def _certain(uid: str, group: Dataset, probability: float) -> None:
-    said = _numbers(group, Code("111012", "DCM", "Certainty of Finding"))
-    if len(said) != 1 or said[0][1] != "%" or abs(said[0][0] - probability * 100) > 1e-4:
-        refuse("content", uid, "a probability differs from what the model said")
+def _says(item: Dataset, measurement: Measurement) -> bool:
+    if len(item.MeasuredValueSequence) != 1:
+        return False
+    said = item.MeasuredValueSequence[0]
+    near = 1e-6 * max(1.0, abs(measurement.value))
+    values = [float(said.NumericValue), float(said.get("FloatingPointValue", said.NumericValue))]
+    derivation = _coded(item, "121401") if "ContentSequence" in item else []
+    wanted = (measurement.derivation,) if measurement.derivation else ()
+    return (
+        is_coded(item.ConceptNameCodeSequence[0], measurement.name)
+        and is_coded(said.MeasurementUnitsCodeSequence[0], measurement.unit)
+        and all(abs(value - measurement.value) <= near for value in values)
+        and len(derivation) == len(wanted)
+        and all(map(is_coded, derivation, wanted))
+    )
 
 
 def _classified(uid: str, group: Dataset, found: Classification) -> None:
-    _certain(uid, group, found.probability)
-    if _codes(group, found.finding.value) != ["52101004" if found.present else "272519000"]:
+    verdict = _PRESENT if found.present else _ABSENT
+    if not _only(group, found.finding.value, verdict) or _coded(group, "121071"):
         refuse("content", uid, f"{found.finding.meaning} is not said to be what was found")
+
+
+def _no_strays(uid: str, items: list[Dataset], groups: Mapping[str, Dataset]) -> None:
+    """Check that every number and place belongs to a finding."""
+    inside = sum(
+        each.ValueType in _OF_A_FINDING for group in groups.values() for each in _walk(group)
+    )
+    if sum(item.ValueType in _OF_A_FINDING for item in items) != inside:
+        refuse("content", uid, "a number or a place stands outside its findings")
+
+
+def _conclusion(uid: str, items: list[Dataset], findings: Findings) -> None:
+    """Check what the one line says that many will read alone."""
+    said = [str(item.TextValue).casefold() for item in items if _name(item) == "121077"]
+    if len(said) != 1 or "not for primary diagnosis" not in said[0]:
+        refuse("status", uid, "it has no conclusion that says what it is not for")
+    (line,) = said
+    if ("nothing found" in line) != (findings.nothing_found and not findings.classifications):
+        refuse("content", uid, "its conclusion does not say what was found")
+    if findings.nothing_found and not findings.classifications:
+        return
+    for segment in findings.segments:
+        label = segment.label.casefold()
+        absent = re.search(re.escape(f"no {label}") + r"(?=[,;.]|$)", line) is not None
+        if absent == bool(segment.mask.any()) or label not in line:
+            refuse("content", uid, f"its conclusion does not say whether there is {segment.label}")
+    for each in findings.classifications:
+        verdict = "present" if each.present else "not present"
+        if f"{each.label.casefold()} {verdict} (" not in line:
+            refuse("content", uid, f"its conclusion does not say whether there is {each.label}")
+    counts = re.findall(r"(?:^|[:;]) ?([0-9]+) [^:;]*: ", line)
+    if sum(map(int, counts)) != len(findings.detections):
+        refuse("content", uid, f"its conclusion does not count {len(findings.detections)} findings")
 
 
 def _region(uid: str, group: Dataset, found: Detection, findings: Findings) -> None:
@@ -270,7 +353,11 @@ def _region(uid: str, group: Dataset, found: Detection, findings: Findings) -> N
     if np.abs(points[0][0] - middle).max() > TOLERANCE_MM:
         refuse("coordinates", uid, f'the centre of "{found.tracking_id}" lies elsewhere')
     surface = _points(group, "121231")
+    if len(points) + len(surface) != sum(item.ValueType == "SCOORD3D" for item in _walk(group)):
+        refuse("coordinates", uid, f'"{found.tracking_id}" has more places than one')
     if found.mask is not None and found.mask.any():
+        if surface:
+            refuse("coordinates", uid, f'"{found.tracking_id}" has a segment and an outline')
         return  # its voxels say where it is, and were checked
     if not surface or not _same_points(np.concatenate(surface), wanted):
         refuse("coordinates", uid, f'the outline of "{found.tracking_id}" lies elsewhere')
