@@ -23,7 +23,9 @@ def _rounded(x: Field, y: Field, width: float, depth: float, squareness: float) 
     v = y * np.float32(1 / depth)
     u *= u
     v *= v
-    return np.asarray(u + v - np.float32(squareness**2) * (u * v))
+    # On the edge u and v are at most 1; far beyond it the product would take over and turn inward.
+    corner = np.minimum(u, np.float32(1.5)) * np.minimum(v, np.float32(1.5))
+    return np.asarray(u + v - np.float32(squareness**2) * corner)
 
 
 def cavity(anatomy: Anatomy, x: Field, y: Field, z: Field) -> Field:

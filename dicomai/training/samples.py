@@ -208,7 +208,7 @@ def xray_crops(
         Edge of a part, in cells of the map; that of the whole map gives whole images.
     """
     rng = np.random.default_rng(seed)
-    drawn = xray_samples(seed, preprocess, patients=40, turns=12)
+    drawn = xray_samples(seed, preprocess, patients=min(40, images), turns=12)
     pool = list(itertools.islice(drawn, images))
     while True:
         sample = pool[int(rng.integers(len(pool)))]

@@ -7,6 +7,8 @@ import pytest
 
 from dicomai.phantom import ChestPhantom, chest_scan
 
+FAR_SEED = 2**41 + 4
+
 
 def upright(
     phantom: ChestPhantom, spacing_mm: float, shape: tuple[int, int, int]
@@ -128,3 +130,10 @@ def test_partial_volume_keeps_the_mean(patient: ChestPhantom) -> None:
     few = patient.hounsfield(coarse, (6, 6, 6))
     many = patient.hounsfield(fine, (24, 24, 24)).reshape(6, 4, 6, 4, 6, 4).mean(axis=(1, 3, 5))
     assert float(few.mean()) == pytest.approx(float(many.mean()), abs=25)
+
+
+def test_far_from_the_body_there_is_air() -> None:
+    phantom = ChestPhantom(FAR_SEED)
+    matrix, shape = upright(phantom, 20.0, (20, 60, 60))
+    hu = phantom.hounsfield(matrix, shape)
+    assert np.array_equal(np.unique(hu[:, [0, 0, -1, -1], [0, -1, 0, -1]]), [-1000.0])

@@ -1,0 +1,190 @@
+"""Training in small: losses fall, scores are what they say, packages come out whole."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dicomai.findings import Findings, Segment
+from dicomai.imaging.geometry import Grid
+from dicomai.models import trust
+from dicomai.models.manifest import Preprocess
+from dicomai.models.package import load
+from dicomai.models.registry import BUILTIN
+from dicomai.models.runtimes.networks import build
+from dicomai.phantom import ChestPhantom, Nodule
+from dicomai.training import builtin
+from dicomai.training.evaluation import area_under_curve, dice, score_lungs, score_nodules
+from dicomai.training.losses import dice_and_binary_cross_entropy, dice_and_cross_entropy
+from dicomai.training.samples import lung_samples, nodule_samples, xray_crops, xray_samples
+from dicomai.training.trainer import Schedule, train
+
+COARSE = Preprocess(spacing_mm=(9.0, 9.0, 9.0), clip=(-1024, 300))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def test_the_loss_falls_within_a_few_steps() -> None:
+    torch.manual_seed(1)
+    network = build("unet3d", {"out_channels": 3, "channels": (4, 8)})
+    samples = lung_samples(1, COARSE, (20, 24, 24))
+    seen: list[int] = []
+    losses = train(
+        network,
+        samples,
+        dice_and_cross_entropy,
+        Schedule(steps=12, batch=1, learning_rate=1e-2),
+        lambda step, loss: seen.append(step),
+    )
+    assert seen == list(range(12))
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+    assert not network.training
+
+
+def test_the_same_seeds_train_the_same_network() -> None:
+    def trained() -> list[float]:
+        torch.manual_seed(2)
+        network = build("unet3d", {"out_channels": 3, "channels": (4, 8)})
+        schedule = Schedule(steps=2, batch=1, learning_rate=1e-2)
+        samples = lung_samples(4, COARSE, (12, 16, 16))
+        return train(network, samples, dice_and_cross_entropy, schedule, lambda step, loss: None)
+
+    assert trained() == trained()
+
+
+def test_lung_samples_name_each_voxel_once() -> None:
+    (sample,) = islice(lung_samples(3, COARSE, (24, 32, 32)), 1)
+    assert sample.inputs.shape == (1, 24, 32, 32)
+    assert sample.targets.shape == (3, 24, 32, 32)
+    assert np.array_equal(sample.targets.sum(axis=0), np.ones((24, 32, 32)))
+    assert 0 <= sample.inputs.min() <= sample.inputs.max() <= 1
+    # Columns grow to the left: the right lung (1) lies before the left one (2).
+    right, left = (np.argwhere(sample.targets[each])[:, 2].mean() for each in (1, 2))
+    assert right < left
+
+
+def test_nodule_samples_mark_what_is_bright() -> None:
+    preprocess = Preprocess(spacing_mm=(2.0, 2.0, 2.0), clip=(-1024, 300))
+    samples = list(islice(nodule_samples(5, preprocess, (32, 32, 32)), 6))
+    marked = [each for each in samples if each.targets.any()]
+    assert len(marked) >= 3
+    for each in marked:
+        assert each.inputs[each.targets > 0].mean() > 0.55
+
+
+def test_x_ray_samples_take_turns() -> None:
+    preprocess = Preprocess(shape_ji=(64, 64), clip_percentiles=(1, 99))
+    samples = list(islice(xray_samples(6, preprocess, patients=1, turns=8), 4))
+    assert [float(each.targets.max()) for each in samples] == [0, 1, 0, 1]
+    assert all(each.targets.shape == (1, 4, 4) for each in samples)
+    assert all(each.inputs.shape == (1, 64, 64) for each in samples)
+
+
+def test_parts_of_x_rays_keep_their_map() -> None:
+    preprocess = Preprocess(shape_ji=(64, 64), clip_percentiles=(1, 99))
+    samples = list(islice(xray_crops(6, preprocess, cells=2, images=1), 4))
+    assert all(each.inputs.shape == (1, 32, 32) for each in samples)
+    assert all(each.targets.shape == (1, 2, 2) for each in samples)
+
+
+def test_losses_are_small_for_what_is_right_and_large_for_what_is_wrong() -> None:
+    truth = torch.zeros(1, 3, 4, 4, 4)
+    truth[:, 0, :2], truth[:, 1, 2], truth[:, 2, 3] = 1, 1, 1
+    sure = 20 * (truth - 0.5)
+    assert float(dice_and_cross_entropy(sure, truth)) < 1e-3
+    assert float(dice_and_cross_entropy(-sure, truth)) > 1
+    one = truth[:, 1:2]
+    assert float(dice_and_binary_cross_entropy(20 * (one - 0.5), one)) < 1e-3
+    assert float(dice_and_binary_cross_entropy(20 * (0.5 - one), one)) > 1
+
+
+def test_dice_and_area_under_the_curve_have_their_known_values() -> None:
+    a = np.array([True, True, False, False])
+    assert dice(a, np.array([True, False, True, False])) == 0.5
+    assert dice(~a & a, ~a & a) == 1
+    assert area_under_curve(np.array([0.9, 0.4]), np.array([0.4, 0.1])) == 0.875
+
+
+def test_lungs_that_are_exactly_right_score_so() -> None:
+    phantom = ChestPhantom(4)
+    matrix = np.zeros((4, 4))
+    matrix[2, 0] = matrix[1, 1] = matrix[0, 2] = 4.0
+    matrix[3, 3] = 1
+    shape = (100, 76, 110)
+    matrix[:3, 3] = np.array(phantom.centre_lps_mm) - np.array(shape)[::-1] * 2
+    truth = phantom.truth(matrix, shape)
+    findings = _findings(matrix, shape)
+    code = findings.algorithm.family
+    segments = tuple(
+        Segment(label=label, tracking_id=label, category=code, type=code, mask=mask)
+        for label, mask in (("Right lung", truth.right_lung), ("Left lung", truth.left_lung))
+    )
+    right, left = score_lungs(
+        Findings(
+            algorithm=findings.algorithm,
+            where=findings.where,
+            inputs=(),
+            sought="lungs",
+            segments=segments,
+        ),
+        phantom,
+    )
+    assert (right.side, left.side) == ("right", "left")
+    assert right.dice == left.dice == 1
+    assert abs(right.volume_error) < 0.01
+
+
+def test_a_missed_nodule_is_infinitely_far() -> None:
+    nodule = Nodule(
+        centre_lps_mm=(0.0, 0.0, 0.0), diameter_mm=10.0, volume_mm3=523.6, hu=30.0, side="left"
+    )
+    score = score_nodules(_findings(np.eye(4), (2, 2, 2)), [nodule])
+    assert score.errors_mm == (float("inf"),)
+    assert score.false_findings == 0
+
+
+def _findings(matrix: np.ndarray, shape: tuple[int, int, int]) -> Findings:
+    package = load(BUILTIN / "chest-ct-lungs")
+    return Findings(
+        algorithm=package.algorithm,
+        where=Grid(shape_kji=shape, index_to_lps=matrix, frame_of_reference_uid="2.25.1"),
+        inputs=(),
+        sought="lungs",
+    )
+
+
+def test_a_recipe_makes_a_package_with_card_and_pin(tmp_path: Path) -> None:
+    recipe = builtin.RECIPES["lungs"]
+    folder = tmp_path / recipe.package
+    folder.mkdir()
+    manifest = (BUILTIN / recipe.package / "model.toml").read_text()
+    small = manifest.replace("[4.0, 4.0, 4.0]", "[12.0, 12.0, 12.0]")
+    small = small.replace("[48, 80, 112]", "[16, 24, 24]")
+    assert small != manifest
+    (folder / "model.toml").write_text(small)
+    arguments = ["lungs", "--into", str(tmp_path)]
+    builtin.main([*arguments, "--steps", "2"])
+    builtin.main([*arguments, "--measure", "1"])
+    package = load(folder)
+    text = package.card.read_text()
+    assert "| right |" in text
+    assert "--measure 1" in text
+    assert "Not for" in text
+    assert trust.trusts(trust.read_pins(tmp_path / "pins.toml"), package)
+    shutil.rmtree(folder)
+
+
+def test_the_cards_belong_to_the_weights() -> None:
+    pins = trust.read_pins(BUILTIN / "pins.toml")
+    for recipe in builtin.RECIPES.values():
+        package = load(BUILTIN / recipe.package)
+        assert trust.trusts(pins, package), f"measure {package.name} again"
+        assert package.weights.stat().st_size < 2_000_000
