@@ -132,9 +132,10 @@ def promote(engine: Engine, now: Instant) -> int:
 
 
 def prune(engine: Engine, keep: Keep, now: Instant) -> int:
-    """Delete jobs that were over long ago; return how many."""
+    """Delete jobs and what no study keeps, when they were over long ago; return how many."""
+    before = Instant(now - keep.jobs)
     with writing(engine) as connection:
-        return retention.prune_jobs(connection, Instant(now - keep.jobs))
+        return retention.prune_jobs(connection, before) + retention.prune_rest(connection, before)
 
 
 def _do(duty: Duty) -> None:

@@ -26,7 +26,9 @@ from dicomai.store import jobs, studies
 from dicomai.store.engine import open_engine, reading, writing
 
 _PUBLISH_S: Final = 2.0
-"""How often an empty spool is told of: decisions wait for it, and each costs a sync."""
+"""How often idleness is told of: decisions wait for it, and each time costs a sync."""
+_RELOAD_S: Final = 30.0
+"""How long packages are taken to lie as they were read: each look digests their weights."""
 
 
 def schedule(settings: Settings, life: Life) -> None:
@@ -94,18 +96,17 @@ def models_of(settings: Settings) -> Mapping[str, ModelInputs]:
     }
 
 
-def _ingesting(
-    settings: Settings, engine: Engine, _pulse: Callable[[], None]
-) -> Callable[[], bool]:
+def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> Callable[[], bool]:
     config = ingest_of(settings)
     published = 0.0
 
     def once() -> bool:
         nonlocal published
-        came = reader.associations(config.spool)
-        if not came and time.monotonic() - published < _PUBLISH_S:
+        idle = not reader.waits(config.spool)
+        if idle and time.monotonic() - published < _PUBLISH_S:
             return False
-        done = ingest(engine, config, present)
+        # What came in an outage may take long: each step shows that it gets on.
+        done = ingest(engine, config, present, after_step=lambda _: pulse())
         published = time.monotonic()
         return bool(done.catalogued or done.set_aside)
 
@@ -113,12 +114,18 @@ def _ingesting(
 
 
 def _deciding(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
+    rules: Rules | None = None
+    read_at = 0.0
+
     def once() -> bool:
+        nonlocal rules, read_at
         now = present()
         with reading(engine) as connection:
             due = studies.due(connection, now, limit=1)
         if not due:
             return False
-        return "decided" in decide_due(engine, rules_of(settings), now).values()
+        if rules is None or time.monotonic() - read_at >= _RELOAD_S:
+            rules, read_at = rules_of(settings), time.monotonic()
+        return "decided" in decide_due(engine, rules, now).values()
 
     return once

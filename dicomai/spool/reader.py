@@ -72,6 +72,15 @@ def entries(spool: Path) -> Iterator[Entry]:
     yield from found
 
 
+def waits(spool: Path) -> bool:
+    """Tell whether ingest has something to do: an object, or an association that has ended."""
+    return any(
+        any(map(OBJECT.fullmatch, _names(folder)))
+        or ended(spool, AssociationId(folder.name)) is not None
+        for folder in _folders(spool)
+    )
+
+
 def oldest_received_at(spool: Path) -> Instant | None:
     """Return the time of receipt of the oldest object here, one that is being written included.
 

@@ -109,13 +109,15 @@ def unlink(data: Path, path: PurePosixPath) -> None:
 def stale(data: Path, now: Instant) -> Iterator[tuple[PurePosixPath, ...]]:
     """Yield the files of the archive that are older than a day, in groups."""
     group: list[PurePosixPath] = []
-    for path in sorted((data / FOLDER).rglob("*")):
-        relative = PurePosixPath(path.relative_to(data))
-        if is_stale(data, relative, now):
-            group.append(relative)
-        if len(group) == _CHUNK:
-            yield tuple(group)
-            group = []
+    # A folder at a time: the archive may hold millions of files.
+    for folder, _, names in os.walk(data / FOLDER):
+        inside = PurePosixPath(Path(folder).relative_to(data))
+        for name in names:
+            if is_stale(data, inside / name, now):
+                group.append(inside / name)
+            if len(group) == _CHUNK:
+                yield tuple(group)
+                group = []
     if group:
         yield tuple(group)
 

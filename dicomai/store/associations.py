@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
@@ -76,26 +76,6 @@ def studies_of(connection: Connection, association: str) -> tuple[StudyInstanceU
         .order_by(brought.c.study_instance_uid)
     )
     return tuple(StudyInstanceUID(uid) for uid in found.scalars())
-
-
-def open_ones(connection: Connection, host: str) -> tuple[Association, ...]:
-    """Return a host's associations whose end is not known yet, oldest first."""
-    table = schema.associations
-    found = connection.execute(
-        select(table)
-        .where(table.c.host == host, table.c.ended_at.is_(None))
-        .order_by(table.c.started_at, table.c.id)
-    )
-    return tuple(_association(row) for row in found)
-
-
-def prune(connection: Connection, before: Instant) -> int:
-    """Forget associations that ended before a moment and brought nothing that is still here."""
-    table, brought = schema.associations, schema.association_studies
-    still = select(brought.c.association_id)
-    return connection.execute(
-        delete(table).where(table.c.ended_at < before, table.c.id.not_in(still))
-    ).rowcount
 
 
 def _association(row: Row[Any]) -> Association:

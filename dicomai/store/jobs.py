@@ -11,13 +11,11 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, exists, func, literal_column, or_, select, update
 
-from dicomai.dicom.dates import Instant, Microseconds
+from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, ErrorKind, NotFound
 from dicomai.store import events, schema
 from dicomai.store.job import (
-    NORMAL,
-    URGENT,
     Held,
     Job,
     JobId,
@@ -349,27 +347,6 @@ def release_held(connection: Connection, held_by: HeldBy, now: Instant) -> tuple
     for job in moved:
         tell(connection, job, "job queued", f"{job.title} is tried again.", now)
     return moved
-
-
-def reprioritise(
-    connection: Connection,
-    job: JobId,
-    *,
-    priority: int,
-    urgent: bool,
-    ageing: Microseconds,
-) -> None:
-    """Give a job another place in the queue."""
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job)
-        .values(
-            priority=priority,
-            ageing=ageing,
-            urgency=URGENT if urgent else NORMAL,
-            rank=jobs.c.created_at - priority * ageing,
-        )
-    )
 
 
 def _new_rank() -> dict[str, Any]:

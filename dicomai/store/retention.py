@@ -173,6 +173,17 @@ def prune_jobs(connection: Connection, before: Instant) -> int:
     ).rowcount
 
 
+def prune_rest(connection: Connection, before: Instant) -> int:
+    """Delete what no study keeps: ended associations, and events of the service as a whole."""
+    links, brought, told = schema.associations, schema.association_studies, schema.events
+    still = exists().where(brought.c.association_id == links.c.id)
+    ended = connection.execute(delete(links).where(links.c.ended_at < before, ~still))
+    past = connection.execute(
+        delete(told).where(told.c.study_instance_uid.is_(None), told.c.at < before)
+    )
+    return ended.rowcount + past.rowcount
+
+
 def delete_marked(engine: Engine, data: Path, now: Instant) -> int:
     """Delete every marked study, files first; returns how many. May be cut short and repeated."""
     with reading(engine) as connection:

@@ -468,4 +468,5 @@ association_studies: Final = Table(
         "association_id", Text, ForeignKey("associations.id", ondelete="CASCADE"), primary_key=True
     ),
     Column("objects", Integer, nullable=False),
+    Index("ix_association_studies_association_id", "association_id"),
 )

@@ -147,6 +147,19 @@ def test_setting_aside_may_be_killed_and_repeated(
     assert kept.reason == "Twice."
 
 
+def test_an_association_that_says_nothing_gives_ingest_nothing_to_do(
+    spool: Path, associate: Associate
+) -> None:
+    writer = associate()
+    assert not reader.waits(spool)
+    entry = writer.add(A, (b"1",))
+    assert reader.waits(spool)
+    reader.remove(entry)
+    assert not reader.waits(spool)
+    writer.end("released", Instant(5))
+    assert reader.waits(spool)
+
+
 def test_an_attempt_that_ended_in_order_does_not_count(spool: Path, associate: Associate) -> None:
     entry = associate().add(A, (b"1",))
     for _ in range(5):

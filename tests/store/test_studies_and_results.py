@@ -17,6 +17,7 @@ from dicomai.store import (
     hosts,
     instances,
     jobs,
+    retention,
     series,
     studies,
 )
@@ -25,6 +26,7 @@ from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
 from dicomai.store.job import JobId
 from dicomai.store.jobs import NotNow
+from dicomai.store.retention import Candidate
 from dicomai.store.series import SeriesIdentity
 
 STUDY = StudyInstanceUID("1.2.3")
@@ -362,11 +364,39 @@ def test_associations_are_open_until_their_end_is_known(engine: Engine) -> None:
         associations.note(connection, link, STUDY)
         associations.note(connection, link, STUDY)
         assert associations.of_study(connection, STUDY) == (link,)
-        assert associations.open_ones(connection, "h1") == (link,)
         assert associations.studies_of(connection, "a1") == (STUDY,)
         assert associations.end(connection, "a1", NOW, "released")
         assert not associations.end(connection, "a1", NOW, "lost")
-        assert not associations.open_ones(connection, "h1")
+        (ended,) = associations.of_study(connection, STUDY)
+        assert (ended.ended_at, ended.release) == (NOW, "released")
+
+
+def test_what_belongs_to_no_study_any_more_is_forgotten_in_time(engine: Engine) -> None:
+    later = Instant(NOW + 1)
+    with writing(engine) as connection:
+        for name, study in (("a1", STUDY), ("a2", StudyInstanceUID("1.2.4"))):
+            link = Association(
+                id=name,
+                host="h1",
+                node="CT1",
+                calling_ae="CT",
+                called_ae="DICOMAI",
+                address="127.0.0.1",
+                started_at=NOW,
+            )
+            associations.note(connection, link, study)
+            associations.end(connection, name, NOW, "released")
+        events.record(connection, None, "breaker opened", "Away.", {}, NOW)
+        events.record(connection, STUDY, "study decided", "Quiet.", {}, NOW)
+    arrive(engine, "1.2.4")
+    candidate = Candidate(study_instance_uid=STUDY, origins=("received",))
+    with writing(engine) as connection:
+        retention.complete(connection, candidate, NOW)
+        assert retention.prune_rest(connection, NOW) == 0
+        assert retention.prune_rest(connection, later) == 2
+        assert not associations.studies_of(connection, "a1")
+        (left,) = associations.of_study(connection, StudyInstanceUID("1.2.4"))
+    assert left.id == "a2"
 
 
 def test_hosts_and_workers_say_how_far_they_are_and_what_they_serve(engine: Engine) -> None:
