@@ -166,7 +166,7 @@ def _example(folder: Path, file: Path) -> str:
     text = (files("dicomai.config") / EXAMPLE).read_text(encoding="utf-8")
     if file.parent.resolve() != folder.resolve():
         text = _with(text, 'data = "."', f'data = "{folder.resolve()}"')
-    return _with(text, 'timezone = "UTC"', f'timezone = "{_local_zone()}"')
+    return _with(text, 'timezone = "UTC"', f'timezone = "{local_zone()}"')
 
 
 def _with(text: str, line: str, other: str) -> str:
@@ -174,7 +174,7 @@ def _with(text: str, line: str, other: str) -> str:
     return text.replace(line, other, 1)
 
 
-def _local_zone() -> str:
+def local_zone() -> str:
     """Return this machine's time zone by its name, as Europe/Berlin, or UTC."""
     named = os.environ.get("TZ", "").removeprefix(":")
     if not named and _LOCALTIME.is_symlink():

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dicomai.cli.config import local_zone
 from dicomai.cli.models import found, opened
 from dicomai.cli.options import ConfigOption, JsonOption
-from dicomai.cli.terminal import print_json, progress, say, span, table, text
+from dicomai.cli.terminal import print_json, progress, remarks, say, span, table, text
 
 if TYPE_CHECKING:
     from dicomai.models.package import Package
-    from dicomai.service.folder import Outcome
+    from dicomai.models.registry import Registry
+    from dicomai.service.folder import Outcome, Site
+    from dicomai.settings import Settings
 
 
 def run(
@@ -32,14 +35,22 @@ def run(
     """Run a model on a folder of DICOM.
 
     Every series that it takes gives DICOM SEG, SR and PNG. Needs no network, no database and no
-    configuration; the package need not be trusted. The exit code is 1 when a series that the
-    model takes has no result, or when it takes none.
+    configuration; the package need not be trusted. Where objects don't say their time zone or
+    character set, those of the configuration count, else this machine's zone. The exit code is
+    1 when a series that the model takes has no result, or when it takes none.
     """
     from dicomai.models.runtimes.torch_runtime import load
     from dicomai.service import folder as folders
 
-    package = _package(model, config)
-    folder = folders.read_folder(path)
+    settings, registry = opened(config)
+    package = _package(model, registry)
+    site = _site(settings)
+    if settings is None:
+        remarks().print(
+            f"There is no configuration: where objects don't say, times are those of this "
+            f"machine's zone, {site.timezone}."
+        )
+    folder = folders.read_folder(path, site)
     taken, others = folders.takes(package, folder)
     outcomes = []
     if taken:
@@ -63,15 +74,25 @@ def run(
         raise typer.Exit(1)
 
 
-def _package(model: str, config: Path | None) -> Package:
+def _package(model: str, registry: Registry) -> Package:
     from dicomai.models.manifest import MANIFEST_NAME
     from dicomai.models.package import load
 
     folder = Path(model)
-    if (folder / MANIFEST_NAME).is_file():
-        return load(folder)
-    _, registry = opened(config)
-    return found(registry, model)
+    return load(folder) if (folder / MANIFEST_NAME).is_file() else found(registry, model)
+
+
+def _site(settings: Settings | None) -> Site:
+    """Return what the configuration knows of the objects; a folder comes from no node."""
+    from dicomai.service.folder import Site
+
+    if settings is None:
+        return Site(timezone=local_zone())
+    sets = {node.charset_default for node in settings.nodes}
+    return Site(
+        timezone=settings.service.timezone,
+        charset_default=sets.pop() if len(sets) == 1 else "",  # only where all nodes agree
+    )
 
 
 def _facts(outcome: Outcome) -> dict[str, object]:

@@ -68,15 +68,32 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What objects leave unsaid, and everybody knows where they were made.
+
+    Attributes
+    ----------
+    timezone
+        IANA name of the zone of the modalities.
+    charset_default
+        Specific Character Set of undeclared bytes above 127; empty: unknown.
+    """
+
+    timezone: str = "UTC"
+    charset_default: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
     """The DICOM objects under a path: what rules see of each, and its file."""
 
     images: Mapping[str, tuple[Image, Path]]
     """By SOP Instance UID."""
     unreadable: tuple[Outcome, ...]
+    site: Site = Site()
 
 
-def read_folder(path: Path) -> Folder:
+def read_folder(path: Path, site: Site = Site()) -> Folder:  # it is frozen
     """Return what lies under a path; `DICOMDIR` and hidden files are passed over."""
     images: dict[str, tuple[Image, Path]] = {}
     unreadable = []
@@ -85,18 +102,18 @@ def read_folder(path: Path) -> Folder:
         if file.name == "DICOMDIR" or file.name.startswith("."):
             continue
         try:
-            image = _image(file)
+            image = _image(file, site)
         except InputError as error:
             if file.suffix.lower() not in _COMPANIONS:
                 name = str(file.relative_to(path)) if path.is_dir() else file.name
                 unreadable.append(Outcome(title=name, because=error.sentence))
         else:
             images.setdefault(image.sop_instance_uid, (image, file))
-    return Folder(images=images, unreadable=tuple(unreadable))
+    return Folder(images=images, unreadable=tuple(unreadable), site=site)
 
 
-def _image(file: Path) -> Image:
-    read = read_received(file, Reading())
+def _image(file: Path, site: Site) -> Image:
+    read = read_received(file, Reading(charset_default=site.charset_default))
     return Image(
         series_instance_uid=read.identifiers.series_instance_uid,
         sop_instance_uid=read.identifiers.sop_instance_uid,
@@ -166,7 +183,7 @@ def analysed(
         source = _source(model.package, datasets)
         findings = analyse(model, source, inputs_of(source.headers), report)
         report("encode", 0.0)
-        results = _encoded(findings, source)
+        results = _encoded(findings, source, folder.site)
     except DicomaiError as error:
         return replace(outcome, because=error.sentence, failed=True)
     place = out / series.series_instance_uid
@@ -189,13 +206,22 @@ def _source(package: Package, datasets: Sequence[Dataset]) -> SourceVolume | Sou
     return image_of(datasets[0])
 
 
-def _encoded(findings: Findings, source: SourceVolume | SourceImagePixels) -> dict[str, bytes]:
+def _encoded(
+    findings: Findings, source: SourceVolume | SourceImagePixels, site: Site
+) -> dict[str, bytes]:
     """Return the checked objects by the names of their files."""
-    context = ResultContext(created_at=now(), software_version=version("dicomai"))
+    context = ResultContext(
+        created_at=now(),
+        software_version=version("dicomai"),
+        charset_default=site.charset_default,
+        timezone=site.timezone,
+    )
     objects = encode(findings, source.headers, uuid.uuid4(), context)
     results = {
         f"{findings.algorithm.name}-{str(each.Modality).lower()}.dcm": written(each)
         for each in objects
     }
-    gate.check(list(results.values()), findings, source.headers)
+    gate.check(
+        list(results.values()), findings, source.headers, charset_default=site.charset_default
+    )
     return results
