@@ -20,6 +20,10 @@ _COARSE_VOXELS: Final = 500_000
 _LEAST_SHARE: Final = 0.15
 """Of the whole: what is smaller is no side of its own."""
 _EROSIONS: Final = 12
+_ONE_SIDE: Final = (
+    "Only one side was found; that it is the left or the right one was told from the middle of the "
+    "images."
+)
 
 
 def split(region: Region, grid: Grid) -> tuple[dict[Side, Region | None], tuple[str, ...]]:
@@ -45,7 +49,8 @@ def split(region: Region, grid: Grid) -> tuple[dict[Side, Region | None], tuple[
             return _by_centroid(region, seeds, 2, np.array([1, 2]), grid), (
                 "Both sides were joined; they were parted where the join is thinnest.",
             )
-    return _by_centroid(region, labels, count, large, grid), ()
+    told = () if len(large) >= 2 else (_ONE_SIDE,)
+    return _by_centroid(region, labels, count, large, grid), told
 
 
 def _by_centroid(

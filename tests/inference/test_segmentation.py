@@ -155,14 +155,16 @@ def test_lungs_that_touch_are_parted_with_a_warning(
     assert not (found.segments[0].mask & found.segments[1].mask).any()
 
 
-def test_one_lung_alone_keeps_its_side(
+def test_one_lung_alone_keeps_its_side_with_a_warning(
     teller: Teller, make_body: Body, in_ball: Ball, volume_manifest: str
 ) -> None:
     source = make_body(lambda lps: np.where(in_ball(lps, LEFT, LEFT_RADIUS), -800.0, 40.0))
-    left, right = analyse(teller(volume_manifest + SIDES), source, (), silent).segments
+    found = analyse(teller(volume_manifest + SIDES), source, (), silent)
+    left, right = found.segments
     assert left.mask.any()
     assert not right.mask.any()
     assert right.measurements == ()
+    assert any("Only one side was found" in warning for warning in found.warnings)
 
 
 def test_nothing_found_is_a_finding_too(
