@@ -306,6 +306,7 @@ jobs: Final = Table(
         ),
     ),
     Index("uq_jobs_delivery", "result_of", "node", unique=True),
+    Index("ix_jobs_supersedes", "supersedes"),
     # The hot queries of claim, promote_due, leases and breakers.
     Index(
         "ix_jobs_queued",

@@ -214,6 +214,7 @@ def _jobs() -> None:
         sqlite_where=sa.text("state = 'waiting'"),
         postgresql_where=sa.text("state = 'waiting'"),
     )
+    op.create_index("ix_jobs_supersedes", "jobs", ["supersedes"])
     op.create_index("uq_jobs_delivery", "jobs", ["result_of", "node"], unique=True)
     op.create_index("uq_jobs_fingerprint", "jobs", ["fingerprint"], unique=True)
     op.create_index(
@@ -345,6 +346,9 @@ def _association_studies() -> None:
         sa.PrimaryKeyConstraint(
             "study_instance_uid", "association_id", name=op.f("pk_association_studies")
         ),
+    )
+    op.create_index(
+        "ix_association_studies_association_id", "association_studies", ["association_id"]
     )
 
 

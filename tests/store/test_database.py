@@ -6,6 +6,7 @@ import re
 import sqlite3
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from catalogue_rows import AGEING, NOW, PATIENT, arrive
@@ -165,6 +166,25 @@ QUERIES = {
     "marked studies": retention.going,
 }
 WHOLE_TABLE = re.compile(r"\bSCAN (jobs|studies|instances)(?! USING)|Seq Scan on (jobs|studies)")
+
+
+def test_pruning_reads_no_whole_table_for_each_job(sqlite_engine: Engine) -> None:
+    plans = []
+
+    def keep(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if statement.startswith("DELETE FROM jobs"):
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.extend(str(row[-1]) for row in rows)
+
+    with writing(sqlite_engine) as connection:
+        event.listen(sqlite_engine, "before_cursor_execute", keep)
+        try:
+            retention.prune_jobs(connection, NOW)
+        finally:
+            event.remove(sqlite_engine, "before_cursor_execute", keep)
+    looked_up = [plan for plan in plans if "other" in plan]
+    assert len(looked_up) == 2
+    assert all(plan.startswith("SEARCH") for plan in looked_up), plans
 
 
 def test_each_hot_query_uses_an_index(engine: Engine) -> None:
