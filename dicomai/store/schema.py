@@ -6,28 +6,26 @@ is forbidden here, by CHECKs and unique indexes, so that no race and no defect o
 
 from __future__ import annotations
 
-import json
-from typing import Any, Final, get_args
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    Dialect,
     Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
     Integer,
-    MetaData,
     Table,
     Text,
     text,
 )
-from sqlalchemy.types import TypeDecorator
 
 from dicomai.errors import ERROR_KINDS
+from dicomai.store.columns import ID, MOMENT, Json, one_of
+from dicomai.store.columns import metadata as metadata
 from dicomai.store.states import (
     Breaker,
     DeliveryState,
@@ -41,46 +39,6 @@ from dicomai.store.states import (
     RouteMode,
     StudyStatus,
     WaitingFor,
-)
-
-
-class Json(TypeDecorator[Any]):
-    """A value as JSON in a text column."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002  SQLAlchemy's signature
-        """Write it; NaN and infinity are no JSON and raise."""
-        if value is None:
-            return None
-        return json.dumps(value, allow_nan=False, sort_keys=True)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> object:  # noqa: ARG002  SQLAlchemy's signature
-        """Read it."""
-        return None if value is None else json.loads(value)
-
-
-def _one_of(column: str, values: object) -> str:
-    names = get_args(values) or values
-    assert isinstance(names, tuple)
-    listed = ", ".join(f"'{name}'" for name in names)
-    return f"{column} IN ({listed})"
-
-
-ID: Final = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite counts rows by itself only in a column of type INTEGER; with AUTOINCREMENT it gives no
-number twice, as PostgreSQL does."""
-MOMENT: Final = BigInteger()
-
-metadata: Final = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
 )
 
 studies: Final = Table(
@@ -104,7 +62,7 @@ studies: Final = Table(
     Column("decision", Text, nullable=False),
     # The origins whose objects retention is deleting.
     Column("deleting", Json),
-    CheckConstraint(_one_of("status", StudyStatus), name="status"),
+    CheckConstraint(one_of("status", StudyStatus), name="status"),
     CheckConstraint("status <> 'held' OR hold_reason IS NOT NULL", name="hold_reason"),
     CheckConstraint("instances >= 0", name="instances"),
     CheckConstraint("(status = 'deleting') = (deleting IS NOT NULL)", name="deleting"),
@@ -185,7 +143,7 @@ instances: Final = Table(
         ["series.study_instance_uid", "series.series_instance_uid"],
         ondelete="CASCADE",
     ),
-    CheckConstraint(_one_of("origin", Origin), name="origin"),
+    CheckConstraint(one_of("origin", Origin), name="origin"),
     CheckConstraint("(origin = 'produced') = (job_id IS NOT NULL)", name="produced_by_a_job"),
     Index("ix_instances_study_instance_uid", "study_instance_uid", "series_instance_uid"),
     Index("ix_instances_sop_instance_uid", "sop_instance_uid"),
@@ -266,21 +224,21 @@ jobs: Final = Table(
     Column("finished_at", MOMENT),
     Column("stages_s", Json, nullable=False),
     Column("summary", Json, nullable=False),
-    CheckConstraint(_one_of("kind", JobKind), name="kind"),
-    CheckConstraint(_one_of("state", JobState), name="state"),
+    CheckConstraint(one_of("kind", JobKind), name="kind"),
+    CheckConstraint(one_of("state", JobState), name="state"),
     CheckConstraint("urgency IN (0, 1)", name="urgency"),
     CheckConstraint(
-        f"waiting_for IS NULL OR {_one_of('waiting_for', WaitingFor)}", name="waiting_for"
+        f"waiting_for IS NULL OR {one_of('waiting_for', WaitingFor)}", name="waiting_for"
     ),
     CheckConstraint("(state = 'waiting') = (waiting_for IS NOT NULL)", name="waiting"),
     CheckConstraint(
         "due_at IS NULL OR state = 'waiting'",
         name="due_at",
     ),
-    CheckConstraint(f"held_by IS NULL OR {_one_of('held_by', HeldBy)}", name="held_by"),
+    CheckConstraint(f"held_by IS NULL OR {one_of('held_by', HeldBy)}", name="held_by"),
     CheckConstraint("(state = 'held') = (held_by IS NOT NULL)", name="held"),
     CheckConstraint(
-        f"error_kind IS NULL OR {_one_of('error_kind', ERROR_KINDS)}", name="error_kind"
+        f"error_kind IS NULL OR {one_of('error_kind', ERROR_KINDS)}", name="error_kind"
     ),
     CheckConstraint("(kind = 'analyse') = (fingerprint IS NOT NULL)", name="fingerprint"),
     CheckConstraint(
@@ -369,7 +327,7 @@ job_routes: Final = Table(
     Column("route", Text, primary_key=True),
     Column("mode", Text, nullable=False),
     Column("destinations", Json, nullable=False),
-    CheckConstraint(_one_of("mode", RouteMode), name="mode"),
+    CheckConstraint(one_of("mode", RouteMode), name="mode"),
 )
 
 deliveries: Final = Table(
@@ -381,7 +339,7 @@ deliveries: Final = Table(
     Column("status", Integer),
     Column("sentence", Text, nullable=False),
     Column("at", MOMENT, nullable=False),
-    CheckConstraint(_one_of("state", DeliveryState), name="state"),
+    CheckConstraint(one_of("state", DeliveryState), name="state"),
 )
 
 events: Final = Table(
@@ -410,7 +368,7 @@ nodes: Final = Table(
     Column("last_contact_at", MOMENT),
     Column("last_error", Text, nullable=False),
     Column("last_error_at", MOMENT),
-    CheckConstraint(_one_of("breaker", Breaker), name="breaker"),
+    CheckConstraint(one_of("breaker", Breaker), name="breaker"),
     CheckConstraint("(breaker = 'open') = (retry_at IS NOT NULL)", name="retry_at"),
 )
 
@@ -421,8 +379,8 @@ pauses: Final = Table(
     Column("name", Text, primary_key=True),
     Column("mode", Text, nullable=False),
     Column("since", MOMENT, nullable=False),
-    CheckConstraint(_one_of("subject", PauseSubject), name="subject"),
-    CheckConstraint(_one_of("mode", PauseMode), name="mode"),
+    CheckConstraint(one_of("subject", PauseSubject), name="subject"),
+    CheckConstraint(one_of("mode", PauseMode), name="mode"),
 )
 
 hosts: Final = Table(
@@ -457,7 +415,7 @@ associations: Final = Table(
     Column("started_at", MOMENT, nullable=False),
     Column("ended_at", MOMENT),
     Column("release", Text),
-    CheckConstraint(f"release IS NULL OR {_one_of('release', Release)}", name="release"),
+    CheckConstraint(f"release IS NULL OR {one_of('release', Release)}", name="release"),
     CheckConstraint("(ended_at IS NULL) = (release IS NULL)", name="ended_at"),
 )
 
