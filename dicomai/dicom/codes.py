@@ -31,5 +31,8 @@ HOUNSFIELD: Final = ucum("[hnsf'U]", "Hounsfield unit")
 PERCENT: Final = ucum("%", "percent")
 NO_UNITS: Final = ucum("1", "no units")
 
+OURS: Final = "99DICOMAI"
+"""Coding Scheme Designator of what no public scheme has a code for (PS3.16 section 8)."""
+
 RIGHT: Final = Code("24028007", "SCT", "Right")
 LEFT: Final = Code("7771000", "SCT", "Left")

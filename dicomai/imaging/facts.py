@@ -17,7 +17,10 @@ _DAYS: Final = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """None or "" where the object does not say."""
+    """None or "" where the object does not say.
+
+    `view_position` is LATERAL where only Patient Orientation tells.
+    """
 
     modality: str = ""
     age_years: float | None = None
@@ -33,8 +36,14 @@ def facts_of(dataset: Dataset) -> Facts:
         age_years=_age_years(dataset),
         sex=text(dataset, "PatientSex").upper(),
         body_part=text(dataset, "BodyPartExamined").upper(),
-        view_position=text(dataset, "ViewPosition").upper(),
+        view_position=text(dataset, "ViewPosition").upper() or _view_position(dataset),
     )
+
+
+def _view_position(dataset: Dataset) -> str:
+    """Return LATERAL for an image whose rows run to the front or the back, else ""."""
+    rows_to = text(dataset, "PatientOrientation").upper()[:1]
+    return "LATERAL" if rows_to in {"A", "P"} else ""
 
 
 def _age_years(dataset: Dataset) -> float | None:

@@ -11,12 +11,14 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
-from dicomai.dicom.codes import HOUNSFIELD, MILLILITRE, MILLIMETRE, Code
+from dicomai.dicom.codes import HOUNSFIELD, MILLILITRE, MILLIMETRE, OURS, Code
 from dicomai.findings import Mask, Measurement
 from dicomai.imaging.geometry import Grid
 
 VOLUME: Final = Code("118565006", "SCT", "Volume")
 DIAMETER: Final = Code("81827009", "SCT", "Diameter")
+EQUAL_BALL: Final = Code("EQUIVALENT-BALL", OURS, "Diameter of the ball of equal volume")
+"""How `diameter` is measured: a reader would take a bare Diameter for one drawn across a slice."""
 MAXIMUM_3D_DIAMETER: Final = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
 ATTENUATION: Final = Code("112031", "DCM", "Attenuation Coefficient")
 MEAN: Final = Code("373098007", "SCT", "Mean")
@@ -119,7 +121,7 @@ def measurements(
             out.append(Measurement(name=ATTENUATION, value=mean, unit=HOUNSFIELD, derivation=MEAN))
         elif name == "diameter":
             size = equivalent_diameter_mm(count, grid)
-            out.append(Measurement(name=DIAMETER, value=size, unit=MILLIMETRE))
+            out.append(Measurement(name=DIAMETER, value=size, unit=MILLIMETRE, method=EQUAL_BALL))
         elif name == "longest_diameter":
             size = longest_diameter_mm(mask, grid)
             out.append(Measurement(name=MAXIMUM_3D_DIAMETER, value=size, unit=MILLIMETRE))

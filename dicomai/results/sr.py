@@ -14,7 +14,8 @@ from typing import Final
 from highdicom import sr
 from pydicom.dataset import Dataset
 
-from dicomai.dicom.codes import Code
+from dicomai.dicom.codes import OURS, Code
+from dicomai.findings import Detection, Segment
 from dicomai.results import summary, uids
 from dicomai.results.provenance import Job, code_item, complete, stand_in
 from dicomai.results.seg import Drawn
@@ -68,8 +69,23 @@ def encode_sr(job: Job, segments: tuple[Drawn, ...], seg: Dataset | None) -> Dat
         previous_versions=_predecessors(job),
         requested_procedures=_requests(job),
     )
+    if _uses_own_codes(job):
+        scheme = Dataset()
+        scheme.CodingSchemeDesignator = OURS
+        scheme.CodingSchemeName = "Codes of dicomai"
+        scheme.CodingSchemeResponsibleOrganization = "dicomai"
+        result.CodingSchemeIdentificationSequence = [scheme]
     complete(result, job, "SR")
     return result
+
+
+def _uses_own_codes(job: Job) -> bool:
+    found: tuple[Segment | Detection, ...] = (*job.findings.segments, *job.findings.detections)
+    return any(
+        number.method is not None and number.method.scheme == OURS
+        for each in found
+        for number in each.measurements
+    )
 
 
 def words(job: Job) -> tuple[tuple[Code, str], ...]:

@@ -79,6 +79,16 @@ def test_a_lateral_view_hangs_its_own_way() -> None:
     assert image_of(dataset).warnings == ()
 
 
+def test_a_lateral_view_that_does_not_say_so_is_known_by_its_orientation() -> None:
+    dataset = radiograph()
+    dataset.ViewPosition = ""
+    assert image_of(dataset).facts.view_position == ""
+    dataset.PatientOrientation = ["P", "F"]
+    assert image_of(dataset).facts.view_position == "LATERAL"
+    dataset.ViewPosition = "LL"
+    assert image_of(dataset).facts.view_position == "LL"
+
+
 def test_padding_of_an_inverted_radiograph_stays_dark() -> None:
     dataset = radiograph()
     dataset.PhotometricInterpretation = "MONOCHROME1"

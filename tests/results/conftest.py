@@ -35,6 +35,8 @@ ANATOMY = Code("91723000", "SCT", "Anatomical Structure")
 NODULE = Code("427359005", "SCT", "Solitary nodule of lung")
 VOLUME = Code("118565006", "SCT", "Volume")
 DIAMETER = Code("81827009", "SCT", "Diameter")
+BALL = Code("EQUIVALENT-BALL", "99DICOMAI", "Diameter of the ball of equal volume")
+MEAN = Code("373098007", "SCT", "Mean")
 SHAPE = (9, 28, 34)
 SPACING = (3.0, 0.8, 0.7)
 Cosines = tuple[float, float, float]
@@ -194,7 +196,9 @@ def ball(study: Study, name: str, centre_kji: tuple[float, float, float]) -> Det
         laterality=LEFT,
         region=Sphere(centre_lps_mm=tuple(centre.tolist()), diameter_mm=6.0),
         probability=0.625,
-        measurements=(Measurement(name=DIAMETER, value=6.0, unit=MILLIMETRE),),
+        measurements=(
+            Measurement(name=DIAMETER, value=6.0, unit=MILLIMETRE, method=BALL, derivation=MEAN),
+        ),
     )
 
 

@@ -396,6 +396,8 @@ def _tracked_as_one(report: Dataset) -> None:
         (_other_words_for_a_code("272741003", "Left"), "content"),
         (_other_words_for_a_code("363698007", "Liver"), "content"),
         (_other_words_for_a_code("276214006", "Tissue"), "content"),
+        (_other_words_for_a_code("370129005", "Longest diameter"), "content"),
+        (_other_words_for_a_code("121401", "Maximum"), "content"),
         (_twice("NUM", "118565006"), "content"),
         (_twice("NUM", "111012"), "content"),
         (_twice("CODE", "121071"), "content"),

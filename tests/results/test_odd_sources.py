@@ -177,5 +177,13 @@ def test_a_long_name_takes_no_word_of_unverified_away(study: Any, found: Any) ->
     assert len(report.SeriesDescription) == 64
 
 
+def test_codes_of_our_own_say_whose_they_are(study: Any, found: Any) -> None:
+    _, report = _results(study, found)
+    (scheme,) = report.CodingSchemeIdentificationSequence
+    assert scheme.CodingSchemeDesignator == "99DICOMAI"
+    (report,) = encode(found.nothing(study), study.headers, found.job, study.context)
+    assert "CodingSchemeIdentificationSequence" not in report
+
+
 def test_a_leap_second_does_not_move_the_zone() -> None:
     assert utc_offset("", "Europe/Berlin", "20260720", "235960") == "+0200"

@@ -231,7 +231,7 @@ def _algorithm(uid: str, group: Dataset, findings: Findings) -> None:
 def _coded(group: Dataset, name: str) -> list[Dataset]:
     return [
         item.ConceptCodeSequence[0]
-        for item in group.ContentSequence
+        for item in group.get("ContentSequence") or ()
         if item.ValueType == "CODE" and _name(item) == name
     ]
 
@@ -285,14 +285,15 @@ def _says(item: Dataset, measurement: Measurement) -> bool:
     said = item.MeasuredValueSequence[0]
     near = 1e-6 * max(1.0, abs(measurement.value))
     values = [float(said.NumericValue), float(said.get("FloatingPointValue", said.NumericValue))]
-    derivation = _coded(item, "121401") if "ContentSequence" in item else []
-    wanted = (measurement.derivation,) if measurement.derivation else ()
+    told = (
+        _only(item, "121401", measurement.derivation),
+        _only(item, "370129005", measurement.method),
+    )
     return (
         is_coded(item.ConceptNameCodeSequence[0], measurement.name)
         and is_coded(said.MeasurementUnitsCodeSequence[0], measurement.unit)
         and all(abs(value - measurement.value) <= near for value in values)
-        and len(derivation) == len(wanted)
-        and all(map(is_coded, derivation, wanted))
+        and all(told)
     )
 
 
