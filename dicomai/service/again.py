@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlalchemy import Connection
 
 from dicomai.dicom.dates import Instant
@@ -21,24 +23,29 @@ def again(connection: Connection, job: JobId, now: Instant) -> JobId:
         There is no such job, its images are gone, or it is no analysis that is over.
     """
     old = jobs.existing(connection, job)
-    inputs = instances.inputs_of(connection, job)
-    if old.kind == "analyse" and len(inputs) < len(analyses.inputs(connection, job)):
-        raise NotFound(
-            f"Some images of {old.title} were deleted by retention. Send the study again.",
-            subject=str(job),
+    taken, images = [], []
+    for each in analyses.inputs(connection, job):
+        row = instances.get(connection, each.instance_id)
+        if row is None:  # deleted by retention; the same object may have come again
+            row = instances.newest(connection, each.study_instance_uid, each.sop_instance_uid)
+        if row is None:
+            raise NotFound(
+                f"Some images of {old.title} were deleted by retention. Send the study again, and "
+                "repeat this.",
+                subject=str(job),
+            )
+        taken.append(replace(each, instance_id=row.id))
+        images.append(
+            Image(
+                series_instance_uid=row.series_instance_uid,
+                sop_instance_uid=row.sop_instance_uid,
+                sop_class_uid=row.sop_class_uid,
+                header_digest=row.header_digest,
+                pixel_digest=row.pixel_digest,
+                origin=row.origin,
+                node=row.node,
+                attributes=row.attributes,
+            )
         )
-    images = [
-        Image(
-            series_instance_uid=each.series_instance_uid,
-            sop_instance_uid=each.sop_instance_uid,
-            sop_class_uid=each.sop_class_uid,
-            header_digest=each.header_digest,
-            pixel_digest=each.pixel_digest,
-            origin=each.origin,
-            node=each.node,
-            attributes=each.attributes,
-        )
-        for _, each in inputs
-    ]
     digest = fingerprint(old.package_sha256, images, old.generation + 1)
-    return analyses.again(connection, job, digest, now)
+    return analyses.again(connection, job, tuple(taken), digest, now)

@@ -67,33 +67,46 @@ def add_analysis(connection: Connection, new: NewAnalysis, now: Instant) -> Adde
     return AddedJob(outcome="queued", job_id=job.id)
 
 
-def again(connection: Connection, job: JobId, fingerprint: str, now: Instant) -> JobId:
-    """Queue a new generation of an analysis that is over, on the same input.
+def again(
+    connection: Connection,
+    job: JobId,
+    taken: tuple[JobInput, ...],
+    fingerprint: str,
+    now: Instant,
+) -> JobId:
+    """Queue a new generation of an analysis that is over.
 
     Parameters
     ----------
+    taken
+        Its input, as it is in the catalogue now.
     fingerprint
         Of the same package and input, and the next generation.
 
     Raises
     ------
     NotFound, NotNow
-        There is none; or it is no analysis, or not over.
+        There is none; or it is no analysis, or not over; or its study is being deleted.
     """
     old = existing(connection, job)
     if old.kind != "analyse" or old.state not in ("done", "failed", "cancelled"):
         raise NotNow(f"{old.title} is {old.state}, so it can't be run again.", subject=str(job))
     study = studies.lock(connection, old.study_instance_uid)
+    if study is None or study.status == "deleting":
+        raise NotNow(
+            f"Retention deletes the study of {old.title}. Send the study again, and repeat this.",
+            subject=str(job),
+        )
     routes = routes_of(connection, job)
     row = connection.execute(select(jobs.c.ageing).where(jobs.c.id == job)).scalar_one()
     new = NewAnalysis(
         study_instance_uid=old.study_instance_uid,
-        patient_key=(study and study.patient_key) or old.patient_key,
+        patient_key=study.patient_key or old.patient_key,
         model=old.model,
         package_sha256=old.package_sha256,
         choice=old.choice,
         fingerprint=fingerprint,
-        inputs=inputs(connection, job),
+        inputs=taken,
         route=routes[0],
         priority=old.priority,
         urgent=old.urgent,

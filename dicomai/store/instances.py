@@ -140,6 +140,11 @@ def get(connection: Connection, instance: InstanceId) -> Instance | None:
     return None if found is None else _instance(found)
 
 
+def newest(connection: Connection, study: StudyInstanceUID, sop: SOPInstanceUID) -> Instance | None:
+    """Return the version of an object that is used."""
+    return next((each for each in _versions(connection, study, sop) if each.newest), None)
+
+
 def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[Instance, ...]:
     """Return the newest version of each object of a study, by series and SOP Instance UID."""
     instances = schema.instances

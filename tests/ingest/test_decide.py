@@ -19,9 +19,11 @@ from dicomai.routing.condition import parse
 from dicomai.routing.route import Route
 from dicomai.service import decide as decide_module
 from dicomai.service import ingest as ingest_module
+from dicomai.service.again import again
 from dicomai.service.decide import accept, decide_due
-from dicomai.store import analyses, hosts, jobs
+from dicomai.store import analyses, hosts, instances, jobs, retention
 from dicomai.store.engine import reading, writing
+from dicomai.store.retention import Candidate
 
 Hospital = Any  # conftest's: importlib mode has no package to import it from
 MakeCT = Callable[..., Any]
@@ -212,6 +214,31 @@ def test_another_transfer_syntax_queues_nothing(
     hospital.ingest_and_decide()
 
     assert len(hospital.jobs()) == 1
+
+
+def test_a_study_that_retention_deleted_and_that_came_again_can_be_run_again(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    (job,) = hospital.jobs()
+    everything = Candidate(study_instance_uid=job.study_instance_uid, origins=("received",))
+    with writing(hospital.engine) as connection:
+        jobs.cancel(connection, job.id, "Over.", hospital.clock)
+        assert retention.begin(connection, everything, hospital.clock)
+        retention.complete(connection, everything, hospital.clock)
+        with pytest.raises(NotFound, match="Send the study again"):
+            again(connection, job.id, hospital.clock)
+    hospital.send(*_chest(make_ct))
+    assert hospital.ingest_and_decide() == "decided"
+    assert len(hospital.jobs()) == 1  # once: nothing starts by itself
+
+    with writing(hospital.engine) as connection:
+        new = again(connection, job.id, hospital.clock)
+        taken = instances.inputs_of(connection, new)
+    assert [each.sop_instance_uid for _, each in taken] == [
+        f"1.2.3.1.{number}" for number in range(1, 5)
+    ]
 
 
 def test_late_slices_queue_one_new_job_that_supersedes_the_old(
