@@ -1,0 +1,62 @@
+"""The loops of a scheduler: what they do when there is much, little or nothing to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+from ward import Ward, open_ward
+
+from dicomai.dicom.dates import now
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.service import schedule
+from dicomai.spool.entries import Writer, opened
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    made = open_ward(tmp_path)
+    yield made
+    made.engine.dispose()
+
+
+def _associated(spool: Path) -> Writer:
+    return opened(
+        spool,
+        calling_ae="CT1",
+        called_ae="DICOMAI",
+        address="192.0.2.1",
+        node="CT1",
+        started_at=now(),
+    )
+
+
+def test_a_long_ingest_shows_that_it_gets_on(ward: Ward) -> None:
+    pulses: list[str] = []
+    once = schedule._ingesting(ward.settings, ward.engine, lambda: pulses.append("on"))
+    once()
+    idle = len(pulses)
+    writer = _associated(ward.settings.folders.spool)
+    for _ in range(3):
+        writer.add(StudyInstanceUID("1.2.3"), (b"no DICOM",))
+
+    assert once()
+    assert len(pulses) >= idle + 3
+
+
+def test_an_association_that_only_stands_open_costs_no_writes(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = schedule._ingesting(ward.settings, ward.engine, lambda: None)
+    once()
+    monkeypatch.setattr(schedule, "_PUBLISH_S", 3600.0)
+    statements: list[str] = []
+    event.listen(
+        ward.engine, "before_cursor_execute", lambda *said: statements.append(str(said[2]))
+    )
+    _associated(ward.settings.folders.spool)
+
+    assert not once()
+    assert statements == []
