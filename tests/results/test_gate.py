@@ -81,6 +81,24 @@ def test_true_results_with_long_codes_pass(study: Any, found: Any) -> None:
     check(study.files(rare), rare, study.headers)
 
 
+@pytest.mark.parametrize(
+    "label", ["Lung, left", "T1: 2 mm", "3 chamber; view", "No contrast", "Nothing found", "İris"]
+)
+def test_true_results_with_awkward_labels_pass(study: Any, found: Any, label: str) -> None:
+    findings = found.everything(study)
+    right, left, empty = findings.segments
+    odd = replace(
+        findings,
+        segments=(replace(right, label="Lung"), left, replace(empty, label=label)),
+        detections=tuple(
+            replace(each, label=f"{label} {number}")
+            for number, each in enumerate(findings.detections, start=1)
+        ),
+        classifications=(replace(found.opacity(present=True), label=label),),
+    )
+    check(study.files(odd), odd, study.headers)
+
+
 def test_true_results_of_other_kinds_pass(study: Any, xray: Any, found: Any) -> None:
     check(study.files(found.nothing(study)), found.nothing(study), study.headers)
     boxed = found.on_xray(xray)

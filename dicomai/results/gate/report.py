@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
@@ -318,22 +319,27 @@ def _conclusion(uid: str, items: list[Dataset], findings: Findings) -> None:
     if len(said) != 1 or "not for primary diagnosis" not in said[0]:
         refuse("status", uid, "it has no conclusion that says what it is not for")
     (line,) = said
-    if ("nothing found" in line) != (findings.nothing_found and not findings.classifications):
+    if ("nothing found; looked for" in line) != (
+        findings.nothing_found and not findings.classifications
+    ):
         refuse("content", uid, "its conclusion does not say what was found")
     if findings.nothing_found and not findings.classifications:
         return
     for segment in findings.segments:
-        label = segment.label.casefold()
-        absent = re.search(re.escape(f"no {label}") + r"(?=[,;.]|$)", line) is not None
-        if absent == bool(segment.mask.any()) or label not in line:
+        label = re.escape(segment.label.casefold())
+        said_so = rf"(?<!no ){label}" if segment.mask.any() else rf"no {label}"
+        if not re.search(said_so, line):
             refuse("content", uid, f"its conclusion does not say whether there is {segment.label}")
     for each in findings.classifications:
         verdict = "present" if each.present else "not present"
         if f"{each.label.casefold()} {verdict} (" not in line:
             refuse("content", uid, f"its conclusion does not say whether there is {each.label}")
-    counts = re.findall(r"(?:^|[:;]) ?([0-9]+) [^:;]*: ", line)
-    if sum(map(int, counts)) != len(findings.detections):
-        refuse("content", uid, f"its conclusion does not count {len(findings.detections)} findings")
+    kinds = Counter(
+        re.sub(r"[ #0-9]+$", "", each.label) or each.finding.meaning for each in findings.detections
+    )
+    for kind, count in kinds.items():
+        if f" {count} {kind.casefold()}{'s' if count > 1 else ''}: " not in line:
+            refuse("content", uid, f"its conclusion does not say that there is {count} {kind}")
 
 
 def _region(uid: str, group: Dataset, found: Detection, findings: Findings) -> None:
