@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, exists, func, literal_column, 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, ErrorKind, NotFound
-from dicomai.store import events, schema
+from dicomai.store import events, schema, studies
 from dicomai.store.job import (
     Held,
     Job,
@@ -319,6 +319,13 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
         raise NotNow(
             f"{current.title} is held with its study. See who it belongs to, then: dicomai study "
             f"{current.study_instance_uid} --accept KEY",
+            subject=str(job),
+        )
+    study = studies.lock(connection, current.study_instance_uid)
+    if study is None or study.status == "deleting":
+        raise NotNow(
+            f"{current.title} can't run: its study was deleted by retention. Send the study again, "
+            f"then: dicomai retry {job} --again",
             subject=str(job),
         )
     moved = move(

@@ -11,8 +11,19 @@ from catalogue_rows import NOW, add, arrive, claim, claimed, finish, job, wanted
 from sqlalchemy import Engine, update
 
 from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ERROR_KINDS
-from dicomai.store import analyses, deliveries, jobs, moves, nodes, pauses, retention, schema
+from dicomai.store import (
+    analyses,
+    deliveries,
+    jobs,
+    moves,
+    nodes,
+    pauses,
+    retention,
+    schema,
+    studies,
+)
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Held, JobId, JobRoute, jitter_of, policy
 from dicomai.store.states import JOB_STATES, MOVES, JobState
@@ -255,6 +266,21 @@ def test_retry_queues_the_same_row_with_its_attempts_forgotten(engine: Engine) -
         0,
         None,
     )
+
+
+def test_nothing_is_tried_again_while_its_study_is_deleted(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    candidate = retention.Candidate(
+        study_instance_uid=StudyInstanceUID("1.2.3"), origins=("received",)
+    )
+    with writing(engine) as connection:
+        jobs.fail(connection, held, "input", "Bad.", "load", "1.2.3", NOW)
+        studies.set_decided(connection, candidate.study_instance_uid, "", NOW)
+        assert retention.begin(connection, candidate, NOW)
+        with pytest.raises(jobs.NotNow, match="deleted by retention"):
+            jobs.retry(connection, held.job_id, NOW)
 
 
 def test_again_makes_a_new_generation_on_the_same_input(engine: Engine) -> None:
