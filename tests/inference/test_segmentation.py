@@ -30,13 +30,13 @@ min_volume_ml = 0.2
 kind = "segment"
 label = "Left lung"
 laterality = "left"
-category = { value = "123037004", scheme = "SCT", meaning = "Anatomical Structure" }
+category = { value = "91723000", scheme = "SCT", meaning = "Anatomical Structure" }
 type = { value = "39607008", scheme = "SCT", meaning = "Lung" }
 [[output]]
 kind = "segment"
 label = "Right lung"
 laterality = "right"
-category = { value = "123037004", scheme = "SCT", meaning = "Anatomical Structure" }
+category = { value = "91723000", scheme = "SCT", meaning = "Anatomical Structure" }
 type = { value = "39607008", scheme = "SCT", meaning = "Lung" }
 [measure]
 segment = ["volume", "mean", "longest_diameter"]
@@ -45,7 +45,7 @@ ONE = """
 [[output]]
 kind = "segment"
 label = "Air"
-category = { value = "123037004", scheme = "SCT", meaning = "Anatomical Structure" }
+category = { value = "91723000", scheme = "SCT", meaning = "Anatomical Structure" }
 type = { value = "39607008", scheme = "SCT", meaning = "Lung" }
 """
 LEFT, RIGHT = (38.0, 5.0, 10.0), (-36.0, 5.0, 0.0)

@@ -43,7 +43,7 @@ activation = "sigmoid"
 [[output]]
 kind = "segment"
 label = "Lungs"
-category = {{ value = "123037004", scheme = "SCT", meaning = "Anatomical Structure" }}
+category = {{ value = "91723000", scheme = "SCT", meaning = "Anatomical Structure" }}
 type = {{ value = "39607008", scheme = "SCT", meaning = "Lung" }}
 
 [measure]

@@ -50,7 +50,7 @@ activation = "sigmoid"
 [[output]]
 kind = "segment"
 label = "Body"
-category = {{ value = "123037004", scheme = "SCT", meaning = "Anatomical Structure" }}
+category = {{ value = "91723000", scheme = "SCT", meaning = "Anatomical Structure" }}
 type = {{ value = "123037004", scheme = "SCT", meaning = "Body structure" }}
 
 [measure]
