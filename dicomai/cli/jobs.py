@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
@@ -13,6 +14,8 @@ from dicomai.cli.terminal import clock, iso, moment, print_json, say, sheet, spa
 from dicomai.errors import NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.text import Text
 
     from dicomai.service.story import JobStory
@@ -249,12 +252,30 @@ def event_facts(event: Event) -> dict[str, object]:
 
 
 def show_events(happened: tuple[Event, ...]) -> None:
-    """Print events in their order, each with its moment."""
+    """Print events in their order, each with its moment; arrivals in a row as one line."""
     table(
         ["when", "job#", "what happened"],
-        [(moment(each.at), each.job_id or "", each.sentence) for each in happened],
+        [(moment(each.at), each.job_id or "", sentence) for each, sentence in _gathered(happened)],
         empty="Nothing has happened yet.",
     )
+
+
+def _gathered(happened: tuple[Event, ...]) -> Iterator[tuple[Event, str]]:
+    """Give events with their sentences; of objects that came alike in a row the last, with all."""
+    for (kind, rest), alike in itertools.groupby(happened, _alike):
+        row = tuple(alike)
+        if kind != "objects new" or len(row) == 1:
+            yield from ((each, each.sentence) for each in row)
+        else:
+            number = sum(int(each.sentence.split(" ", 1)[0]) for each in row)
+            yield row[-1], f"{number} objects {rest}"
+
+
+def _alike(event: Event) -> tuple[str, str]:
+    """Return the kind of an event and, of an arrival, what follows the number of objects."""
+    if event.kind != "objects new":
+        return event.kind, ""
+    return event.kind, event.sentence.split(" ", 2)[2]
 
 
 def took(job: Job) -> str:

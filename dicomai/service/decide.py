@@ -241,7 +241,7 @@ def _apply(
     if not rules.routes:
         return "There is no route, so nothing is to be done."
     if not matched:
-        return "No route wants it; the events above say why."
+        return "No route wants it; its events say why."
     if len(matched) == 1:
         return f"Route {matched[0]} wants it."
     return f"Routes {', '.join(matched)} want it."

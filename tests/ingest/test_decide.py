@@ -328,7 +328,7 @@ def test_a_route_that_does_not_match_says_why(
     assert hospital.jobs() == []
     (sentence,) = hospital.story("route unmatched")
     assert reason in sentence
-    assert hospital.study().decision.endswith("No route wants it; the events above say why.")
+    assert hospital.study().decision.endswith("No route wants it; its events say why.")
 
 
 def test_the_chosen_series_and_the_runner_up_are_told(hospital: Hospital, make_ct: MakeCT) -> None:
