@@ -80,13 +80,20 @@ class WithMap(nn.Module):
         return torch.cat((whole, cells[:, :, 0]), dim=1)
 
 
-def whole_and_cells(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return cross entropy of the image, and of its worst cells.
+def cells(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return cross entropy of the cells, in which a nodule counts eight times.
 
     `logits` are those of `WithMap`, `targets` (N, 1, rows, columns) of 0 and 1.
     """
-    cells = targets.flatten(1)
-    whole = functional.binary_cross_entropy_with_logits(logits[:, 0], cells.amax(dim=1))
-    entropy = functional.binary_cross_entropy_with_logits(logits[:, 1:], cells, reduction="none")
-    worst = entropy.flatten().topk(max(1, entropy.numel() // 20)).values
-    return whole + worst.mean()
+    weight = torch.tensor(8.0)
+    return functional.binary_cross_entropy_with_logits(
+        logits[:, 1:], targets.flatten(1), pos_weight=weight
+    )
+
+
+def whole_and_cells(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return cross entropy of the whole image, and that of `cells`."""
+    whole = functional.binary_cross_entropy_with_logits(
+        logits[:, 0], targets.flatten(1).amax(dim=1)
+    )
+    return whole + cells(logits, targets)

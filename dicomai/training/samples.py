@@ -98,44 +98,76 @@ def nodule_samples(
     seed: int,
     preprocess: Preprocess,
     window_kji: tuple[int, int, int],
-    per_phantom: int = 4,
+    patients: int = 32,
+    turns: int = 100,
 ) -> Iterator[Sample]:
-    """Give windows of lungs with the nodules as one channel, without end.
+    """Give windows of torsos with the nodules as one channel, without end.
 
-    Three of four windows hold a nodule. Slices are as thick as those of real series, and
-    interpolated to the model's grid as preprocessing does.
+    Of six windows three lie about a nodule, two in a lung, one anywhere. `patients` are kept
+    whole, and a new one takes the place of the oldest after every `turns` windows; each window is
+    turned about and weathered in its own way.
     """
     rng = np.random.default_rng(seed)
-    assert preprocess.spacing_mm is not None
-    spacing = np.array(preprocess.spacing_mm)
-    size = spacing * window_kji
-    while True:
-        count = int(rng.integers(1, 5))
-        diameters = np.exp(rng.uniform(np.log(4.5), np.log(28), count))
-        phantom = ChestPhantom(
-            int(rng.integers(2**40)),
-            nodule_diameters_mm=diameters.tolist(),
-            vessels=int(rng.integers(120, 300)),
+    kept: list[_Torso] = []
+    for turn in itertools.count():
+        if len(kept) < patients or turn % turns == 0:
+            kept = [*kept[-patients + 1 :], _torso(preprocess, rng)]
+        torso = kept[int(rng.integers(len(kept)))]
+        if turn % 6 < 3:
+            middle = torso.nodules_kji[int(rng.integers(len(torso.nodules_kji)))]
+            middle = middle + rng.uniform(-0.35, 0.35, 3) * window_kji
+        elif turn % 6 < 5:
+            middle = torso.lung_kji[int(rng.integers(len(torso.lung_kji)))]
+        else:
+            middle = rng.uniform(0, 1, 3) * torso.hu.shape
+        most = np.subtract(torso.hu.shape, window_kji)
+        first = np.clip(np.rint(middle - np.array(window_kji) / 2).astype(int), 0, most)
+        window = tuple(
+            slice(start, start + size) for start, size in zip(first, window_kji, strict=True)
         )
-        extent = np.array(phantom.extent_mm)[::-1]
-        for turn in range(per_phantom):
-            if turn % 4 < 3:
-                chosen = phantom.nodules[int(rng.integers(count))]
-                middle = np.array(chosen.centre_lps_mm)[::-1]
-                middle = middle + rng.uniform(-0.38, 0.38, 3) * size
-            else:
-                reach = extent * [0.5, 0.42, 0.42]
-                middle = np.array(phantom.centre_lps_mm)[::-1] + rng.uniform(-1, 1, 3) * reach
-            corner = (middle - size / 2)[::-1]
-            hu = _in_slices(phantom, corner, preprocess.spacing_mm, window_kji, rng)
-            truth = phantom.truth(_grid(corner, preprocess.spacing_mm), window_kji)
-            target = np.zeros(window_kji, dtype=np.float32)
-            for mask in truth.nodules:
-                target[mask] = 1
-            yield Sample(
-                inputs=scaled(_weathered(hu, rng, whole=False), preprocess)[None],
-                targets=target[None],
-            )
+        hu, target = torso.hu[window].astype(np.float32), torso.mask[window].astype(np.float32)
+        # A nodule looks alike from every side; no chest does, but a network needs no sides here.
+        flipped = tuple(axis for axis in range(3) if rng.random() < 0.5)
+        hu, target = np.flip(hu, flipped), np.flip(target, flipped)
+        weathered = _weathered(np.ascontiguousarray(hu), rng, whole=False)
+        yield Sample(
+            inputs=scaled(weathered, preprocess)[None],
+            targets=np.ascontiguousarray(target)[None],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Torso:
+    """A whole phantom on a model's grid, and where to look."""
+
+    hu: npt.NDArray[np.int16]
+    mask: npt.NDArray[np.bool_]
+    nodules_kji: npt.NDArray[np.float64]
+    lung_kji: npt.NDArray[np.float64]
+
+
+def _torso(preprocess: Preprocess, rng: np.random.Generator) -> _Torso:
+    """Return a new patient with two to six nodules, seen in slices as thick as real ones."""
+    diameters = np.exp(rng.uniform(np.log(5), np.log(28), int(rng.integers(2, 7))))
+    phantom = ChestPhantom(
+        int(rng.integers(2**40)),
+        nodule_diameters_mm=diameters.tolist(),
+        vessels=int(rng.integers(120, 300)),
+    )
+    assert preprocess.spacing_mm is not None
+    spacing = preprocess.spacing_mm
+    extent = np.array(phantom.extent_mm)[::-1]
+    depth, height, width = (int(each) for each in np.ceil(extent / spacing))
+    corner = (np.array(phantom.centre_lps_mm)[::-1] - extent / 2)[::-1]
+    hu = _in_slices(phantom, corner, spacing, (depth, height, width), rng)
+    truth = phantom.truth(_grid(corner, spacing), (depth, height, width))
+    lung = np.argwhere(truth.right_lung | truth.left_lung)
+    return _Torso(
+        hu=np.rint(hu).astype(np.int16),
+        mask=np.logical_or.reduce(truth.nodules),
+        nodules_kji=np.array([np.argwhere(each).mean(axis=0) for each in truth.nodules]),
+        lung_kji=lung[:: max(1, len(lung) // 20_000)].astype(np.float64),
+    )
 
 
 def _in_slices(
@@ -160,7 +192,7 @@ def _in_slices(
 
 
 def xray_samples(
-    seed: int, preprocess: Preprocess, patients: int = 32, turns: int = 24
+    seed: int, preprocess: Preprocess, patients: int = 32, turns: int = 24, strongest: float = 1.0
 ) -> Iterator[Sample]:
     """Give X-rays of phantoms, half with one nodule of 15 to 30 mm, without end.
 
@@ -169,13 +201,16 @@ def xray_samples(
 
     A patient is projected once, without nodules; a ball that takes the place of lung adds the
     difference of attenuation along each ray. So one patient gives several images: `patients` are
-    kept, and a new one takes the place of one of them after every `turns` images.
+    kept, and a new one takes the place of one of them after every `turns` images. A nodule absorbs
+    up to `strongest` times what it should: what is faint is learned from what is plain.
     """
     rng = np.random.default_rng(seed)
     kept: list[tuple[ChestPhantom, Exposure, Array]] = []
     for turn in itertools.count():
         if len(kept) < patients or turn % turns == 0:
-            phantom = ChestPhantom(int(rng.integers(2**40)), nodule_diameters_mm=())
+            phantom = ChestPhantom(
+                int(rng.integers(2**40)), nodule_diameters_mm=(), vessels=int(rng.integers(80, 200))
+            )
             exposure = chest_exposure(phantom, rows=256)
             lines = attenuation(phantom, exposure, step_mm=3.0)
             kept = [*kept[-patients + 1 :], (phantom, exposure, lines)]
@@ -185,9 +220,9 @@ def xray_samples(
             placed = phantom.with_nodules([rng.uniform(15, 30)], int(rng.integers(2**40)))
             lung_hu = phantom.anatomy.hu_lung
             chords = ball_attenuation(placed.nodules[0], lung_hu, exposure)
-            lines = lines + chords
+            lines = lines + chords * np.float32(np.exp(rng.uniform(0, np.log(strongest))))
             mark[chords > 0.5 * chords.max()] = 1
-        image = developed(lines, rng, photons=float(np.exp(rng.uniform(8, 11.5))))
+        image = developed(lines, rng, photons=float(np.exp(rng.uniform(9, 11.5))))
         pixels = image.astype(np.float32) ** np.float32(rng.uniform(0.8, 1.25))
         yield Sample(
             inputs=prepare_image(image_of_phantom(pixels, exposure), preprocess),
@@ -196,7 +231,7 @@ def xray_samples(
 
 
 def xray_crops(
-    seed: int, preprocess: Preprocess, cells: int, images: int = 1200
+    seed: int, preprocess: Preprocess, cells: int, images: int = 700, strongest: float = 1.0
 ) -> Iterator[Sample]:
     """Give square parts of X-rays, half turned round left to right, without end.
 
@@ -208,7 +243,7 @@ def xray_crops(
         Edge of a part, in cells of the map; that of the whole map gives whole images.
     """
     rng = np.random.default_rng(seed)
-    drawn = xray_samples(seed, preprocess, patients=min(40, images), turns=12)
+    drawn = xray_samples(seed, preprocess, patients=min(30, images), turns=50, strongest=strongest)
     pool = list(itertools.islice(drawn, images))
     while True:
         sample = pool[int(rng.integers(len(pool)))]

@@ -24,17 +24,25 @@ def _groups(channels: int) -> int:
     return next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)
 
 
+def _norm3d(kind: str, channels: int) -> nn.Module:
+    if kind not in {"group", "batch"}:
+        raise ValueError(f'norm must be "group" or "batch", not {kind!r}')
+    return (
+        nn.BatchNorm3d(channels) if kind == "batch" else nn.GroupNorm(_groups(channels), channels)
+    )
+
+
 class _Block3d(nn.Module):
     """Two convolutions, each with its normalisation; the first may halve the resolution."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: str, stride: int = 1) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-            nn.GroupNorm(_groups(outputs), outputs),
+            _norm3d(norm, outputs),
             nn.ReLU(inplace=True),
             nn.Conv3d(outputs, outputs, 3, padding=1, bias=False),
-            nn.GroupNorm(_groups(outputs), outputs),
+            _norm3d(norm, outputs),
             nn.ReLU(inplace=True),
         )
 
@@ -56,6 +64,9 @@ class UNet3d(nn.Module):
         Of the input and of the logits.
     channels
         Features at each level, finest first.
+    norm
+        "group": over the window, for what fills much of it; "batch": by what training saw, for
+        what is rare, so that what else a window holds changes nothing.
     """
 
     def __init__(
@@ -64,12 +75,13 @@ class UNet3d(nn.Module):
         in_channels: int = 1,
         out_channels: int = 1,
         channels: tuple[int, ...] = (8, 16, 32),
+        norm: str = "group",
     ) -> None:
         super().__init__()
-        self.first = _Block3d(in_channels, channels[0])
+        self.first = _Block3d(in_channels, channels[0], norm)
         pairs = list(itertools.pairwise(channels))
-        self.down = nn.ModuleList([_Block3d(fine, coarse, stride=2) for fine, coarse in pairs])
-        self.up = nn.ModuleList([_Block3d(fine + coarse, fine) for fine, coarse in pairs])
+        self.down = nn.ModuleList([_Block3d(a, b, norm, stride=2) for a, b in pairs])
+        self.up = nn.ModuleList([_Block3d(a + b, a, norm) for a, b in pairs])
         self.last = nn.Conv3d(channels[0], out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,17 +101,25 @@ class UNet3d(nn.Module):
         return logits
 
 
+def _norm2d(kind: str, channels: int) -> nn.Module:
+    if kind not in {"group", "batch"}:
+        raise ValueError(f'norm must be "group" or "batch", not {kind!r}')
+    return (
+        nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(_groups(channels), channels)
+    )
+
+
 class _Residual2d(nn.Module):
     """Two convolutions beside a shortcut that halves the resolution."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
-            nn.GroupNorm(_groups(outputs), outputs),
+            _norm2d(norm, outputs),
             nn.ReLU(inplace=True),
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            nn.GroupNorm(_groups(outputs), outputs),
+            _norm2d(norm, outputs),
         )
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=2, bias=False)
 
@@ -119,6 +139,8 @@ class Classifier2d(nn.Module):
         Features of each stage; each halves the resolution.
     pool
         "mean" for what the whole image shows, "max" for what one spot of it shows, "both".
+    norm
+        As for `UNet3d`.
     """
 
     def __init__(
@@ -128,6 +150,7 @@ class Classifier2d(nn.Module):
         classes: int = 1,
         channels: tuple[int, ...] = (16, 32, 64, 64),
         pool: str = "both",
+        norm: str = "group",
     ) -> None:
         super().__init__()
         if pool not in {"mean", "max", "both"}:
@@ -135,7 +158,7 @@ class Classifier2d(nn.Module):
         self.pool = pool
         self.stages = nn.Sequential(
             *(
-                _Residual2d(inputs, outputs)
+                _Residual2d(inputs, outputs, norm)
                 for inputs, outputs in zip((in_channels, *channels), channels, strict=False)
             )
         )
