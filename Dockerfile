@@ -1,24 +1,19 @@
 # syntax=docker/dockerfile:1
-# dicomai in a container, for the CPU:
+# dicomai in a container, for NVIDIA GPUs:
 #     docker build -t dicomai .
-# for NVIDIA GPUs (several GB more):
-#     docker build -t dicomai:cuda --build-arg DEVICE=cuda .
+# for the CPU, several GB less, where INDEX is PyTorch's CPU index:
+#     docker build -t dicomai --build-arg TORCH_INDEX=INDEX .
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-ARG DEVICE=cpu
-# Where wheels of torch for this device lie; PyPI's own are for CUDA.
-ARG TORCH_INDEX_CPU=https://download.pytorch.org/whl/cpu
+# Where the wheels of torch lie; empty: PyPI, whose own are for CUDA.
+ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/dicomai
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN torch="$(grep '^torch==' constraints.txt)" \
-    && case "$DEVICE" in \
-        cpu) /opt/dicomai/bin/pip install --index-url "$TORCH_INDEX_CPU" "$torch" ;; \
-        cuda) /opt/dicomai/bin/pip install "$torch" ;; \
-        *) echo "DEVICE is cpu or cuda, not $DEVICE" >&2; exit 1 ;; \
-    esac
+    && /opt/dicomai/bin/pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$torch"
 COPY config config
 COPY migrations migrations
 COPY dicomai dicomai

@@ -44,4 +44,10 @@ def test_it_runs_as_an_ordinary_user_and_tells_its_health() -> None:
     assert user.split(":")[0].isdigit()
     assert int(user.split(":")[0]) > 0
     assert "HEALTHCHECK" in text
-    assert "ARG DEVICE=cpu" in text
+
+
+def test_it_holds_no_address_of_a_registry() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+
+    assert "ARG TORCH_INDEX=" in lines
+    assert [line for line in lines if "://" in line] == []
