@@ -33,17 +33,14 @@ PATIENT_KEYS: Final = frozenset(
     )
 )
 
-# Libraries that tell more than an administrator wants to read, and the level from which they may.
+# Libraries may warn an administrator; some tell even then more than is to be read.
+_LIBRARIES: Final = logging.WARNING
 _QUIET: Final[Mapping[str, int]] = {
     "pynetdicom": logging.ERROR,
     # Our own lines say the same with names; what a handler of ours raises is pynetdicom.events'.
     "pynetdicom.transport": logging.CRITICAL,
     "pynetdicom.acse": logging.CRITICAL,
     "pynetdicom.assoc": logging.CRITICAL,
-    "sqlalchemy": logging.WARNING,
-    "alembic": logging.WARNING,
-    "apscheduler": logging.WARNING,
-    "PIL": logging.WARNING,
     # Both quote values of data sets, names of patients among them.
     "pydicom": logging.CRITICAL,
     "py.warnings": logging.CRITICAL,
@@ -99,7 +96,7 @@ def configure(format: LogFormat, level: LogLevel, stream: TextIO | None = None) 
     structlog.configure(
         processors=[*chain, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=lambda *_names: logging.getLogger("dicomai"),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(out)
@@ -116,7 +113,8 @@ def configure(format: LogFormat, level: LogLevel, stream: TextIO | None = None) 
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(number)
+    root.setLevel(number if number == logging.DEBUG else max(number, _LIBRARIES))
+    logging.getLogger("dicomai").setLevel(number)
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a log that can't be written must not end the work
     for name, least in _QUIET.items():

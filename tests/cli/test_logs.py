@@ -30,6 +30,19 @@ def test_a_line_carries_the_bound_study_and_job() -> None:
     }
 
 
+def test_libraries_may_warn_but_not_chat() -> None:
+    out = io.StringIO()
+    logs.configure("json", "info", out)
+    for library in ("highdicom.sr.sop", "apscheduler.scheduler", "some.other"):
+        logging.getLogger(library).info("add segment")
+        logging.getLogger(library).warning("a segment is empty")
+    structlog.get_logger().info("job done")
+    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == [
+        *["a segment is empty"] * 3,
+        "job done",
+    ]
+
+
 def test_no_patient_stands_in_a_line_at_info() -> None:
     out = io.StringIO()
     logs.configure("json", "info", out)
