@@ -15,6 +15,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import InputError, NotFound
+from dicomai.routing import matching
 from dicomai.routing.condition import parse
 from dicomai.routing.route import Route
 from dicomai.service import decide as decide_module
@@ -116,7 +117,7 @@ def test_a_study_that_breaks_the_decision_keeps_nobody_else_from_it(
     hospital.ingest()
     hospital.later(61)
     hospital.ingest()
-    real = decide_module.match
+    real = matching.match
 
     def breaks(route: Route, model: Any, study: Any, *, today: date) -> Any:
         if study[0].series_instance_uid == "1.2.3.1":
