@@ -17,6 +17,10 @@ from pathlib import Path
 
 import pytest
 
+# Tests run side by side, so each process and its children keep to one core: threads of OpenMP that
+# wait for each other on a core that is taken make everything several times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

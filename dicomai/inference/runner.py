@@ -136,7 +136,9 @@ def serve(channel: Channel, device: str, networks: Mapping[str, Builder] | None 
         except ConfigError as error:
             channel.send(Failed(kind=error.kind, sentence=error.sentence, subject=error.subject))
             return
-        torch.set_num_threads(cores if found.type == "cpu" else min(cores, _THREADS_BESIDE_A_GPU))
+        if "OMP_NUM_THREADS" not in os.environ:  # Who set it shares the cores on purpose.
+            on_cpu = found.type == "cpu"
+            torch.set_num_threads(cores if on_cpu else min(cores, _THREADS_BESIDE_A_GPU))
         runner = Runner(channel, str(found), NETWORKS if networks is None else networks)
         channel.send(Ready(device=str(found)))
         while True:
