@@ -32,6 +32,7 @@ from dicomai.cli import (
     status,
     study,
 )
+from dicomai.cli.options import ConfigOption
 from dicomai.cli.terminal import complain
 from dicomai.errors import DicomaiError
 
@@ -94,6 +95,7 @@ def _before_any_command(
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print it, exit."),
     ] = False,
+    config: ConfigOption = None,  # noqa: ARG001  the commands look it up
 ) -> None:
     from dicomai.service import logs
 

@@ -7,6 +7,14 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+
+def _or_before_the_command(context: typer.Context, value: Path | None) -> Path | None:
+    if value is None and context.parent is not None:
+        before: Path | None = context.find_root().params.get("config")
+        return before
+    return value
+
+
 ConfigOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(
@@ -15,6 +23,7 @@ ConfigOption: TypeAlias = Annotated[
         metavar="FILE",
         help="The configuration; else $DICOMAI_CONFIG, ./dicomai.toml, /etc/dicomai/dicomai.toml.",
         show_default=False,
+        callback=_or_before_the_command,
     ),
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]

@@ -43,6 +43,17 @@ def test_a_new_service_says_that_nothing_came(service: Engine, dicomai: Dicomai)
     assert dicomai("status", "--json").json["studies"] == []
 
 
+def test_the_configuration_may_be_named_before_the_command_or_after(
+    service: Engine, dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    file = tmp_path / "dicomai.toml"
+    assert dicomai("status").code == 3
+    assert dicomai("--config", file, "status").code == 0
+    assert dicomai("-c", file, "config", "check").code == 0
+    assert dicomai("-c", tmp_path / "no.toml", "status", "--config", file).code == 0
+
+
 def test_status_shows_studies_jobs_and_what_wants_a_person(
     service: Engine, dicomai: Dicomai
 ) -> None:
