@@ -21,6 +21,8 @@ GAP_FACTOR: Final = 1.5
 SAME_PLACE_MM: Final = 0.01
 LOOK_AGAIN: Final = seconds(1)
 """When a host is behind."""
+ORDINARY: Final = seconds(30)
+"""A host may be so far behind before anybody has to hear of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +125,17 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotYet:
-    """The study may not be whole."""
+    """The study may not be whole.
+
+    Attributes
+    ----------
+    ordinary
+        Every study waits so for a moment: no event of its story.
+    """
 
     because: str
     again_at: Instant
+    ordinary: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +167,7 @@ def decide(
         return NotYet(
             because=f"Objects may still arrive: it must be quiet until {_clock(quiet_until)}.",
             again_at=quiet_until,
+            ordinary=True,
         )
     late = [host for host in hosts if host.ingested_to < quiet_until]
     behind = [
@@ -178,7 +188,11 @@ def decide(
         again_at = Instant(now + LOOK_AGAIN)
         if not behind:
             again_at = until
-        return NotYet(because=f"{reasons[0].upper()}{reasons[1:]}.", again_at=again_at)
+        return NotYet(
+            because=f"{reasons[0].upper()}{reasons[1:]}.",
+            again_at=again_at,
+            ordinary=bool(behind) and now - quiet_until < ORDINARY,
+        )
     waited = timedelta(microseconds=patience)
     return Whole(because=f"Nothing more came for {waited}, although {reasons}.")
 

@@ -162,13 +162,14 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
     ]
     whole = decide_whole(arrived, known, patience=rules.patience, now=now)
     if isinstance(whole, NotYet):
-        studies.postpone(connection, uid, whole.because, whole.again_at, now)
+        because = None if whole.ordinary else whole.because
+        studies.postpone(connection, uid, because, whole.again_at, now)
         return "not yet"
     for sentence in foreign:
         events.record(connection, uid, "series left out", sentence, {}, now)
-    because = _apply(connection, study, theirs, rows, rules, now)
+    applied = _apply(connection, study, theirs, rows, rules, now)
     series.mark_decided(connection, uid, [each.series_instance_uid for each in listed], now)
-    studies.set_decided(connection, uid, f"{whole.because} {because}", now)
+    studies.set_decided(connection, uid, f"{whole.because} {applied}", now)
     return "decided"
 
 

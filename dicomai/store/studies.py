@@ -210,9 +210,16 @@ def due(connection: Connection, now: Instant, limit: int = 100) -> tuple[StudyIn
 
 
 def postpone(
-    connection: Connection, study: StudyInstanceUID, because: str, until: Instant, now: Instant
+    connection: Connection,
+    study: StudyInstanceUID,
+    because: str | None,
+    until: Instant,
+    now: Instant,
 ) -> None:
-    """Look at a locked study again later; a reason that is new is an event."""
+    """Look at a locked study again later; a reason that is new is an event, None is none."""
+    if because is None:
+        _update(connection, study, decide_at=until)
+        return
     current = get(connection, study)
     if current is not None and current.decision != because:
         events.record(connection, study, "study waits", because, {"until": until}, now)
