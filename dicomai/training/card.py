@@ -110,8 +110,8 @@ def card(
         "## What it reaches",
         _filled(
             f"On {phantoms} phantoms that training never saw (their seeds begin beyond those of "
-            "training), scanned by protocols that differ in spacing, kernel and noise, taken "
-            "through the whole engine, and measured on the grid of the images:"
+            "training), as images of several protocols, taken through the whole engine, and "
+            "measured where the images lie:"
         ),
         figures,
         f"```\n{measure_command}\n```",
