@@ -82,6 +82,8 @@ def route_test(
     )
     if not explained.studies:
         say(f"There is no DICOM in {path}.")
+    elif any(not _matches(each.outcome) for study in explained.studies for each in study.routes):
+        say("What a model wants: dicomai models show MODEL; what a route wants: its `when`.")
 
 
 def _models(settings: Settings) -> Mapping[str, ModelInputs]:

@@ -123,6 +123,8 @@ def _show(package: Package, outcomes: Sequence[Outcome], out: Path) -> None:
             if not each.objects
         ],
     )
+    if any(not each.objects and each.series_instance_uid for each in outcomes):
+        say(f"What the model wants: dicomai models show {package.name}.")
     if analysed:
         objects = sum(len(each.objects) for each in analysed)
         pictures = sum(len(each.pictures) for each in analysed)

@@ -38,6 +38,11 @@ class Excluded:
     count: int
     sentence: str
 
+    @property
+    def reason(self) -> str:
+        """Why, without what."""
+        return _SENTENCES[self.kind]
+
 
 def kind_of(image: Image) -> Kind | None:
     """Return why an image is no input by itself, None where it may be one."""

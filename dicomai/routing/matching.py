@@ -74,9 +74,10 @@ def match(
     )
     for choice in choices:
         if choice.chosen is None:
-            reason = " ".join(choice.rejected) or "every series was left out."
+            reasons = [each.rstrip(".") for each in choice.rejected]
+            reason = "; ".join(reasons) or "every series was left out"
             return Unmatched(
-                because=f"nothing fits input {choice.input} of {route.model}: {reason}".rstrip("."),
+                because=f"nothing fits input {choice.input} of {route.model}: {reason}",
                 excluded=tuple(excluded),
                 choices=choices,
             )

@@ -78,19 +78,46 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Misfit:
+    """Why candidates of one series do not fit: said once, however many they are.
+
+    Attributes
+    ----------
+    title
+        How a sentence calls them.
+    """
+
+    title: str
+    number: int
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """Who does not fit, and why."""
+        return f"{self.title} {'does' if self.number == 1 else 'do'} not fit: {self.reason}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """What an input gets.
 
     Attributes
     ----------
-    runners_up, rejected
-        A sentence for each candidate that came after it, and for each that does not fit.
+    runners_up
+        A sentence for each candidate that came after it.
+    misfits
+        All that do not fit.
     """
 
     input: str
     chosen: Candidate | None
     runners_up: tuple[str, ...] = ()
-    rejected: tuple[str, ...] = ()
+    misfits: tuple[Misfit, ...] = ()
+
+    @property
+    def rejected(self) -> tuple[str, ...]:
+        """A sentence for each misfit."""
+        return tuple(each.sentence for each in self.misfits)
 
 
 def parse_input(
@@ -131,11 +158,10 @@ def choose(spec: InputSpec, series: Sequence[Series], also: Sequence[Condition] 
     also
         Further conditions: those of the route.
     """
-    conditions = (*also, *spec.when)
     fitting: list[Candidate] = []
     rejected: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in (each for one in series for each in _candidates(spec, one)):
-        reason = _misfit(candidate, conditions)
+        reason = _misfit(candidate, also, "route") or _misfit(candidate, spec.when, "model")
         if reason is None:
             fitting.append(candidate)
         else:
@@ -146,17 +172,16 @@ def choose(spec: InputSpec, series: Sequence[Series], also: Sequence[Condition] 
         input=spec.name,
         chosen=fitting[0] if fitting else None,
         runners_up=tuple(_why_after(fitting[0], each, spec.prefer) for each in fitting[1:]),
-        rejected=tuple(_why_not(each, reason) for (_, reason), each in rejected.items()),
+        misfits=tuple(_why_not(each, reason) for (_, reason), each in rejected.items()),
     )
 
 
-def _why_not(rejected: Sequence[Candidate], reason: str) -> str:
-    """Return why some candidates of one series don't fit: said once, however many they are."""
+def _why_not(rejected: Sequence[Candidate], reason: str) -> Misfit:
     first = rejected[0]
-    if len(rejected) == 1:
-        return f"{first.title} does not fit: {reason}."
     whole = Series(series_instance_uid=first.series.series_instance_uid, images=first.images)
-    return f"{len(rejected)} images of {whole.title} do not fit: {reason}."
+    number = len(rejected)
+    title = first.title if number == 1 else f"{number} images of {whole.title}"
+    return Misfit(title=title, number=number, reason=reason)
 
 
 def _candidates(spec: InputSpec, series: Series) -> list[Candidate]:
@@ -177,12 +202,13 @@ def _seen(candidate: Candidate, image: Image) -> Seen:
     )
 
 
-def _misfit(candidate: Candidate, conditions: Sequence[Condition]) -> str | None:
+def _misfit(candidate: Candidate, conditions: Sequence[Condition], whose: str) -> str | None:
     """Return the first condition that an image doesn't fulfil, with what the image has."""
     for condition in conditions:
         for image in candidate.images:
             if not holds(condition, _seen(candidate, image)):
-                return f'"{condition}" fails, as it has {_has(candidate, image, condition.subject)}'
+                has = _has(candidate, image, condition.subject)
+                return f'the {whose} wants "{condition}", and it has {has}'
     return None
 
 

@@ -134,11 +134,13 @@ def takes(package: Package, folder: Folder) -> tuple[tuple[Series, ...], tuple[O
     for series in series_of(image for image, _ in folder.images.values()):
         left, excluded = exclude(series, ())
         if left is None:
-            others.append(_without(series, " ".join(each.sentence for each in excluded)))
+            reasons = "; ".join(each.reason for each in excluded)
+            others.append(_without(series, f"Left out: {reasons}."))
             continue
         choice = choose(spec, [left])
         if choice.chosen is None:
-            others.append(_without(series, " ".join(choice.rejected)))
+            reasons = "; ".join(dict.fromkeys(each.reason for each in choice.misfits))
+            others.append(_without(series, f"Does not fit: {reasons}."))
         else:
             taken.append(choice.chosen.series)
     return tuple(taken), tuple(others)

@@ -106,6 +106,19 @@ def _no_modality_of_the_model(series: list[Dataset]) -> None:
         image.Modality = "MR"
 
 
+def test_a_table_names_a_series_once_and_what_to_look_at(tmp_path: Path) -> None:
+    image = _slice(1)
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    image.save_as(tmp_path / "1.dcm", enforce_file_format=True)
+    answer = CliRunner().invoke(
+        app, ["run", "chest-ct-lungs", str(tmp_path), "--out", str(tmp_path / "out")]
+    )
+    assert answer.exit_code == 1
+    assert answer.stdout.count(SERIES) == 1
+    assert "What the model wants: dicomai models show chest-ct-lungs." in answer.stdout
+
+
 def _says(folder: Path, series: list[Dataset]) -> str:
     """Run the model for lungs on a series, which is to fail, and return the one sentence."""
     folder.mkdir()
@@ -119,6 +132,7 @@ def _says(folder: Path, series: list[Dataset]) -> str:
     assert answer.exit_code == 1, answer.output
     assert not list(out.rglob("*.dcm"))
     (outcome,) = json.loads(answer.stdout)
+    assert SERIES in outcome["title"]
     sentence: str = outcome["because"]
     return sentence
 
@@ -130,12 +144,12 @@ def _says(folder: Path, series: list[Dataset]) -> str:
         (_twice, SERIES, "2 slices at 50.0 mm"),
         (_two_orientations, SERIES, "in 2 orientations: 12 axial, 12 sagittal"),
         (_tilt, SERIES, "gantry tilt of 15.0°"),
-        (_one_slice, SERIES, '"instances >= 20" fails, as it has 1'),
+        (_one_slice, "Does not fit", 'the model wants "instances >= 20", and it has 1'),
         (_four_dimensions, SERIES, "no single volume but 2"),
         (_colour, SERIES, "is a colour image (RGB)"),
         (_two_frames_of_reference, SERIES, "2 frames of reference"),
         (_cannot_be_decoded, f"{SERIES}.5", "pixel data can't be decoded"),
-        (_no_modality_of_the_model, SERIES, '"Modality = CT" fails, as it has MR'),
+        (_no_modality_of_the_model, "Does not fit", '"Modality = CT", and it has MR'),
     ],
 )
 def test_a_bad_series_gets_one_sentence(

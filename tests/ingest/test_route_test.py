@@ -76,7 +76,7 @@ def test_a_calling_node_can_be_assumed(folder: Path) -> None:
 
     outcome = study.routes[1].outcome
     assert isinstance(outcome, Unmatched)
-    assert '"calling_node = CT1" fails, as it has CT2' in outcome.because
+    assert '"calling_node = CT1", and it has CT2' in outcome.because
 
 
 def test_two_patients_would_be_held(folder: Path, make_ct: MakeCT, write: Write) -> None:

@@ -103,7 +103,7 @@ def test_a_series_that_does_not_fit_says_why() -> None:
 
     assert choice.chosen is None
     assert choice.rejected == (
-        'series 1 (1.1) does not fit: "SliceThickness <= 3" fails, as it has 5.',
+        'series 1 (1.1) does not fit: the model wants "SliceThickness <= 3", and it has 5.',
     )
 
 
@@ -112,7 +112,7 @@ def test_large_numbers_are_written_out() -> None:
 
     assert series.title == "series 3000566 (1.1)"
     rejected = choose(_spec(when=["SeriesNumber = 3000565"]), [series]).rejected
-    assert "as it has 3000566." in rejected[0]
+    assert "and it has 3000566." in rejected[0]
 
 
 def test_a_condition_must_hold_for_every_image() -> None:
@@ -141,7 +141,7 @@ def test_images_of_a_series_that_fail_alike_are_told_of_once() -> None:
     choice = choose(_spec(when=["Modality in DX, CR"], kind="image"), [_series("1.2", count=500)])
     (sentence,) = choice.rejected
     assert sentence.startswith("500 images of series 2 (1.2) do not fit:")
-    assert "as it has CT" in sentence
+    assert "and it has CT" in sentence
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_route_that_wants_nothing_says_why() -> None:
     outcome = match(_route(), _model(), [_series("1.1", Modality="MR")], today=TODAY)
 
     assert isinstance(outcome, Unmatched)
-    assert '"Modality = CT" fails, as it has MR' in outcome.because
+    assert '"Modality = CT", and it has MR' in outcome.because
 
 
 @pytest.mark.parametrize(
