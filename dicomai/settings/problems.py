@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from dicomai.errors import ConfigError
 from dicomai.net.node import ANY_NODE
@@ -16,6 +17,27 @@ from dicomai.routing.condition import CALLING_NODE, Condition
 from dicomai.settings.tables import SECTIONS, TABLES, Document
 
 ENVIRONMENT: Final = "environment"
+
+# By pydantic's types of errors; the values in braces are its context.
+_WORDS: Final[Mapping[str, str]] = {
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be {le:g} or less",
+    "literal_error": "must be {expected}",
+    "finite_number": "must be a finite number",
+} | {
+    f"{kind}_{trouble}": f"is no {word}"
+    for kind, word in (
+        ("int", "whole number"),
+        ("float", "number"),
+        ("string", "text"),
+        ("bool", "true or false"),
+        ("path", "path"),
+        ("date", "date, as 2026-01-31"),
+    )
+    for trouble in ("type", "parsing", "from_float", "parsing_size", "from_datetime_parsing")
+}
 
 Toml: TypeAlias = dict[str, object]
 Location: TypeAlias = tuple[str | int, ...]
@@ -104,7 +126,7 @@ def translated(
         elif each["type"] in ("missing", "missing_argument"):
             reason, remedy = "is missing", "Add it."
         elif each["type"] != "value_error" and not isinstance(each["input"], dict | list):
-            reason = f"{each['input']!r}: {reason[:1].lower()}{reason[1:]}"
+            reason = _in_our_words(location, each)
         variable = origins.get(location)
         problems.append(
             Problem(
@@ -115,6 +137,14 @@ def translated(
             )
         )
     return problems
+
+
+def _in_our_words(location: Location, error: ErrorDetails) -> str:
+    if location[-1] == "port":
+        return f"{error['input']!r} is no port: a port is a whole number from 1 to 65535"
+    if words := _WORDS.get(error["type"]):
+        return f"{error['input']!r} {words.format(**error.get('ctx', {}))}"
+    return f"{error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 
 def _known_keys(location: Location) -> list[str]:

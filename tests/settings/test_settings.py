@@ -124,8 +124,15 @@ def test_where_the_file_is_looked_for(
         ),
         (
             "[receiver]\nport = 70000\n",
-            "receiver.port: 70000: input should be less than or equal to 65535. Correct it.",
+            "receiver.port: 70000 is no port: a port is a whole number from 1 to 65535. Correct it.",
         ),
+        (
+            '[receiver]\nport = "dicom"\n',
+            "receiver.port: 'dicom' is no port: a port is a whole number from 1 to 65535.",
+        ),
+        ("[receiver]\nreserve_bytes = -1\n", "receiver.reserve_bytes: -1 must be 0 or more."),
+        ("[worker]\nlease_s = 0\n", "worker.lease_s: 0 must be more than 0. Correct it."),
+        ("[worker]\nstop_s = []\n", "worker.stop_s: "),
         (
             '[receiver]\nae_title = "FAR TOO LONG A TITLE"\n',
             "receiver.ae_title: 'FAR TOO LONG A TITLE' is no AE title: 1 to 16 printable ASCII",
@@ -170,9 +177,9 @@ ROUTE = '[[routes]]\nname = "r"\nmodel = "m"\n'
             f'{ROUTE}when = ["Modalty = CT"]',
             'routes[0].when[0]: "Modalty" is no DICOM keyword; "Mod',
         ),
-        (f'{ROUTE}mode = "on"', "routes[0].mode: 'on': input should be 'off', 'shadow' or 'live'"),
+        (f'{ROUTE}mode = "on"', "routes[0].mode: 'on' must be 'off', 'shadow' or 'live'"),
         (f"{ROUTE}model_name = 1", 'routes[0].model_name: unknown key; "model"?'),
-        (f'{ROUTE}allow = ["scouts"]', "routes[0].allow[0]: 'scouts': input should be 'localizer'"),
+        (f'{ROUTE}allow = ["scouts"]', "routes[0].allow[0]: 'scouts' must be 'localizer'"),
         (
             f'{ROUTE}destinations = ["PACS2"]\n[[nodes]]\nname = "PACS1"\nae_title = "P"',
             'routes[0].destinations[0]: no node "PACS2"; "PACS1"? Add it under [[nodes]].',
@@ -197,9 +204,7 @@ def test_every_problem_is_found_at_once(file: Path) -> None:
 
 def test_a_wrong_variable_is_named_as_such(file: Path) -> None:
     (sentence,) = _problems(file, "", DICOMAI_WORKER__LEASE_S="long")
-    assert sentence.startswith(
-        "environment, DICOMAI_WORKER__LEASE_S: 'long': input should be a valid number"
-    )
+    assert sentence.startswith("environment, DICOMAI_WORKER__LEASE_S: 'long' is no number")
 
 
 def test_two_nodes_with_one_ae_title_are_refused_unless_it_stands_for_any(file: Path) -> None:
