@@ -77,7 +77,11 @@ def _show(seen: Overview, settings: Settings, now: Instant) -> None:
         [(each.name, each.node, clock(each.at), each.reason) for each in seen.quarantined],
     )
     for worker in seen.workers:
-        say(f"Worker {worker.name} on {worker.device}, since {moment(worker.started_at)}.")
+        silent = seen.overdue(worker)
+        heard = "" if silent is None else f"; not heard of for {span(silent / 1e6)}, does it run?"
+        say(
+            f"Worker {worker.name} on {worker.device}, since {moment(worker.started_at)}{heard or '.'}"
+        )
     if seen.open_associations:
         say(f"Sending now: {', '.join(sorted(seen.open_associations))}.")
     if seen.oldest_in_spool is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from dicomai.dicom.dates import Instant, as_datetime, seconds
+from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
 from dicomai.settings import Settings
 from dicomai.spool import quarantine, reader
 from dicomai.spool.quarantine import Quarantined
@@ -20,6 +20,8 @@ from dicomai.store.states import JobKind, JobState
 from dicomai.store.studies import Study
 
 _ALIVE = seconds(120)
+_OVERDUE = seconds(25)
+"""A worker tells of itself every ten seconds."""
 _MOST_HELD = 100
 
 
@@ -52,6 +54,11 @@ class Overview:
     pauses: tuple[Pause, ...]
     held: tuple[Study, ...]
     recent: tuple[Study, ...]
+
+    def overdue(self, worker: Worker) -> Microseconds | None:
+        """Return for how long a worker was not heard of that should have been, else None."""
+        silent = Microseconds(self.now - worker.beat_at)
+        return silent if silent > _OVERDUE else None
 
     @property
     def remarks(self) -> Sequence[str]:

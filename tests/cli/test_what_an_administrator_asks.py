@@ -9,10 +9,12 @@ import pytest
 from catalogue_rows import NOW, add, arrive, claimed, finish, instance, wanted
 from sqlalchemy import Engine
 
+from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
-from dicomai.store import jobs, series, studies
+from dicomai.store import hosts, jobs, series, studies
 from dicomai.store.engine import reading, writing
+from dicomai.store.hosts import Worker
 from dicomai.store.series import SeriesIdentity
 from tests.cli.conftest import Dicomai
 
@@ -41,6 +43,26 @@ def test_a_new_service_says_that_nothing_came(service: Engine, dicomai: Dicomai)
     assert "No study was received yet." in dicomai("status").out
     assert dicomai("jobs").out == "There is no job.\n"
     assert dicomai("status", "--json").json["studies"] == []
+
+
+@pytest.mark.parametrize(("silent_s", "says"), [(12, "00."), (40, "; not heard of for 4")])
+def test_a_worker_that_fell_silent_is_marked(
+    service: Engine, dicomai: Dicomai, silent_s: float, says: str
+) -> None:
+    worker = Worker(
+        name="here:1:cpu",
+        host="here",
+        device="cpu",
+        kinds=("analyse",),
+        models=("lungs",),
+        started_at=Instant(0),
+        beat_at=Instant(now() - seconds(silent_s)),
+    )
+    with writing(service) as connection:
+        hosts.note_worker(connection, worker)
+    (line,) = [each for each in dicomai("status").out.splitlines() if "Worker here" in each]
+    assert says in line
+    assert ("does it run?" in line) == (silent_s > 25)
 
 
 def test_the_configuration_may_be_named_before_the_command_or_after(
