@@ -78,10 +78,8 @@ def _show(seen: Overview, settings: Settings, now: Instant) -> None:
     )
     for worker in seen.workers:
         silent = seen.overdue(worker)
-        heard = "" if silent is None else f"; not heard of for {span(silent / 1e6)}, does it run?"
-        say(
-            f"Worker {worker.name} on {worker.device}, since {moment(worker.started_at)}{heard or '.'}"
-        )
+        doubt = "." if silent is None else f"; not heard of for {span(silent / 1e6)}, does it run?"
+        say(f"Worker {worker.name} on {worker.device}, since {moment(worker.started_at)}{doubt}")
     if seen.open_associations:
         say(f"Sending now: {', '.join(sorted(seen.open_associations))}.")
     if seen.oldest_in_spool is not None:

@@ -124,7 +124,7 @@ def test_where_the_file_is_looked_for(
         ),
         (
             "[receiver]\nport = 70000\n",
-            "receiver.port: 70000 is no port: a port is a whole number from 1 to 65535. Correct it.",
+            "receiver.port: 70000 is no port: a port is a whole number from 1 to 65535. Correct",
         ),
         (
             '[receiver]\nport = "dicom"\n',
