@@ -78,20 +78,19 @@ def test_every_nodule_is_found_where_it_is(study: WrittenCt) -> None:
     assert (~claimed).sum() <= 1
 
 
+@pytest.mark.slow
 def test_an_x_ray_with_a_nodule_is_told_from_the_same_without(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     loaded = model("chest-xray-nodule")
-    for seed in SEEDS:
-        bare = ChestPhantom(seed, nodule_diameters_mm=())
-        probabilities = []
-        for phantom in (bare, bare.with_nodules([26.0], 7)):
-            exposure = chest_exposure(phantom, rows=320)
-            folder = tmp_path_factory.mktemp("xray")
-            written = write_xray(folder, phantom=phantom, exposure=exposure)
-            (series,) = read_series([written.file])
-            source = image_of(series.datasets[0])
-            findings = analyse(loaded, source, inputs_of(source.headers), quiet)
-            (classification,) = findings.classifications
-            probabilities.append(classification.probability)
-        assert probabilities[1] > probabilities[0]
+    bare = ChestPhantom(SEEDS[0], nodule_diameters_mm=())
+    present = []
+    for phantom in (bare, bare.with_nodules([26.0], 7)):
+        exposure = chest_exposure(phantom, rows=320)
+        folder = tmp_path_factory.mktemp("xray")
+        written = write_xray(folder, phantom=phantom, exposure=exposure)
+        (series,) = read_series([written.file])
+        source = image_of(series.datasets[0])
+        findings = analyse(loaded, source, inputs_of(source.headers), quiet)
+        present += [each.present for each in findings.classifications]
+    assert present == [False, True]
