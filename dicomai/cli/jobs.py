@@ -123,6 +123,7 @@ def retry(
 ) -> None:
     """Try a failed or held job again."""
     from dicomai.dicom.dates import now
+    from dicomai.models.registry import open_registry
     from dicomai.service import again as generations
     from dicomai.store import jobs as queue
     from dicomai.store.engine import writing
@@ -131,7 +132,12 @@ def retry(
     settings, engine = opened(config)
     with writing(engine) as connection:
         if again:
-            queued = int(generations.again(connection, JobId(number), now()))
+            model = queue.existing(connection, JobId(number)).model
+            registry = open_registry(settings.folders.models)
+            package = registry.get(model).sha256 if model in registry.names else None
+            queued = int(
+                generations.again(connection, JobId(number), now(), package_sha256=package)
+            )
         else:
             queued = int(queue.retry(connection, JobId(number), now()).id)
     audit.record(settings.service.data, "retry --again" if again else "retry", str(number))

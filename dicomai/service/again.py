@@ -1,4 +1,4 @@
-"""A new generation of an analysis that is over: the same package on the same input."""
+"""A new generation of an analysis that is over, on the same input."""
 
 from __future__ import annotations
 
@@ -14,8 +14,19 @@ from dicomai.store import analyses, instances, jobs
 from dicomai.store.job import JobId
 
 
-def again(connection: Connection, job: JobId, now: Instant) -> JobId:
+def again(
+    connection: Connection, job: JobId, now: Instant, *, package_sha256: str | None = None
+) -> JobId:
     """Queue an analysis that is over once more, as a new job, and return that.
+
+    Parameters
+    ----------
+    job
+        It is over, or held because its package was replaced.
+    now
+        The time.
+    package_sha256
+        The package of its model that is installed now; None: the same as before.
 
     Raises
     ------
@@ -47,5 +58,6 @@ def again(connection: Connection, job: JobId, now: Instant) -> JobId:
                 attributes=row.attributes,
             )
         )
-    digest = fingerprint(old.package_sha256, images, old.generation + 1)
-    return analyses.again(connection, job, tuple(taken), digest, now)
+    package = package_sha256 or old.package_sha256
+    digest = fingerprint(package, images, old.generation + 1)
+    return analyses.again(connection, job, tuple(taken), package, digest, now)

@@ -27,7 +27,7 @@ from dicomai.store.job import (
     job_of,
     rank_of,
 )
-from dicomai.store.jobs import NotNow, existing, get, ours, routes_of, tell
+from dicomai.store.jobs import NotNow, cancel, existing, get, ours, routes_of, tell
 from dicomai.store.moves import move
 
 jobs = schema.jobs
@@ -71,17 +71,20 @@ def again(
     connection: Connection,
     job: JobId,
     taken: tuple[JobInput, ...],
+    package_sha256: str,
     fingerprint: str,
     now: Instant,
 ) -> JobId:
-    """Queue a new generation of an analysis that is over.
+    """Queue a new generation of an analysis that is over, or of one whose package is gone.
 
     Parameters
     ----------
     taken
         Its input, as it is in the catalogue now.
+    package_sha256
+        The package that is to run now.
     fingerprint
-        Of the same package and input, and the next generation.
+        Of that package, the input, and the next generation.
 
     Raises
     ------
@@ -89,7 +92,9 @@ def again(
         There is none; or it is no analysis, or not over; or its study is being deleted.
     """
     old = existing(connection, job)
-    if old.kind != "analyse" or old.state not in ("done", "failed", "cancelled"):
+    gone = old.state == "held" and old.held_by == "config" and package_sha256 != old.package_sha256
+    over = gone or old.state in ("done", "failed", "cancelled")
+    if old.kind != "analyse" or not over:
         raise NotNow(f"{old.title} is {old.state}, so it can't be run again.", subject=str(job))
     study = studies.lock(connection, old.study_instance_uid)
     if study is None or study.status == "deleting":
@@ -97,13 +102,20 @@ def again(
             f"Retention deletes the study of {old.title}. Send the study again, and repeat this.",
             subject=str(job),
         )
+    if gone:
+        cancel(
+            connection,
+            job,
+            f"{old.title} is cancelled: the package of its model was replaced.",
+            now,
+        )
     routes = routes_of(connection, job)
     row = connection.execute(select(jobs.c.ageing).where(jobs.c.id == job)).scalar_one()
     new = NewAnalysis(
         study_instance_uid=old.study_instance_uid,
         patient_key=study.patient_key or old.patient_key,
         model=old.model,
-        package_sha256=old.package_sha256,
+        package_sha256=package_sha256,
         choice=old.choice,
         fingerprint=fingerprint,
         inputs=taken,

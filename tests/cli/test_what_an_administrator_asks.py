@@ -15,6 +15,7 @@ from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.store import hosts, jobs, series, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
+from dicomai.store.job import JobId
 from dicomai.store.series import SeriesIdentity
 from tests.cli.conftest import Dicomai
 
@@ -154,6 +155,27 @@ def test_a_done_job_is_run_again_as_a_new_generation(service: Engine, dicomai: D
     assert dicomai("retry", "1", "--again").code == 0
     newest = dicomai("jobs", "--json").json[0]
     assert (newest["state"], newest["supersedes"], newest["model"]) == ("queued", 1, "lungs")
+
+
+def test_a_job_whose_package_was_replaced_runs_again_with_the_new_one(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    (image,) = arrive(service, UID)
+    add(service, wanted(UID, model="chest-ct-lungs", inputs=(image.instance_id,)))
+    with writing(service) as connection:
+        held = jobs.claim(connection, "w1", ("analyse",), ("chest-ct-lungs",), NOW)
+        assert held is not None
+        jobs.fail(connection, held.held, "config", "Another package.", "load", "", NOW)
+    assert dicomai("retry", "1", "--again").code == 0
+    with reading(service) as connection:
+        new, old = jobs.get(connection, JobId(2)), jobs.get(connection, JobId(1))
+    assert new is not None
+    assert old is not None
+    assert (old.state, new.state) == ("cancelled", "queued")
+    assert old.package_sha256 != new.package_sha256
+    assert dicomai("models", "show", "chest-ct-lungs", "--json").json["sha256"] == (
+        new.package_sha256
+    )
 
 
 def test_a_job_is_cancelled_once(service: Engine, dicomai: Dicomai) -> None:

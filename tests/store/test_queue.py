@@ -287,10 +287,10 @@ def test_again_makes_a_new_generation_on_the_same_input(engine: Engine) -> None:
     added = arrive(engine)
     old = add(engine, wanted(inputs=(added[0].instance_id,))).job_id
     with pytest.raises(jobs.NotNow), writing(engine) as connection:
-        analyses.again(connection, old, (), "f2", NOW)
+        analyses.again(connection, old, (), "f" * 64, "f2", NOW)
     finish(engine, claimed(engine).held)
     with writing(engine) as connection:
-        new = analyses.again(connection, old, analyses.inputs(connection, old), "f2", NOW)
+        new = analyses.again(connection, old, analyses.inputs(connection, old), "f" * 64, "f2", NOW)
         assert analyses.inputs(connection, new) == analyses.inputs(connection, old)
     made = job(engine, new)
     assert (made.generation, made.supersedes, made.state) == (1, old, "queued")
