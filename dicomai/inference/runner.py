@@ -89,9 +89,9 @@ class Runner:
             package = packages.load(folder)
             if package.sha256 != sha256:
                 raise ConfigError(
-                    f"Model {package.name}, load: the package in {folder} has changed since it was "
-                    f"trusted. Restore it, or trust the new one: dicomai models trust "
-                    f"{package.name}",
+                    f"Package {package.name} in {folder} has changed since the service read it. "
+                    "Restore it; or trust the new one, dicomai models trust "
+                    f"{package.name}, and start the service again.",
                     subject=package.name,
                 )
             self._loaded[sha256] = torch_runtime.load(

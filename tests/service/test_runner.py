@@ -112,7 +112,7 @@ def test_a_package_that_changed_since_it_was_trusted_does_not_run(
 ) -> None:
     request = request_of("unet3d", "fresh")  # not one that is warm
     (Path(request.package_folder) / "CARD.md").write_text("# Other\n")
-    with pytest.raises(ConfigError, match="has changed since it was trusted"):
+    with pytest.raises(ConfigError, match="has changed since the service read it"):
         runner.analyse(request, on_progress=ignore, go_on=ignore)
 
 
