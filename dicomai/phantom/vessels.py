@@ -41,7 +41,11 @@ def hilum(anatomy: Anatomy, side: Side) -> tuple[float, float, float]:
 
 
 def great_vessels(anatomy: Anatomy) -> tuple[Tube, ...]:
-    """Return aorta, vena cava and the pulmonary trunk with its two branches."""
+    """Return aorta, vena cava and the pulmonary trunk with its two branches.
+
+    What leaves the chest runs on beyond it, and the branches narrow to where the trees begin: a
+    blunt end within the lung would look like a nodule.
+    """
     hx, hy, hz = anatomy.heart_xyz
     blood = anatomy.hu_blood
     back = anatomy.spine_y - anatomy.spine_radius - 8
@@ -58,17 +62,24 @@ def great_vessels(anatomy: Anatomy) -> tuple[Tube, ...]:
                 (22, back, arch - 26),
                 (21, back + 4, -60),
                 (14, back + 2, -190),
+                (12, back + 2, -500),
             ],
-            [15, 15, 14.5, 13.5, 12.5, 12, 11.5, 10.5],
+            [15, 15, 14.5, 13.5, 12.5, 12, 11.5, 10.5, 10],
             blood,
         ),
         *_path([(-20, -12, 85), (-21, -12, 20), (-19, -14, hz + 15)], [8.5, 9, 10], blood),
         *_path([(hx - 12, hy, hz + 34), (12, -24, 22), (10, -8, 18)], [14, 13, 12.5], blood),
-        *_path([(10, -8, 18), (-10, -4, 12), right], [12, 10.5, 9], blood),
-        *_path([(10, -8, 18), (20, 2, 20), left], [12, 10.5, 9], blood),
-        *_path([(-30, -10, 120), (-20, -14, 88)], [6, 7], blood),
-        *_path([(6, -5, arch), (20, 0, 105), (30, -5, 150)], [5, 4.5, 4.5], blood),
-        *_path([(0, -14, arch), (-12, -14, 95), (-22, -6, 150)], [6, 5, 4.5], blood),
+        *_path([(10, -8, 18), (-10, -4, 12), right], [12, 10.5, 5], blood),
+        *_path([(10, -8, 18), (20, 2, 20), left], [12, 10.5, 5], blood),
+        *_path([(-34, -10, 300), (-30, -10, 120), (-20, -14, 88)], [6, 6, 7], blood),
+        *_path(
+            [(6, -5, arch), (20, 0, 105), (30, -5, 150), (34, -5, 300)], [5, 4.5, 4.5, 4.5], blood
+        ),
+        *_path(
+            [(0, -14, arch), (-12, -14, 95), (-22, -6, 150), (-30, -5, 300)],
+            [6, 5, 4.5, 4.5],
+            blood,
+        ),
     )
 
 
@@ -83,7 +94,7 @@ def airways(anatomy: Anatomy) -> tuple[tuple[Tube, ...], tuple[Tube, ...]]:
     walls: list[Tube] = []
     lumina: list[Tube] = []
     courses = [([top, carina], [9.0, 8.5])]
-    courses += [([carina, end], [7.2, 5.6]) for end in ends.values()]
+    courses += [([carina, end], [7.2, 3.8]) for end in ends.values()]
     for points, radii in courses:
         walls += _path(points, [radius + 1.8 for radius in radii], 35.0)
         lumina += _path(points, radii, HU_LUMEN)

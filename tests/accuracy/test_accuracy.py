@@ -32,7 +32,7 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A CT of an unseen patient, as files."""
     number = int(request.param)
     phantom = ChestPhantom(SEEDS[number], nodule_diameters_mm=DIAMETERS_MM[number])
-    scan = chest_scan(phantom, matrix=224, slice_spacing_mm=2.5, from_head=number == 1)
+    scan = chest_scan(phantom, matrix=256, slice_spacing_mm=2.5, from_head=number == 1)
     return write_ct(tmp_path_factory.mktemp("study"), 1, phantom=phantom, scan=scan)
 
 
