@@ -16,12 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 
 # Tests run side by side, so each process and its children keep to one core: threads of OpenMP that
 # wait for each other on a core that is taken make everything several times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def fresh_log() -> None:
+    """Start each test with structlog as it comes, whatever a test before it configured."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
