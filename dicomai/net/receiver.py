@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from socketserver import BaseServer
@@ -23,7 +23,6 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_P_ABORT, SOPClassCommonExtendedNegotiation
 from pynetdicom.presentation import build_context
-from pynetdicom.transport import ThreadedAssociationServer
 
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -37,6 +36,8 @@ from dicomai.net.admission import (
     chosen_syntaxes,
     too_many,
 )
+from dicomai.net.connection import AssociationServer
+from dicomai.net.limits import Limits
 from dicomai.net.node import Node
 from dicomai.net.reception import OUT_OF_RESOURCES, Answer, Reception, Request
 from dicomai.spool import entries
@@ -69,6 +70,8 @@ class ReceiverConfig:
         Free space that reception leaves: objects that would take of it are refused.
     max_associations
         At a time; more are rejected for now.
+    limits
+        What one association may take.
     """
 
     ae_title: str
@@ -78,6 +81,7 @@ class ReceiverConfig:
     spool: Path
     reserve_bytes: int
     max_associations: int
+    limits: Limits = field(default_factory=Limits)
 
 
 def receive(config: ReceiverConfig, ready: Callable[[], None], stop: threading.Event) -> None:
@@ -114,14 +118,6 @@ def receive(config: ReceiverConfig, ready: Callable[[], None], stop: threading.E
         receiver.close_all()
 
 
-class _Server(ThreadedAssociationServer):
-    """pynetdicom's, with room for more than five calls that wait."""
-
-    request_queue_size = 128
-    daemon_threads = True
-    block_on_close = False
-
-
 class _Receiver:
     """The receptions of one process, and what binds them to pynetdicom's events."""
 
@@ -130,7 +126,7 @@ class _Receiver:
         self._receptions: dict[Association, Reception] = {}
         self._lock = threading.Lock()
 
-    def listen(self) -> _Server:
+    def listen(self) -> AssociationServer:
         entity = AE(self._config.ae_title)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -144,7 +140,7 @@ class _Receiver:
         try:
             server = entity.make_server(
                 (self._config.host, self._config.port),
-                server_class=_Server,
+                server_class=AssociationServer,
                 evt_handlers=[
                     (evt.EVT_CONN_OPEN, _connected),
                     (evt.EVT_REQUESTED, self._requested),
@@ -163,7 +159,8 @@ class _Receiver:
                 "receiver.port.",
                 subject="receiver.port",
             ) from trouble
-        assert isinstance(server, _Server)
+        assert isinstance(server, AssociationServer)
+        server.open_to(self._config.limits, None)
         return server
 
     def close_dead(self) -> None:

@@ -1,0 +1,236 @@
+"""A connection before it is an association: TLS and the first PDU, within their time and size.
+
+pynetdicom gets a connection only with its first PDU read whole. So who connects and says nothing,
+or says it byte by byte, holds one thread for as long as ARTIM allows (PS3.8 9.1.5), and no more.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import threading
+import time
+from typing import Any, Final, cast
+
+import structlog
+from pynetdicom.association import Association
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from dicomai.net.limits import Limits
+
+# PS3.8 9.3.1: type, reserved, length of what follows.
+PDU_HEAD: Final = struct.Struct(">BxL")
+# PS3.8 9.3.8: A-ABORT by the provider, for an invalid PDU parameter.
+INVALID_PARAMETER: Final = bytes.fromhex("07000000000400000206")
+_TLS_HANDSHAKE: Final = b"\x16\x03"  # RFC 8446 5.1: record of a handshake, version 3
+_PIECE_BYTES: Final = 2**16
+# Connections of one process that have not said yet who they are.
+_MAX_WAITING: Final = 128
+
+_log = structlog.get_logger()
+
+
+class _Unheard(Exception):
+    """The connection came to no association request; says why, empty where nobody needs to know."""
+
+
+class AssociationServer(ThreadedAssociationServer):
+    """pynetdicom's, for the connections of strangers.
+
+    Attributes
+    ----------
+    limits
+        Of each connection.
+    secured_by
+        Context of TLS; None on a port without.
+    """
+
+    request_queue_size = 128
+    daemon_threads = True
+    block_on_close = False
+    limits: Limits
+    secured_by: ssl.SSLContext | None
+    _waiting: threading.BoundedSemaphore
+
+    def open_to(self, limits: Limits, secured_by: ssl.SSLContext | None) -> None:
+        """Say on what terms it takes connections; before it serves any."""
+        self.limits = limits
+        self.secured_by = secured_by
+        self._waiting = threading.BoundedSemaphore(_MAX_WAITING)
+        self.RequestHandlerClass = _Handler
+
+    def verify_request(self, _request: object, client_address: object) -> bool:
+        """Tell whether one more may wait to be heard."""
+        if self._waiting.acquire(blocking=False):
+            return True
+        _log.warning(
+            "connection closed",
+            address=_address(client_address),
+            reason=f"{_MAX_WAITING} connections wait to be heard, as many as may.",
+        )
+        return False
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give it a thread of its own."""
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread is to be had
+            self.heard()
+            raise
+
+    def heard(self) -> None:
+        """Note that a connection said who it is, or never will."""
+        self._waiting.release()
+
+
+class _Handler(RequestHandler):
+    """One connection, from its accept to its first PDU."""
+
+    server: AssociationServer
+
+    def handle(self) -> None:
+        try:
+            self._first_pdu = self._heard()
+        except (_Unheard, OSError) as trouble:
+            if reason := str(trouble):
+                _log.warning(
+                    "connection closed", address=_address(self.client_address), reason=reason
+                )
+            self.server.shutdown_request(self.request)
+            return
+        finally:
+            self.server.heard()
+        super().handle()
+
+    def _heard(self) -> bytearray:
+        limits = self.server.limits
+        by = time.monotonic() + limits.request_s
+        if self.server.secured_by is not None:
+            self.request = _secured(self.request, self.server.secured_by, limits)
+        try:
+            return _first_pdu(self.request, limits, by)
+        except TimeoutError:
+            raise _Unheard(
+                f"No association request came within {limits.request_s:g} s (ARTIM)."
+            ) from None
+        except ConnectionError:
+            raise _Unheard from None
+        finally:
+            self.request.settimeout(limits.silence_s)
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        association.dul.event_queue.get_nowait()  # of the wire that it came with
+        association.dul.socket = Wire(
+            association, self.request, self.server.limits, self._first_pdu
+        )
+        return association
+
+
+class Wire(AssociationSocket):
+    """pynetdicom's socket, which takes no PDU of any size and waits no time of any length.
+
+    Parameters
+    ----------
+    association
+        Whose it is.
+    wire
+        Connected; with TLS the handshake is done.
+    limits
+        Of the association.
+    read_ahead
+        What was read of it already.
+    """
+
+    def __init__(
+        self, association: Association, wire: socket.socket, limits: Limits, read_ahead: bytearray
+    ) -> None:
+        super().__init__(association, wire)
+        self._limits = limits
+        self._read_ahead = read_ahead
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read."""
+        return bool(self._read_ahead) or bool(super().ready)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Return so many bytes; fewer where the peer is gone, too slow, or says too much."""
+        if self._read_ahead:
+            taken = self._read_ahead[:nr_bytes]
+            del self._read_ahead[:nr_bytes]
+            return taken
+        wire = cast("socket.socket", self.socket)
+        if nr_bytes > self._limits.pdu_bytes:
+            self.send(INVALID_PARAMETER)
+            _log.warning("association aborted", reason=_too_long(nr_bytes, self._limits))
+            return bytearray()
+        try:
+            return _read(wire, nr_bytes, time.monotonic() + self._limits.silence_s)
+        finally:
+            wire.settimeout(self._limits.silence_s)
+
+
+def _secured(wire: socket.socket, context: ssl.SSLContext, limits: Limits) -> socket.socket:
+    secured = context.wrap_socket(wire, server_side=True, do_handshake_on_connect=False)
+    secured.settimeout(limits.request_s)
+    try:
+        secured.do_handshake()
+    except TimeoutError:
+        secured.close()
+        raise _Unheard(f"TLS: no handshake within {limits.request_s:g} s.") from None
+    except (ssl.SSLEOFError, ConnectionError):
+        secured.close()
+        raise _Unheard from None
+    except ssl.SSLError as trouble:
+        secured.close()
+        raise _Unheard(_no_tls(trouble)) from trouble
+    return secured
+
+
+def _no_tls(trouble: ssl.SSLError) -> str:
+    if trouble.reason in ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "BAD_RECORD_TYPE"):
+        return "It speaks no TLS, and this port does. Give it the port of [receiver]."
+    return f"TLS: {(trouble.reason or str(trouble)).replace('_', ' ').lower()}."
+
+
+def _first_pdu(wire: socket.socket, limits: Limits, by: float) -> bytearray:
+    head = _read(wire, PDU_HEAD.size, by)
+    if not head:  # whoever looks whether the port is open
+        raise _Unheard
+    if head.startswith(_TLS_HANDSHAKE):
+        raise _Unheard("It speaks TLS, and this port does not. Give it the port of [tls].")
+    if len(head) < PDU_HEAD.size:
+        raise _Unheard("It ended within the first PDU.")
+    _, length = PDU_HEAD.unpack(head)
+    if length > limits.pdu_bytes:
+        wire.sendall(INVALID_PARAMETER)
+        raise _Unheard(_too_long(length, limits))
+    body = _read(wire, length, by)
+    if len(body) < length:
+        raise _Unheard("It ended within the first PDU.")
+    return head + body
+
+
+def _read(wire: socket.socket, size: int, by: float) -> bytearray:
+    """Return so many bytes, fewer at the end of the connection; memory grows with what came."""
+    read = bytearray()
+    while len(read) < size:
+        left_s = by - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        wire.settimeout(left_s)
+        piece = wire.recv(min(size - len(read), _PIECE_BYTES))
+        if not piece:
+            break
+        read += piece
+    return read
+
+
+def _too_long(length: int, limits: Limits) -> str:
+    return f"A PDU says to have {length} bytes, and {limits.pdu_bytes} are taken at most."
+
+
+def _address(client_address: object) -> str:
+    return str(client_address[0]) if isinstance(client_address, tuple) else str(client_address)
