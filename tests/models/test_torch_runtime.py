@@ -23,6 +23,21 @@ def test_a_unet_takes_any_shape(lungs_package: Path, shape: tuple[int, int, int]
     assert 0 <= out.min() <= out.max() <= 1
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_is_used_where_the_device_has_it_and_float32_where_not(
+    lungs_package: Path, monkeypatch: pytest.MonkeyPatch, able: bool
+) -> None:
+    shown = np.random.default_rng(0).random((1, 1, 16, 16, 16), dtype=np.float32)
+    exact = torch_runtime.load(package.load(lungs_package), "cpu")(shown)
+    manifest = lungs_package / "model.toml"
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace("[infer]", '[infer]\nprecision = "bfloat16"'))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    out = torch_runtime.load(package.load(lungs_package), "cpu")(shown)
+    assert np.allclose(out, exact, atol=0.02)
+    assert (out == exact).all() != able
+
+
 @pytest.mark.parametrize("pool", ["mean", "max", "both"])
 def test_a_classifier_gives_a_logit_per_class(pool: str) -> None:
     network = networks.build("classifier2d", {"classes": 3, "channels": (4, 8), "pool": pool})
