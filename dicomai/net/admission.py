@@ -12,6 +12,8 @@ from pydicom._uid_dict import UID_dictionary
 from dicomai.dicom.uid import validated
 from dicomai.errors import InputError
 from dicomai.net.node import ANY_NODE, Node
+from dicomai.net.slots import Full
+from dicomai.net.tls import Certificate, pin_of
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 STORAGE_SERVICE_CLASS: Final = "1.2.840.10008.4.2"
@@ -35,9 +37,30 @@ CALLING_UNKNOWN: Final = (1, 1, 3)
 LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
 
 
-def caller(
-    nodes: Sequence[Node], our_ae: str, *, called_ae: str, calling_ae: str, address: str
-) -> Node | Rejection:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """An association request: who calls whom, from where, over what.
+
+    Attributes
+    ----------
+    called_ae, calling_ae
+        As the request says; padding is insignificant (PS3.8 7.1.1.3, 7.1.1.4).
+    address
+        IP address that the connection comes from.
+    secured
+        It came over TLS.
+    certificate
+        What the caller showed, if our authorities vouch for it; else none.
+    """
+
+    called_ae: str
+    calling_ae: str
+    address: str
+    secured: bool
+    certificate: Certificate | None
+
+
+def caller(nodes: Sequence[Node], our_ae: str, call: Call) -> Node | Rejection:
     """Return the node that calls, or the rejection that it gets.
 
     Parameters
@@ -46,11 +69,10 @@ def caller(
         Those of the configuration.
     our_ae
         What we are called.
-    called_ae, calling_ae
-        As the request says; padding is insignificant (PS3.8 7.1.1.3, 7.1.1.4).
-    address
-        IP address that the connection comes from.
+    call
+        The request.
     """
+    called_ae, calling_ae, address = call.called_ae, call.calling_ae, call.address
     if called_ae.strip() != our_ae:
         return _rejection(
             CALLED_UNKNOWN,
@@ -65,23 +87,54 @@ def caller(
             f"No node has the AE title {calling_ae!a}, which {address} calls itself. Add it to "
             "[[nodes]] if it may send.",
         )
-    for node in titled:
-        if _comes_from(node, address):
+    at_home = [node for node in titled if _comes_from(node, address)]
+    if not at_home:
+        return _rejection(
+            CALLING_UNKNOWN,
+            f"{calling_ae!a} called from {address}, which is none of the addresses of node "
+            f"{titled[0].name}. Add it there if it may.",
+        )
+    doubts = [_doubt(node, call) for node in at_home]
+    for node, doubt in zip(at_home, doubts, strict=True):
+        if not doubt:
             return node
-    return _rejection(
-        CALLING_UNKNOWN,
-        f"{calling_ae!a} called from {address}, which is none of the addresses of node "
-        f"{titled[0].name}. Add it there if it may.",
-    )
+    return _rejection(CALLING_UNKNOWN, doubts[0])
 
 
-def too_many(node: Node, limit: int) -> Rejection:
-    """Return the rejection, for now, of a node that calls when the limit is reached."""
-    return _rejection(
-        LOCAL_LIMIT_EXCEEDED,
-        f"{limit} associations are open, as many as receiver.max_associations allows; "
-        f"{node.name} was rejected for now.",
-    )
+def _doubt(node: Node, call: Call) -> str:
+    """Return why a caller is not believed to be a node, or nothing."""
+    who = f"{call.calling_ae.strip()!a} called from {call.address}"
+    if node.tls and not call.secured:
+        return (
+            f"{who} without TLS, and node {node.name} has tls = true. Let it call the port of "
+            "[tls]."
+        )
+    if not (node.certificate_required or node.certificate):
+        return ""
+    if call.certificate is None:
+        return f"{who} without a certificate, and node {node.name} needs one. Give it one there."
+    if node.certificate and not pin_of(node.certificate).fits(call.certificate):
+        return (
+            f"{who} with the certificate {call.certificate.name!a} "
+            f"(sha256:{call.certificate.sha256}), and node {node.name} has another. If it was "
+            "renewed, correct certificate of that node."
+        )
+    return ""
+
+
+def too_many(node: Node, full: Full, limit: int) -> Rejection:
+    """Return the rejection, for now, of a node that calls when a limit is reached."""
+    if full == "node":
+        sentence = (
+            f"{node.name} has {limit} associations, as many as its max_associations allows, and "
+            "wanted one more; it was rejected for now."
+        )
+    else:
+        sentence = (
+            f"{limit} associations are open, as many as receiver.max_associations allows; "
+            f"{node.name} was rejected for now."
+        )
+    return _rejection(LOCAL_LIMIT_EXCEEDED, sentence)
 
 
 def _rejection(code: tuple[int, int, int], sentence: str) -> Rejection:

@@ -22,6 +22,15 @@ class Node:
         IP addresses or networks it may call from; empty: any.
     host, port
         Where it listens; without them nothing can be sent to it.
+    tls
+        It speaks TLS: it may call over TLS only, and is called over TLS.
+    certificate_required
+        When it calls, it must show a certificate that tls.authorities vouch for.
+    certificate
+        Which one it has, in both directions: `sha256:` and the fingerprint, or parts of the
+        subject, as `CN=ct1, O=Hospital`.
+    max_associations
+        At a time, of this node; 0: as many as the receiver takes in all.
     may
         What it may ask of us.
     quiet_s
@@ -43,6 +52,10 @@ class Node:
     addresses: tuple[str, ...] = ()
     host: str = ""
     port: int = 0
+    tls: bool = False
+    certificate_required: bool = False
+    certificate: str = ""
+    max_associations: int = 0
     may: tuple[Permission, ...] = ("echo", "store")
     quiet_s: float = 60.0
     association_per_study: bool = False

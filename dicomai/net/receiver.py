@@ -6,9 +6,11 @@ What it promised is on disk, so it may be killed at any moment.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +32,7 @@ from dicomai.errors import ConfigError
 from dicomai.net.admission import (
     STORAGE_SERVICE_CLASS,
     VERIFICATION,
+    Call,
     Rejection,
     allowed,
     caller,
@@ -40,6 +43,9 @@ from dicomai.net.connection import AssociationServer
 from dicomai.net.limits import Limits
 from dicomai.net.node import Node
 from dicomai.net.reception import OUT_OF_RESOURCES, Answer, Reception, Request
+from dicomai.net.slots import FOLDER as SLOTS_FOLDER
+from dicomai.net.slots import Slot, Slots
+from dicomai.net.tls import TlsFiles, peer_certificate, server_context
 from dicomai.spool import entries
 from dicomai.spool.entries import Ending
 
@@ -55,13 +61,23 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsPort:
+    """Where the receiver listens for TLS, and with which certificate."""
+
+    port: int
+    files: TlsFiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiverConfig:
     """What the receiver needs to know.
 
     Attributes
     ----------
     ae_title, host, port
-        What it is called, and where it listens.
+        What it is called, and where it listens; port None: over TLS only.
+    tls
+        The port that takes TLS, and with which files; None: there is none.
     nodes
         Who may call.
     spool
@@ -76,11 +92,12 @@ class ReceiverConfig:
 
     ae_title: str
     host: str
-    port: int
+    port: int | None
     nodes: tuple[Node, ...]
     spool: Path
     reserve_bytes: int
     max_associations: int
+    tls: TlsPort | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -103,19 +120,27 @@ def receive(config: ReceiverConfig, ready: Callable[[], None], stop: threading.E
     """
     entries.clean(config.spool, now())
     receiver = _Receiver(config)
-    server = receiver.listen()
-    serving = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="listen")
-    serving.start()
-    try:
+    with ExitStack() as listening:
+        listening.callback(receiver.close_all)
+        for server in receiver.listen():
+            listening.enter_context(_serving(server))
         ready()
         while not stop.wait(_POLL_S):
             receiver.close_dead()
+
+
+@contextmanager
+def _serving(server: AssociationServer) -> Iterator[None]:
+    """Take connections until the end of the block."""
+    thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="listen")
+    thread.start()
+    try:
+        yield
     finally:
         # Not its own `shutdown`, which wants to be known to an AE that started it.
         BaseServer.shutdown(server)
         server.server_close()
-        serving.join()
-        receiver.close_all()
+        thread.join()
 
 
 class _Receiver:
@@ -123,10 +148,22 @@ class _Receiver:
 
     def __init__(self, config: ReceiverConfig) -> None:
         self._config = config
+        self._slots = Slots(config.spool / SLOTS_FOLDER, config.max_associations)
         self._receptions: dict[Association, Reception] = {}
+        self._places: dict[Association, Slot] = {}
         self._lock = threading.Lock()
 
-    def listen(self) -> AssociationServer:
+    def listen(self) -> Iterator[AssociationServer]:
+        """Give a server for each port."""
+        config = self._config
+        if config.port is not None:
+            yield self._listen("receiver", config.port, None)
+        if config.tls is not None:
+            yield self._listen("tls", config.tls.port, server_context(config.tls.files))
+
+    def _listen(
+        self, section: str, port: int, secured_by: ssl.SSLContext | None
+    ) -> AssociationServer:
         entity = AE(self._config.ae_title)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -139,7 +176,7 @@ class _Receiver:
         entity.add_supported_context(VERIFICATION)
         try:
             server = entity.make_server(
-                (self._config.host, self._config.port),
+                (self._config.host, port),
                 server_class=AssociationServer,
                 evt_handlers=[
                     (evt.EVT_CONN_OPEN, _connected),
@@ -154,13 +191,13 @@ class _Receiver:
             )
         except OSError as trouble:
             raise ConfigError(
-                f"Receiver: can't listen on {self._config.host} port {self._config.port}: "
+                f"Receiver: can't listen on {self._config.host} port {port}: "
                 f"{trouble.strerror}. Is another program using it? See receiver.host and "
-                "receiver.port.",
-                subject="receiver.port",
+                f"{section}.port.",
+                subject=f"{section}.port",
             ) from trouble
         assert isinstance(server, AssociationServer)
-        server.open_to(self._config.limits, None)
+        server.open_to(self._config.limits, secured_by)
         return server
 
     def close_dead(self) -> None:
@@ -192,6 +229,10 @@ class _Receiver:
             return list(self._receptions.items())
 
     def _end(self, association: Association, reception: Reception, how: Ending) -> None:
+        with self._lock:
+            place = self._places.pop(association, None)
+        if place is not None:  # before its line is logged: who reads that may call again
+            place.release()
         reception.end(how)
         with self._lock:
             self._receptions.pop(association, None)
@@ -203,23 +244,24 @@ class _Receiver:
         peer = association.requestor.address_info
         assert request is not None
         assert peer is not None
-        calling_ae, called_ae = str(request.calling_ae_title), str(request.called_ae_title)
-        address = peer.address
-        found = caller(
-            self._config.nodes,
-            self._config.ae_title,
-            called_ae=called_ae,
-            calling_ae=calling_ae,
-            address=address,
+        assert association.dul.socket is not None
+        wire = association.dul.socket.socket
+        call = Call(
+            called_ae=str(request.called_ae_title),
+            calling_ae=str(request.calling_ae_title),
+            address=peer.address,
+            secured=isinstance(wire, ssl.SSLSocket),
+            certificate=peer_certificate(wire),
         )
-        if isinstance(found, Node) and len(self._open()) >= self._config.max_associations:
-            found = too_many(found, self._config.max_associations)
+        found = caller(self._config.nodes, self._config.ae_title, call)
+        if isinstance(found, Node):
+            found = self._placed(association, found)
         if isinstance(found, Rejection):
             _log.warning(
                 "association rejected",
-                calling_ae=calling_ae.strip(),
-                called_ae=called_ae.strip(),
-                address=address,
+                calling_ae=call.calling_ae.strip(),
+                called_ae=call.called_ae.strip(),
+                address=call.address,
                 reason=found.sentence,
             )
             association.acse.send_reject(found.result, found.source, found.diagnostic)
@@ -242,11 +284,21 @@ class _Receiver:
                 spool=self._config.spool,
                 reserve_bytes=self._config.reserve_bytes,
                 node=found.name,
-                calling_ae=calling_ae.strip(),
-                called_ae=called_ae.strip(),
-                address=address,
+                calling_ae=call.calling_ae.strip(),
+                called_ae=call.called_ae.strip(),
+                address=call.address,
                 started_at=now(),
             )
+
+    def _placed(self, association: Association, node: Node) -> Node | Rejection:
+        """Take a place for an association; return the node, or its rejection for now."""
+        place = self._slots.take(node.name, node.max_associations)
+        if not isinstance(place, Slot):
+            limit = node.max_associations if place == "node" else self._config.max_associations
+            return too_many(node, place, limit)
+        with self._lock:
+            self._places[association] = place
+        return node
 
     def _store(self, event: evt.Event) -> Dataset:
         with self._lock:

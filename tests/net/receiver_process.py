@@ -7,11 +7,19 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import structlog
 
+from dicomai.net.limits import Limits
 from dicomai.net.node import Node
-from dicomai.net.receiver import ReceiverConfig, receive
+from dicomai.net.receiver import ReceiverConfig, TlsPort, receive
+from dicomai.net.tls import TlsFiles
+
+
+def tls_port(said: dict[str, Any]) -> TlsPort:
+    paths = {name: Path(path) for name, path in said["files"].items()}
+    return TlsPort(port=said["port"], files=TlsFiles(**paths))
 
 
 def main() -> None:
@@ -34,6 +42,8 @@ def main() -> None:
             spool=Path(said["spool"]),
             reserve_bytes=said["reserve_bytes"],
             max_associations=said["max_associations"],
+            tls=tls_port(said["tls"]) if "tls" in said else None,
+            limits=Limits(**said.get("limits", {})),
         ),
         ready=lambda: print("ready", flush=True),
         stop=stop,
