@@ -103,6 +103,65 @@ def postgresql_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         server.cleanup()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """A certificate authority, by OpenSSL's own program."""
+
+    openssl: str
+    folder: Path
+
+    @property
+    def certificate(self) -> Path:
+        """Its own certificate."""
+        return self.folder / "authority.pem"
+
+    def _run(self, *arguments: str | Path) -> None:
+        subprocess.run([self.openssl, *arguments], cwd=self.folder, check=True, capture_output=True)
+
+    def found(self) -> Authority:
+        """Make it."""
+        self._run(
+            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-days", "30", "-subj", "/CN=Authority"),
+            *("-keyout", "authority.key", "-out", "authority.pem"),
+        )
+        return self
+
+    def issue(
+        self,
+        name: str,
+        *,
+        subject: str = "",
+        key: str = "ec",
+        days: int = 30,
+        extensions: str = "subjectAltName=IP:127.0.0.1,DNS:localhost",
+    ) -> tuple[Path, Path]:
+        """Return a certificate and its key, in files of that name."""
+        kinds = {
+            "ec": ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
+            "rsa": ["rsa:2048"],
+            "weak": ["rsa:1024"],
+        }
+        certificate, private = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        request, extra = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
+        extra.write_text(extensions)
+        self._run(
+            *("req", "-newkey", *kinds[key], "-nodes", "-keyout", private, "-out", request),
+            *("-subj", subject or f"/CN={name}"),
+        )
+        self._run(
+            *("x509", "-req", "-in", request, "-CA", "authority.pem", "-CAkey", "authority.key"),
+            *("-days", str(days), "-extfile", extra, "-out", certificate),
+        )
+        return certificate, private
+
+
+@pytest.fixture(scope="session")
+def authority(peer: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who issues certificates for the tests."""
+    return Authority(openssl=peer("openssl"), folder=tmp_path_factory.mktemp("authority")).found()
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """In CI every peer is there, so a skip is a failure."""

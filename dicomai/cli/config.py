@@ -34,7 +34,7 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
     except configuration.SettingsError as error:
         problems = error.problems
     if settings is not None:
-        problems = model_problems(settings)
+        problems = configuration.check_tls(settings) + model_problems(settings)
     if json:
         print_json(
             [
@@ -53,7 +53,7 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 
 def load_checked(config: Path | None) -> Settings:
-    """Return the configuration, its models checked too: what everything that starts wants.
+    """Return the configuration, models and certificates checked too, for everything that starts.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def load_checked(config: Path | None) -> Settings:
     from dicomai import settings as configuration
 
     settings = configuration.load(config)
-    if problems := model_problems(settings):
+    if problems := configuration.check_tls(settings) + model_problems(settings):
         raise configuration.SettingsError(problems)
     return settings
 
@@ -96,13 +96,16 @@ def _show(settings: Settings) -> None:
     from sqlalchemy import make_url
 
     database = make_url(settings.database.url).render_as_string(hide_password=True)
-    receiver = settings.receiver
+    receiver, tls = settings.receiver, settings.tls
+    ports = [] if tls.only else [f"port {receiver.port}"]
+    if tls.certificate is not None:
+        ports.append(f"port {tls.port} with TLS")
     say(f"{settings.file} is right.")
     sheet(
         [
             ("data folder", settings.service.data),
             ("database", database),
-            ("receiver", f"{receiver.ae_title} on {receiver.host}, port {receiver.port}"),
+            ("receiver", f"{receiver.ae_title} on {receiver.host}, {', '.join(ports)}"),
             ("nodes", ", ".join(node.name for node in settings.nodes) or "none: nobody may send"),
         ],
     )

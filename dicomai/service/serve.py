@@ -24,17 +24,19 @@ RoleName = Literal["receive", "schedule", "work"]
 
 def receive(settings: Settings, life: Life) -> None:
     """Take what nodes send into the spool."""
-    from dicomai.net.receiver import ReceiverConfig
+    from dicomai.net.receiver import ReceiverConfig, TlsPort
     from dicomai.net.receiver import receive as receiving
 
     pulse = threading.Thread(target=_beat, args=(life,), name="pulse", daemon=True)
     pulse.start()
-    config = settings.receiver
+    config, tls = settings.receiver, settings.tls
     receiving(
         ReceiverConfig(
             ae_title=config.ae_title,
             host=config.host,
-            port=config.port,
+            port=None if tls.only else config.port,
+            tls=TlsPort(port=tls.port, files=tls.files) if tls.certificate else None,
+            limits=config.limits,
             nodes=settings.nodes,
             spool=settings.folders.spool,
             reserve_bytes=config.reserve_bytes,
@@ -72,7 +74,8 @@ def serve(settings: Settings, roles: Collection[RoleName] = tuple(ROLES)) -> int
     Raises
     ------
     ConfigError
-        The database is of another version, or a model is missing or not trusted.
+        The database is of another version, a model is missing or not trusted, or a certificate
+        can't be used.
     DatabaseError
         The database is away, and a role needs it.
     """
@@ -98,6 +101,10 @@ def check(settings: Settings, roles: Collection[RoleName]) -> None:
                 f"{folder} can't be written by this user. Give it to the user that runs dicomai.",
                 subject=str(folder),
             )
+    from dicomai.settings import SettingsError, check_tls
+
+    if problems := check_tls(settings):
+        raise SettingsError(problems)
     if set(roles) == {"receive"}:
         return
     _check_models(settings)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from dicomai.errors import ConfigError, NotFound
 from dicomai.net.node import Node
+from dicomai.net.tls import checked
 from dicomai.routing.condition import Condition, parse
 from dicomai.routing.route import Route
 from dicomai.settings.problems import (
@@ -29,6 +30,7 @@ from dicomai.settings.problems import (
     cross_checked,
     hint,
     tables_of,
+    tls_cross_checked,
     translated,
 )
 from dicomai.settings.reference import Setting, reference
@@ -41,6 +43,7 @@ from dicomai.settings.tables import (
     ReceiverSettings,
     RetentionSettings,
     ServiceSettings,
+    TlsSettings,
     WorkerSettings,
 )
 
@@ -51,6 +54,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "check_models",
+    "check_tls",
     "find",
     "load",
     "reference",
@@ -80,6 +84,7 @@ class Settings:
     service: ServiceSettings
     database: DatabaseSettings
     receiver: ReceiverSettings
+    tls: TlsSettings
     worker: WorkerSettings
     decide: DecideSettings
     retention: RetentionSettings
@@ -139,7 +144,8 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     Raises
     ------
     SettingsError
-        With every problem found; whether its models exist says `check_models`.
+        With every problem found; whether its models exist says `check_models`, whether the files
+        of TLS are right `check_tls`.
     """
     variables = os.environ if environ is None else environ
     file = find(path, variables)
@@ -152,6 +158,8 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     except ValidationError as error:
         problems += translated(file, error, origins)
     problems += cross_checked(file, raw)
+    if document is not None:
+        problems += tls_cross_checked(file, document)
     if document is None or problems:
         raise SettingsError(problems)
     return _resolved(file, document)
@@ -171,6 +179,25 @@ def check_models(settings: Settings, names: Collection[str]) -> tuple[Problem, .
     )
 
 
+def check_tls(settings: Settings) -> tuple[Problem, ...]:
+    """Return what is wrong with the files of TLS: who starts the service must know before it."""
+    try:
+        checked(settings.tls.files)
+    except ConfigError as error:
+        return (
+            Problem(file=str(settings.file), key=error.subject, reason=error.sentence, remedy=""),
+        )
+    return ()
+
+
+def _tls_resolved(file: Path, tls: TlsSettings) -> TlsSettings:
+    folder = file.resolve().parent
+    named = {"certificate": tls.certificate, "key": tls.key, "authorities": tls.authorities}
+    return tls.model_copy(
+        update={name: path and folder / path.expanduser() for name, path in named.items()}
+    )
+
+
 def _resolved(file: Path, document: Document) -> Settings:
     data = (file.resolve().parent / document.service.data.expanduser()).resolve()
     url = document.database.url or f"sqlite:///{data / 'dicomai.db'}"
@@ -179,6 +206,7 @@ def _resolved(file: Path, document: Document) -> Settings:
         service=document.service.model_copy(update={"data": data}),
         database=document.database.model_copy(update={"url": url}),
         receiver=document.receiver,
+        tls=_tls_resolved(file, document.tls),
         worker=document.worker,
         decide=document.decide,
         retention=document.retention,

@@ -113,6 +113,28 @@ def cross_checked(file: Path, raw: Toml) -> list[Problem]:
     return problems
 
 
+def tls_cross_checked(file: Path, document: Document) -> list[Problem]:
+    """Check what needs a certificate of ours, or authorities, against [tls]."""
+    problems: list[Problem] = []
+    tls = document.tls
+
+    def add(key: str, reason: str, remedy: str) -> None:
+        problems.append(Problem(file=str(file), key=key, reason=reason, remedy=remedy))
+
+    if tls.certificate is None:
+        for key, is_set in (("key", tls.key is not None), ("only", tls.only)):
+            if is_set:
+                add(f"tls.{key}", "there is no tls.certificate", "Give both, or neither.")
+    elif tls.port == document.receiver.port and not tls.only:
+        add("tls.port", "receiver.port is the same", "Give each one of its own.")
+    if tls.authorities is None:
+        for number, node in enumerate(document.nodes):
+            if node.certificate_required or node.certificate:
+                reason = "nobody vouches for its certificate"
+                add(f"nodes[{number}]", reason, "Name its authority's in tls.authorities.")
+    return problems
+
+
 def translated(
     file: Path, error: ValidationError, origins: Mapping[Location, str]
 ) -> list[Problem]:

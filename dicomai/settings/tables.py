@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt
 from pydicom.charset import python_encoding
 
+from dicomai.net.limits import Limits
 from dicomai.net.node import ANY_NODE, Node
+from dicomai.net.tls import PORT as TLS_PORT
+from dicomai.net.tls import TlsFiles, pin_of
 from dicomai.routing.route import Route
 
 
@@ -51,6 +54,12 @@ def _node(node: Node) -> Node:
         raise ValueError("host and port go together, and a port is 1 to 65535")
     if node.host and node.ae_title == ANY_NODE:
         raise ValueError("a node that gets results needs an AE title of its own, not *")
+    if node.max_associations < 0:
+        raise ValueError("max_associations is 0, for as many as the receiver takes, or more")
+    if node.certificate:
+        pin_of(node.certificate)
+    if (node.certificate or node.certificate_required) and not node.tls:
+        raise ValueError("a node that is known by its certificate needs tls = true")
     if node.quiet_s <= 0 or node.floor_s < 0:
         raise ValueError("quiet_s must be more than 0 and floor_s not less")
     if node.charset_default and node.charset_default not in python_encoding:
@@ -58,6 +67,13 @@ def _node(node: Node) -> Node:
             f"{node.charset_default!a} is no Specific Character Set (PS3.3 C.12.1.1.2)"
         )
     return node
+
+
+def _path(value: object) -> object:
+    return None if value == "" else value
+
+
+OptionalPath = Annotated[Path | None, BeforeValidator(_path)]
 
 
 class Section(BaseModel):
@@ -108,6 +124,63 @@ class ReceiverSettings(Section):
     max_associations: Annotated[
         int, Field(ge=1, description="Associations at a time; more are rejected for now.")
     ] = 50
+    max_object_bytes: Annotated[
+        int, Field(ge=1, description="Larger objects are refused, and nothing of them is kept.")
+    ] = 10_000_000_000
+    silence_s: Annotated[
+        float, Field(gt=0, description="A peer that sends nothing for so long is cut off.")
+    ] = 120.0
+    min_bytes_per_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="A peer that sends an object slower than this, seen over silence_s, is "
+            "cut off.",
+        ),
+    ] = 1000.0
+
+    @property
+    def limits(self) -> Limits:
+        """What one association may take."""
+        return Limits(
+            object_bytes=self.max_object_bytes,
+            silence_s=self.silence_s,
+            bytes_per_s=self.min_bytes_per_s,
+        )
+
+
+class TlsSettings(Section):
+    """TLS for the receiver and for what we call (PS3.15 B.12)."""
+
+    certificate: Annotated[
+        OptionalPath,
+        Field(
+            description="Our certificate, and after it those between it and its authority; PEM, "
+            "relative to this file. With it the receiver takes TLS."
+        ),
+    ] = None
+    key: Annotated[
+        OptionalPath,
+        Field(description="Its private key, without a password; empty: in the same file."),
+    ] = None
+    authorities: Annotated[
+        OptionalPath,
+        Field(
+            description="Certificates of the authorities whose peers we believe; empty: the "
+            "system's for those that we call, and no certificate is asked of those that call us."
+        ),
+    ] = None
+    port: Annotated[
+        int, Field(ge=1, le=65535, description="TCP port to listen on for TLS; dicom-tls is 2762.")
+    ] = TLS_PORT
+    only: Annotated[
+        bool, Field(description="Nothing is taken without TLS: receiver.port stays closed.")
+    ] = False
+
+    @property
+    def files(self) -> TlsFiles:
+        """Where our side of TLS lies."""
+        return TlsFiles(certificate=self.certificate, key=self.key, authorities=self.authorities)
 
 
 class WorkerSettings(Section):
@@ -185,6 +258,7 @@ class Document(Section):
     service: ServiceSettings = ServiceSettings()
     database: DatabaseSettings = DatabaseSettings()
     receiver: ReceiverSettings = ReceiverSettings()
+    tls: TlsSettings = TlsSettings()
     worker: WorkerSettings = WorkerSettings()
     decide: DecideSettings = DecideSettings()
     retention: RetentionSettings = RetentionSettings()
