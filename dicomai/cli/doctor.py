@@ -9,6 +9,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 import typer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Verdict = Literal["good", "warn", "bad"]
 
 _MARKS: Final = {"good": "ok", "warn": "look", "bad": "wrong"}
+_RENEW_DAYS: Final = 30
 # SQLite's locks and its shared memory don't work there.
 _NETWORK_FILE_SYSTEMS: Final = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "glusterfs")
 
@@ -71,7 +73,8 @@ def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
             Check(of="models", verdict="bad", found=each.reason, remedy=each.remedy)
             for each in model_problems(settings)
         ] or [_good("configuration", f"{settings.file} is right, and its models may run")]
-        checks += [*_disk(settings), *_database(settings), *_receiver(settings)]
+        checks += [*_disk(settings), *_database(settings), *_certificates(settings)]
+        checks += _receiver(settings)
         checks += [*_device(settings), *_peers(settings)]
     if json:
         print_json(
@@ -161,20 +164,50 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield _good("database", f"{shown} answers, and has this version's tables")
 
 
+def _certificates(settings: Settings) -> Iterator[Check]:
+    from dicomai.net.tls import checked
+
+    try:
+        found = checked(settings.tls.files)
+    except DicomaiError as error:
+        yield Check(of="certificate", verdict="bad", found=error.sentence)
+        return
+    for each in found:
+        days = (each.until - datetime.now(UTC)).days
+        until = f"{each.path} ({each.name}) is valid until {each.until:%Y-%m-%d}"
+        if days < 0:
+            yield Check(
+                of="certificate",
+                verdict="bad",
+                found=f"{each.path} ({each.name}) expired on {each.until:%Y-%m-%d}",
+                remedy="Renew it, and start the receiver again.",
+            )
+        elif days < _RENEW_DAYS:
+            yield Check(
+                of="certificate",
+                verdict="warn",
+                found=f"{until}, {days} days from now",
+                remedy="Renew it before, and start the receiver again.",
+            )
+        else:
+            yield _good("certificate", until)
+
+
 def _receiver(settings: Settings) -> Iterator[Check]:
     receiver = settings.receiver
-    where = f"{receiver.host}, port {receiver.port}"
+    port = settings.tls.port if settings.tls.only else receiver.port
+    where = f"{receiver.host}, port {port}"
     address = "127.0.0.1" if receiver.host in ("0.0.0.0", "") else receiver.host  # noqa: S104
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.settimeout(3)
-        listens = probe.connect_ex((address, receiver.port)) == 0
+        listens = probe.connect_ex((address, port)) == 0
     if listens:
-        yield from _own_echo(settings)
+        yield _own_echo(settings, port)
         return
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((receiver.host, receiver.port))
+            probe.bind((receiver.host, port))
     except OSError as error:
         low = error.errno == errno.EACCES
         yield Check(
@@ -194,22 +227,21 @@ def _receiver(settings: Settings) -> Iterator[Check]:
     )
 
 
-def _own_echo(settings: Settings) -> Iterator[Check]:
-    from dicomai.cli.nodes import own_receiver, says_it_lives
-    from dicomai.net.scu import echo
+def _own_echo(settings: Settings, port: int) -> Check:
+    from dicomai.cli.nodes import echo_own_receiver, says_it_lives
 
     receiver = settings.receiver
-    answer = echo(own_receiver(settings), receiver.ae_title)
+    answer = echo_own_receiver(settings)
     if says_it_lives(answer):
-        yield _good("port", f"{receiver.ae_title} answers on port {receiver.port}")
-    else:
-        yield Check(
-            of="port",
-            verdict="bad",
-            found=f"something listens on {receiver.host}, port {receiver.port}, and is not our "
-            f"receiver: {answer.sentence}",
-            remedy="End that program, or choose another receiver.port.",
-        )
+        return _good("port", f"{receiver.ae_title} answers on port {port}")
+    return Check(
+        of="port",
+        verdict="bad",
+        found=f"something listens on {receiver.host}, port {port}, and is not our "
+        f"receiver: {answer.sentence}",
+        remedy=f"End that program, or choose another {'tls' if settings.tls.only else 'receiver'}"
+        ".port.",
+    )
 
 
 def _device(settings: Settings) -> Iterator[Check]:
@@ -241,12 +273,12 @@ def _device(settings: Settings) -> Iterator[Check]:
 def _peers(settings: Settings) -> Iterator[Check]:
     for node in settings.nodes:
         if node.host:
-            yield _peer(node, settings.receiver.ae_title)
+            yield _peer(node, settings)
 
 
-def _peer(node: Node, our_ae: str) -> Check:
+def _peer(node: Node, settings: Settings) -> Check:
     from dicomai.net.scu import echo
 
-    answer = echo(node, our_ae)
+    answer = echo(node, settings.receiver.ae_title, settings.tls.files)
     verdict: Verdict = "good" if answer.ok else "bad"
     return Check(of=f"node {node.name}", verdict=verdict, found=answer.sentence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,6 @@ from dicomai.cli.terminal import complain, print_json, progress, say, table, tex
 from dicomai.errors import NotFound
 
 if TYPE_CHECKING:
-    from dicomai.net.node import Node
     from dicomai.net.scu import EchoAnswer
     from dicomai.settings import Settings
 
@@ -33,8 +33,10 @@ def echo(
     from dicomai.settings import load
 
     settings = load(config)
-    asked = settings.node(node) if node else own_receiver(settings)
-    answer = scu.echo(asked, settings.receiver.ae_title)
+    if node:
+        answer = scu.echo(settings.node(node), settings.receiver.ae_title, settings.tls.files)
+    else:
+        answer = echo_own_receiver(settings)
     alive = answer.ok or (not node and says_it_lives(answer))
     if json:
         print_json({"ok": alive, "sentence": answer.sentence, "seconds": round(answer.seconds, 3)})
@@ -70,7 +72,9 @@ def send(
         def told(_outcome: StoreOutcome) -> None:
             shown.advance(task)
 
-        outcomes = scu.store_objects(target, settings.receiver.ae_title, files, told)
+        outcomes = scu.store_objects(
+            target, settings.receiver.ae_title, files, told, settings.tls.files
+        )
     there = [each for each in outcomes if each.kind in ("ok", "warning")]
     if json:
         print_json(
@@ -111,14 +115,21 @@ def says_it_lives(answer: EchoAnswer) -> bool:
     return answer.ok or "rejected the association because it does not know" in answer.sentence
 
 
-def own_receiver(settings: Settings) -> Node:
-    """Return our own receiver as a node that this machine can call."""
+def echo_own_receiver(settings: Settings) -> EchoAnswer:
+    """Ask our own receiver whether it lives; over TLS where it takes nothing else."""
     from dicomai.net.node import Node
+    from dicomai.net.scu import echo
+    from dicomai.net.tls import fingerprint
 
+    receiver, tls = settings.receiver, settings.tls
     here = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared only
-    return Node(
+    node = Node(
         name="dicomai",
-        ae_title=settings.receiver.ae_title,
-        host=here.get(settings.receiver.host, settings.receiver.host),
-        port=settings.receiver.port,
+        ae_title=receiver.ae_title,
+        host=here.get(receiver.host, receiver.host),
+        port=receiver.port,
     )
+    if not tls.only or tls.certificate is None:
+        return echo(node, receiver.ae_title)
+    pinned = replace(node, port=tls.port, tls=True, certificate=fingerprint(tls.certificate))
+    return echo(pinned, receiver.ae_title, replace(tls.files, authorities=tls.certificate))

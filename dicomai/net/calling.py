@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
@@ -15,12 +16,14 @@ from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 from dicomai.errors import ConfigError, DicomaiError, RefusedError, TransientError
 from dicomai.net import status
 from dicomai.net.node import Node
+from dicomai.net.tls import NO_FILES, TlsFiles, client_context, peer_certificate, pin_of, why
 
 CONNECT_TIMEOUT_S: Final = 10.0
 ACSE_TIMEOUT_S: Final = 30.0
 # A PACS may take its time over a large object before it answers.
 DIMSE_TIMEOUT_S: Final = 120.0
 MAX_PDU_BYTES: Final = 2**17
+_NO_TLS_HINT: Final = "Is it a DICOM node? If it speaks TLS there, set tls = true for it."
 
 
 class NothingAccepted(RefusedError):
@@ -29,18 +32,29 @@ class NothingAccepted(RefusedError):
 
 @contextmanager
 def associated(
-    node: Node, our_ae: str, contexts: list[PresentationContext]
+    node: Node, our_ae: str, contexts: list[PresentationContext], files: TlsFiles = NO_FILES
 ) -> Iterator[Association]:
     """Give an association with a node; it is released, or else aborted, at the end of the block.
+
+    Parameters
+    ----------
+    node
+        Whom to call; over TLS where it speaks that.
+    our_ae
+        What we call ourselves.
+    contexts
+        What to propose.
+    files
+        Our certificate, and the authorities whose certificates we believe.
 
     Raises
     ------
     ConfigError
-        The node has no host or port.
+        The node has no host or port, or a file of TLS can't be used.
     TransientError
         It can't be reached, or rejects for now.
     RefusedError
-        It rejects for good.
+        It rejects for good, or shows another certificate than the node's.
     """
     if not node.host or not node.port:
         raise ConfigError(
@@ -55,18 +69,22 @@ def associated(
     entity.acse_timeout = ACSE_TIMEOUT_S
     entity.dimse_timeout = DIMSE_TIMEOUT_S
     entity.network_timeout = DIMSE_TIMEOUT_S
+    tls = _Tls(client_context(files, pinned=bool(node.certificate))) if node.tls else None
     wire: socket.socket | None = None
     connected = False
+    impostor = ""
 
     def about_to_connect(event: evt.Event) -> None:
         nonlocal wire
         wire = wire or _wire_of(event)
 
     def opened(event: evt.Event) -> None:
-        nonlocal connected
+        nonlocal connected, impostor
         connected = True
         if (found := _wire_of(event)) is not None:
             _prepare(found)
+            if impostor := _impostor(node, found):
+                found.shutdown(socket.SHUT_RDWR)  # before our request says anything
 
     try:
         association = entity.associate(
@@ -75,6 +93,7 @@ def associated(
             contexts=contexts,
             ae_title=node.ae_title,
             max_pdu=MAX_PDU_BYTES,
+            tls_args=(cast("ssl.SSLContext", tls), node.host) if tls is not None else None,
             evt_handlers=[
                 (evt.EVT_ACSE_SENT, about_to_connect),
                 (evt.EVT_CONN_OPEN, opened),
@@ -83,8 +102,10 @@ def associated(
     except OSError as trouble:  # a name that no server knows
         raise _unreachable(node, str(trouble.strerror or trouble)) from trouble
     try:
+        if impostor:
+            raise RefusedError(impostor, subject=node.name)
         if not association.is_established:
-            raise _not_established(node, our_ae, association, connected=connected)
+            raise _not_established(node, our_ae, association, tls, connected=connected)
         yield association
         if association.is_established:
             association.release()
@@ -93,6 +114,24 @@ def associated(
             association.abort()
         if wire is not None:  # pynetdicom leaves it open where the peer closed first, or never came
             wire.close()
+        if tls is not None and tls.wire is not None:
+            tls.wire.close()
+
+
+class _Tls:
+    """What pynetdicom secures a connection with; keeps the connection, so that we can close it."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        self.wire: ssl.SSLSocket | None = None
+
+    def wrap_socket(
+        self, wire: socket.socket, *, server_side: bool, server_hostname: str
+    ) -> ssl.SSLSocket:
+        self.wire = self.context.wrap_socket(
+            wire, server_side=server_side, server_hostname=server_hostname
+        )
+        return self.wire
 
 
 def _wire_of(event: evt.Event) -> socket.socket | None:
@@ -108,10 +147,15 @@ def _prepare(wire: socket.socket) -> None:
 
 
 def _not_established(
-    node: Node, our_ae: str, association: Association, *, connected: bool
+    node: Node,
+    our_ae: str,
+    association: Association,
+    tls: _Tls | None,
+    *,
+    connected: bool,
 ) -> DicomaiError:
     if not connected:
-        return _unreachable(node, _why_not(node))
+        return _unreachable(node, _why_not(node, tls))
     answer = association.acceptor.primitive
     if association.is_rejected and answer is not None:
         kind, sentence = status.rejection(
@@ -127,10 +171,25 @@ def _not_established(
         return NothingAccepted(
             f"{node.name} accepts nothing of what {our_ae} proposes.", subject=node.name
         )
+    hint = "Does it believe our certificate (tls.certificate)?" if node.tls else _NO_TLS_HINT
     return TransientError(
         f"{node.name} took the connection at {node.host} port {node.port} and made no "
-        "association. Is it a DICOM node?",
+        f"association. {hint}",
         subject=node.name,
+    )
+
+
+def _impostor(node: Node, wire: socket.socket) -> str:
+    """Return what is wrong with the certificate at the other end, or nothing."""
+    if not node.certificate:
+        return ""
+    shown = peer_certificate(wire)
+    if shown is not None and pin_of(node.certificate).fits(shown):
+        return ""
+    found = f"{shown.name!a} (sha256:{shown.sha256})" if shown is not None else "none"
+    return (
+        f"{node.name} at {node.host} port {node.port} has the certificate {found}, and another is "
+        "expected. If it was renewed, correct certificate of that node; nothing was sent."
     )
 
 
@@ -142,12 +201,14 @@ def _unreachable(node: Node, reason: str) -> TransientError:
     )
 
 
-def _why_not(node: Node) -> str:
+def _why_not(node: Node, tls: _Tls | None) -> str:
     """Return why no connection was made; pynetdicom keeps it to its log."""
     try:
-        socket.create_connection((node.host, node.port), CONNECT_TIMEOUT_S).close()
+        with socket.create_connection((node.host, node.port), CONNECT_TIMEOUT_S) as wire:
+            if tls is not None:
+                tls.context.wrap_socket(wire, server_hostname=node.host).close()
     except TimeoutError:
         return f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
     except OSError as trouble:
-        return (trouble.strerror or str(trouble)).lower()
+        return why(trouble)
     return "the connection broke"

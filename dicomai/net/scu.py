@@ -24,6 +24,7 @@ from dicomai.net.admission import VERIFICATION
 from dicomai.net.calling import NothingAccepted, associated
 from dicomai.net.node import Node
 from dicomai.net.status import StoreKind, meaning, store_sentence
+from dicomai.net.tls import NO_FILES, TlsFiles
 from dicomai.net.transcode import EXPLICIT, IMPLICIT, transcoded
 
 _STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -65,7 +66,7 @@ class StudyIdentity:
     accession_number: str
 
 
-def echo(node: Node, our_ae: str) -> EchoAnswer:
+def echo(node: Node, our_ae: str, files: TlsFiles = NO_FILES) -> EchoAnswer:
     """Ask a node whether it is there (PS3.4 A.4)."""
     began = time.monotonic()
 
@@ -73,7 +74,7 @@ def echo(node: Node, our_ae: str) -> EchoAnswer:
         return EchoAnswer(ok=ok, sentence=sentence, seconds=time.monotonic() - began)
 
     try:
-        with associated(node, our_ae, [build_context(VERIFICATION)]) as association:
+        with associated(node, our_ae, [build_context(VERIFICATION)], files) as association:
             said = association.send_c_echo()
     except NothingAccepted:
         return answer(
@@ -89,7 +90,7 @@ def echo(node: Node, our_ae: str) -> EchoAnswer:
 
 
 def find_study_identity(
-    node: Node, our_ae: str, study_uid: StudyInstanceUID
+    node: Node, our_ae: str, study_uid: StudyInstanceUID, files: TlsFiles = NO_FILES
 ) -> StudyIdentity | None:
     """Return whose a study is at a node, None where it has no such study (PS3.4 C.4.1).
 
@@ -107,7 +108,7 @@ def find_study_identity(
     query.IssuerOfPatientID = ""
     query.AccessionNumber = ""
     try:
-        with associated(node, our_ae, [build_context(_STUDY_ROOT_FIND)]) as association:
+        with associated(node, our_ae, [build_context(_STUDY_ROOT_FIND)], files) as association:
             found = _found(node, association, query)
     except NothingAccepted as trouble:
         raise RefusedError(
@@ -219,6 +220,7 @@ def store_objects(
     our_ae: str,
     objects: Sequence[Path],
     on_each: Callable[[StoreOutcome], None],
+    files: TlsFiles = NO_FILES,
 ) -> tuple[StoreOutcome, ...]:
     """Send objects to a node in one association (in several where they need over 128 contexts).
 
@@ -235,6 +237,8 @@ def store_objects(
         Part 10 files.
     on_each
         Told of each outcome as it is known.
+    files
+        For TLS, where the node speaks it.
 
     Returns
     -------
@@ -269,7 +273,7 @@ def store_objects(
     for batch, contexts in _batches(readable):
         told = len(outcomes)
         try:
-            with associated(node, our_ae, contexts) as association:
+            with associated(node, our_ae, contexts, files) as association:
                 for each in batch:
                     tell(_stored(node, our_ae, association, each))
         except NothingAccepted:

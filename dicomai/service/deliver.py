@@ -112,7 +112,10 @@ class Deliverer:
     def _compare(self, job: Job, node: Node, objects: tuple[Instance, ...]) -> None:
         """Hold results whose patient or accession number is another one at the destination."""
         there = scu.find_study_identity(
-            node, self.settings.receiver.ae_title, job.study_instance_uid
+            node,
+            self.settings.receiver.ae_title,
+            job.study_instance_uid,
+            self.settings.tls.files,
         )
         if there is None:
             return
@@ -163,7 +166,13 @@ class Deliverer:
             this.heart.progress("send", told / len(objects))
             self._note(this, by_path[outcome.path], outcome)
 
-        outcomes = scu.store_objects(node, self.settings.receiver.ae_title, tuple(by_path), on_each)
+        outcomes = scu.store_objects(
+            node,
+            self.settings.receiver.ae_title,
+            tuple(by_path),
+            on_each,
+            self.settings.tls.files,
+        )
         transient = [each for each in outcomes if each.kind == "transient"]
         if transient:
             raise TransientError(transient[0].sentence, subject=transient[0].sop_instance_uid)
