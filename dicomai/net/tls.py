@@ -23,6 +23,9 @@ CIPHER_SUITES: Final = (
     "ECDHE-ECDSA-AES256-GCM-SHA384",
     "ECDHE-RSA-AES256-GCM-SHA384",
 )
+# RFC 9325 4.5: RSA of 2048 bits or more, and what is as hard; some builds of OpenSSL allow less.
+_STRENGTH: Final = "@SECLEVEL=2"
+_TOO_WEAK: Final = frozenset({"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"})
 PORT: Final = 2762
 """dicom-tls, as IANA has it (PS3.15 B.12)."""
 
@@ -210,7 +213,7 @@ def client_context(files: TlsFiles, *, pinned: bool) -> ssl.SSLContext:
 
 def _profile(context: ssl.SSLContext) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(":".join(CIPHER_SUITES))
+    context.set_ciphers(":".join((*CIPHER_SUITES, _STRENGTH)))
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     return context
 
@@ -236,6 +239,10 @@ def _load_own(context: ssl.SSLContext, files: TlsFiles) -> None:
                 f"{key} is not the key of {files.certificate}. Give the two that belong together: "
                 "tls.certificate, tls.key.",
                 subject="tls.key",
+            ) from trouble
+        if trouble.reason in _TOO_WEAK:
+            raise ConfigError(
+                _unfit(files.certificate, trouble), subject="tls.certificate"
             ) from trouble
         raise ConfigError(
             f"{files.certificate} and {key} are no certificate and its key in PEM. Look at them: "
@@ -323,11 +330,7 @@ def _rehearsed(files: TlsFiles) -> Validity:
     except ssl.SSLCertVerificationError as trouble:
         raise ConfigError(_not_valid(path, trouble), subject="tls.certificate") from trouble
     except ssl.SSLError as trouble:
-        raise ConfigError(
-            f"{path} is not fit for TLS 1.2 or newer: {_words(trouble)}. Have a certificate issued "
-            "for an RSA key of 2048 bits or more, or for an elliptic curve: tls.certificate.",
-            subject="tls.certificate",
-        ) from trouble
+        raise ConfigError(_unfit(path, trouble), subject="tls.certificate") from trouble
     assert decoded
     return Validity(path=path, name=_name(decoded), until=_until(decoded))
 
@@ -345,6 +348,13 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
                 waiting.append(end)
         if not waiting:
             return ends[1]
+
+
+def _unfit(path: Path, trouble: ssl.SSLError) -> str:
+    return (
+        f"{path} is not fit for TLS 1.2 or newer: {_words(trouble)}. Have a certificate issued for "
+        "an RSA key of 2048 bits or more, or for an elliptic curve: tls.certificate."
+    )
 
 
 def _not_valid(path: Path, trouble: ssl.SSLCertVerificationError) -> str:

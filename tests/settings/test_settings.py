@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from dicomai.errors import ConfigError, NotFound
 from dicomai.net.node import Node
 from dicomai.routing.route import Route
-from dicomai.settings import SettingsError, check_models, load, reference
+from dicomai.settings import SettingsError, check_models, check_tls, load, reference
+from tests.conftest import Authority
 
 GOOD = """
 [service]
@@ -254,3 +256,80 @@ def test_the_error_travels_between_processes(file: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load(file, {})
     assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
+
+
+SECURED = """
+[tls]
+certificate = "tls/ours.pem"
+key = "tls/ours.key"
+authorities = "/etc/ssl/hospital.pem"
+
+[[nodes]]
+name = "CT1"
+ae_title = "CT1"
+tls = true
+certificate = "CN=ct1, O=Hospital"
+max_associations = 4
+"""
+
+
+def test_files_of_tls_are_relative_to_the_configuration(file: Path, tmp_path: Path) -> None:
+    file.write_text(SECURED)
+    tls = load(file, {}).tls
+    assert tls.files.certificate == tmp_path / "tls" / "ours.pem"
+    assert tls.files.authorities == Path("/etc/ssl/hospital.pem")
+    assert (tls.port, tls.only) == (2762, False)
+    assert load(file, {"DICOMAI_TLS__KEY": ""}).tls.files.key is None
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "key", "reason"),
+    [
+        ('certificate = "tls/ours.pem"\n', "", "tls.key", "there is no tls.certificate"),
+        ("[tls]", "[receiver]\nport = 2762\n[tls]", "tls.port", "receiver.port is the same"),
+        ('authorities = "/etc/ssl/hospital.pem"', "", "nodes[0]", "Name its authority's"),
+        ("tls = true", "", "nodes[0]", "known by its certificate needs tls = true"),
+        ("CN=ct1, O=Hospital", "ct1.pem", "nodes[0]", "pins no certificate: write sha256:"),
+        ("max_associations = 4", "max_associations = -1", "nodes[0]", "max_associations is 0"),
+    ],
+)
+def test_what_does_not_fit_together_in_tls_is_named(
+    file: Path, text: str, other: str, key: str, reason: str
+) -> None:
+    assert text in SECURED
+    (problem,) = _problems(file, SECURED.replace(text, other, 1))
+    assert problem.startswith(f"{key}: ")
+    assert reason in problem
+
+
+def test_files_of_tls_are_checked_before_anything_starts(
+    file: Path, tmp_path: Path, authority: Authority
+) -> None:
+    ours, key = authority.issue("ours")
+    _, other_key = authority.issue("other")
+    weak, weak_key = authority.issue("weak", key="weak")
+    gone, gone_key = authority.issue("gone", days=-1)
+    for_mail, mail_key = authority.issue("mail", extensions="extendedKeyUsage=emailProtection")
+    locked = tmp_path / "locked.key"
+    subprocess.run(
+        ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked],
+        check=True,
+    )
+
+    def said(certificate: Path, key: Path, authorities: Path = authority.certificate) -> str:
+        file.write_text(
+            f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\nauthorities = "{authorities}"'
+        )
+        return "".join(each.sentence for each in check_tls(load(file, {})))
+
+    assert said(ours, key) == ""
+    missing = tmp_path / "missing.pem"
+    assert f"{missing} can't be read: no such file or directory" in said(missing, key)
+    assert f"{missing} can't be read" in said(ours, key, missing)
+    assert f"{other_key} is not the key of {ours}" in said(ours, other_key)
+    assert "are no certificate and its key in PEM" in said(key, key)
+    assert f"{key} holds no certificates" in said(ours, key, key)
+    assert "the key has a password" in said(ours, locked)
+    assert "an RSA key of 2048 bits" in said(weak, weak_key)
+    assert f"{gone} has expired" in said(gone, gone_key)
+    assert "Have one issued for a TLS server" in said(for_mail, mail_key)
