@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import socket
 import ssl
-import struct
 import threading
 import time
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import structlog
-from pynetdicom.association import Association
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicomai.net.limits import Limits
+from dicomai.net.pdu_stream import PDU_HEAD
+from dicomai.net.tls import why
+from dicomai.net.upper_layer import INVALID_PARAMETER, Acceptor, Storage
 
-# PS3.8 9.3.1: type, reserved, length of what follows.
-PDU_HEAD: Final = struct.Struct(">BxL")
-# PS3.8 9.3.8: A-ABORT by the provider, for an invalid PDU parameter.
-INVALID_PARAMETER: Final = bytes.fromhex("07000000000400000206")
 _TLS_HANDSHAKE: Final = b"\x16\x03"  # RFC 8446 5.1: record of a handshake, version 3
 _PIECE_BYTES: Final = 2**16
 # Connections of one process that have not said yet who they are.
@@ -44,6 +41,8 @@ class AssociationServer(ThreadedAssociationServer):
         Of each connection.
     secured_by
         Context of TLS; None on a port without.
+    storage
+        Takes the objects.
     """
 
     request_queue_size = 128
@@ -51,12 +50,14 @@ class AssociationServer(ThreadedAssociationServer):
     block_on_close = False
     limits: Limits
     secured_by: ssl.SSLContext | None
+    storage: Storage
     _waiting: threading.BoundedSemaphore
 
-    def open_to(self, limits: Limits, secured_by: ssl.SSLContext | None) -> None:
+    def open_to(self, limits: Limits, secured_by: ssl.SSLContext | None, storage: Storage) -> None:
         """Say on what terms it takes connections; before it serves any."""
         self.limits = limits
         self.secured_by = secured_by
+        self.storage = storage
         self._waiting = threading.BoundedSemaphore(_MAX_WAITING)
         self.RequestHandlerClass = _Handler
 
@@ -119,57 +120,21 @@ class _Handler(RequestHandler):
         finally:
             self.request.settimeout(limits.silence_s)
 
-    def _create_association(self) -> Association:
-        association = super()._create_association()
-        association.dul.event_queue.get_nowait()  # of the wire that it came with
-        association.dul.socket = Wire(
-            association, self.request, self.server.limits, self._first_pdu
-        )
+    def _create_association(self) -> Acceptor:
+        server = self.server
+        association = Acceptor(server.ae, server.limits, server.storage)
+        association._server = server
+        association.acceptor.maximum_length = server.ae.maximum_pdu_size
+        association.acceptor.ae_title = server.ae_title
+        association.acceptor.address_info = self.local
+        association.acceptor.implementation_class_uid = server.ae.implementation_class_uid
+        association.acceptor.implementation_version_name = server.ae.implementation_version_name
+        association.requestor.address_info = self.remote
+        for event, handlers in server._handlers.items():
+            for handler, arguments in [handlers] if isinstance(handlers, tuple) else handlers:
+                association.bind(event, handler, arguments)
+        association.dul.hear(self.request, self._first_pdu)
         return association
-
-
-class Wire(AssociationSocket):
-    """pynetdicom's socket, which takes no PDU of any size and waits no time of any length.
-
-    Parameters
-    ----------
-    association
-        Whose it is.
-    wire
-        Connected; with TLS the handshake is done.
-    limits
-        Of the association.
-    read_ahead
-        What was read of it already.
-    """
-
-    def __init__(
-        self, association: Association, wire: socket.socket, limits: Limits, read_ahead: bytearray
-    ) -> None:
-        super().__init__(association, wire)
-        self._limits = limits
-        self._read_ahead = read_ahead
-
-    @property
-    def ready(self) -> bool:
-        """Whether there is something to read."""
-        return bool(self._read_ahead) or bool(super().ready)
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Return so many bytes; fewer where the peer is gone, too slow, or says too much."""
-        if self._read_ahead:
-            taken = self._read_ahead[:nr_bytes]
-            del self._read_ahead[:nr_bytes]
-            return taken
-        wire = cast("socket.socket", self.socket)
-        if nr_bytes > self._limits.pdu_bytes:
-            self.send(INVALID_PARAMETER)
-            _log.warning("association aborted", reason=_too_long(nr_bytes, self._limits))
-            return bytearray()
-        try:
-            return _read(wire, nr_bytes, time.monotonic() + self._limits.silence_s)
-        finally:
-            wire.settimeout(self._limits.silence_s)
 
 
 def _secured(wire: socket.socket, context: ssl.SSLContext, limits: Limits) -> socket.socket:
@@ -192,7 +157,7 @@ def _secured(wire: socket.socket, context: ssl.SSLContext, limits: Limits) -> so
 def _no_tls(trouble: ssl.SSLError) -> str:
     if trouble.reason in ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "BAD_RECORD_TYPE"):
         return "It speaks no TLS, and this port does. Give it the port of [receiver]."
-    return f"TLS: {(trouble.reason or str(trouble)).replace('_', ' ').lower()}."
+    return f"TLS: {why(trouble)}."
 
 
 def _first_pdu(wire: socket.socket, limits: Limits, by: float) -> bytearray:

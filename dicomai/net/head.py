@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +25,7 @@ from dicomai.errors import InputError
 
 MAX_ELEMENTS: Final = 100_000
 MAX_DEPTH: Final = 32
+_FIRST_ELEMENT_BYTES: Final = 16
 _INFLATE_STEPS: Final = (2**16, 2**20, 2**24)
 
 _SOP_CLASS: Final = 0x00080016
@@ -100,6 +102,28 @@ def read_head(data: memoryview, transfer_syntax: str) -> Head:
             implicit=_is_implicit(data, transfer_syntax),
             order=">" if transfer_syntax == _BIG_ENDIAN else "<",
         )
+    return _head(found)
+
+
+def head_so_far(data: memoryview, transfer_syntax: str) -> Head | None:
+    """Return the UIDs of a data set of which so much has come; None: they are yet to come.
+
+    Raises as `read_head`, where nothing that follows could help.
+    """
+    if transfer_syntax in _DEFLATED or len(data) < _FIRST_ELEMENT_BYTES:
+        return None
+    walk = _Walk(
+        data,
+        implicit=_is_implicit(data, transfer_syntax),
+        order=">" if transfer_syntax == _BIG_ENDIAN else "<",
+    )
+    try:
+        return _head(walk.head(whole=False))
+    except _Short:
+        return None
+
+
+def _head(found: Mapping[int, bytes]) -> Head:
     texts = {tag: found.get(tag, b"").decode("latin-1") for tag in _WANTED}
     return Head(
         sop_class_uid=SOPClassUID(validated(texts[_SOP_CLASS], "SOPClassUID")),

@@ -12,17 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from socketserver import BaseServer
 from typing import Final
 
 import structlog
-from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, evt
-from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_P_ABORT, SOPClassCommonExtendedNegotiation
 from pynetdicom.presentation import build_context
 
@@ -39,13 +35,15 @@ from dicomai.net.admission import (
     chosen_syntaxes,
     too_many,
 )
+from dicomai.net.c_store import StoreRequest
 from dicomai.net.connection import AssociationServer
 from dicomai.net.limits import Limits
 from dicomai.net.node import Node
-from dicomai.net.reception import OUT_OF_RESOURCES, Answer, Reception, Request
+from dicomai.net.reception import Incoming, Reception, Request
 from dicomai.net.slots import FOLDER as SLOTS_FOLDER
 from dicomai.net.slots import Slot, Slots
 from dicomai.net.tls import TlsFiles, peer_certificate, server_context
+from dicomai.net.upper_layer import Acceptor
 from dicomai.spool import entries
 from dicomai.spool.entries import Ending
 
@@ -149,8 +147,8 @@ class _Receiver:
     def __init__(self, config: ReceiverConfig) -> None:
         self._config = config
         self._slots = Slots(config.spool / SLOTS_FOLDER, config.max_associations)
-        self._receptions: dict[Association, Reception] = {}
-        self._places: dict[Association, Slot] = {}
+        self._receptions: dict[Acceptor, Reception] = {}
+        self._places: dict[Acceptor, Slot] = {}
         self._lock = threading.Lock()
 
     def listen(self) -> Iterator[AssociationServer]:
@@ -179,12 +177,9 @@ class _Receiver:
                 (self._config.host, port),
                 server_class=AssociationServer,
                 evt_handlers=[
-                    (evt.EVT_CONN_OPEN, _connected),
                     (evt.EVT_REQUESTED, self._requested),
                     (evt.EVT_SOP_COMMON, _as_storage),
                     (evt.EVT_ACSE_RECV, self._told),
-                    (evt.EVT_C_STORE, self._store),
-                    (evt.EVT_PDU_SENT, self._answered),
                     (evt.EVT_RELEASED, self._released),
                     (evt.EVT_ABORTED, self._aborted),
                 ],
@@ -197,7 +192,7 @@ class _Receiver:
                 subject=f"{section}.port",
             ) from trouble
         assert isinstance(server, AssociationServer)
-        server.open_to(self._config.limits, secured_by)
+        server.open_to(self._config.limits, secured_by, self._begin_object)
         return server
 
     def close_dead(self) -> None:
@@ -219,27 +214,28 @@ class _Receiver:
         for closer in closers:
             closer.join(max(0.0, deadline - time.monotonic()))
 
-    def _close(self, association: Association, reception: Reception) -> None:
+    def _close(self, association: Acceptor, reception: Reception) -> None:
         reception.wait_until_idle(_STOP_S)
         self._end(association, reception, "aborted")
         association.abort()
 
-    def _open(self) -> list[tuple[Association, Reception]]:
+    def _open(self) -> list[tuple[Acceptor, Reception]]:
         with self._lock:
             return list(self._receptions.items())
 
-    def _end(self, association: Association, reception: Reception, how: Ending) -> None:
+    def _end(self, association: Acceptor, reception: Reception, how: Ending) -> None:
         with self._lock:
             place = self._places.pop(association, None)
         if place is not None:  # before its line is logged: who reads that may call again
             place.release()
-        reception.end(how)
+        reception.end(how, association.dul.reason)
         with self._lock:
             self._receptions.pop(association, None)
 
     def _requested(self, event: evt.Event) -> None:
         """Decide who it is and what it may, before anything is negotiated."""
         association = event.assoc
+        assert isinstance(association, Acceptor)
         request = association.requestor.primitive
         peer = association.requestor.address_info
         assert request is not None
@@ -283,6 +279,7 @@ class _Receiver:
             self._receptions[association] = Reception(
                 spool=self._config.spool,
                 reserve_bytes=self._config.reserve_bytes,
+                object_bytes=self._config.limits.object_bytes,
                 node=found.name,
                 calling_ae=call.calling_ae.strip(),
                 called_ae=call.called_ae.strip(),
@@ -290,7 +287,7 @@ class _Receiver:
                 started_at=now(),
             )
 
-    def _placed(self, association: Association, node: Node) -> Node | Rejection:
+    def _placed(self, association: Acceptor, node: Node) -> Node | Rejection:
         """Take a place for an association; return the node, or its rejection for now."""
         place = self._slots.take(node.name, node.max_associations)
         if not isinstance(place, Slot):
@@ -300,36 +297,23 @@ class _Receiver:
             self._places[association] = place
         return node
 
-    def _store(self, event: evt.Event) -> Dataset:
+    def _begin_object(
+        self, association: Acceptor, request: StoreRequest, context_id: int
+    ) -> Incoming | None:
+        """Return what takes an object; None where its context was not accepted."""
         with self._lock:
-            reception = self._receptions.get(event.assoc)
-        answer = Answer(status=OUT_OF_RESOURCES, sentence="The receiver is stopping.")
-        if reception is not None:
-            request, context = event.request, event.context
-            assert isinstance(request, C_STORE)
-            data_set = request.DataSet or BytesIO()
-            with data_set.getbuffer() as view:
-                answer = reception.store(
-                    Request(
-                        sop_class_uid=str(request.AffectedSOPClassUID),
-                        sop_instance_uid=str(request.AffectedSOPInstanceUID),
-                        abstract_syntax=str(context.abstract_syntax),
-                        transfer_syntax=str(context.transfer_syntax),
-                        data_set=view,
-                    )
-                )
-        status = Dataset()
-        status.Status = answer.status
-        if answer.sentence:  # LO: 64 characters; the whole of it is in our log
-            status.ErrorComment = answer.sentence.replace("\\", "/")[:64]
-        return status
-
-    def _answered(self, event: evt.Event) -> None:
-        """Note that a PDU left; while an object is in hand, that can only be its answer."""
-        with self._lock:
-            reception = self._receptions.get(event.assoc)
-        if reception is not None:
-            reception.answered()
+            reception = self._receptions.get(association)
+        context = association._accepted_cx.get(context_id)
+        if reception is None or context is None:
+            return None
+        return reception.begin(
+            Request(
+                sop_class_uid=request.sop_class_uid.decode("latin-1"),
+                sop_instance_uid=request.sop_instance_uid.decode("latin-1"),
+                abstract_syntax=str(context.abstract_syntax),
+                transfer_syntax=str(context.transfer_syntax[0]),
+            )
+        )
 
     def _told(self, event: evt.Event) -> None:
         """See whether the connection broke: pynetdicom calls that an abort by the provider."""
@@ -343,17 +327,12 @@ class _Receiver:
         self._ended(event, "aborted")
 
     def _ended(self, event: evt.Event, how: Ending) -> None:
+        association = event.assoc
+        assert isinstance(association, Acceptor)
         with self._lock:
-            reception = self._receptions.get(event.assoc)
+            reception = self._receptions.get(association)
         if reception is not None:
-            self._end(event.assoc, reception, how)
-
-
-def _connected(event: evt.Event) -> None:
-    """Bound the wait for the rest of a PDU: a peer that stops within one must not stay for ever."""
-    connection = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        connection.socket.settimeout(NETWORK_TIMEOUT_S)
+            self._end(association, reception, how)
 
 
 def _as_storage(

@@ -16,14 +16,9 @@ from typing import Final
 import structlog
 
 from dicomai.dicom.dates import Instant, now
-from dicomai.dicom.uid import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
-    SOPClassUID,
-    SOPInstanceUID,
-)
+from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import DicomaiError, DiskFull, InputError
-from dicomai.net.head import Head, read_head
+from dicomai.net.head import Head, head_so_far, read_head
 from dicomai.spool import entries
 from dicomai.spool.durable import free_bytes
 from dicomai.spool.entries import Ending
@@ -32,6 +27,9 @@ SUCCESS: Final = 0x0000
 OUT_OF_RESOURCES: Final = 0xA700
 DOES_NOT_MATCH: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
+
+# After so much of an object the room on the disk is looked at again.
+_LOOK_BYTES: Final = 2**23
 
 _log = structlog.get_logger()
 
@@ -52,15 +50,12 @@ class Request:
         As the command set says.
     abstract_syntax, transfer_syntax
         Of the presentation context that it came in.
-    data_set
-        As it was sent.
     """
 
     sop_class_uid: str
     sop_instance_uid: str
     abstract_syntax: str
     transfer_syntax: str
-    data_set: memoryview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +76,8 @@ class Reception:
         The folder that takes the objects.
     reserve_bytes
         Free space that must be left.
+    object_bytes
+        Largest data set that is kept.
     node, calling_ae, called_ae, address
         Who sends.
     started_at
@@ -89,6 +86,7 @@ class Reception:
 
     spool: Path
     reserve_bytes: int
+    object_bytes: int
     node: str
     calling_ae: str
     called_ae: str
@@ -103,51 +101,45 @@ class Reception:
     # Clear from the moment an object is in hand until its answer has left.
     _idle: threading.Event = field(default_factory=_set_event)
 
-    def store(self, request: Request) -> Answer:
-        """Check and keep one object; say what to answer."""
+    def begin(self, request: Request) -> Incoming:
+        """Return what takes the data set of a request."""
         self._idle.clear()
-        with self._busy:
-            answer = self._stored(request)
-            self._answers[answer.status] += 1
-            if answer.status == SUCCESS:
-                self._bytes += request.data_set.nbytes
-            elif not self._first_refusal:
-                self._first_refusal = answer.sentence
-            return answer
+        return Incoming(self, request)
 
     def answered(self) -> None:
-        """Note that the answer to the object in hand has left."""
+        """Note that the answer to the object in hand has left, or that none ever will."""
         self._idle.set()
 
     def wait_until_idle(self, timeout_s: float) -> None:
         """Wait until no object is in hand, or its association has ended."""
         self._idle.wait(timeout_s)
 
-    def _stored(self, request: Request) -> Answer:
-        if self._ended:
-            return Answer(status=OUT_OF_RESOURCES, sentence="The receiver is stopping.")
-        try:
-            head = read_head(request.data_set, request.transfer_syntax)
-        except InputError as trouble:
-            return Answer(status=CANNOT_UNDERSTAND, sentence=trouble.sentence)
-        if sentence := _mismatch(request, head):
-            return Answer(status=DOES_NOT_MATCH, sentence=sentence)
-        try:
-            self._keep(request, head)
-        except (DiskFull, OSError) as trouble:
-            sentence = trouble.sentence if isinstance(trouble, DicomaiError) else str(trouble)
-            _log.error("object not kept", node=self.node, reason=sentence)
-            return Answer(status=OUT_OF_RESOURCES, sentence=sentence)
-        return Answer(status=SUCCESS)
+    def settled(self, incoming: Incoming) -> Answer:
+        """Keep an object that is whole, unless it was refused on the way; say what to answer."""
+        with self._busy:
+            if self._ended:
+                answer = Answer(status=OUT_OF_RESOURCES, sentence="The receiver is stopping.")
+            else:
+                answer = incoming.kept()
+            self._answers[answer.status] += 1
+            if answer.status == SUCCESS:
+                self._bytes += incoming.bytes
+            elif not self._first_refusal:
+                self._first_refusal = answer.sentence
+            return answer
 
-    def _keep(self, request: Request, head: Head) -> None:
-        left = free_bytes(self.spool) - request.data_set.nbytes
+    def check_room(self) -> None:
+        """Raise DiskFull when the reserve is reached."""
+        left = free_bytes(self.spool)
         if left < self.reserve_bytes:
             raise DiskFull(
-                f"{self.spool}: {left} bytes would be left, and receiver.reserve_bytes is "
+                f"{self.spool}: {left} bytes are left, and receiver.reserve_bytes is "
                 f"{self.reserve_bytes}. Make room; the node will be served again by itself.",
                 subject=str(self.spool),
             )
+
+    def writer(self) -> entries.Writer:
+        """Return the spool's side of this association, made with its first object."""
         if self._writer is None:
             self._writer = entries.opened(
                 self.spool,
@@ -157,11 +149,10 @@ class Reception:
                 node=self.node,
                 started_at=self.started_at,
             )
-        meta = file_meta(head.sop_class_uid, head.sop_instance_uid, request.transfer_syntax)
-        self._writer.add(head.study_instance_uid, (meta, request.data_set))
+        return self._writer
 
-    def end(self, how: Ending) -> None:
-        """Write down how it ended and log it; only the first call counts."""
+    def end(self, how: Ending, reason: str = "") -> None:
+        """Write down how it ended and log it, with the reason if it was ours; once."""
         with self._busy:
             if self._ended:
                 return
@@ -174,9 +165,9 @@ class Reception:
                 except (DiskFull, OSError) as trouble:
                     # It will count as lost, which is the careful way to be wrong.
                     _log.error("end of association not kept", node=self.node, reason=str(trouble))
-            self._tell(how, at)
+            self._tell(how, reason, at)
 
-    def _tell(self, how: Ending, at: Instant) -> None:
+    def _tell(self, how: Ending, reason: str, at: Instant) -> None:
         refused = {
             f"0x{status:04X}": count
             for status, count in sorted(self._answers.items())
@@ -193,27 +184,150 @@ class Reception:
             "bytes": self._bytes,
             "seconds": round((at - self.started_at) / 1_000_000, 3),
         }
+        if reason:
+            facts["reason"] = reason
         if refused:
             facts |= {"refused": refused, "first_refusal": self._first_refusal}
         tell("association ended", **facts)
 
 
+@dataclass(slots=True)
+class Incoming:
+    """One object, from its C-STORE request to the answer.
+
+    Parameters
+    ----------
+    reception
+        Of its association.
+    request
+        Which brought it.
+    """
+
+    reception: Reception
+    request: Request
+    bytes: int = field(default=0, init=False)
+    _part: entries.Arriving | None = field(default=None, init=False)
+    _head: Head | None = field(default=None, init=False)
+    _refusal: Answer | None = field(default=None, init=False)
+    _look_at: int = field(default=_LOOK_BYTES, init=False)
+
+    def write(self, piece: memoryview) -> None:
+        """Take the next bytes of the data set; what is refused is not written any further."""
+        begins = self.bytes == 0
+        self.bytes += len(piece)
+        if self._refusal is not None:
+            return
+        try:
+            if self.bytes > self.reception.object_bytes:
+                raise DiskFull(
+                    f"An object of {self.reception.node} has more than "
+                    f"{self.reception.object_bytes} bytes, as many as the receiver takes.",
+                    subject=self.reception.node,
+                )
+            if begins:
+                self._begin(piece)
+            elif self._part is not None:
+                self._part.write(piece)
+                if self.bytes >= self._look_at:
+                    self._look_at += _LOOK_BYTES
+                    self.reception.check_room()
+                    self._part.flush()
+        except (DicomaiError, OSError) as trouble:
+            self._refuse(trouble)
+
+    def finish(self) -> Answer:
+        """Keep the object, which is whole; say what to answer."""
+        try:
+            return self.reception.settled(self)
+        finally:
+            self._close()
+
+    def answered(self) -> None:
+        """Note that the answer has left."""
+        self.reception.answered()
+
+    def drop(self) -> None:
+        """Let go of an object that will never be whole."""
+        self._close()
+        self.reception.answered()
+
+    def kept(self) -> Answer:
+        """Keep the object durably, and say so, or why not; for its reception."""
+        try:
+            if self._refusal is None:
+                self._keep()
+        except (DicomaiError, OSError) as trouble:
+            self._refuse(trouble)
+        return self._refusal or Answer(status=SUCCESS)
+
+    def _begin(self, piece: memoryview) -> None:
+        self.reception.check_room()
+        self._know(head_so_far(piece, self.request.transfer_syntax))
+        self._part = self.reception.writer().begin()
+        request = self.request
+        meta = file_meta(
+            _unpadded(request.sop_class_uid),
+            _unpadded(request.sop_instance_uid),
+            request.transfer_syntax,
+        )
+        self._part.write(meta, piece)
+
+    def _know(self, head: Head | None) -> None:
+        self._head = head
+        if head is not None and (sentence := _mismatch(self.request, head)):
+            raise _DoesNotMatch(sentence)
+
+    def _keep(self) -> None:
+        if self._part is None:
+            read_head(memoryview(b""), self.request.transfer_syntax)
+        assert self._part is not None
+        if self._head is None:  # it did not fit into the first piece
+            with self._part.mapped() as whole, whole[-self.bytes :] as data_set:
+                self._know(read_head(data_set, self.request.transfer_syntax))
+        assert self._head is not None
+        self.reception.check_room()
+        self._part.keep(self._head.study_instance_uid)
+
+    def _refuse(self, trouble: DicomaiError | OSError) -> None:
+        sentence = trouble.sentence if isinstance(trouble, DicomaiError) else str(trouble)
+        if isinstance(trouble, _DoesNotMatch):
+            status = DOES_NOT_MATCH
+        elif isinstance(trouble, InputError):
+            status = CANNOT_UNDERSTAND
+        else:
+            status = OUT_OF_RESOURCES
+            _log.error("object not kept", node=self.reception.node, reason=sentence)
+        self._refusal = Answer(status=status, sentence=sentence)
+        self._close()
+
+    def _close(self) -> None:
+        part, self._part = self._part, None
+        if part is not None:
+            part.close()
+
+
+class _DoesNotMatch(InputError):
+    """The data set is another than the command says."""
+
+
+def _unpadded(uid: str) -> str:
+    return uid.rstrip("\0 ")
+
+
 def _mismatch(request: Request, head: Head) -> str:
     """Return how command set, presentation context and data set disagree, or nothing."""
-    said = request.sop_class_uid.rstrip("\0 ")
+    said = _unpadded(request.sop_class_uid)
     if said != request.abstract_syntax:
         return f"The command says class {said!a} in a context of {request.abstract_syntax}."
     if said != head.sop_class_uid:
         return f"The command says class {said}, the data set {head.sop_class_uid}."
-    said = request.sop_instance_uid.rstrip("\0 ")
+    said = _unpadded(request.sop_instance_uid)
     if said != head.sop_instance_uid:
         return f"The command says instance {said!a}, the data set {head.sop_instance_uid}."
     return ""
 
 
-def file_meta(
-    sop_class_uid: SOPClassUID, sop_instance_uid: SOPInstanceUID, transfer_syntax: str
-) -> bytes:
+def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str) -> bytes:
     """Return preamble and File Meta Information of a received object (PS3.10 7.1).
 
     It says nothing of who sent it or when: the same object from two nodes is the same file.
@@ -221,8 +335,8 @@ def file_meta(
     elements = b"".join(
         (
             _element(0x0001, b"OB", b"\0\1"),
-            _element(0x0002, b"UI", sop_class_uid.encode()),
-            _element(0x0003, b"UI", sop_instance_uid.encode()),
+            _element(0x0002, b"UI", sop_class_uid.encode("latin-1")),
+            _element(0x0003, b"UI", sop_instance_uid.encode("latin-1")),
             _element(0x0010, b"UI", transfer_syntax.encode()),
             _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()),
             _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode()),

@@ -8,11 +8,11 @@ second time, so what was being written is taken away and refused.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from dicomai.errors import DiskFull
@@ -23,46 +23,93 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Another file system, one that has no links, or a file with as many as it can have.
 _NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP})
 _CHUNK_BYTES: Final = 2**20
+# So much of a file that is being written may still be on its way to the disk.
+_FLUSH_BYTES: Final = 2**24
 _MODE: Final = 0o640
 _FOLDER_MODE: Final = 0o750
 PART_SUFFIX: Final = ".part"
 
 
 class Part:
-    """A file that is being written; at the end of its block it has its name, or is gone.
+    """A file that is being written; when it is closed it has its name, or is gone.
 
     Parameters
     ----------
     path
         Its name until then; must not exist. Its folder is where it stays.
+
+    Raises
+    ------
+    DiskFull, OSError
+        It can't be made.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = -1
-
-    def __enter__(self) -> Part:
+        self._written = self._flushed = 0
         try:
             self._descriptor = os.open(
-                self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE
+                path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE
             )
         except OSError as trouble:
-            raise _worded(trouble, self._path) from trouble
+            raise _worded(trouble, path) from trouble
+
+    def __enter__(self) -> Part:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        trouble: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take it away, unless it has its name."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
             with suppress(FileNotFoundError):
                 self._path.unlink()
 
-    def become(self, path: Path, chunks: Iterable[Bytes]) -> None:
-        """Write the bytes and make them, then the name, then the folder durable.
+    def write(self, *chunks: Bytes) -> None:
+        """Append bytes.
+
+        Raises
+        ------
+        DiskFull, OSError
+            Not all are there; what is left to do is to close it.
+        """
+        size = sum(len(chunk) for chunk in chunks)
+        try:
+            written = os.writev(self._descriptor, chunks)
+            if written < size:
+                _write_all(self._descriptor, b"".join(chunks)[written:])
+        except OSError as trouble:
+            raise _worded(trouble, self._path) from trouble
+        self._written += size
+
+    def flush(self) -> None:
+        """Have the disk begin with what was written, and memory let go of what it has.
+
+        A file of gigabytes would else be written while whoever sent it waits for its answer.
+        """
+        os.posix_fadvise(
+            self._descriptor,
+            self._flushed,
+            self._written - self._flushed,
+            os.POSIX_FADV_DONTNEED,
+        )
+        # Once more the next time: what is still on its way to the disk stays in memory.
+        self._flushed = max(0, self._written - _FLUSH_BYTES)
+
+    @contextmanager
+    def mapped(self) -> Iterator[memoryview]:
+        """Give what was written."""
+        with (
+            mmap.mmap(self._descriptor, self._written, access=mmap.ACCESS_READ) as pages,
+            memoryview(pages) as view,
+        ):
+            yield view
+
+    def become(self, path: Path) -> None:
+        """Make the bytes, then the name, then the folder durable.
 
         Raises
         ------
@@ -72,8 +119,6 @@ class Part:
             The disk failed; nothing is left behind.
         """
         try:
-            for chunk in chunks:
-                _write_all(self._descriptor, chunk)
             os.fsync(self._descriptor)
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
@@ -106,7 +151,9 @@ def write_durably(path: Path, chunks: Iterable[Bytes]) -> None:
     with suppress(FileNotFoundError):  # of a process that was killed
         part.unlink()
     with Part(part) as file:
-        file.become(path, chunks)
+        for chunk in chunks:
+            file.write(chunk)
+        file.become(path)
 
 
 def replace_durably(path: Path, data: bytes) -> None:

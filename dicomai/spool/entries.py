@@ -107,6 +107,23 @@ class Writer:
     _studies: set[StudyInstanceUID] = field(default_factory=set)
     _counting: Lock = field(default_factory=Lock)
 
+    def begin(self) -> Arriving:
+        """Begin with an object.
+
+        Whoever asks how far the spool is ingested must see it from before its time of receipt on:
+        the part is there first, under a time that is not later.
+
+        Raises
+        ------
+        DiskFull, OSError
+            It can't be begun.
+        """
+        with self._counting:
+            self._counter += 1
+            counter = self._counter
+        begun = now()
+        return Arriving(self, counter, begun)
+
     def add(self, study: StudyInstanceUID, chunks: Iterable[Bytes]) -> Entry:
         """Keep one object durably; may be acknowledged when this returns.
 
@@ -122,20 +139,17 @@ class Writer:
         DiskFull, OSError
             Nothing of it is left.
         """
+        with self.begin() as arriving:
+            for chunk in chunks:
+                arriving.write(chunk)
+            return arriving.keep(study)
+
+    def note(self, study: StudyInstanceUID) -> None:
+        """Let it be seen that this association sends something of a study."""
         with self._counting:
-            self._counter += 1
-            counter = self._counter
             if study not in self._studies:
                 (self.folder / f"{STUDY_PREFIX}{study}").touch()
                 self._studies.add(study)
-        # Whoever asks how far the spool is ingested must see this object from before its time of
-        # receipt on: the part is there first, under a time that is not later.
-        begun = now()
-        with Part(self.folder / f".{counter:06d}-{begun:016d}{PART_SUFFIX}") as part:
-            received_at = max(now(), begun)
-            path = self.folder / f"{counter:06d}-{received_at:016d}.dcm"
-            part.become(path, chunks)
-        return Entry(association=self.facts, counter=counter, received_at=received_at, path=path)
 
     def end(self, how: Ending, at: Instant) -> None:
         """Write down how it ended, and let go of the lock; the writer is of no use afterwards."""
@@ -143,6 +157,49 @@ class Writer:
             replace_durably(self.folder / END, json.dumps(asdict(End(at=at, how=how))).encode())
         finally:
             os.close(self._lock)
+
+
+class Arriving(Part):
+    """An object that is being written into the spool.
+
+    Parameters
+    ----------
+    writer
+        Of its association.
+    counter
+        Its place there.
+    begun
+        A time that is not later than that of its receipt.
+    """
+
+    def __init__(self, writer: Writer, counter: int, begun: Instant) -> None:
+        super().__init__(writer.folder / f".{counter:06d}-{begun:016d}{PART_SUFFIX}")
+        self._writer, self._counter, self._begun = writer, counter, begun
+
+    def __enter__(self) -> Arriving:
+        return self
+
+    def keep(self, study: StudyInstanceUID) -> Entry:
+        """Keep it durably; may be acknowledged when this returns.
+
+        Parameters
+        ----------
+        study
+            Whose it is; validated, for it becomes a file's name.
+
+        Raises
+        ------
+        DiskFull, OSError
+            Nothing of it is left.
+        """
+        writer = self._writer
+        writer.note(study)
+        received_at = max(now(), self._begun)
+        path = writer.folder / f"{self._counter:06d}-{received_at:016d}.dcm"
+        self.become(path)
+        return Entry(
+            association=writer.facts, counter=self._counter, received_at=received_at, path=path
+        )
 
 
 def opened(

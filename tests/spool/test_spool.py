@@ -97,7 +97,7 @@ def test_an_object_that_is_being_written_counts_as_not_yet_ingested(
     entry = writer.add(A, slow())
     ((asked_at, oldest),) = seen
     assert oldest is not None
-    assert before <= oldest <= entry.received_at <= asked_at
+    assert before <= oldest <= asked_at <= entry.received_at
     assert reader.oldest_received_at(spool) == entry.received_at
     reader.remove(entry)
     assert reader.oldest_received_at(spool) is None
