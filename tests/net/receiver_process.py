@@ -37,7 +37,7 @@ def main() -> None:
         ReceiverConfig(
             ae_title=said["ae_title"],
             host="127.0.0.1",
-            port=said["port"],
+            port=None if said.get("only_tls") else said["port"],
             nodes=nodes,
             spool=Path(said["spool"]),
             reserve_bytes=said["reserve_bytes"],

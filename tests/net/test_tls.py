@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +14,7 @@ import pytest
 
 from dicomai.net.node import Node
 from dicomai.net.scu import echo, store_objects
-from dicomai.net.tls import TlsFiles
+from dicomai.net.tls import TlsFiles, _handshake, server_context
 from dicomai.spool import reader
 from tests.conftest import Authority, wait_for_port
 
@@ -148,3 +150,133 @@ def test_a_node_that_wants_our_certificate_says_so(
     answer = echo(node, "DICOMAI", TlsFiles(authorities=authority.certificate))
     assert not answer.ok
     assert "tls.certificate" in answer.sentence
+
+
+def test_a_node_is_taken_with_its_own_certificate_only(
+    secured: MakeSecured, peer: Peer, authority: Authority, scu: Scu
+) -> None:
+    to = secured(node={"certificate": "CN=ct1, O=Hospital"})
+    trust = ("+cf", authority.certificate)
+
+    def shows(name: str, subject: str = "", **facts: str) -> tuple[str | Path, ...]:
+        certificate, key = authority.issue(name, subject=subject, **facts)
+        return ("+tls", key, certificate, *trust)
+
+    right = shows("ct1", "/O=Hospital/CN=ct1")
+    assert to.call(peer("echoscu"), *right).returncode == 0
+    for wrong in (("+tla", *trust), shows("ct2"), shows("ct1-elsewhere", "/O=Elsewhere/CN=ct1")):
+        refused = to.call(peer("echoscu"), *wrong)
+        assert refused.returncode != 0
+        assert "Calling AE Title Not Recognized" in refused.stderr
+    said = [str(line["reason"]) for line in to.receiver.lines() if "reason" in line]
+    assert ["without a certificate" in each for each in said] == [True, False, False]
+    assert "'CN=ct2'" in said[1]
+    assert "'O=Elsewhere, CN=ct1'" in said[2]
+
+
+def test_a_certificate_of_a_strange_authority_gets_no_further_than_the_handshake(
+    secured: MakeSecured, peer: Peer, authority: Authority, tmp_path: Path, scu: Scu
+) -> None:
+    to = secured()
+    (tmp_path / "strange").mkdir()
+    stranger = replace(authority, folder=tmp_path / "strange").found()
+    certificate, key = stranger.issue("ct1")
+    call = to.call(peer("echoscu"), "+tls", key, certificate, "+cf", authority.certificate)
+    assert call.returncode != 0
+    (line,) = scu.eventually(to.receiver.lines)
+    assert line["event"] == "connection closed"
+    assert "tls.authorities" in str(line["reason"])
+
+
+def test_without_authorities_no_certificate_is_asked_for(
+    make_receiver: MakeReceiver,
+    authority: Authority,
+    peer: Peer,
+    free_ports: Callable[[int], list[int]],
+) -> None:
+    certificate, key = authority.issue("receiver-ec")
+    port = free_ports(2)[1]
+    files = {"certificate": str(certificate), "key": str(key)}
+    to = Secured(receiver=make_receiver(tls={"port": port, "files": files}), port=port)
+    shown = ("+tls", key, certificate, "+cf", authority.certificate)
+    assert to.call(peer("echoscu"), *shown).returncode == 0
+
+
+def test_a_node_with_tls_is_not_taken_without(secured: MakeSecured, peer: Peer, scu: Scu) -> None:
+    to = secured()
+    plain = replace(to, port=to.receiver.port)
+    assert "Calling AE Title Not Recognized" in plain.call(peer("echoscu")).stderr
+    (line,) = scu.eventually(to.receiver.lines)
+    assert "without TLS, and node ct1 has tls = true" in str(line["reason"])
+
+
+def test_each_port_says_to_the_log_that_it_is_the_wrong_one(
+    secured: MakeSecured, peer: Peer, authority: Authority, scu: Scu
+) -> None:
+    to = secured()
+    assert to.call(peer("echoscu")).returncode != 0
+    assert replace(to, port=to.receiver.port).call(peer("echoscu"), "+tla", "-ic").returncode != 0
+    reasons = scu.eventually(lambda: [str(line["reason"]) for line in to.receiver.lines()][:2])
+    assert reasons == [
+        "It speaks no TLS, and this port does. Give it the port of [receiver].",
+        "It speaks TLS, and this port does not. Give it the port of [tls].",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "suite", "taken"),
+    [
+        (ssl.TLSVersion.TLSv1_1, "ALL", False),
+        (ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES256-SHA384", False),
+        (ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-CHACHA20-POLY1305", False),
+        (ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-GCM-SHA256", True),
+        (ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES256-GCM-SHA384", True),
+        (ssl.TLSVersion.TLSv1_3, "ALL", True),
+    ],
+    ids=lambda each: getattr(each, "name", each),
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TLS 1.1, which we ask for in vain
+def test_only_what_the_profile_has_is_spoken(
+    server: ssl.SSLContext, version: ssl.TLSVersion, suite: str, taken: bool
+) -> None:
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.minimum_version = client.maximum_version = version
+    client.set_ciphers(f"{suite}:@SECLEVEL=0")
+    if not taken:
+        with pytest.raises(ssl.SSLError):
+            _handshake(server, client)
+        return
+    end = _handshake(server, client)
+    assert end.version() == version.name.replace("_", ".")
+
+
+@pytest.fixture
+def server(authority: Authority) -> ssl.SSLContext:
+    """The context of our own port."""
+    certificate, key = authority.issue("receiver-ec")
+    return server_context(TlsFiles(certificate=certificate, key=key))
+
+
+def test_who_says_nothing_keeps_nobody_waiting(
+    secured: MakeSecured, peer: Peer, authority: Authority, scu: Scu
+) -> None:
+    to = secured(limits={"request_s": 1.0})
+    with socket.create_connection(("127.0.0.1", to.port)) as silent:
+        call = to.call(peer("echoscu"), "+tla", "+cf", authority.certificate)
+        assert call.returncode == 0
+        silent.settimeout(20)
+        assert silent.recv(1) == b""
+    lines = scu.eventually(
+        lambda: [line for line in to.receiver.lines() if line["event"] == "connection closed"]
+    )
+    assert [line["reason"] for line in lines] == ["TLS: no handshake within 1 s."]
+
+
+def test_a_receiver_may_take_nothing_but_tls(
+    secured: MakeSecured, peer: Peer, authority: Authority
+) -> None:
+    to = secured(only_tls=True)
+    assert to.call(peer("echoscu"), "+tla", "+cf", authority.certificate).returncode == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", to.receiver.port)).close()
