@@ -29,6 +29,10 @@ CELL: Final = 16
 """Edge of a cell of the map of an X-ray, in pixels of the network's input."""
 
 
+_HILUM_MM: Final = 55.0
+"""Lung this near to the midline holds the large vessels."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
     """What a network is shown, (C, …) float32, and what it should say, (C', …) float32."""
@@ -103,9 +107,10 @@ def nodule_samples(
 ) -> Iterator[Sample]:
     """Give windows of torsos with the nodules as one channel, without end.
 
-    Of six windows three lie about a nodule, two in a lung, one anywhere. `patients` are kept
-    whole, and a new one takes the place of the oldest after every `turns` windows; each window is
-    turned about and weathered in its own way.
+    Of six windows three lie about a nodule, one at a hilum, where vessels cross and look like
+    nodules, one in a lung, one anywhere. `patients` are kept whole, and a new one takes the place
+    of the oldest after every `turns` windows; each window is turned about and weathered in its own
+    way.
     """
     rng = np.random.default_rng(seed)
     kept: list[_Torso] = []
@@ -117,7 +122,8 @@ def nodule_samples(
             middle = torso.nodules_kji[int(rng.integers(len(torso.nodules_kji)))]
             middle = middle + rng.uniform(-0.35, 0.35, 3) * window_kji
         elif turn % 6 < 5:
-            middle = torso.lung_kji[int(rng.integers(len(torso.lung_kji)))]
+            places = torso.hilum_kji if turn % 6 == 3 else torso.lung_kji
+            middle = places[int(rng.integers(len(places)))]
         else:
             middle = rng.uniform(0, 1, 3) * torso.hu.shape
         most = np.subtract(torso.hu.shape, window_kji)
@@ -144,6 +150,7 @@ class _Torso:
     mask: npt.NDArray[np.bool_]
     nodules_kji: npt.NDArray[np.float64]
     lung_kji: npt.NDArray[np.float64]
+    hilum_kji: npt.NDArray[np.float64]
 
 
 def _torso(preprocess: Preprocess, rng: np.random.Generator) -> _Torso:
@@ -161,12 +168,15 @@ def _torso(preprocess: Preprocess, rng: np.random.Generator) -> _Torso:
     corner = (np.array(phantom.centre_lps_mm)[::-1] - extent / 2)[::-1]
     hu = _in_slices(phantom, corner, spacing, (depth, height, width), rng)
     truth = phantom.truth(_grid(corner, spacing), (depth, height, width))
-    lung = np.argwhere(truth.right_lung | truth.left_lung)
+    inside = np.argwhere(truth.right_lung | truth.left_lung)
+    lung = inside[:: max(1, len(inside) // 20_000)].astype(np.float64)
+    aside_mm = np.abs(lung[:, 2] - (width - 1) / 2) * spacing[2]
     return _Torso(
         hu=np.rint(hu).astype(np.int16),
         mask=np.logical_or.reduce(truth.nodules),
         nodules_kji=np.array([np.argwhere(each).mean(axis=0) for each in truth.nodules]),
-        lung_kji=lung[:: max(1, len(lung) // 20_000)].astype(np.float64),
+        lung_kji=lung,
+        hilum_kji=lung[aside_mm <= _HILUM_MM],
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from dicomai.findings import Sphere
 from dicomai.imaging.image import image_of
 from dicomai.imaging.series import read_series
 from dicomai.imaging.volume import volume_of
@@ -56,6 +58,27 @@ def test_lungs_have_the_right_volume_and_place(study: WrittenCt) -> None:
         assert overlap >= 0.95
 
 
+@pytest.mark.slow
+def test_every_nodule_is_found_where_it_is(study: WrittenCt) -> None:
+    (series,) = read_series(study.files)
+    source = volume_of(series.datasets)
+    findings = analyse(model("chest-ct-nodules"), source, inputs_of(source.headers), quiet)
+    centres = np.array(
+        [
+            each.region.centre_lps_mm
+            for each in findings.detections
+            if isinstance(each.region, Sphere)
+        ]
+    ).reshape(-1, 3)
+    claimed = np.zeros(len(centres), dtype=bool)
+    for nodule in study.phantom.nodules:
+        away = np.linalg.norm(centres - nodule.centre_lps_mm, axis=1)
+        assert away.min() <= 3.0, f"{nodule.diameter_mm:.0f} mm"
+        claimed |= away <= nodule.diameter_mm / 2
+    assert (~claimed).sum() <= 1
+
+
+@pytest.mark.slow
 def test_an_x_ray_with_a_nodule_is_told_from_the_same_without(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
