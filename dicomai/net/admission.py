@@ -24,17 +24,22 @@ _OTHER_SERVICES: Final = ("Storage Commitment", "Media Storage Directory")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """An A-ASSOCIATE-RJ (PS3.8 9.3.4) and why it is sent, for the log."""
+    """An A-ASSOCIATE-RJ and why it is sent, for the log.
 
-    result: int
-    source: int
-    diagnostic: int
+    Attributes
+    ----------
+    code
+        Result, source and reason (PS3.8 9.3.4).
+    """
+
+    code: tuple[int, int, int]
     sentence: str
 
 
 CALLED_UNKNOWN: Final = (1, 1, 7)
 CALLING_UNKNOWN: Final = (1, 1, 3)
 LOCAL_LIMIT_EXCEEDED: Final = (2, 3, 2)
+LOCAL_FAILURE: Final = (2, 2, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +143,7 @@ def too_many(node: Node, full: Full, limit: int) -> Rejection:
 
 
 def _rejection(code: tuple[int, int, int], sentence: str) -> Rejection:
-    result, source, diagnostic = code
-    return Rejection(result=result, source=source, diagnostic=diagnostic, sentence=sentence)
+    return Rejection(code=code, sentence=sentence)
 
 
 def _comes_from(node: Node, address: str) -> bool:
@@ -188,10 +192,10 @@ def chosen_syntaxes(proposals: Iterable[tuple[str, Sequence[str]]]) -> dict[str,
     All are taken, for nothing is decoded on the way in. Within a context the sender's order
     holds, except that what PS3.6 knows goes before what it doesn't: others must read it too.
     """
-    chosen: dict[str, list[str]] = {}
+    chosen: dict[str, dict[str, None]] = {}
     for abstract_syntax, syntaxes in proposals:
-        own = chosen.setdefault(abstract_syntax, [])
-        own += [syntax for syntax in syntaxes if syntax not in own and _is_uid(syntax)]
+        own = chosen.setdefault(abstract_syntax, {})
+        own |= dict.fromkeys(syntax for syntax in syntaxes if _is_uid(syntax))
     return {
         abstract_syntax: sorted(syntaxes, key=lambda syntax: syntax not in UID_dictionary)
         for abstract_syntax, syntaxes in chosen.items()

@@ -10,11 +10,13 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from typing import Any, Final
 
 import structlog
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from dicomai.net import association_request
 from dicomai.net.limits import Limits
 from dicomai.net.pdu_stream import PDU_HEAD
 from dicomai.net.tls import why
@@ -23,7 +25,8 @@ from dicomai.net.upper_layer import INVALID_PARAMETER, Acceptor, Storage
 _TLS_HANDSHAKE: Final = b"\x16\x03"  # RFC 8446 5.1: record of a handshake, version 3
 _PIECE_BYTES: Final = 2**16
 # Connections of one process that have not said yet who they are.
-_MAX_WAITING: Final = 128
+_MAX_WAITING: Final = 256
+_MAX_WAITING_OF_ONE: Final = 64
 
 _log = structlog.get_logger()
 
@@ -51,24 +54,31 @@ class AssociationServer(ThreadedAssociationServer):
     limits: Limits
     secured_by: ssl.SSLContext | None
     storage: Storage
-    _waiting: threading.BoundedSemaphore
+    _waiting: Counter[str]
+    _counting: threading.Lock
 
     def open_to(self, limits: Limits, secured_by: ssl.SSLContext | None, storage: Storage) -> None:
         """Say on what terms it takes connections; before it serves any."""
         self.limits = limits
         self.secured_by = secured_by
         self.storage = storage
-        self._waiting = threading.BoundedSemaphore(_MAX_WAITING)
+        self._waiting = Counter()
+        self._counting = threading.Lock()
         self.RequestHandlerClass = _Handler
 
     def verify_request(self, _request: object, client_address: object) -> bool:
         """Tell whether one more may wait to be heard."""
-        if self._waiting.acquire(blocking=False):
-            return True
+        address = _address(client_address)
+        with self._counting:
+            if self._waiting[address] < _MAX_WAITING_OF_ONE and (
+                self._waiting.total() < _MAX_WAITING
+            ):
+                self._waiting[address] += 1
+                return True
         _log.warning(
             "connection closed",
-            address=_address(client_address),
-            reason=f"{_MAX_WAITING} connections wait to be heard, as many as may.",
+            address=address,
+            reason="Too many connections wait to be heard, or too many of this address.",
         )
         return False
 
@@ -77,12 +87,20 @@ class AssociationServer(ThreadedAssociationServer):
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread is to be had
-            self.heard()
+            self.heard(client_address)
             raise
 
-    def heard(self) -> None:
+    def heard(self, client_address: object) -> None:
         """Note that a connection said who it is, or never will."""
-        self._waiting.release()
+        address = _address(client_address)
+        with self._counting:
+            self._waiting[address] -= 1
+            if not self._waiting[address]:
+                del self._waiting[address]
+
+    def handle_error(self, _request: object, client_address: object) -> None:
+        """Log what went wrong with a connection, which no other notices."""
+        _log.error("connection failed", address=_address(client_address), exc_info=True)
 
 
 class _Handler(RequestHandler):
@@ -101,7 +119,7 @@ class _Handler(RequestHandler):
             self.server.shutdown_request(self.request)
             return
         finally:
-            self.server.heard()
+            self.server.heard(self.client_address)
         super().handle()
 
     def _heard(self) -> bytearray:
@@ -168,13 +186,19 @@ def _first_pdu(wire: socket.socket, limits: Limits, by: float) -> bytearray:
         raise _Unheard("It speaks TLS, and this port does not. Give it the port of [tls].")
     if len(head) < PDU_HEAD.size:
         raise _Unheard("It ended within the first PDU.")
-    _, length = PDU_HEAD.unpack(head)
+    kind, length = PDU_HEAD.unpack(head)
     if length > limits.pdu_bytes:
         wire.sendall(INVALID_PARAMETER)
         raise _Unheard(_too_long(length, limits))
     body = _read(wire, length, by)
     if len(body) < length:
         raise _Unheard("It ended within the first PDU.")
+    if kind == association_request.TYPE:
+        try:
+            association_request.check(memoryview(body))
+        except association_request.Unshapely as trouble:
+            wire.sendall(INVALID_PARAMETER)
+            raise _Unheard(str(trouble)) from trouble
     return head + body
 
 

@@ -26,6 +26,7 @@ from dicomai.dicom.dates import now
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import ConfigError
 from dicomai.net.admission import (
+    LOCAL_FAILURE,
     STORAGE_SERVICE_CLASS,
     VERIFICATION,
     Call,
@@ -236,6 +237,18 @@ class _Receiver:
         """Decide who it is and what it may, before anything is negotiated."""
         association = event.assoc
         assert isinstance(association, Acceptor)
+        try:
+            self._decide(association)
+        except Exception:
+            # pynetdicom logs it, and would go on as if nothing had been decided.
+            with self._lock:
+                place = self._places.pop(association, None)
+            if place is not None:
+                place.release()
+            self._reject(association, LOCAL_FAILURE)
+            raise
+
+    def _decide(self, association: Acceptor) -> None:
         request = association.requestor.primitive
         peer = association.requestor.address_info
         assert request is not None
@@ -260,9 +273,7 @@ class _Receiver:
                 address=call.address,
                 reason=found.sentence,
             )
-            association.acse.send_reject(found.result, found.source, found.diagnostic)
-            evt.trigger(association, evt.EVT_REJECTED, {})
-            association.kill()
+            self._reject(association, found.code)
             return
         proposals = [
             (str(context.abstract_syntax), [str(uid) for uid in context.transfer_syntax])
@@ -286,6 +297,11 @@ class _Receiver:
                 address=call.address,
                 started_at=now(),
             )
+
+    def _reject(self, association: Acceptor, code: tuple[int, int, int]) -> None:
+        association.acse.send_reject(*code)
+        evt.trigger(association, evt.EVT_REJECTED, {})
+        association.kill()
 
     def _placed(self, association: Acceptor, node: Node) -> Node | Rejection:
         """Take a place for an association; return the node, or its rejection for now."""

@@ -193,7 +193,9 @@ class UpperLayer(DULServiceProvider):
         if kind == _P_DATA_TF and self.state_machine.current_state == _OPEN:
             self._receive_data(length)
             return
+        self._stream.begin_message()
         whole = PDU_HEAD.pack(kind, length) + self._stream.take(length)
+        self._stream.end_message()
         try:
             pdu, event = self._decode_pdu(bytearray(whole))
         except Exception as trouble:

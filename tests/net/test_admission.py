@@ -30,7 +30,7 @@ def admitted(node: Node, call: Call) -> bool:
     found = caller([node], "DICOMAI", call)
     if isinstance(found, Rejection):
         # PS3.8 9.3.4: for good, by the service user, calling AE title not recognized.
-        assert (found.result, found.source, found.diagnostic) == (1, 1, 3)
+        assert found.code == (1, 1, 3)
         assert found.sentence.count("192.0.2.20") == 1
         return False
     return found is node
