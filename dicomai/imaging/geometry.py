@@ -37,13 +37,18 @@ class Grid:
     frame_of_reference_uid
         Grids are comparable only where these are equal.
     sop_instance_uids
-        The source image of each slice, by k; empty for a grid that no image lies on.
+        The source image of each slice, by k; empty for a grid that no image lies on. Slices of an
+        enhanced multi-frame object all name that object.
+    frame_numbers
+        The frame of the source image that each slice is, by k, from 1 (what Referenced Frame Number
+        wants, PS3.3 10.3); empty where every source image has one frame.
     """
 
     shape_kji: tuple[int, int, int]
     index_to_lps: Affine
     frame_of_reference_uid: str
     sop_instance_uids: tuple[str, ...] = ()
+    frame_numbers: tuple[int, ...] = ()
 
     @property
     def spacing_kji_mm(self) -> tuple[float, float, float]:
