@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,34 @@ class Authority:
 def authority(peer: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Who issues certificates for the tests."""
     return Authority(openssl=peer("openssl"), folder=tmp_path_factory.mktemp("authority")).found()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each process begin with its share of the slow tests, so that none is left for the end.
+
+    xdist deals out the list in equal parts, one after the other, and a process that is done takes
+    from the end of another's. Slow tests start programs, where coverage sees nothing; in their own
+    process it would make them slower still.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    quick: list[pytest.Item] = []
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            quick.append(item)
+        else:
+            item.add_marker("no_cover")
+            files.setdefault(item.path, []).append(item)
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [
+        [item for tests in list(files.values())[number::processes] for item in tests]
+        for number in range(processes)
+    ]
+    size = -(-len(items) // processes)
+    rest = iter(quick)
+    items[:] = [
+        item for share in slow for item in (*share, *islice(rest, max(0, size - len(share))))
+    ]
+    items += rest
 
 
 @pytest.hookimpl(hookwrapper=True)
