@@ -39,6 +39,7 @@ PIXEL_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 GE_PRIVATE_SYNTAX: Final = "1.2.840.113619.5.2"
 """Implicit VR little endian with big endian pixels; General Electric's own."""
 
+_NO_PREAMBLE: Final = "It is no DICOM file: it lacks the preamble and DICM (PS3.10 7.1)."
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
@@ -97,6 +98,40 @@ class Part10:
     remarks: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """The File Meta Information of a file (PS3.10 7.1), and where its data set begins."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    data_set_at: int
+
+
+def media(path: Path) -> Media:
+    """Return the File Meta Information of a file; the data set is not looked at.
+
+    Raises
+    ------
+    InputError
+        It is no Part 10 file, or lacks one of the three UIDs.
+    """
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            raise InputError(_NO_PREAMBLE)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            meta, start = _meta(mapped)
+    found = Media(
+        sop_class_uid=_uid(meta, 0x00020002),
+        sop_instance_uid=_uid(meta, 0x00020003),
+        transfer_syntax_uid=_uid(meta, 0x00020010),
+        data_set_at=start,
+    )
+    if not (found.sop_class_uid and found.sop_instance_uid and found.transfer_syntax_uid):
+        raise InputError("Its meta information lacks SOP class, SOP instance or transfer syntax.")
+    return found
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Part10]:
     """Give the structure of a file; views of its pixels hold until the end of the block.
@@ -109,7 +144,7 @@ def opened(path: Path) -> Iterator[Part10]:
     with path.open("rb") as file:
         size = path.stat().st_size
         if size < 132 or file.read(132)[128:] != b"DICM":
-            raise InputError("It is no DICOM file: it lacks the preamble and DICM (PS3.10 7.1).")
+            raise InputError(_NO_PREAMBLE)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             meta, start = _meta(mapped)
             syntax = _uid(meta, 0x00020010)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, cast
 
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
@@ -16,7 +16,9 @@ from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 from dicomai.errors import ConfigError, DicomaiError, RefusedError, TransientError
 from dicomai.net import status
 from dicomai.net.node import Node
+from dicomai.net.pdu_stream import wait_at_most
 from dicomai.net.tls import NO_FILES, TlsFiles, client_context, peer_certificate, pin_of, why
+from dicomai.net.wire import Caller
 
 CONNECT_TIMEOUT_S: Final = 10.0
 ACSE_TIMEOUT_S: Final = 30.0
@@ -62,7 +64,7 @@ def associated(
             "its [[nodes]].",
             subject=node.name,
         )
-    entity = AE(our_ae)
+    entity = Caller(our_ae)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = CONNECT_TIMEOUT_S
@@ -143,7 +145,7 @@ def _prepare(wire: socket.socket) -> None:
     # Without it the kernel waits for more: 50 ms for each small object instead of 5.
     wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # A peer that stops within a PDU must not hold us for ever.
-    wire.settimeout(DIMSE_TIMEOUT_S)
+    wait_at_most(wire, DIMSE_TIMEOUT_S, DIMSE_TIMEOUT_S)
 
 
 def _not_established(

@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Final
 
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
-from pynetdicom import _config
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
+from dicomai.dicom.part10 import media
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, InputError, RefusedError, TransientError
 from dicomai.net.admission import VERIFICATION
-from dicomai.net.calling import NothingAccepted, associated
+from dicomai.net.calling import DIMSE_TIMEOUT_S, NothingAccepted, associated
 from dicomai.net.node import Node
 from dicomai.net.status import StoreKind, meaning, store_sentence
+from dicomai.net.storing import BrokenOff, NoAnswer, Request, Storer, Unreadable, storing
 from dicomai.net.tls import NO_FILES, TlsFiles
 from dicomai.net.transcode import EXPLICIT, IMPLICIT, transcoded
 
@@ -31,11 +30,6 @@ _STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 _MAX_ANSWERS: Final = 100
 _MAX_CONTEXTS: Final = 128
 _PENDING: Final = (0xFF00, 0xFF01)
-
-
-# Send the bytes of a file as they are, and never the whole of it in memory. pynetdicom has it as a
-# switch for the process, which bears on files given to `send_c_store` only.
-_config.STORE_SEND_CHUNKED_DATASET = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +191,7 @@ class StoreOutcome:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Object:
     path: Path
+    data_set_at: int
     sop_class: UID
     sop_instance_uid: str
     transfer_syntax: UID
@@ -273,9 +268,13 @@ def store_objects(
     for batch, contexts in _batches(readable):
         told = len(outcomes)
         try:
-            with associated(node, our_ae, contexts, files) as association:
+            with (
+                associated(node, our_ae, contexts, files) as association,
+                storing(association, DIMSE_TIMEOUT_S) as storer,
+            ):
+                sender = _Sender(node, our_ae, association, storer)
                 for each in batch:
-                    tell(_stored(node, our_ae, association, each))
+                    tell(sender.send(each))
         except NothingAccepted:
             for each in batch:
                 tell(each.outcome("refused", _not_taken(node, our_ae, each)))
@@ -288,17 +287,19 @@ def store_objects(
 
 def _read(path: Path) -> _Object:
     try:
-        meta = read_file_meta_info(path)
-        return _Object(
-            path=path,
-            sop_class=UID(meta.MediaStorageSOPClassUID),
-            sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
-            transfer_syntax=UID(meta.TransferSyntaxUID),
-        )
-    except (OSError, InvalidDicomError, AttributeError, ValueError) as trouble:
+        found = media(path)
+    except (OSError, InputError) as trouble:
+        reason = trouble.strerror if isinstance(trouble, OSError) else trouble.sentence
         raise InputError(
-            f"{path} is no DICOM file that can be sent: {trouble}.", subject=str(path)
+            f"{path} is no DICOM file that can be sent: {reason}", subject=str(path)
         ) from trouble
+    return _Object(
+        path=path,
+        data_set_at=found.data_set_at,
+        sop_class=UID(found.sop_class_uid),
+        sop_instance_uid=found.sop_instance_uid,
+        transfer_syntax=UID(found.transfer_syntax_uid),
+    )
 
 
 def _batches(
@@ -318,48 +319,73 @@ def _batches(
         yield batch, [build_context(*pair) for pair in wanted]
 
 
-def _stored(node: Node, our_ae: str, association: Association, each: _Object) -> StoreOutcome:
-    accepted = [
-        context.transfer_syntax[0]
-        for context in association.accepted_contexts
-        if context.abstract_syntax == each.sop_class
-    ]
-    if not accepted:
-        return each.outcome("refused", _not_taken(node, our_ae, each))
-    if each.transfer_syntax in accepted:
-        return _sent(node, association, each, each.path)
-    target = EXPLICIT if EXPLICIT in accepted else IMPLICIT
-    with tempfile.TemporaryDirectory(prefix="dicomai-") as folder:
-        path = Path(folder) / "transcoded.dcm"
+class _Sender:
+    """Sends objects in one association, each in a transfer syntax that the node takes."""
+
+    def __init__(self, node: Node, our_ae: str, association: Association, storer: Storer) -> None:
+        self._node = node
+        self._our_ae = our_ae
+        self._storer = storer
+        self._contexts: dict[str, dict[str, int]] = {}
+        for context in association.accepted_contexts:
+            assert context.context_id is not None
+            syntaxes = self._contexts.setdefault(str(context.abstract_syntax), {})
+            syntaxes[str(context.transfer_syntax[0])] = context.context_id
+
+    def send(self, each: _Object) -> StoreOutcome:
+        """Send an object as it is, or else as the node takes it."""
+        node = self._node
+        accepted = self._contexts.get(each.sop_class)
+        if not accepted:
+            return each.outcome("refused", _not_taken(node, self._our_ae, each))
+        if each.transfer_syntax in accepted:
+            return self._sent(each, each, accepted[each.transfer_syntax])
+        target = EXPLICIT if EXPLICIT in accepted else IMPLICIT
+        with tempfile.TemporaryDirectory(prefix="dicomai-") as folder:
+            path = Path(folder) / "transcoded.dcm"
+            try:
+                transcoded(each.path, path, target)
+            except InputError as trouble:
+                return each.outcome(
+                    "refused",
+                    f"{node.name} does not take {each.name} in {each.transfer_syntax.name}, and it "
+                    f"can't be sent in another: {trouble.sentence} Allow that transfer syntax "
+                    "there.",
+                )
+            return self._sent(each, _read(path), accepted[target])
+
+    def _sent(self, each: _Object, as_sent: _Object, context_id: int) -> StoreOutcome:
+        node = self._node
+        request = Request(
+            path=as_sent.path,
+            data_set_at=as_sent.data_set_at,
+            sop_class_uid=each.sop_class,
+            sop_instance_uid=each.sop_instance_uid,
+            context_id=context_id,
+        )
         try:
-            transcoded(each.path, path, target)
-        except InputError as trouble:
+            said = self._storer.store(request)
+        except NoAnswer as trouble:
+            raise TransientError(
+                f"{node.name} gave no answer to {each.name}: it ended the association, or took "
+                "longer than it may.",
+                subject=node.name,
+            ) from trouble
+        except BrokenOff as trouble:
+            raise TransientError(
+                f"{each.path} could not be read to its end ({trouble}), so the association with "
+                f"{node.name} was aborted. Look at its disk.",
+                subject=str(each.path),
+            ) from trouble
+        except Unreadable as trouble:
             return each.outcome(
-                "refused",
-                f"{node.name} does not take {each.name} in {each.transfer_syntax.name}, and it "
-                f"can't be sent in another: {trouble.sentence} Allow that transfer syntax there.",
+                "refused", f"{each.path} can't be read: {trouble}. Look at its disk."
             )
-        return _sent(node, association, each, path)
-
-
-def _sent(node: Node, association: Association, each: _Object, path: Path) -> StoreOutcome:
-    if not association.is_established:
-        raise TransientError(
-            f"{node.name} ended the association before {each.name} was sent.", subject=node.name
+        return each.outcome(
+            meaning(said.status).kind,
+            store_sentence(node.name, each.name, said.status, said.comment),
+            said.status,
         )
-    said = association.send_c_store(path)
-    if "Status" not in said:
-        raise TransientError(
-            f"{node.name} gave no answer to {each.name}: it ended the association, or took longer "
-            "than it may.",
-            subject=node.name,
-        )
-    comment = str(said.get("ErrorComment") or "").strip()
-    return each.outcome(
-        meaning(said.Status).kind,
-        store_sentence(node.name, each.name, said.Status, comment),
-        said.Status,
-    )
 
 
 def _not_taken(node: Node, our_ae: str, each: _Object) -> str:
