@@ -1,0 +1,282 @@
+"""Two archives that no one here wrote, with the same studies in each."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID
+
+from dicomai.net.node import Node
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+MR = "1.2.840.10008.5.1.4.1.1.4"
+EXPLICIT = "1.2.840.10008.1.2.1"
+ROOT = "1.2.826.0.1.3680043.10.543"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """One of the studies that every archive here has."""
+
+    uid: str
+    patient_id: str
+    name: str
+    charset: str | Sequence[str]
+    accession: str
+    date: str
+    modality: str
+    images: tuple[int, ...]
+    """In each of its series."""
+
+    def series_uid(self, series: int) -> str:
+        return f"{self.uid}.{series}"
+
+    def sop_uid(self, series: int, image: int) -> str:
+        return f"{self.uid}.{series}.{image}"
+
+
+MUELLER = Made(
+    uid=f"{ROOT}.1",
+    patient_id="P1",
+    name="Müller^Jürgen",
+    charset="ISO_IR 100",
+    accession="A1",
+    date="20260301",
+    modality="CT",
+    images=(3, 2),
+)
+YAMADA = Made(
+    uid=f"{ROOT}.2",
+    patient_id="P2",
+    name="Yamada^Tarou=山田^太郎=やまだ^たろう",
+    charset=["", "ISO 2022 IR 87"],
+    accession="A2",
+    date="20260410",
+    modality="MR",
+    images=(1,),
+)
+DOE = Made(
+    uid=f"{ROOT}.3",
+    patient_id="P3",
+    name="Doe^Jane",
+    charset="ISO_IR 100",
+    accession="A3",
+    date="20260520",
+    modality="CT",
+    images=(4,),
+)
+STUDIES = (MUELLER, YAMADA, DOE)
+
+
+def data_sets(study: Made) -> Iterator[Dataset]:
+    """Give the images of a study."""
+    for series, count in enumerate(study.images, 1):
+        for image in range(1, count + 1):
+            yield _image(study, series, image)
+
+
+def _image(study: Made, series: int, image: int) -> Dataset:
+    one = Dataset()
+    one.SpecificCharacterSet = study.charset
+    one.SOPClassUID = UID(CT if study.modality == "CT" else MR)
+    one.SOPInstanceUID = UID(study.sop_uid(series, image))
+    one.StudyInstanceUID = UID(study.uid)
+    one.SeriesInstanceUID = UID(study.series_uid(series))
+    one.StudyDate = study.date
+    one.StudyTime = "101500"
+    one.AccessionNumber = study.accession
+    one.Modality = study.modality
+    one.PatientName = study.name
+    one.PatientID = study.patient_id
+    one.PatientBirthDate = "19600102"
+    one.PatientSex = "O"
+    one.StudyID = study.accession
+    one.StudyDescription = f"Study of {study.modality}"
+    one.SeriesDescription = f"Series {series}"
+    one.SeriesNumber = series
+    one.InstanceNumber = image
+    one.ImagePositionPatient = [0, 0, 5 * image]
+    one.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    one.PixelSpacing = [1, 1]
+    one.Rows = one.Columns = 4
+    one.BitsAllocated = one.BitsStored = 16
+    one.HighBit = 15
+    one.PixelRepresentation = 0
+    one.SamplesPerPixel = 1
+    one.PhotometricInterpretation = "MONOCHROME2"
+    one.PixelData = bytes([series, image]) * 16
+    return one
+
+
+def write(data_set: Dataset, path: Path) -> Path:
+    """Write a data set as a file."""
+    data_set.file_meta = FileMetaDataset()
+    data_set.file_meta.TransferSyntaxUID = UID(EXPLICIT)
+    data_set.file_meta.MediaStorageSOPClassUID = data_set.SOPClassUID
+    data_set.file_meta.MediaStorageSOPInstanceUID = data_set.SOPInstanceUID
+    dcmwrite(path, data_set, enforce_file_format=True)
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pacs:
+    """An archive that runs."""
+
+    name: str
+    ae_title: str
+    port: int
+
+    def node(self, **others: object) -> Node:
+        """As the configuration names it."""
+        return Node(
+            name="PACS1",
+            ae_title=self.ae_title,
+            host="127.0.0.1",
+            port=self.port,
+            **others,  # type: ignore[arg-type]
+        )
+
+
+def _ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    pytest.fail(f"nothing listens on {port}")
+
+
+@pytest.fixture(scope="session")
+def our_port() -> int:
+    """Where the archives believe that we receive."""
+    return _ports(1)[0]
+
+
+@pytest.fixture(scope="session")
+def study_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all studies."""
+    folder = tmp_path_factory.mktemp("studies")
+    for study in STUDIES:
+        (folder / study.accession).mkdir()
+        for each in data_sets(study):
+            write(each, folder / study.accession / f"{each.SOPInstanceUID}.dcm")
+    return folder
+
+
+def _load(peer: Callable[[str], str], pacs: Pacs, folder: Path) -> Pacs:
+    subprocess.run(
+        [peer("storescu"), "+sd", "+r", "-aec", pacs.ae_title, "127.0.0.1", str(pacs.port), folder],
+        check=True,
+        capture_output=True,
+    )
+    return pacs
+
+
+@pytest.fixture(scope="session")
+def full_orthanc(
+    peer: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+    our_port: int,
+    study_files: Path,
+) -> Iterator[Pacs]:
+    """Orthanc with the studies."""
+    folder = tmp_path_factory.mktemp("orthanc")
+    dicom_port, http_port = _ports(2)
+    settings = {
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+        "DefaultEncoding": "Utf8",
+        "DicomAet": "ORTHANC",
+        "DicomPort": dicom_port,
+        "HttpPort": http_port,
+        "AuthenticationEnabled": False,
+        "DicomAlwaysAllowFind": True,
+        "DicomAlwaysAllowGet": True,
+        "DicomAlwaysAllowMove": True,
+        "DicomModalities": {"dicomai": ["DICOMAI", "127.0.0.1", our_port]},
+        "Plugins": [],
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    command = [peer("Orthanc"), str(folder / "orthanc.json")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            _wait_for(dicom_port, process)
+            pacs = Pacs(name="orthanc", ae_title="ORTHANC", port=dicom_port)
+            yield _load(peer, pacs, study_files)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def full_dcmqrscp(
+    peer: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+    our_port: int,
+    study_files: Path,
+) -> Iterator[Pacs]:
+    """DCMTK's dcmqrscp with the studies."""
+    folder = tmp_path_factory.mktemp("dcmqrscp")
+    (port,) = _ports(1)
+    store = folder / "store"
+    store.mkdir()
+    settings = folder / "dcmqrscp.cfg"
+    settings.write_text(
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+        f"HostTable BEGIN\ndicomai = (DICOMAI, 127.0.0.1, {our_port})\nHostTable END\n"
+        "VendorTable BEGIN\nVendorTable END\n"
+        f"AETable BEGIN\nDCMQRSCP {store} RW (100, 1024mb) ANY\nAETable END\n"
+    )
+    command = [peer("dcmqrscp"), "-c", str(settings)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            _wait_for(port, process)
+            pacs = Pacs(name="dcmqrscp", ae_title="DCMQRSCP", port=port)
+            yield _load(peer, pacs, study_files)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(params=["orthanc", "dcmqrscp"])
+def pacs(request: pytest.FixtureRequest) -> Pacs:
+    """Each of the two archives."""
+    found: Pacs = request.getfixturevalue(f"full_{request.param}")
+    return found
+
+
+@pytest.fixture
+def mueller() -> Made:
+    """A CT of two series, under a name that ASCII lacks."""
+    return MUELLER
+
+
+@pytest.fixture
+def yamada() -> Made:
+    """An MR under a name in three scripts."""
+    return YAMADA
+
+
+@pytest.fixture
+def doe() -> Made:
+    """A CT of one series."""
+    return DOE
