@@ -26,7 +26,7 @@ _CHUNK_BYTES: Final = 2**20
 # So much of a file that is being written may still be on its way to the disk.
 _FLUSH_BYTES: Final = 2**24
 _MODE: Final = 0o640
-_FOLDER_MODE: Final = 0o750
+FOLDER_MODE: Final = 0o750
 PART_SUFFIX: Final = ".part"
 
 
@@ -108,8 +108,8 @@ class Part:
         ):
             yield view
 
-    def become(self, path: Path) -> None:
-        """Make the bytes, then the name, then the folder durable.
+    def become(self, path: Path, *above: Path) -> None:
+        """Make the bytes, then the name, then the folder durable, and folders above it.
 
         Raises
         ------
@@ -127,7 +127,7 @@ class Part:
             with suppress(FileNotFoundError):
                 self._path.unlink()
             raise _worded(trouble, path) from trouble
-        _name(path)
+        _name(path, *above)
 
 
 def write_durably(path: Path, chunks: Iterable[Bytes]) -> None:
@@ -277,15 +277,16 @@ def free_bytes(path: Path) -> int:
 def _make_folder(folder: Path) -> None:
     try:
         with suppress(FileExistsError):
-            folder.mkdir(_FOLDER_MODE)
+            folder.mkdir(FOLDER_MODE)
     except OSError as trouble:
         raise _worded(trouble, folder) from trouble
 
 
-def _name(path: Path) -> None:
+def _name(path: Path, *above: Path) -> None:
     """Make a new name durable, or take it away: it must not look acknowledged."""
     try:
-        sync_folder(path.parent)
+        for folder in (path.parent, *above):
+            sync_folder(folder)
     except (OSError, DiskFull):
         with suppress(OSError):
             path.unlink()

@@ -2,58 +2,56 @@
 
 ::
 
-    spool/<association>/facts.json            who sends, since when
+    spool/<association>/from-CT1,DICOMAI,...  who sends: calling and called AE, address, node
                         lock                  held (flock) for as long as its receiver lives
                         NNNNNN-<µs>.dcm       object: its place in the association, its receipt
                         NNNNNN-<µs>.attempt1  an ingest that began on it
                         study-<UID>           a study that this association sent something of
-                        end.json              when and how it ended
+                        end-<µs>-released     when and how it ended
     spool/.new-<association>/                 one that is being made
     spool/.old-<association>/                 one that is being removed
     spool/<association>/.NNNNNN-<µs>.part     an object that is being written, begun not before then
 
-The name of an association begins with the time of its start, so names sort as they came.
+The name of an association begins with the time of its start, so names sort as they came. All that
+is known of it stands in names of empty files: a name is there whole or not at all, and is durable
+with its folder, so an object is the only file that needs a sync of its own.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Final, Literal, NewType
+from urllib.parse import unquote
 
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.spool.durable import (
-    PART_SUFFIX,
-    Bytes,
-    Part,
-    make_folders,
-    replace_durably,
-    sync_folder,
-    write_durably,
-)
+from dicomai.spool.durable import FOLDER_MODE, PART_SUFFIX, Bytes, Part
 
 AssociationId = NewType("AssociationId", str)
 Ending = Literal["released", "aborted", "lost"]
 
-FACTS: Final = "facts.json"
-END: Final = "end.json"
+FACTS_PREFIX: Final = "from-"
 LOCK: Final = "lock"
 STUDY_PREFIX: Final = "study-"
 NEW_PREFIX: Final = ".new-"
 OLD_PREFIX: Final = ".old-"
 ASSOCIATION: Final = re.compile(r"\d{16}-[0-9a-f]{8}", re.ASCII)
+END: Final = re.compile(r"end-(\d{16})-(released|aborted|lost)", re.ASCII)
 OBJECT: Final = re.compile(r"(\d{6,})-(\d{16})\.dcm", re.ASCII)
 PART: Final = re.compile(r"\.\d{6,}-(\d{16})\.part", re.ASCII)
+# What can't stand in a name of a file, or parts one fact from the next.
+_QUOTED: Final = str.maketrans(
+    {chr(code): f"%{code:02X}" for code in (*range(32), *map(ord, "%,/"), 127)}
+)
 # A folder that is being made is made within moments; what is older was left by a kill.
 _MAKING: Final = seconds(3600)
 
@@ -103,6 +101,7 @@ class Writer:
     facts: AssociationFacts
     folder: Path
     _lock: int
+    _durable: bool = False
     _counter: int = 0
     _studies: set[StudyInstanceUID] = field(default_factory=set)
     _counting: Lock = field(default_factory=Lock)
@@ -144,6 +143,14 @@ class Writer:
                 arriving.write(chunk)
             return arriving.keep(study)
 
+    def above(self) -> tuple[Path, ...]:
+        """Return the folders above its own that still have to be made durable."""
+        return () if self._durable else (self.folder.parent,)
+
+    def settled(self) -> None:
+        """Note that they are."""
+        self._durable = True
+
     def note(self, study: StudyInstanceUID) -> None:
         """Let it be seen that this association sends something of a study."""
         with self._counting:
@@ -154,7 +161,8 @@ class Writer:
     def end(self, how: Ending, at: Instant) -> None:
         """Write down how it ended, and let go of the lock; the writer is of no use afterwards."""
         try:
-            replace_durably(self.folder / END, json.dumps(asdict(End(at=at, how=how))).encode())
+            # Not durable: after a power cut it counts as lost, the careful way to be wrong.
+            (self.folder / f"end-{at:016d}-{how}").touch()
         finally:
             os.close(self._lock)
 
@@ -196,7 +204,8 @@ class Arriving(Part):
         writer.note(study)
         received_at = max(now(), self._begun)
         path = writer.folder / f"{self._counter:06d}-{received_at:016d}.dcm"
-        self.become(path)
+        self.become(path, *writer.above())
+        writer.settled()
         return Entry(
             association=writer.facts, counter=self._counter, received_at=received_at, path=path
         )
@@ -205,7 +214,10 @@ class Arriving(Part):
 def opened(
     spool: Path, *, calling_ae: str, called_ae: str, address: str, node: str, started_at: Instant
 ) -> Writer:
-    """Make the folder of an association: it shows in the spool whole and locked, or not at all."""
+    """Make the folder of an association: it shows in the spool whole and locked, or not at all.
+
+    It becomes durable with the first object.
+    """
     association = AssociationId(f"{started_at:016d}-{secrets.token_hex(4)}")
     facts = AssociationFacts(
         id=association,
@@ -216,19 +228,42 @@ def opened(
         started_at=started_at,
     )
     making = spool / f"{NEW_PREFIX}{association}"
-    make_folders(making, spool)
+    making.mkdir(FOLDER_MODE)
     lock = os.open(making / LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        write_durably(making / FACTS, (json.dumps(asdict(facts)).encode(),))
+        (making / _facts_name(facts)).touch()
         folder = spool / association
         making.rename(folder)
-        sync_folder(spool)
     except BaseException:
         os.close(lock)
         shutil.rmtree(making, ignore_errors=True)
         raise
     return Writer(facts, folder, lock)
+
+
+def _facts_name(facts: AssociationFacts) -> str:
+    parts = (facts.calling_ae, facts.called_ae, facts.address, facts.node)
+    return FACTS_PREFIX + ",".join(part.translate(_QUOTED) for part in parts)
+
+
+def facts_of(association: AssociationId, name: str) -> AssociationFacts:
+    """Return the facts that the name of a file says.
+
+    Raises
+    ------
+    ValueError
+        It was not made by us.
+    """
+    calling_ae, called_ae, address, node = map(unquote, name.removeprefix(FACTS_PREFIX).split(","))
+    return AssociationFacts(
+        id=association,
+        calling_ae=calling_ae,
+        called_ae=called_ae,
+        address=address,
+        node=node,
+        started_at=Instant(int(association[:16])),
+    )
 
 
 def receiver_lives(folder: Path) -> bool:

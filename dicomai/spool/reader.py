@@ -6,7 +6,6 @@ harmed by one that is writing at the same time.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +19,7 @@ from dicomai.errors import InputError
 from dicomai.spool.entries import (
     ASSOCIATION,
     END,
-    FACTS,
+    FACTS_PREFIX,
     OBJECT,
     OLD_PREFIX,
     PART,
@@ -28,7 +27,9 @@ from dicomai.spool.entries import (
     AssociationFacts,
     AssociationId,
     End,
+    Ending,
     Entry,
+    facts_of,
     receiver_lives,
 )
 
@@ -104,9 +105,7 @@ def open_associations(spool: Path) -> tuple[OpenAssociation, ...]:
     return tuple(
         OpenAssociation(facts=facts, studies=_studies(folder))
         for folder in _folders(spool)
-        if not (folder / END).exists()
-        and receiver_lives(folder)
-        and (facts := _facts(folder)) is not None
+        if _end(folder) is None and receiver_lives(folder) and (facts := _facts(folder)) is not None
     )
 
 
@@ -116,16 +115,15 @@ def ended(spool: Path, association: AssociationId) -> End | None:
     One whose receiver was killed is lost; its end is the last that was heard of it.
     """
     folder = spool / association
-    if not (folder / END).exists() and receiver_lives(folder):
+    if _end(folder) is None and receiver_lives(folder):
         return None
     # In this order: the receiver writes the end before it lets go of the lock.
-    try:
-        said = json.loads((folder / END).read_bytes())
-    except FileNotFoundError:
+    end = _end(folder)
+    if end is None:
         received = [int(match[2]) for name in _names(folder) if (match := OBJECT.fullmatch(name))]
         started_at = int(association[:16])
         return End(at=Instant(max([started_at, *received])), how="lost")
-    return End(at=Instant(said["at"]), how=said["how"])
+    return end
 
 
 def mark(entry: Entry) -> int:
@@ -194,16 +192,25 @@ def _studies(folder: Path) -> frozenset[StudyInstanceUID]:
 
 def _facts(folder: Path) -> AssociationFacts | None:
     """Return who sends; None where ingest has just forgotten it."""
-    try:
-        return AssociationFacts(**json.loads((folder / FACTS).read_bytes()))
-    except FileNotFoundError:
+    said = next((name for name in _names(folder) if name.startswith(FACTS_PREFIX)), None)
+    if said is None:
         return None
-    except (ValueError, TypeError) as trouble:
+    try:
+        return facts_of(AssociationId(folder.name), said)
+    except ValueError as trouble:
         raise InputError(
-            f"Spool: {folder / FACTS} can't be read ({trouble}). Its disk is damaged; move the "
-            "folder out of the spool, and send its objects again.",
+            f"Spool: {folder / said} does not say who sent what is beside it. Its disk is damaged; "
+            "move the folder out of the spool, and send its objects again.",
             subject=str(folder),
         ) from trouble
+
+
+def _end(folder: Path) -> End | None:
+    for name in _names(folder):
+        if found := END.fullmatch(name):
+            how: Ending = found[2]  # type: ignore[assignment]  # the pattern has no other
+            return End(at=Instant(int(found[1])), how=how)
+    return None
 
 
 def _attempt(entry: Entry, number: int) -> Path:
