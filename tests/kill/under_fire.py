@@ -26,6 +26,7 @@ from dicomai.store.engine import open_engine, reading
 from dicomai.store.migrate import upgrade
 
 QUIET_S = 0.6
+NAMES = ("CT1", "CT2", "CT3")
 
 CONFIG = """
 [service]
@@ -223,9 +224,9 @@ class Modality:
         number = 0
         while not self.over.is_set():
             number += 1
-            self._send_study(f"2.25.{self.chance.getrandbits(96)}", f"{self.ae_title}-{number}")
+            self.send_study(f"2.25.{self.chance.getrandbits(96)}", f"{self.ae_title}-{number}")
 
-    def _send_study(self, study: str, patient: str) -> None:
+    def send_study(self, study: str, patient: str) -> None:
         """Send a study in one to three associations; what got no answer is sent once more."""
         again: list[str] = []
         for _ in range(self.chance.randint(1, 3)):
@@ -314,6 +315,15 @@ class Hospital:
     def victims(self) -> list[Part | Postgres]:
         """All that may be killed."""
         return [*self.receivers, self.scheduler, *([self.database] if self.database else [])]
+
+    def wait_until_it_works(self) -> None:
+        """Wait until the scheduler has looked at the spool once."""
+
+        def published() -> int:
+            with reading(self.engine) as connection:
+                return connection.execute(text("SELECT count(*) FROM hosts")).scalar_one()
+
+        eventually(published, 30, "the scheduler works")
 
     def wait_until_taken(self) -> None:
         """Wait until the spool is empty and every study is decided on."""
@@ -425,13 +435,13 @@ class Counted:
     quarantined: int
 
 
-def open_hospital(folder: Path, ports: list[int], names: list[str], *, postgres: bool) -> Hospital:
-    """Make a hospital whose modalities have these names, and start all of it."""
+def open_hospital(folder: Path, ports: list[int], *, postgres: bool) -> Hospital:
+    """Make a hospital, and start all of it."""
     database = Postgres(folder=folder) if postgres else None
     if database is not None:
         database.start()
     config = folder / "dicomai.toml"
-    nodes = "".join(NODE.format(name=name, quiet=QUIET_S) for name in names)
+    nodes = "".join(NODE.format(name=name, quiet=QUIET_S) for name in NAMES)
     config.write_text(CONFIG.format(url=database.url if database else "") + nodes)
     for name in ("spool", "archive", "quarantine", "models"):
         (folder / "data" / name).mkdir(parents=True)
@@ -451,6 +461,26 @@ def open_hospital(folder: Path, ports: list[int], names: list[str], *, postgres:
         scheduler=scheduler,
         engine=engine,
     )
+
+
+def make_modalities(hospital: Hospital, storescu: str, seed: int) -> list[Modality]:
+    """Return the modalities of a hospital; what they do follows from the seed."""
+    over = threading.Event()
+    made = []
+    for name in NAMES:
+        folder = hospital.folder / name
+        folder.mkdir()
+        made.append(
+            Modality(
+                ae_title=name,
+                ports=[part.port for part in hospital.receivers],
+                folder=folder,
+                chance=random.Random(f"{seed} {name}"),
+                storescu=storescu,
+                over=over,
+            )
+        )
+    return made
 
 
 @contextmanager
