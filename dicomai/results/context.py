@@ -36,6 +36,8 @@ class ResultContext:
         IANA name of the zone of the modalities, where objects don't say their offset.
     predecessor
         The report that this one replaces.
+    route
+        The rules that asked for the analysis; empty where a person did.
     """
 
     created_at: Instant
@@ -46,3 +48,4 @@ class ResultContext:
     charset_default: str = ""
     timezone: str = "UTC"
     predecessor: PredecessorSR | None = None
+    route: str = ""

@@ -8,7 +8,6 @@ Evaluations with the words that every result must carry.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import MappingProxyType
 from typing import Final
 
 from highdicom import sr
@@ -17,7 +16,8 @@ from pydicom.dataset import Dataset
 from dicomai.dicom.codes import OURS, Code
 from dicomai.findings import Detection, Segment
 from dicomai.results import summary, uids
-from dicomai.results.provenance import Job, code_item, complete, stand_in
+from dicomai.results.procedure import procedures
+from dicomai.results.provenance import Job, code_item, complete, stand_in, time_taken
 from dicomai.results.seg import Drawn
 from dicomai.results.sr_groups import groups, pydicom_code
 
@@ -29,14 +29,6 @@ IMAGE_LIBRARY: Final = Code("111028", "DCM", "Image Library")
 IMAGE_LIBRARY_GROUP: Final = Code("126200", "DCM", "Image Library Group")
 FRAME_OF_REFERENCE: Final = Code("112227", "DCM", "Frame of Reference UID")
 SOURCE: Final = Code("260753009", "SCT", "Source")
-# Procedure Reported (CID 100). The study's own procedure codes stand in its header.
-_PROCEDURES: Final = MappingProxyType(
-    {
-        "CT": Code("25045-6", "LN", "CT unspecified body region"),
-        "MR": Code("25056-3", "LN", "MRI unspecified body region"),
-    }
-)
-_IMAGING: Final = Code("363679005", "SCT", "Imaging procedure")
 
 
 def encode_sr(job: Job, segments: tuple[Drawn, ...], seg: Dataset | None) -> Dataset:
@@ -108,6 +100,8 @@ def words(job: Job) -> tuple[tuple[Code, str], ...]:
         if not segment.mask.any()
     ]
     said += [(COMMENT, f"Deviation: {text}") for text in findings.deviations]
+    if ran := time_taken(findings):
+        said.append((COMMENT, f"Processing time: {ran}"))
     said += [(COMMENT, f"Warning: {text}") for text in (*findings.warnings, *job.carried.notes)]
     if job.compressed_with_loss is not None:
         said.append((COMMENT, "Warning: images were compressed with loss before they came."))
@@ -124,9 +118,10 @@ def _looked_at(job: Job) -> str:
 def _content(job: Job, segments: tuple[Drawn, ...], seg_uid: str) -> sr.MeasurementReport:
     report = sr.MeasurementReport(
         observation_context=_observer(job),
-        procedure_reported=pydicom_code(
-            _PROCEDURES.get(str(job.sources[0].get("Modality", "")), _IMAGING)
-        ),
+        procedure_reported=[
+            pydicom_code(each)
+            for each in procedures(job.carried.dataset, str(job.sources[0].get("Modality", "")))
+        ],
         imaging_measurements=groups(job, segments, seg_uid),
     )
     content = report[0].ContentSequence

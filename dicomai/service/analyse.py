@@ -148,6 +148,7 @@ def encoded(
     timezone: str,
     charset_default: str,
     predecessor: PredecessorSR | None,
+    route: str = "",
 ) -> tuple[bytes, ...]:
     """Return the results of a job as Part 10 files; the same job and findings, the same bytes."""
     context = ResultContext(
@@ -156,6 +157,7 @@ def encoded(
         charset_default=charset_default,
         timezone=timezone,
         predecessor=predecessor,
+        route=route,
     )
     return tuple(written(each) for each in encode(findings, source.headers, job.uuid, context))
 

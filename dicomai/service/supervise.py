@@ -25,7 +25,7 @@ from dicomai.store import analyses, instances, jobs
 from dicomai.store.analyses import Predecessor
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Instance
-from dicomai.store.job import Job
+from dicomai.store.job import Job, JobRoute
 from dicomai.store.states import JobKind
 
 KINDS: Final[tuple[JobKind, ...]] = ("analyse",)
@@ -50,6 +50,8 @@ class _Facts:
     node: Node | None
     """Who sent its input, if the configuration still knows."""
     predecessor: Predecessor | None
+    routes: tuple[JobRoute, ...]
+    """Who asked for it."""
 
     @property
     def charset_default(self) -> str:
@@ -137,6 +139,7 @@ class Supervisor:
                 timezone=self.settings.service.timezone,
                 charset_default=facts.charset_default,
                 predecessor=analyse.report_of(predecessor),
+                route=", ".join(each.route for each in facts.routes),
             )
         with this.stage("check"):
             try:
@@ -170,9 +173,10 @@ class Supervisor:
         with reading(self.worker.engine) as connection:
             rows = tuple(row for _, row in instances.inputs_of(connection, job.id))
             predecessor = analyses.predecessor(connection, job.id)
+            routes = jobs.routes_of(connection, job.id)
         sender = rows[0].node if rows else ""
         node = next((each for each in self.settings.nodes if each.name == sender), None)
-        return _Facts(rows=rows, node=node, predecessor=predecessor)
+        return _Facts(rows=rows, node=node, predecessor=predecessor, routes=routes)
 
     def _reading(self, facts: _Facts) -> Reading:
         return Reading(

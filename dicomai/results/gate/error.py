@@ -10,6 +10,7 @@ Rule = Literal[
     "readable",  # a Part 10 file that says the same inside and outside
     "attributes",  # what the IOD demands is there
     "identity",  # patient and study are the sources'
+    "request",  # order and imaging procedure are the sources'
     "references",  # everything referred to was an input, or is in this set of results
     "geometry",  # every voxel lies where the findings have it
     "coordinates",  # every region of the report lies where the findings have it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -14,6 +15,7 @@ from pydicom.dataset import Dataset
 from dicomai.dicom.codes import Code
 from dicomai.findings import Findings
 from dicomai.results.gate.error import refuse
+from dicomai.results.gate.request import check_request
 
 SEG: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 SR: Final = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -90,6 +92,7 @@ _SAME: Final = (
     "ReferringPhysicianName",
 )
 _MODALITY: Final = {SEG: "SEG", SR: "SR"}
+_DEVICES: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://dicomai.org/devices")
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 _OFFSET: Final = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
 
@@ -148,6 +151,7 @@ def check_header(
         refuse("status", uid, "its series does not say that it is unverified")
     _identity(result, uid, sources, charset_default)
     _zone(result, uid, sources)
+    check_request(result, uid, sources)
     _own_series(result, uid, others, findings, sources)
     _references(result, uid, others, findings, sources)
     _text(result, uid)
@@ -328,6 +332,10 @@ def _texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
 
 def _provenance(result: Dataset, uid: str, findings: Findings) -> None:
     algorithm = findings.algorithm
+    # The same model has the same Device UID wherever it runs, and another package another one.
+    device = uuid.uuid5(_DEVICES, algorithm.package_sha256)
+    if result.DeviceUID != f"2.25.{device.int}":
+        refuse("provenance", uid, "its Device UID is not that of the model's package")
     named = [
         item
         for item in result.ContributingEquipmentSequence

@@ -26,6 +26,7 @@ from dicomai.findings import (
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.header import code_of, is_coded, known_instances
+from dicomai.results.gate.request import check_procedure
 
 TOLERANCE_MM: Final = 0.01
 _NOT_DETECTED: Final = Code("260415000", "SCT", "Not detected")
@@ -63,6 +64,8 @@ def check_report(
     _references(uid, items, seg, findings, sources)
     groups = _groups(uid, items)
     _words(uid, items, findings)
+    _observer(report, uid)
+    check_procedure(report, uid, sources)
     all_found: tuple[_Found, ...] = (
         *findings.segments,
         *findings.detections,
@@ -117,6 +120,14 @@ def _status(report: Dataset, uid: str) -> None:
     template = report.ContentTemplateSequence[0]
     if (template.MappingResource, template.TemplateIdentifier) != ("DCMR", "1500"):
         refuse("attributes", uid, "its root is not TID 1500")
+
+
+def _observer(report: Dataset, uid: str) -> None:
+    said = {
+        _name(item): item.get("UID") or item.get("TextValue") for item in report.ContentSequence
+    }
+    if (said.get("121012"), said.get("121016")) != (report.DeviceUID, report.DeviceSerialNumber):
+        refuse("provenance", uid, "its observer is not the device that its header names")
 
 
 def _walk(holder: Dataset) -> Iterator[Dataset]:
