@@ -44,7 +44,8 @@ class Job:
     patient_key
         Whose study it was when the job was made; it may finish only while that holds.
     choice
-        Names the series that were chosen, so that at most one job for them is live.
+        Names the series that were chosen, so that at most one job for them is live; of a
+        retrieval the series that are wanted, empty for the whole study.
     supersedes
         The analysis whose input late images changed.
     result_of
@@ -102,7 +103,7 @@ class Job:
         """What a sentence calls it."""
         if self.kind == "analyse":
             return f"Job {self.id} ({self.model})"
-        return f"Job {self.id} (to {self.node})"
+        return f"Job {self.id} ({'to' if self.kind == 'deliver' else 'from'} {self.node})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +187,7 @@ _BACK_OFF: Final[Mapping[JobKind, _BackOff]] = {
     # About a day, and about a week: a PACS may be away over a long weekend.
     "analyse": _BackOff(first_s=30, longest_s=3600, attempts=30),
     "deliver": _BackOff(first_s=60, longest_s=86400, attempts=17),
+    "retrieve": _BackOff(first_s=60, longest_s=86400, attempts=17),
 }
 _RESOURCE_ATTEMPTS: Final = 4  # rungs of the memory ladder
 _RESOURCE_DELAY: Final = seconds(10)

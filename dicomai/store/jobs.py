@@ -6,8 +6,9 @@ worker that lost its job touches no row; see `analyses` and `deliveries` for how
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Connection, exists, func, literal_column, or_, select, update
 
@@ -106,8 +107,10 @@ def _claiming(
     if kind == "analyse":
         free += [jobs.c.model.in_(tuple(models)), ~_paused("model", jobs.c.model)]
         free.append(~_routes_paused())
-    else:
+    elif kind == "deliver":
         free += deliverable()
+    else:
+        free.append(~_paused("node", jobs.c.node))
     first = (
         select(jobs.c.id)
         .where(*free)
@@ -271,7 +274,7 @@ def promote_due(connection: Connection, now: Instant) -> tuple[Job, ...]:
         # Written out, so that the partial index serves it.
         jobs.c.state == literal_column("'waiting'"),
         jobs.c.due_at <= now,
-        or_(jobs.c.kind == "analyse", jobs.c.node.not_in(shut)),
+        or_(jobs.c.kind != "deliver", jobs.c.node.not_in(shut)),
     )
 
 
@@ -295,6 +298,17 @@ def cancel(connection: Connection, job: JobId, because: str, now: Instant) -> Jo
         return cancelled
     current = existing(connection, job)
     raise NotNow(f"{current.title} is {current.state} already.", subject=str(job))
+
+
+_NO_RETRY: Final[Mapping[JobState, str]] = MappingProxyType(
+    {
+        "queued": "is queued already, and starts when a worker is free. See: dicomai status",
+        "running": "runs already. To stop it: dicomai cancel {job}",
+        "waiting": "waits, and is tried again by itself. For when, see: dicomai job {job}",
+        "done": "is done. For a new run: dicomai retry {job} --again",
+        "cancelled": "was cancelled. For a new run: dicomai retry {job} --again",
+    }
+)
 
 
 def retry(connection: Connection, job: JobId, now: Instant) -> Job:
@@ -322,7 +336,8 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
             subject=str(job),
         )
     study = studies.lock(connection, current.study_instance_uid)
-    if study is None or study.status == "deleting":
+    gone = study is None or study.status == "deleting"
+    if gone and current.kind != "retrieve":
         raise NotNow(
             f"{current.title} can't run: its study was deleted by retention. Send the study again, "
             f"then: dicomai retry {job} --again",
@@ -344,8 +359,7 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
     for queued in moved:
         tell(connection, queued, "job queued", f"A person had {queued.title} tried again.", now)
         return queued
-    hint = " For a new run: dicomai retry --again" if current.state == "done" else ""
-    raise NotNow(f"{current.title} is {current.state}.{hint}", subject=str(job))
+    raise NotNow(f"{current.title} {_NO_RETRY[current.state].format(job=job)}", subject=str(job))
 
 
 def release_held(connection: Connection, held_by: HeldBy, now: Instant) -> tuple[Job, ...]:

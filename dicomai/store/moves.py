@@ -52,12 +52,13 @@ def move(
 def park(
     connection: Connection, study: StudyInstanceUID, held_by: HeldBy, sentence: str
 ) -> tuple[JobId, ...]:
-    """Hold the queued and waiting jobs of a study."""
+    """Hold the queued and waiting jobs of a study; what is fetched of it may show whose it is."""
     moved = move(
         connection,
         ("queued", "waiting"),
         "held",
         jobs.c.study_instance_uid == study,
+        jobs.c.kind != "retrieve",
         held_by=held_by,
         error_sentence=sentence,
     )

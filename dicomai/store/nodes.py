@@ -61,12 +61,6 @@ def listing(connection: Connection) -> tuple[NodeState, ...]:
     return tuple(get(connection, name) for name in names.all())
 
 
-def note_contact(connection: Connection, name: str, now: Instant) -> None:
-    """Note that a node called, or answered."""
-    _lock(connection, name)
-    _set(connection, name, last_contact_at=now)
-
-
 def delivered(connection: Connection, name: str, now: Instant) -> None:
     """Note a delivery: the breaker closes, and the node's parked jobs go on."""
     node = _lock(connection, name)

@@ -92,7 +92,7 @@ def _concerned(subject: PauseSubject, name: str) -> ColumnElement[bool]:
         case "model":
             return jobs.c.model == name
         case "node":
-            return (jobs.c.kind == "deliver") & (jobs.c.node == name)
+            return jobs.c.node == name
         case "route":
             routes, pauses = schema.job_routes, schema.pauses
             paused = exists().where(pauses.c.subject == "route", pauses.c.name == routes.c.route)

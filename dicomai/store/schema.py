@@ -193,7 +193,7 @@ jobs: Final = Table(
     Column("fingerprint", Text),
     Column("generation", Integer, nullable=False),
     Column("supersedes", BigInteger),
-    # What is delivered, and where.
+    # What is delivered and where, or retrieved and from where.
     Column("result_of", BigInteger),
     Column("node", Text, nullable=False),
     # Order.
@@ -242,7 +242,7 @@ jobs: Final = Table(
     ),
     CheckConstraint("(kind = 'analyse') = (fingerprint IS NOT NULL)", name="fingerprint"),
     CheckConstraint(
-        "(kind = 'deliver') = (result_of IS NOT NULL) AND (kind = 'deliver') = (node <> '')",
+        "(kind = 'deliver') = (result_of IS NOT NULL) AND (kind = 'analyse') = (node = '')",
         name="deliver",
     ),
     CheckConstraint(
@@ -264,6 +264,19 @@ jobs: Final = Table(
         ),
     ),
     Index("uq_jobs_delivery", "result_of", "node", unique=True),
+    Index(
+        "uq_jobs_live_retrieval",
+        "study_instance_uid",
+        "node",
+        "choice",
+        unique=True,
+        sqlite_where=text(
+            "kind = 'retrieve' AND state IN ('waiting', 'queued', 'running', 'held')"
+        ),
+        postgresql_where=text(
+            "kind = 'retrieve' AND state IN ('waiting', 'queued', 'running', 'held')"
+        ),
+    ),
     Index("ix_jobs_supersedes", "supersedes"),
     # The hot queries of claim, promote_due, leases and breakers.
     Index(

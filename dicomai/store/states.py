@@ -20,7 +20,7 @@ StudyStatus = Literal[
     "deleting",  # its files are going; it takes nothing meanwhile
 ]
 
-JobKind = Literal["analyse", "deliver"]
+JobKind = Literal["analyse", "deliver", "retrieve"]
 JobState = Literal["waiting", "queued", "running", "held", "done", "failed", "cancelled"]
 JOB_STATES: tuple[JobState, ...] = get_args(JobState)
 UNFINISHED: Final[tuple[JobState, ...]] = ("waiting", "queued", "running", "held")

@@ -1,0 +1,141 @@
+"""Retrievals: what is fetched from a node, at most once at a time."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dicomai.dicom.dates import Instant, Microseconds
+from dicomai.dicom.identity import IdentityKey
+from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+from dicomai.store import schema
+from dicomai.store.job import NORMAL, URGENT, Held, Job, JobId, blank, job_of, rank_of
+from dicomai.store.jobs import ours, tell
+from dicomai.store.moves import move
+from dicomai.store.states import UNFINISHED
+
+jobs = schema.jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRetrieval:
+    """Something that is to be fetched.
+
+    Attributes
+    ----------
+    series
+        Only these; empty: the whole study.
+    ageing
+        See the table [worker] of the settings.
+    """
+
+    node: str
+    study_instance_uid: StudyInstanceUID
+    series: frozenset[SeriesInstanceUID] = frozenset()
+    priority: int = 0
+    urgent: bool = False
+    ageing: Microseconds
+
+    @property
+    def choice(self) -> str:
+        """What it is, so that it is not fetched twice at a time."""
+        return " ".join(sorted(self.series))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedRetrieval:
+    """What became of the wish for one: a new job, or one that is under way."""
+
+    outcome: Literal["queued", "present"]
+    job_id: JobId
+
+
+def queue(connection: Connection, wanted: NewRetrieval, now: Instant) -> AddedRetrieval:
+    """Queue a retrieval, unless the same one is under way."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    # Nobody knows yet whose it is; the objects will say.
+    values = blank(uuid.uuid4(), wanted.study_instance_uid, IdentityKey(""), now)
+    row = connection.execute(
+        insert(jobs)
+        .values(
+            **values,
+            kind="retrieve",
+            model="",
+            package_sha256="",
+            choice=wanted.choice,
+            generation=0,
+            node=wanted.node,
+            priority=wanted.priority,
+            urgency=URGENT if wanted.urgent else NORMAL,
+            ageing=wanted.ageing,
+            rank=rank_of(now, wanted.priority, wanted.ageing),
+        )
+        .on_conflict_do_nothing()
+        .returning(jobs)
+    ).one_or_none()
+    if row is None:
+        there = connection.execute(
+            select(jobs.c.id).where(
+                jobs.c.kind == "retrieve",
+                jobs.c.study_instance_uid == wanted.study_instance_uid,
+                jobs.c.node == wanted.node,
+                jobs.c.choice == wanted.choice,
+                jobs.c.state.in_(UNFINISHED),
+            )
+        ).scalar_one()
+        return AddedRetrieval(outcome="present", job_id=JobId(there))
+    job = job_of(row)
+    what = f"{len(wanted.series)} series" if wanted.series else "the study"
+    tell(connection, job, "retrieval queued", f"{job.title} was queued, which fetches {what}.", now)
+    return AddedRetrieval(outcome="queued", job_id=job.id)
+
+
+def series_of(job: Job) -> frozenset[SeriesInstanceUID]:
+    """Return the series that a retrieval wants; empty: the whole study."""
+    return frozenset(SeriesInstanceUID(uid) for uid in job.choice.split())
+
+
+def here(connection: Connection, study: StudyInstanceUID) -> frozenset[SOPInstanceUID]:
+    """Return the objects of a study that the catalogue has from others."""
+    instances = schema.instances
+    found = connection.execute(
+        select(instances.c.sop_instance_uid).where(
+            instances.c.study_instance_uid == study,
+            instances.c.newest,
+            instances.c.origin != "produced",
+        )
+    )
+    return frozenset(SOPInstanceUID(uid) for uid in found.scalars())
+
+
+def finish(
+    connection: Connection,
+    held: Held,
+    stages_s: Mapping[str, float],
+    summary: Mapping[str, object],
+    sentence: str,
+    now: Instant,
+) -> bool:
+    """Finish a retrieval, and say how; False: it is ours no more, and no row was touched."""
+    moved = move(
+        connection,
+        ("running",),
+        "done",
+        *ours(held),
+        finished_at=now,
+        progress=1.0,
+        stages_s=dict(stages_s),
+        summary={**summary, "found": sentence},
+        error_kind=None,
+        error_sentence="",
+        error_stage="",
+        error_subject="",
+    )
+    for job in moved:
+        tell(connection, job, "retrieved", f"{job.title}: {sentence}", now)
+    return bool(moved)
