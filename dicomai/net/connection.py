@@ -14,6 +14,7 @@ from collections import Counter
 from typing import Any, Final
 
 import structlog
+from pynetdicom import evt
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicomai.net import association_request
@@ -65,6 +66,11 @@ class AssociationServer(ThreadedAssociationServer):
         self._waiting = Counter()
         self._counting = threading.Lock()
         self.RequestHandlerClass = _Handler
+
+    def _bind_defaults(self) -> None:
+        """Leave out pynetdicom's handlers that write a page of log for each PDU."""
+        for event in evt._INTERVENTION_EVENTS:
+            self.bind(event, evt.get_default_handler(event))
 
     def verify_request(self, _request: object, client_address: object) -> bool:
         """Tell whether one more may wait to be heard."""
@@ -148,9 +154,10 @@ class _Handler(RequestHandler):
         association.acceptor.implementation_class_uid = server.ae.implementation_class_uid
         association.acceptor.implementation_version_name = server.ae.implementation_version_name
         association.requestor.address_info = self.remote
-        for event, handlers in server._handlers.items():
-            for handler, arguments in [handlers] if isinstance(handlers, tuple) else handlers:
-                association.bind(event, handler, arguments)
+        association._handlers = {
+            event: list(handlers) if isinstance(handlers, list) else handlers
+            for event, handlers in server._handlers.items()
+        }
         association.dul.hear(self.request, self._first_pdu)
         return association
 

@@ -17,6 +17,7 @@ from socketserver import BaseServer
 from typing import Final
 
 import structlog
+from pydicom import config as pydicom_config
 from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.pdu_primitives import A_P_ABORT, SOPClassCommonExtendedNegotiation
@@ -117,6 +118,9 @@ def receive(config: ReceiverConfig, ready: Callable[[], None], stop: threading.E
     ConfigError
         It can't listen there.
     """
+    # UIDs that come are looked at where they count. pydicom would look each time one is handled,
+    # which is half of what it costs to accept an association.
+    pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
     entries.clean(config.spool, now())
     receiver = _Receiver(config)
     with ExitStack() as listening:
@@ -328,6 +332,7 @@ class _Receiver:
                 sop_instance_uid=request.sop_instance_uid.decode("latin-1"),
                 abstract_syntax=str(context.abstract_syntax),
                 transfer_syntax=str(context.transfer_syntax[0]),
+                retrieved=request.move_originator == self._config.ae_title,
             )
         )
 

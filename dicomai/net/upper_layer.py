@@ -140,11 +140,16 @@ class UpperLayer(DULServiceProvider):
 
     def settle(self) -> None:
         """Let the state machine do all that is due."""
+        if not self._is_due():
+            return
         with self._acting:
-            while self.is_alive():
-                if self.event_queue.empty() and not self._process_recv_primitive():
-                    return
+            while self.is_alive() and self._is_due():
+                if self.event_queue.empty():
+                    self._process_recv_primitive()
                 self._act(self.event_queue.get_nowait())
+
+    def _is_due(self) -> bool:
+        return bool(self.event_queue.queue or self.to_provider_queue.queue)
 
     def _act(self, event: str) -> None:
         try:
@@ -161,7 +166,9 @@ class UpperLayer(DULServiceProvider):
 
     def _hear(self) -> None:
         try:
-            self._receive_pdu()
+            # Objects one after the other, until there is something for others to do.
+            while not self._receive_pdu():
+                pass
         except (Ended, _Over):
             self.event_queue.put(_CONNECTION_CLOSED)
         except TooSlow as trouble:
@@ -178,7 +185,8 @@ class UpperLayer(DULServiceProvider):
         if not self.is_alive() or self.assoc._kill:
             raise _Over
 
-    def _receive_pdu(self) -> None:
+    def _receive_pdu(self) -> bool:
+        """Take a PDU; tell whether it, or another thread, gave somebody else something to do."""
         kind, length = self._stream.head()
         if kind not in _KINDS:
             raise Malformed(f"A PDU is of the unknown type 0x{kind:02X}.")
@@ -192,7 +200,7 @@ class UpperLayer(DULServiceProvider):
             raise Ended
         if kind == _P_DATA_TF and self.state_machine.current_state == _OPEN:
             self._receive_data(length)
-            return
+            return self._is_due() or bool(self.assoc.dimse.msg_queue.queue) or self.assoc._kill
         self._stream.begin_message()
         whole = PDU_HEAD.pack(kind, length) + self._stream.take(length)
         self._stream.end_message()
@@ -202,6 +210,7 @@ class UpperLayer(DULServiceProvider):
             raise Malformed(f"A PDU of type 0x{kind:02X} can't be read.") from trouble
         self._recv_pdu.put(pdu)
         self.event_queue.put(event)
+        return True
 
     def _receive_data(self, length: int) -> None:
         """Take the PDVs of a P-DATA-TF as they come."""
@@ -280,6 +289,9 @@ class Acceptor(Association):
         self.dul: UpperLayer = UpperLayer(self, limits, storage)
         self.acse_timeout = entity.acse_timeout
         self.network_timeout = entity.network_timeout
+
+    def _bind_defaults(self) -> None:
+        """Bind nothing: its server's handlers are all there are."""
 
     def start(self) -> None:
         """Run from the request to the end."""
