@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The model packages.", invoke_without_command=True)
 
+_AFTER_A_CHANGE: Final = "Start the service again if it ran while files of the package changed."
 ModelName: TypeAlias = Annotated[str, typer.Argument(metavar="NAME", help="Of the package.")]
 
 
@@ -103,11 +104,12 @@ def trust(name: ModelName, config: ConfigOption = None) -> None:
     registry = open_registry(settings.folders.models)
     package = found(registry, name)
     if registry.trusted(package):
-        say(f"{name} {package.manifest.version} is trusted already.")
+        say(f"{name} {package.manifest.version} is trusted already. {_AFTER_A_CHANGE}")
         return
     pins.trust(settings.folders.models, package)
     audit.record(settings.service.data, "models trust", f"{name} {package.sha256}")
     say(f"{name} {package.manifest.version} may run now. Digest: {package.sha256}")
+    say(_AFTER_A_CHANGE)
 
 
 def opened(config: Path | None) -> tuple[Settings | None, Registry]:

@@ -164,7 +164,7 @@ def _show(told: StudyStory) -> None:
             ("why", known.hold_reason if known.status == "held" else known.decision),
         ],
     )
-    if known.status == "held":
+    if known.status == "held" and keys:
         say("To let it go on as one patient's: dicomai study UID --accept KEY. The keys are:")
         for key in keys:
             say(f"  {key}")

@@ -133,11 +133,19 @@ def accept(engine: Engine, uid: StudyInstanceUID, key: IdentityKey, now: Instant
         studies.release(connection, uid, key, now)
 
 
+NOBODYS: Final = (
+    "No object names one patient alone, so none can be accepted. Correct Patient ID where they "
+    "come from, and send them as a new study."
+)
+
+
 def hold_sentence(uid: StudyInstanceUID, verdict: Ambiguous) -> str:
     """Return why a study is held, and what a person can do."""
-    keys = ", ".join(verdict.keys) or "none"
+    held = f"Study {uid} is held: {verdict.because}."
+    if not verdict.keys:
+        return f"{held} {NOBODYS}"
     return (
-        f"Study {uid} is held: {verdict.because}. Keys: {keys}. Find out whose it is, then: "
+        f"{held} Keys: {', '.join(verdict.keys)}. Find out whose it is, then: "
         f"dicomai study {uid} --accept KEY."
     )
 

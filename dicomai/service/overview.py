@@ -19,7 +19,7 @@ from dicomai.store.pauses import Pause
 from dicomai.store.states import JobKind, JobState
 from dicomai.store.studies import Study
 
-_ALIVE = seconds(120)
+ALIVE = seconds(120)
 _OVERDUE = seconds(25)
 """A worker tells of itself every ten seconds."""
 _MOST_HELD = 100
@@ -75,9 +75,10 @@ class Overview:
             )
         said += [
             f"Host {each.name} is silent since {as_datetime(each.beat_at):%Y-%m-%d %H:%M} UTC, and "
-            "decisions wait for it. Start it: dicomai serve, or dicomai schedule"
+            "decisions wait for it. Start it: dicomai serve, or dicomai schedule. If it is gone "
+            f"for good: dicomai forget {each.name}"
             for each in self.hosts
-            if self.now - each.beat_at > _ALIVE
+            if self.now - each.beat_at > ALIVE
         ]
         if count := len(self.quarantined):
             objects = "1 object lies" if count == 1 else f"{count} objects lie"
@@ -94,7 +95,7 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         How many of the latest studies.
     """
     spool = settings.folders.spool
-    workers = hosts.workers(connection, now, _ALIVE)
+    workers = hosts.workers(connection, now, ALIVE)
     wanted = {route.model for route in settings.routes if route.mode != "off"}
     return Overview(
         now=now,

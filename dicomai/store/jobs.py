@@ -331,8 +331,8 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
         )
     if current.held_by == "study":
         raise NotNow(
-            f"{current.title} is held with its study. See who it belongs to, then: dicomai study "
-            f"{current.study_instance_uid} --accept KEY",
+            f"{current.title} is held with its study. Why, and what helps: dicomai study "
+            f"{current.study_instance_uid}",
             subject=str(job),
         )
     study = studies.lock(connection, current.study_instance_uid)

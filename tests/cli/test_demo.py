@@ -11,14 +11,16 @@ import pytest
 
 from dicomai.phantom.chest import ChestPhantom
 from dicomai.phantom.shell import Shell
-from dicomai.phantom.xray import write_xray
+from dicomai.phantom.xray import chest_exposure, write_xray
 from tests.cli.conftest import Dicomai
 
 
 @pytest.mark.slow
 def test_a_folder_of_one_s_own_gets_results_or_a_sentence(tmp_path: Path) -> None:
     own = tmp_path / "own"
-    image = write_xray(own / "xray", phantom=ChestPhantom(4, vessels=20), shell=Shell())
+    phantom = ChestPhantom(4, vessels=20)
+    exposure = chest_exposure(phantom, rows=320)
+    image = write_xray(own / "xray", phantom=phantom, exposure=exposure, shell=Shell())
     scout = pydicom.dcmread(image.file)
     scout.SeriesInstanceUID, scout.SOPInstanceUID = "2.25.71", "2.25.72"
     scout.file_meta.MediaStorageSOPInstanceUID = "2.25.72"

@@ -152,3 +152,9 @@ def test_completion_is_offered(peer: Callable[[str], str]) -> None:
         check=False,
     )
     assert done.stdout.split() == ["pause"]
+
+
+def test_trust_says_when_a_restart_is_needed(service: Engine, dicomai: Dicomai) -> None:
+    first, again = (dicomai("models", "trust", "chest-ct-lungs").out for _ in range(2))
+    assert "Start the service again if it ran while files of the package changed." in first
+    assert "is trusted already. Start the service again if it ran" in again

@@ -147,6 +147,29 @@ def test_a_failed_job_says_why_and_is_tried_again(
     assert line["user"]
 
 
+def test_a_job_that_needs_no_retry_says_so(service: Engine, dicomai: Dicomai) -> None:
+    arrive(service, UID)
+    number = add(service, wanted(UID)).job_id
+    queued = dicomai("retry", str(number))
+    assert queued.code == 1
+    assert "is queued already, and starts when a worker is free" in queued.err
+    claimed(service)
+    assert f"runs already. To stop it: dicomai cancel {number}" in dicomai("retry", str(number)).err
+    assert dicomai("cancel", str(number)).code == 0
+    assert f"dicomai retry {number} --again" in dicomai("retry", str(number)).err
+
+
+def test_a_held_study_without_a_key_is_not_told_to_accept_one(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    arrive(service, UID)
+    with writing(service) as connection:
+        studies.hold(connection, StudyInstanceUID(UID), "Several Patient IDs in one object.", NOW)
+    shown = dicomai("study", UID).out
+    assert "Several Patient IDs" in shown
+    assert "--accept" not in shown
+
+
 def test_a_done_job_is_run_again_as_a_new_generation(service: Engine, dicomai: Dicomai) -> None:
     analysed(service)
     refused = dicomai("retry", "1")

@@ -207,7 +207,10 @@ def test_several_patient_ids_in_one_object_hold(hospital: Hospital, make_ct: Mak
     hospital.send(make_ct(PatientID=["P1", "P2"]))
     hospital.ingest()
 
-    assert "an object names several Patient IDs" in str(hospital.study().hold_reason)
+    reason = str(hospital.study().hold_reason)
+    assert "an object names several Patient IDs" in reason
+    assert "--accept" not in reason  # there is no key to accept
+    assert "Correct Patient ID where they come from" in reason
 
 
 def test_a_clean_release_shortens_the_quiet_time_of_a_node_that_promises_it(
