@@ -22,6 +22,7 @@ _DATA_SET_TYPE: Final = 0x0800
 _STATUS: Final = 0x0900
 _ERROR_COMMENT: Final = 0x0902
 _SOP_INSTANCE: Final = 0x1000
+_MOVE_ORIGINATOR: Final = 0x1030
 _C_STORE_RQ: Final = 0x0001
 _C_STORE_RSP: Final = 0x8001
 _NO_DATA_SET: Final = 0x0101
@@ -40,11 +41,14 @@ class StoreRequest:
         Which the response names.
     sop_class_uid, sop_instance_uid
         As they came, padding included.
+    move_originator
+        AE title of who asked for it by C-MOVE; empty where nobody did.
     """
 
     message_id: int
     sop_class_uid: bytes
     sop_instance_uid: bytes
+    move_originator: str = ""
 
 
 def command_elements(command_set: bytes) -> dict[int, bytes] | None:
@@ -77,7 +81,10 @@ def store_request(elements: dict[int, bytes]) -> StoreRequest | None:
     if message_id is None or not sop_class or not sop_instance:
         return None
     return StoreRequest(
-        message_id=message_id, sop_class_uid=sop_class, sop_instance_uid=sop_instance
+        message_id=message_id,
+        sop_class_uid=sop_class,
+        sop_instance_uid=sop_instance,
+        move_originator=elements.get(_MOVE_ORIGINATOR, b"").decode("latin-1").strip(" \0"),
     )
 
 

@@ -50,12 +50,15 @@ class Request:
         As the command set says.
     abstract_syntax, transfer_syntax
         Of the presentation context that it came in.
+    retrieved
+        We had asked for it.
     """
 
     sop_class_uid: str
     sop_instance_uid: str
     abstract_syntax: str
     transfer_syntax: str
+    retrieved: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +141,12 @@ class Reception:
                 subject=str(self.spool),
             )
 
-    def writer(self) -> entries.Writer:
-        """Return the spool's side of this association, made with its first object."""
+    def writer(self, *, retrieved: bool) -> entries.Writer:
+        """Return the spool's side of this association, made with its first object.
+
+        A node sends what it was asked for in an association for that alone, so that the first
+        object speaks for all.
+        """
         if self._writer is None:
             self._writer = entries.opened(
                 self.spool,
@@ -148,6 +155,7 @@ class Reception:
                 address=self.address,
                 node=self.node,
                 started_at=self.started_at,
+                retrieved=retrieved,
             )
         return self._writer
 
@@ -263,8 +271,8 @@ class Incoming:
     def _begin(self, piece: memoryview) -> None:
         self.reception.check_room()
         self._know(head_so_far(piece, self.request.transfer_syntax))
-        self._part = self.reception.writer().begin()
         request = self.request
+        self._part = self.reception.writer(retrieved=request.retrieved).begin()
         meta = file_meta(
             _unpadded(request.sop_class_uid),
             _unpadded(request.sop_instance_uid),

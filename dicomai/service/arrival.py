@@ -152,7 +152,7 @@ def _row(arrived: Arrived, node: Node) -> InstanceRow:
         header_digest=read.version.header,
         pixel_digest=read.version.pixels,
         file_sha256=read.file_sha256,
-        origin="received",
+        origin="retrieved" if arrived.entry.association.retrieved else "received",
         node=node.name,
         received_at=arrived.entry.received_at,
         size_bytes=read.size_bytes,

@@ -2,7 +2,8 @@
 
 ::
 
-    spool/<association>/from-CT1,DICOMAI,...  who sends: calling and called AE, address, node
+    spool/<association>/from-CT1,DICOMAI,...  who sends: calling and called AE, address, node,
+                                              and that we had asked for it
                         lock                  held (flock) for as long as its receiver lives
                         NNNNNN-<µs>.dcm       object: its place in the association, its receipt
                         NNNNNN-<µs>.attempt1  an ingest that began on it
@@ -40,6 +41,7 @@ AssociationId = NewType("AssociationId", str)
 Ending = Literal["released", "aborted", "lost"]
 
 FACTS_PREFIX: Final = "from-"
+RETRIEVED: Final = "retrieved"
 LOCK: Final = "lock"
 STUDY_PREFIX: Final = "study-"
 NEW_PREFIX: Final = ".new-"
@@ -66,6 +68,8 @@ class AssociationFacts:
         Name of the node in the configuration.
     address
         IP address that it called from.
+    retrieved
+        It brings what we had asked for, by C-GET or C-MOVE.
     """
 
     id: AssociationId
@@ -74,6 +78,7 @@ class AssociationFacts:
     address: str
     node: str
     started_at: Instant
+    retrieved: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +217,14 @@ class Arriving(Part):
 
 
 def opened(
-    spool: Path, *, calling_ae: str, called_ae: str, address: str, node: str, started_at: Instant
+    spool: Path,
+    *,
+    calling_ae: str,
+    called_ae: str,
+    address: str,
+    node: str,
+    started_at: Instant,
+    retrieved: bool = False,
 ) -> Writer:
     """Make the folder of an association: it shows in the spool whole and locked, or not at all.
 
@@ -226,6 +238,7 @@ def opened(
         address=address,
         node=node,
         started_at=started_at,
+        retrieved=retrieved,
     )
     making = spool / f"{NEW_PREFIX}{association}"
     making.mkdir(FOLDER_MODE)
@@ -243,7 +256,8 @@ def opened(
 
 
 def _facts_name(facts: AssociationFacts) -> str:
-    parts = (facts.calling_ae, facts.called_ae, facts.address, facts.node)
+    parts = [facts.calling_ae, facts.called_ae, facts.address, facts.node]
+    parts += [RETRIEVED] if facts.retrieved else []
     return FACTS_PREFIX + ",".join(part.translate(_QUOTED) for part in parts)
 
 
@@ -255,7 +269,10 @@ def facts_of(association: AssociationId, name: str) -> AssociationFacts:
     ValueError
         It was not made by us.
     """
-    calling_ae, called_ae, address, node = map(unquote, name.removeprefix(FACTS_PREFIX).split(","))
+    parts = list(map(unquote, name.removeprefix(FACTS_PREFIX).split(",")))
+    calling_ae, called_ae, address, node = parts[:4]
+    if parts[4:] not in ([], [RETRIEVED]):
+        raise ValueError(f"{parts[4:]} after the node")
     return AssociationFacts(
         id=association,
         calling_ae=calling_ae,
@@ -263,6 +280,7 @@ def facts_of(association: AssociationId, name: str) -> AssociationFacts:
         address=address,
         node=node,
         started_at=Instant(int(association[:16])),
+        retrieved=len(parts) > 4,
     )
 
 
