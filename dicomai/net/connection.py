@@ -47,11 +47,14 @@ class AssociationServer(ThreadedAssociationServer):
         Context of TLS; None on a port without.
     storage
         Takes the objects.
+    shares_port
+        Others may listen where it does.
     """
 
     request_queue_size = 128
     daemon_threads = True
     block_on_close = False
+    shares_port = False
     limits: Limits
     secured_by: ssl.SSLContext | None
     storage: Storage
@@ -66,6 +69,13 @@ class AssociationServer(ThreadedAssociationServer):
         self._waiting = Counter()
         self._counting = threading.Lock()
         self.RequestHandlerClass = _Handler
+
+    def server_bind(self) -> None:
+        """Take the port, alone unless it says that it shares it."""
+        if self.shares_port:
+            assert self.socket is not None
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
 
     def _bind_defaults(self) -> None:
         """Leave out pynetdicom's handlers that write a page of log for each PDU."""
@@ -109,6 +119,12 @@ class AssociationServer(ThreadedAssociationServer):
         _log.error("connection failed", address=_address(client_address), exc_info=True)
 
 
+class SharingServer(AssociationServer):
+    """One of several, each in a process of its own, that take the connections of one port."""
+
+    shares_port = True
+
+
 class _Handler(RequestHandler):
     """One connection, from its accept to its first PDU."""
 
@@ -126,7 +142,10 @@ class _Handler(RequestHandler):
             return
         finally:
             self.server.heard(self.client_address)
-        super().handle()
+        try:
+            super().handle()
+        finally:  # pynetdicom leaves it open where the peer closed first
+            self.request.close()
 
     def _heard(self) -> bytearray:
         limits = self.server.limits

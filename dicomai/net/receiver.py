@@ -38,7 +38,7 @@ from dicomai.net.admission import (
     too_many,
 )
 from dicomai.net.c_store import StoreRequest
-from dicomai.net.connection import AssociationServer
+from dicomai.net.connection import AssociationServer, SharingServer
 from dicomai.net.limits import Limits
 from dicomai.net.node import Node
 from dicomai.net.reception import Incoming, Reception, Request
@@ -86,6 +86,8 @@ class ReceiverConfig:
         Free space that reception leaves: objects that would take of it are refused.
     max_associations
         At a time; more are rejected for now.
+    shares_port
+        Other receiver processes listen on the same port.
     limits
         What one association may take.
     """
@@ -97,6 +99,7 @@ class ReceiverConfig:
     spool: Path
     reserve_bytes: int
     max_associations: int
+    shares_port: bool = False
     tls: TlsPort | None = None
     limits: Limits = field(default_factory=Limits)
 
@@ -180,7 +183,7 @@ class _Receiver:
         try:
             server = entity.make_server(
                 (self._config.host, port),
-                server_class=AssociationServer,
+                server_class=SharingServer if self._config.shares_port else AssociationServer,
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._requested),
                     (evt.EVT_SOP_COMMON, _as_storage),

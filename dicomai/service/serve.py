@@ -41,6 +41,7 @@ def receive(settings: Settings, life: Life) -> None:
             spool=settings.folders.spool,
             reserve_bytes=config.reserve_bytes,
             max_associations=config.max_associations,
+            shares_port=config.processes > 1,
         ),
         life.ready,
         life.stop,
@@ -84,6 +85,9 @@ def serve(settings: Settings, roles: Collection[RoleName] = tuple(ROLES)) -> int
     stop = threading.Event()
     with _stopped_by_signals(stop):
         chosen: dict[str, Role] = {name: ROLES[name] for name in ROLES if name in roles}
+        if "receive" in chosen:
+            more = range(2, settings.receiver.processes + 1)
+            chosen |= {f"receive {number}": receive for number in more}
         return Tree(settings, chosen, from_environment()).run(stop)
 
 

@@ -124,6 +124,10 @@ class ReceiverSettings(Section):
     max_associations: Annotated[
         int, Field(ge=1, description="Associations at a time; more are rejected for now.")
     ] = 50
+    processes: Annotated[
+        int,
+        Field(ge=1, le=64, description="Receiver processes that share the port."),
+    ] = 1
     max_object_bytes: Annotated[
         int, Field(ge=1, description="Larger objects are refused, and nothing of them is kept.")
     ] = 10_000_000_000

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,33 @@ def test_a_new_service_answers_echoscu_and_ends_at_sigterm(
                 check=False,
             )
             assert stranger.returncode != 0
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0, log.read_text()
+
+
+def test_several_receiver_processes_share_the_port(
+    without_routes: int, tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    file = tmp_path / "dicomai.toml"
+    file.write_text(file.read_text().replace("[receiver]", "[receiver]\nprocesses = 2"))
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", "dicomai", "receive"], stdout=out, stderr=out, cwd=tmp_path
+        ) as process,
+    ):
+        try:
+            deadline = time.monotonic() + 30
+            while "service ready" not in log.read_text():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert '["receive", "receive 2"]' in log.read_text()
+            echo = [peer("echoscu"), "-aec", "DICOMAI", "127.0.0.1", str(without_routes)]
+            for _ in range(4):
+                subprocess.run(echo, check=True)
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=30) == 0, log.read_text()

@@ -42,6 +42,7 @@ def main() -> None:
             spool=Path(said["spool"]),
             reserve_bytes=said["reserve_bytes"],
             max_associations=said["max_associations"],
+            shares_port=said.get("shares_port", False),
             tls=tls_port(said["tls"]) if "tls" in said else None,
             limits=Limits(**said.get("limits", {})),
         ),

@@ -418,3 +418,21 @@ def test_a_port_in_use_is_said(receiver: Receiver, make_receiver: MakeReceiver) 
         pytest.fail.Exception, match=f"can't listen on 127.0.0.1 port {receiver.port}"
     ):
         make_receiver()
+
+
+def test_receiver_processes_share_a_port_and_outlive_one_another(
+    make_receiver: MakeReceiver, scu: Scu
+) -> None:
+    first, second = (make_receiver(shares_port=True) for _ in range(2))
+    sent = []
+    for number, gone in enumerate((None, first, second)):
+        if gone is not None:
+            gone.kill()
+        uid = f"1.2.9.{number}"
+        data_set = scu.tiny(sop_instance=uid.encode())
+        with scu.calling(first.port) as association:
+            assert scu.send(association, data_set, sop_instance=uid) == 0
+        sent.append(data_set)
+        if gone is first:
+            first.start()
+    assert first.data_sets() == sent
