@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from queue import Empty
 from typing import Final, cast
 
 from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.presentation import PresentationContext
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.presentation import PresentationContext, build_role
 
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import ConfigError, DicomaiError, RefusedError, TransientError
@@ -34,7 +36,11 @@ class NothingAccepted(RefusedError):
 
 @contextmanager
 def associated(
-    node: Node, our_ae: str, contexts: list[PresentationContext], files: TlsFiles = NO_FILES
+    node: Node,
+    our_ae: str,
+    contexts: list[PresentationContext],
+    files: TlsFiles = NO_FILES,
+    takes: Sequence[str] = (),
 ) -> Iterator[Association]:
     """Give an association with a node; it is released, or else aborted, at the end of the block.
 
@@ -48,6 +54,8 @@ def associated(
         What to propose.
     files
         Our certificate, and the authorities whose certificates we believe.
+    takes
+        SOP classes that the node may send us in this association (PS3.7 D.3.3.4).
 
     Raises
     ------
@@ -95,6 +103,7 @@ def associated(
             contexts=contexts,
             ae_title=node.ae_title,
             max_pdu=MAX_PDU_BYTES,
+            ext_neg=[build_role(uid, scp_role=True) for uid in takes],
             tls_args=(cast("ssl.SSLContext", tls), node.host) if tls is not None else None,
             evt_handlers=[
                 (evt.EVT_ACSE_SENT, about_to_connect),
@@ -158,8 +167,8 @@ def _not_established(
 ) -> DicomaiError:
     if not connected:
         return _unreachable(node, _why_not(node, tls))
-    answer = association.acceptor.primitive
-    if association.is_rejected and answer is not None:
+    answer = association.acceptor.primitive or _overlooked(association)
+    if answer is not None and answer.result:
         kind, sentence = status.rejection(
             node.name,
             node.ae_title,
@@ -179,6 +188,19 @@ def _not_established(
         f"association. {hint}",
         subject=node.name,
     )
+
+
+def _overlooked(association: Association) -> A_ASSOCIATE | None:
+    """Return a rejection that was faster than pynetdicom.
+
+    By the time that it looks whether the connection was made, the peer may have rejected the
+    association and closed; then it takes it for a connection that never was.
+    """
+    with suppress(Empty):
+        found = association.dul.to_user_queue.get_nowait()
+        if isinstance(found, A_ASSOCIATE):
+            return found
+    return None
 
 
 def _impostor(node: Node, wire: socket.socket) -> str:

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from queue import Empty
 from typing import TypeVar
 
 import pytest
@@ -161,6 +162,12 @@ def calling(
         ae_title=called_ae,
         evt_handlers=[(evt.EVT_CONN_OPEN, lambda event: wires.append(wire_of(event.assoc)))],
     )
+    if not association.is_established and association.acceptor.primitive is None:
+        # By the time that pynetdicom looks whether there is a connection, its peer may have
+        # rejected the association and closed; then it overlooks that.
+        with suppress(Empty):
+            association.acceptor.primitive = association.dul.to_user_queue.get_nowait()
+            association.is_rejected = True
     try:
         yield association
     finally:
