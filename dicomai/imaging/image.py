@@ -13,7 +13,8 @@ from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, numbers, text
 from dicomai.imaging.facts import Facts, facts_of
 from dicomai.imaging.geometry import Plane
-from dicomai.imaging.pixels import check_greyscale, modality_values, sop_class_name
+from dicomai.imaging.modality import modality_values
+from dicomai.imaging.pixels import check_greyscale, sop_class_name
 
 MODALITIES: Final = ("CR", "DX", "RG", "MG", "PX", "IO")
 USUAL_ORIENTATION: Final = ("L", "F")

@@ -1,22 +1,33 @@
-"""Stored values of one image, decoded, and turned to modality units (PS3.3 C.7.6.3, C.11.1)."""
+"""The pixels of an object, decoded frame by frame as they are stored (PS3.3 C.7.6.3)."""
 
 from __future__ import annotations
 
-from typing import Final
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.pixels.processing import apply_modality_lut
-from pydicom.pixels.utils import pixel_array
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, RLELossless
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, numbers, text, values_checked_here, whole
+from dicomai.imaging.attributes import name_of, text, values_checked_here, whole
+from dicomai.imaging.decoders import DECODERS, NATIVE
 
 GREYSCALE: Final = ("MONOCHROME1", "MONOCHROME2")
-LARGEST: Final = 1e9
-"""Of a slope, an intercept and a value in modality units; what is beyond is a defect."""
+MOST_BYTES: Final = 1 << 33
+"""Of the pixels of one frame, decoded; what says that it is larger is damaged or hostile."""
+
+Keyword: TypeAlias = Literal["PixelData", "FloatPixelData", "DoubleFloatPixelData"]
+Samples: TypeAlias = npt.NDArray[np.integer]
+"""Stored values; floating point ones only for Float and Double Float Pixel Data."""
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 
 def check_greyscale(dataset: Dataset) -> None:
@@ -62,65 +73,244 @@ def sop_class_name(dataset: Dataset) -> str:
     return UID(uid).name if uid else "without SOP Class"
 
 
-def stored_values(dataset: Dataset) -> npt.NDArray[np.integer]:
-    """Return the stored values, (J, I) whole numbers, without what lies in unused bits.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredPixels:
+    """The pixels of an object as they came, with all that decoding takes.
 
-    Raises
-    ------
-    InputError
-        The pixel data can't be decoded or is too short; names the object and its transfer syntax.
+    It holds no data set, so that threads may decode its frames: a data set reads itself while it
+    is read, and may warn.
+
+    Attributes
+    ----------
+    frames
+        The bytes of each frame; native ones lie all in the first.
+    shape_ji
+        Rows, columns.
+    allocated, stored, shift
+        Bits of a sample, those that count, and how far these lie from the lowest.
     """
-    allocated, stored = whole(dataset, "BitsAllocated"), whole(dataset, "BitsStored")
-    shift = whole(dataset, "HighBit", stored - 1) + 1 - stored
-    if not 1 <= stored <= allocated or allocated not in (8, 16, 32) or shift < 0:
-        raise InputError(
-            f"{name_of(dataset)}: {stored} bits stored of {allocated} allocated, high bit "
-            f"{stored - 1 + shift}, which can't be.",
-            subject=text(dataset, "SOPInstanceUID"),
-        )
-    syntax = _transfer_syntax(dataset)
-    with values_checked_here():
+
+    name: str
+    subject: str
+    syntax: UID
+    keyword: Keyword
+    vr: str
+    frames: tuple[bytes, ...]
+    count: int
+    shape_ji: tuple[int, int]
+    samples: int
+    planar: int
+    photometric: str
+    allocated: int
+    stored: int
+    shift: int
+    signed: bool
+
+    def frame(self, index: int) -> Samples:
+        """Return the values of a frame, (J, I) or (J, I, 3), without what lies in unused bits.
+
+        Colour is RGB, whatever it was stored as; a palette is not looked up.
+
+        Raises
+        ------
+        InputError
+            It can't be decoded or is too short; names the object and its transfer syntax.
+        """
         try:
-            pixels: npt.NDArray[np.integer] = pixel_array(dataset, raw=True)
+            pixels = self._decoded(index)
         except MemoryError:
             raise
         # Decoders of five libraries raise what they like; whatever it was, this object is at fault.
         except Exception as error:  # noqa: BLE001
+            raise self.undecodable(_in_short(error)) from None
+        shape = self.shape_ji if self.samples == 1 else (*self.shape_ji, self.samples)
+        if pixels.shape != shape:
             raise InputError(
-                f"{name_of(dataset)}: the pixel data can't be decoded as {syntax.name} "
-                f"({syntax}): {_in_short(error)}. Send the object again, uncompressed if it is in "
-                "order.",
-                subject=text(dataset, "SOPInstanceUID"),
-            ) from None
-    shape = (whole(dataset, "Rows"), whole(dataset, "Columns"))
-    if pixels.shape != shape:
-        raise InputError(
-            f"{name_of(dataset)}: the pixel data decodes to {pixels.shape}, but the header says "
-            f"{shape}. Send the object again.",
-            subject=text(dataset, "SOPInstanceUID"),
+                f"{self.name}: the pixel data decodes to {pixels.shape}, but the header says "
+                f"{shape}. Send the object again.",
+                subject=self.subject,
+            )
+        if self.keyword != "PixelData" or self.allocated == 1:
+            return pixels
+        if self.syntax not in NATIVE and self.syntax != RLELossless:
+            return pixels  # decoders give values, not bits; RLE packs the bytes as they are
+        return _without_unused_bits(pixels, self.allocated, self.stored, self.shift)
+
+    def _decoded(self, index: int) -> Samples:
+        """Return a frame by the first plugin that takes it."""
+        if self.syntax in NATIVE:
+            return self._by(self.frames[0], index, "", self._options(self.count))
+        octets = self.frames[index] if self.count == 1 else encapsulate([self.frames[index]])
+        order = DECODERS[self.syntax]
+        said: Exception | None = None
+        for plugin in order.grey if self.samples == 1 else order.colour:
+            try:
+                return self._by(octets, 0, plugin, self._options(1))
+            except Exception as error:  # noqa: BLE001  # the next one may take it
+                said = said or error
+        assert said is not None
+        raise said
+
+    def _by(self, octets: bytes, index: int, plugin: str, options: dict[str, Any]) -> Samples:
+        decoder = get_decoder(self.syntax)
+        out: Samples
+        out, _ = decoder.as_array(octets, index=index, decoding_plugin=plugin, **options)
+        return out
+
+    def _options(self, count: int) -> dict[str, Any]:  # pydicom's annotations of these are wrong
+        options: dict[str, Any] = {
+            "view_only": True,
+            "rows": self.shape_ji[0],
+            "columns": self.shape_ji[1],
+            "number_of_frames": count,
+            "samples_per_pixel": self.samples,
+            "photometric_interpretation": self.photometric,
+            "pixel_keyword": self.keyword,
+            "pixel_vr": self.vr,
+            "bits_allocated": self.allocated,
+        }
+        if self.samples > 1:
+            options["planar_configuration"] = self.planar
+        if self.keyword == "PixelData":
+            options["bits_stored"] = self.stored
+            options["pixel_representation"] = int(self.signed)
+        if self.syntax in NATIVE or self.syntax == RLELossless:
+            options["correct_unused_bits"] = False  # `frame` does, and knows High Bit
+        return options
+
+    def undecodable(self, why: str) -> InputError:
+        """Return the sentence that says why."""
+        return InputError(
+            f"{self.name}: the pixel data can't be decoded as {self.syntax.name} ({self.syntax}): "
+            f"{why}. Send the object again, uncompressed if it is in order.",
+            subject=self.subject,
         )
-    if syntax.is_compressed and syntax != RLELossless:
-        return pixels  # decoders give values, not bits; RLE packs the bytes as they are
-    return _without_unused_bits(pixels, allocated, stored, shift)
 
 
-def _without_unused_bits(
-    pixels: npt.NDArray[np.integer], allocated: int, stored: int, shift: int
-) -> npt.NDArray[np.integer]:
+def stored_pixels(dataset: Dataset) -> StoredPixels:
+    """Return the pixels of an object, not yet decoded.
+
+    Raises
+    ------
+    InputError
+        There are none, they can't be as their attributes say, or no decoder is here for them.
+    """
+    name, subject = name_of(dataset), text(dataset, "SOPInstanceUID")
+    syntax = _transfer_syntax(dataset)
+    keyword = _keyword(dataset)
+    allocated = whole(dataset, "BitsAllocated")
+    stored, shift, signed = allocated, 0, False
+    if keyword == "PixelData":
+        stored = whole(dataset, "BitsStored")
+        shift = whole(dataset, "HighBit", stored - 1) + 1 - stored
+        signed = whole(dataset, "PixelRepresentation", 0) == 1
+        if not 1 <= stored <= allocated or allocated not in (1, 8, 16, 32) or shift < 0:
+            raise InputError(
+                f"{name}: {stored} bits stored of {allocated} allocated, high bit "
+                f"{stored - 1 + shift}, which can't be.",
+                subject=subject,
+            )
+    count = whole(dataset, "NumberOfFrames", 1)
+    samples = whole(dataset, "SamplesPerPixel", 1)
+    shape_ji = (whole(dataset, "Rows"), whole(dataset, "Columns"))
+    if min(*shape_ji, count, samples) < 1 or shape_ji[0] * shape_ji[1] * samples > MOST_BYTES:
+        raise InputError(
+            f"{name}: {count} frames of {shape_ji[0]}×{shape_ji[1]} pixels with {samples} samples "
+            "can't be.",
+            subject=subject,
+        )
+    pixels = StoredPixels(
+        name=name,
+        subject=subject,
+        syntax=syntax,
+        keyword=keyword,
+        vr=dataset[keyword].VR,
+        frames=(),
+        count=count,
+        shape_ji=shape_ji,
+        samples=samples,
+        planar=whole(dataset, "PlanarConfiguration", 0) if samples > 1 else 0,
+        photometric=text(dataset, "PhotometricInterpretation") or GREYSCALE[1],
+        allocated=allocated,
+        stored=stored,
+        shift=shift,
+        signed=signed,
+    )
+    return replace(pixels, frames=_frames(pixels, dataset))
+
+
+def _frames(pixels: StoredPixels, dataset: Dataset) -> tuple[bytes, ...]:
+    """Return native pixel data whole, encapsulated ones frame by frame."""
+    octets: bytes | None = dataset[pixels.keyword].value
+    if not octets:
+        raise pixels.undecodable("it is empty")
+    if pixels.syntax not in NATIVE and pixels.syntax not in DECODERS:
+        raise pixels.undecodable("no decoder for it is installed")
+    if pixels.count == 1 or pixels.syntax in NATIVE:
+        return (octets,)
+    offsets = None
+    if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    with values_checked_here():
+        try:
+            found = tuple(
+                generate_frames(octets, number_of_frames=pixels.count, extended_offsets=offsets)
+            )
+        except Exception as error:  # noqa: BLE001  # a hostile structure, however it fails
+            raise pixels.undecodable(_in_short(error)) from None
+    if len(found) < pixels.count:
+        raise pixels.undecodable(f"it holds {len(found)} frames, and {pixels.count} belong")
+    return found
+
+
+def _keyword(dataset: Dataset) -> Keyword:
+    keywords: tuple[Keyword, ...] = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+    for keyword in keywords:
+        if keyword in dataset:
+            return keyword
+    raise InputError(
+        f"{name_of(dataset)} ({sop_class_name(dataset)}) has no pixel data, so it is no image.",
+        subject=text(dataset, "SOPInstanceUID"),
+    )
+
+
+def stored_values(dataset: Dataset) -> Samples:
+    """Return the values of an object's only frame; raises as `StoredPixels.frame` does."""
+    pixels = stored_pixels(dataset)
+    with values_checked_here():
+        return pixels.frame(0)
+
+
+def in_parallel(work: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> list[_Result]:
+    """Return what `work` makes of each task, in their order, on all processors of this process.
+
+    The libraries that decode let other threads run meanwhile. The first error ends it.
+    """
+    threads = min(len(tasks), len(os.sched_getaffinity(0)))
+    # Warnings are silenced for the whole process: here once, for all threads.
+    with values_checked_here():
+        if threads < 2:
+            return [work(task) for task in tasks]
+        pool = ThreadPoolExecutor(threads, "decode")
+        try:
+            return list(pool.map(work, tasks))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _without_unused_bits(pixels: Samples, allocated: int, stored: int, shift: int) -> Samples:
     """Old modalities keep overlays in the bits that PS3.5 8.1.1 leaves unused."""
     if stored == allocated:
         return pixels
     # Up to the top and down again: an arithmetic shift extends the sign where there is one.
     raised = np.left_shift(pixels, allocated - stored - shift)
-    out: npt.NDArray[np.integer] = np.right_shift(raised, allocated - stored)
+    out: Samples = np.right_shift(raised, allocated - stored)
     return out
 
 
 def _in_short(error: Exception) -> str:
     """Return the reason of pydicom's many lines: its plugins are a programmer's matter."""
     said = str(error)
-    if "missing dependencies" in said or "is not supported" in said:
-        return "no decoder for it is installed"
     if "all available plugins" in said:
         return "every decoder refuses it"
     return " ".join(said.split())[:200].rstrip(".:") or type(error).__name__
@@ -134,78 +324,3 @@ def _transfer_syntax(dataset: Dataset) -> UID:
             subject=text(dataset, "SOPInstanceUID"),
         )
     return UID(syntax)
-
-
-def modality_values(
-    dataset: Dataset,
-) -> tuple[npt.NDArray[np.int32] | npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
-    """Return an image in modality units, and which of its pixels are padding.
-
-    Rescale slope and intercept, or the modality LUT, of this very image (PS3.3 C.11.1.1.2); for
-    CT these are Hounsfield units.
-
-    Returns
-    -------
-    values : (J, I) int32 where that is exact, else float32
-    padding : (J, I) bool, or None where the image declares none (PS3.3 C.7.5.1.1.2)
-    """
-    stored = stored_values(dataset)
-    padding = _padding(dataset, stored)
-    _check_hounsfield(dataset)
-    if text(dataset, "ModalityLUTSequence"):
-        with values_checked_here():
-            return np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32), padding
-    (slope,) = numbers(dataset, "RescaleSlope", 1, (1.0,))
-    (intercept,) = numbers(dataset, "RescaleIntercept", 1, (0.0,))
-    largest = float(np.abs(stored.astype(np.float64)).max(initial=1.0)) * abs(slope)
-    if slope == 0 or max(largest, abs(slope), abs(intercept)) > LARGEST:
-        raise InputError(
-            f"{name_of(dataset)}: Rescale Slope {slope:g} and Intercept {intercept:g} make no "
-            "sensible values. Have the modality mend them and send the object again.",
-            subject=text(dataset, "SOPInstanceUID"),
-        )
-    if slope == int(slope) and intercept == int(intercept):
-        exact = stored.astype(np.int64) * int(slope) + int(intercept)
-        return exact.astype(np.int32), padding
-    return (stored.astype(np.float64) * slope + intercept).astype(np.float32), padding
-
-
-def _check_hounsfield(dataset: Dataset) -> None:
-    """Refuse CT whose values are no Hounsfield units: models and measurements take them for such.
-
-    A CT Image always has slope and intercept, and Rescale Type where they give anything else, as
-    iodine maps and effective atomic numbers do (PS3.3 C.8.2.1).
-    """
-    if text(dataset, "Modality") != "CT":
-        return
-    tables = dataset.get("ModalityLUTSequence")
-    if tables:
-        unit = text(tables[0], "ModalityLUTType")
-    else:
-        unit = text(dataset, "RescaleType")
-        for keyword in ("RescaleSlope", "RescaleIntercept"):
-            if not text(dataset, keyword):
-                raise InputError(
-                    f"{name_of(dataset)} is CT without {keyword}, so nobody knows its Hounsfield "
-                    "units. Have the modality mend it and send the object again.",
-                    subject=text(dataset, "SOPInstanceUID"),
-                )
-    if unit.upper() not in {"", "HU"}:
-        raise InputError(
-            f"{name_of(dataset)} is CT in {unit}, and models take Hounsfield units. Choose the "
-            "series that has them.",
-            subject=text(dataset, "SOPInstanceUID"),
-        )
-
-
-def _padding(dataset: Dataset, stored: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_] | None:
-    if "PixelPaddingValue" not in dataset:
-        return None
-    value = whole(dataset, "PixelPaddingValue")
-    limit = whole(dataset, "PixelPaddingRangeLimit", value)
-    if stored.dtype.kind == "u":
-        # The VR of the attribute follows Pixel Representation, which some writers forget.
-        bits = 8 * stored.dtype.itemsize
-        value, limit = value % (1 << bits), limit % (1 << bits)
-    padding: npt.NDArray[np.bool_] = (stored >= min(value, limit)) & (stored <= max(value, limit))
-    return padding if padding.any() else None

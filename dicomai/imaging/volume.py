@@ -14,7 +14,14 @@ from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, numbers, text, whole
 from dicomai.imaging.facts import Facts, facts_of
 from dicomai.imaging.geometry import Grid
-from dicomai.imaging.pixels import check_greyscale, modality_values, sop_class_name
+from dicomai.imaging.modality import ModalityTransform, modality_transform
+from dicomai.imaging.pixels import (
+    StoredPixels,
+    check_greyscale,
+    in_parallel,
+    sop_class_name,
+    stored_pixels,
+)
 from dicomai.imaging.stack import Slice, stack
 
 if TYPE_CHECKING:
@@ -87,9 +94,13 @@ def volume_of(datasets: Sequence[Dataset]) -> SourceVolume:
         check_greyscale(dataset)
     placed = stack([slice_of(dataset) for dataset in datasets], series)
     headers = tuple(datasets[index] for index in placed.order)
+    frames = [
+        _Frame(k=k, pixels=stored_pixels(header), index=0, transform=modality_transform(header))
+        for k, header in enumerate(headers)
+    ]
     return SourceVolume(
         grid=placed.grid,
-        voxels=_voxels(headers, placed.grid.shape_kji),
+        voxels=_voxels(frames, placed.grid.shape_kji),
         facts=facts_of(headers[0]),
         series_instance_uid=series,
         headers=headers,
@@ -130,34 +141,45 @@ def slice_of(dataset: Dataset) -> Slice:
     )
 
 
-def _voxels(headers: Sequence[Dataset], shape_kji: tuple[int, int, int]) -> Voxels:
-    """Each slice by its own rescale; int16 until a slice does not fit."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Frame:
+    """What makes one slice of voxels."""
+
+    k: int
+    pixels: StoredPixels
+    index: int
+    transform: ModalityTransform
+
+
+def _voxels(frames: Sequence[_Frame], shape_kji: tuple[int, int, int]) -> Voxels:
+    """Each slice by its own rescale; int16 where every slice fits, else float32."""
     whole_numbers = np.empty(shape_kji, dtype=np.int16)
-    floats: npt.NDArray[np.float32] | None = None
-    padding: dict[int, npt.NDArray[np.bool_]] = {}
-    lowest = np.inf
-    for k, header in enumerate(headers):
-        values, padded = modality_values(header)
-        kept = values if padded is None else values[~padded]
-        if padded is not None:
-            padding[k] = padded
-        if kept.size:
-            lowest = min(lowest, float(kept.min()))
-        info = np.iinfo(np.int16)
-        fits = values.dtype == np.int32 and (
-            not kept.size or (kept.min() >= info.min and kept.max() <= info.max)
-        )
-        if floats is None and not fits:
-            floats = whole_numbers.astype(np.float32)
-        if floats is None:
-            whole_numbers[k] = values
+    info = np.iinfo(np.int16)
+    too_large: dict[int, npt.NDArray[np.float32]] = {}
+    paddings: dict[int, npt.NDArray[np.bool_]] = {}
+
+    def decode(frame: _Frame) -> float:
+        """Fill one slice; return the lowest of its values that are no padding."""
+        values, padding = frame.transform.values(frame.pixels.frame(frame.index))
+        kept = values
+        if padding is not None:
+            paddings[frame.k] = padding
+            kept = values[~padding]
+        low, high = (float(kept.min()), float(kept.max())) if kept.size else (np.inf, -np.inf)
+        if values.dtype == np.int32 and low >= info.min and high <= info.max:
+            whole_numbers[frame.k] = values
         else:
-            floats[k] = values
-    out = whole_numbers if floats is None else floats
+            too_large[frame.k] = values.astype(np.float32)
+        return low
+
+    lowest = min(in_parallel(decode, frames))
     if not np.isfinite(lowest):
         raise InputError(
-            f"{name_of(headers[0])} and all other slices of its series are nothing but padding."
+            f"{frames[0].pixels.name} and all other slices of its series are nothing but padding."
         )
-    for k, padded in padding.items():
-        out[k][padded] = lowest
+    out: Voxels = whole_numbers.astype(np.float32) if too_large else whole_numbers
+    for k, values in too_large.items():
+        out[k] = values
+    for k, padding in paddings.items():
+        out[k][padding] = lowest
     return out

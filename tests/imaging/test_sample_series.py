@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.pixels import apply_modality_lut
 
 from dicomai.errors import InputError
 from dicomai.imaging.image import image_of
+from dicomai.imaging.modality import modality_values
 from dicomai.imaging.pixels import stored_values
 from dicomai.imaging.series import scan
 from dicomai.imaging.volume import volume_of
@@ -192,3 +194,10 @@ def test_a_slice_is_no_radiograph(sample_data: Path) -> None:
     dataset = dcmread(sample_data / "modalities" / "ct-highdicom" / "ct_image.dcm")
     with pytest.raises(InputError, match="no projection X-ray"):
         image_of(dataset)
+
+
+def test_a_modality_lut_gives_what_pydicom_makes_of_it(sample_data: Path) -> None:
+    dataset = dcmread(sample_data / "modalities" / "mr-mlut" / "mlut_18.dcm")
+    values, padding = modality_values(dataset)
+    np.testing.assert_array_equal(values, apply_modality_lut(dataset.pixel_array, dataset))
+    assert padding is None

@@ -1,0 +1,181 @@
+"""From stored values to modality units: rescale, modality LUT, padding (PS3.3 C.11.1, C.7.5.1.1.2).
+
+For CT these are Hounsfield units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+
+from dicomai.errors import InputError
+from dicomai.imaging.attributes import name_of, numbers, text, values_checked_here, whole
+from dicomai.imaging.pixels import Samples, stored_pixels
+
+LARGEST: Final = 1e9
+"""Of a slope, an intercept and a value in modality units; what is beyond is a defect."""
+
+Values: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.float32]
+Padding: TypeAlias = npt.NDArray[np.bool_] | None
+"""(J, I) bool: which pixels are padding; None where none is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModalityTransform:
+    """How the stored values of one frame become modality units.
+
+    Attributes
+    ----------
+    slope, intercept
+        Where there is no table.
+    table
+        (N,) float64 of a modality LUT, and the stored value that its first entry is for.
+    padding
+        The lowest and the highest stored value that mean padding.
+    """
+
+    name: str
+    subject: str
+    slope: float = 1.0
+    intercept: float = 0.0
+    table: tuple[npt.NDArray[np.float64], int] | None = None
+    padding: tuple[int, int] | None = None
+
+    def values(self, stored: Samples) -> tuple[Values, Padding]:
+        """Return a frame in modality units, and which of its pixels are padding.
+
+        Returns
+        -------
+        values : (J, I) int32 where that is exact, else float32
+        padding : (J, I) bool, or None
+        """
+        padded = self._padded(stored)
+        if self.table is not None:
+            entries, first = self.table
+            index = np.clip(stored.astype(np.int64) - first, 0, len(entries) - 1)
+            return entries[index].astype(np.float32), padded
+        if stored.size:
+            largest = max(abs(float(stored.max())), abs(float(stored.min())), 1.0) * abs(self.slope)
+            if largest > LARGEST:
+                raise self.absurd()
+        if self.slope == int(self.slope) and self.intercept == int(self.intercept):
+            # LARGEST keeps the product within 32 bits, whatever the stored values are made of.
+            exact = stored.astype(np.int64 if stored.dtype.itemsize > 2 else np.int32)
+            return (exact * int(self.slope) + int(self.intercept)).astype(np.int32), padded
+        out = stored.astype(np.float64)
+        out *= self.slope
+        out += self.intercept
+        return out.astype(np.float32), padded
+
+    def absurd(self) -> InputError:
+        """Return the sentence about a slope or intercept that can't be."""
+        return InputError(
+            f"{self.name}: Rescale Slope {self.slope:g} and Intercept {self.intercept:g} make no "
+            "sensible values. Have the modality mend them and send the object again.",
+            subject=self.subject,
+        )
+
+    def _padded(self, stored: Samples) -> Padding:
+        if self.padding is None:
+            return None
+        value, limit = self.padding
+        if stored.dtype.kind == "u":
+            # The VR of the attribute follows Pixel Representation, which some writers forget.
+            bits = 8 * stored.dtype.itemsize
+            value, limit = value % (1 << bits), limit % (1 << bits)
+        low, high = min(value, limit), max(value, limit)
+        padded = np.asarray(stored == low)
+        if high != low:
+            padded = np.asarray((stored >= low) & (stored <= high))
+        return padded if padded.any() else None
+
+
+def modality_transform(dataset: Dataset) -> ModalityTransform:
+    """Return how an image of one frame becomes modality units.
+
+    Raises
+    ------
+    InputError
+        Slope, intercept or table make no sense, or the image is CT in other units than Hounsfield.
+    """
+    name, subject = name_of(dataset), text(dataset, "SOPInstanceUID")
+    _check_hounsfield(dataset)
+    padding = None
+    if "PixelPaddingValue" in dataset:
+        value = whole(dataset, "PixelPaddingValue")
+        padding = (value, whole(dataset, "PixelPaddingRangeLimit", value))
+    tables = dataset.get("ModalityLUTSequence")
+    if tables:
+        return ModalityTransform(
+            name=name, subject=subject, table=_table(dataset, tables[0]), padding=padding
+        )
+    (slope,) = numbers(dataset, "RescaleSlope", 1, (1.0,))
+    (intercept,) = numbers(dataset, "RescaleIntercept", 1, (0.0,))
+    out = ModalityTransform(
+        name=name, subject=subject, slope=slope, intercept=intercept, padding=padding
+    )
+    if slope == 0 or max(abs(slope), abs(intercept)) > LARGEST:
+        raise out.absurd()
+    return out
+
+
+def modality_values(dataset: Dataset) -> tuple[Values, Padding]:
+    """Return an image of one frame in modality units; see `ModalityTransform.values`."""
+    transform = modality_transform(dataset)
+    pixels = stored_pixels(dataset)
+    with values_checked_here():
+        return transform.values(pixels.frame(0))
+
+
+def _table(dataset: Dataset, item: Dataset) -> tuple[npt.NDArray[np.float64], int]:
+    """Return the entries of a LUT, and the stored value of the first (PS3.3 C.11.1.1)."""
+    count, first, bits = (int(part) for part in numbers(item, "LUTDescriptor", 3))
+    count = count % (1 << 16) or 1 << 16
+    if whole(dataset, "PixelRepresentation", 0) == 1 and first >= 1 << 15:
+        first -= 1 << 16
+    with values_checked_here():
+        value = item["LUTData"].value if "LUTData" in item else b""
+    if isinstance(value, bytes):
+        wide = len(value) >= 2 * count
+        entries = np.frombuffer(value, "<u2" if wide else "u1")[:count].astype(np.float64)
+    else:
+        entries = np.atleast_1d(np.asarray(value, dtype=np.float64))[:count]
+    if len(entries) != count or bits not in range(8, 17):
+        raise InputError(
+            f"{name_of(dataset)}: its modality LUT announces {count} entries of {bits} bits and "
+            f"holds {len(entries)}. Have the modality mend it.",
+            subject=text(dataset, "SOPInstanceUID"),
+        )
+    return entries, first
+
+
+def _check_hounsfield(dataset: Dataset) -> None:
+    """Refuse CT whose values are no Hounsfield units: models and measurements take them for such.
+
+    A CT Image always has slope and intercept, and Rescale Type where they give anything else, as
+    iodine maps and effective atomic numbers do (PS3.3 C.8.2.1).
+    """
+    if text(dataset, "Modality") != "CT":
+        return
+    tables = dataset.get("ModalityLUTSequence")
+    if tables:
+        unit = text(tables[0], "ModalityLUTType")
+    else:
+        unit = text(dataset, "RescaleType")
+        for keyword in ("RescaleSlope", "RescaleIntercept"):
+            if not text(dataset, keyword):
+                raise InputError(
+                    f"{name_of(dataset)} is CT without {keyword}, so nobody knows its Hounsfield "
+                    "units. Have the modality mend it and send the object again.",
+                    subject=text(dataset, "SOPInstanceUID"),
+                )
+    if unit.upper() not in {"", "HU"}:
+        raise InputError(
+            f"{name_of(dataset)} is CT in {unit}, and models take Hounsfield units. Choose the "
+            "series that has them.",
+            subject=text(dataset, "SOPInstanceUID"),
+        )
