@@ -17,7 +17,8 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
 from dicomai.dicom import uid
 from dicomai.dicom.charset import Terms, decode, terms_of
-from dicomai.dicom.part10 import Element, Elements, Part10, known_vr
+from dicomai.dicom.data_set import Element, Elements, known_vr
+from dicomai.dicom.part10 import Part10
 from dicomai.errors import InputError
 
 AttributeValue: TypeAlias = str | float | Sequence[str | float]

@@ -14,8 +14,9 @@ from typing import Final
 
 from pydicom.datadict import tag_for_keyword
 
+from dicomai.dicom.data_set import Element, Elements, known_vr
 from dicomai.dicom.header import values_of
-from dicomai.dicom.part10 import Element, Elements, Part10, known_vr
+from dicomai.dicom.part10 import Part10
 
 _IDENTITY: Final = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",

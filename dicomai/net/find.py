@@ -21,8 +21,8 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from dicomai.dicom.charset import TEXT_VRS, UTF8, chosen_for, terms_of
+from dicomai.dicom.data_set import Element
 from dicomai.dicom.header import values_of
-from dicomai.dicom.part10 import Element
 from dicomai.errors import DicomaiError, InputError, RefusedError, TransientError
 from dicomai.net.calling import NothingAccepted, associated
 from dicomai.net.node import Node
