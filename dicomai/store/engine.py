@@ -57,12 +57,16 @@ def open_engine(url: str) -> Engine:
         ) from error
     match parsed.get_backend_name():
         case "sqlite":
-            engine = sqlalchemy.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+            engine = sqlalchemy.create_engine(
+                parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True
+            )
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
         case "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-            engine = sqlalchemy.create_engine(parsed, pool_pre_ping=True, max_overflow=20)
+            engine = sqlalchemy.create_engine(
+                parsed, pool_pre_ping=True, max_overflow=20, hide_parameters=True
+            )
             event.listen(engine, "connect", _prepare_postgresql)
         case other:
             raise ConfigError(

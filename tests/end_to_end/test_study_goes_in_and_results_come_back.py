@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -226,3 +227,4 @@ def test_a_study_goes_in_and_seg_and_sr_come_back_once(
         stop(process)
     eventually(lambda: not any(runs(pid) for pid in children), service)
     assert "Route bodies (live) matches" in service.story(study)
+    assert not re.search(r"\bP[12]\b|Patient\^|19600101", service.log.read_text())

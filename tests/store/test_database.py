@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from catalogue_rows import AGEING, NOW, PATIENT, arrive
 from sqlalchemy import Connection, Engine, event, insert
 
@@ -61,6 +62,15 @@ def test_an_exception_rolls_back(engine: Engine) -> None:
         study = studies.get(connection, StudyInstanceUID("1.2.3"))
     assert study is not None
     assert study.status == "open"
+
+
+def test_an_error_of_the_database_names_no_patient(engine: Engine) -> None:
+    """Its text stands in the log with the stack."""
+    statement = sqlalchemy.text("SELECT missing FROM studies WHERE patient_key = :key")
+    with pytest.raises(sqlalchemy.exc.SQLAlchemyError) as caught, engine.begin() as connection:
+        connection.execute(statement, {"key": "Doe^Jane"})
+    assert "patient_key" in str(caught.value)
+    assert "Doe" not in str(caught.value)
 
 
 def test_a_locked_sqlite_is_a_sentence_and_a_later_try_works(tmp_path: Path) -> None:
