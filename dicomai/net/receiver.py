@@ -303,6 +303,7 @@ class _Receiver:
                 called_ae=call.called_ae.strip(),
                 address=call.address,
                 started_at=now(),
+                certificate=call.certificate.name if call.certificate is not None else "",
             )
 
     def _reject(self, association: Acceptor, code: tuple[int, int, int]) -> None:

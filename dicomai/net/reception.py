@@ -85,6 +85,8 @@ class Reception:
         Who sends.
     started_at
         When it was accepted.
+    certificate
+        Which one the peer showed; empty where it showed none.
     """
 
     spool: Path
@@ -95,6 +97,7 @@ class Reception:
     called_ae: str
     address: str
     started_at: Instant
+    certificate: str = ""
     _writer: entries.Writer | None = None
     _answers: Counter[int] = field(default_factory=Counter)
     _first_refusal: str = ""
@@ -192,6 +195,8 @@ class Reception:
             "bytes": self._bytes,
             "seconds": round((at - self.started_at) / 1_000_000, 3),
         }
+        if self.certificate:
+            facts["certificate"] = self.certificate
         if reason:
             facts["reason"] = reason
         if refused:

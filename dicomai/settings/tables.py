@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -16,6 +17,10 @@ from dicomai.net.node import ANY_NODE, Node
 from dicomai.net.tls import PORT as TLS_PORT
 from dicomai.net.tls import TlsFiles, pin_of
 from dicomai.routing.route import Route
+
+# It becomes part of a file's name in the spool.
+_NODE_NAME: Final = re.compile(r"\w[\w .-]*")
+_NODE_NAME_BYTES: Final = 64
 
 
 def _ae_title(value: str) -> str:
@@ -44,6 +49,11 @@ def _url(value: str) -> str:
 
 
 def _node(node: Node) -> Node:
+    if not _NODE_NAME.fullmatch(node.name) or len(node.name.encode()) > _NODE_NAME_BYTES:
+        raise ValueError(
+            f"{node.name!a} is no name of a node: letters, digits, spaces, points, hyphens and "
+            f"underscores, {_NODE_NAME_BYTES} bytes at most"
+        )
     _ae_title(node.ae_title)
     for address in node.addresses:
         try:

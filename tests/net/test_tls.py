@@ -168,6 +168,8 @@ def test_a_node_is_taken_with_its_own_certificate_only(
         refused = to.call(peer("echoscu"), *wrong)
         assert refused.returncode != 0
         assert "Calling AE Title Not Recognized" in refused.stderr
+    shown = [line["certificate"] for line in to.receiver.lines() if "certificate" in line]
+    assert shown == ["O=Hospital, CN=ct1"]
     said = [str(line["reason"]) for line in to.receiver.lines() if "reason" in line]
     assert ["without a certificate" in each for each in said] == [True, False, False]
     assert "'CN=ct2'" in said[1]

@@ -273,6 +273,12 @@ max_associations = 4
 """
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "..", "CT\\n1", "x" * 65, "ä" * 33, "CT,1"])
+def test_a_name_of_a_node_can_be_part_of_a_file_s_name(file: Path, name: str) -> None:
+    (problem,) = _problems(file, f'[[nodes]]\nname = "{name}"\nae_title = "CT1"')
+    assert "is no name of a node" in problem
+
+
 def test_files_of_tls_are_relative_to_the_configuration(file: Path, tmp_path: Path) -> None:
     file.write_text(SECURED)
     tls = load(file, {}).tls
