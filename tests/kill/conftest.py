@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,8 @@ def open_one(
     """Open a hospital, on SQLite or on a PostgreSQL of its own."""
     opened: list[Hospital] = []
 
-    def make(*, postgres: bool) -> Hospital:
-        opened.append(open_hospital(tmp_path, free_ports(2), postgres=postgres))
+    def make(**settings: Any) -> Hospital:
+        opened.append(open_hospital(tmp_path, free_ports(2), **settings))
         return opened[-1]
 
     yield make

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,6 @@ from dicomai.spool import quarantine, reader
 from dicomai.store.engine import open_engine, reading
 from dicomai.store.migrate import upgrade
 
-QUIET_S = 0.6
 NAMES = ("CT1", "CT2", "CT3")
 
 CONFIG = """
@@ -215,6 +214,7 @@ class Modality:
     chance: random.Random
     storescu: str
     over: threading.Event
+    quiet_s: float
     objects: dict[str, Sent] = field(default_factory=dict)
     acknowledged: dict[str, int] = field(default_factory=dict)
     """How often each object got 0x0000."""
@@ -224,19 +224,21 @@ class Modality:
         number = 0
         while not self.over.is_set():
             number += 1
-            self.send_study(f"2.25.{self.chance.getrandbits(96)}", f"{self.ae_title}-{number}")
+            self._send_study(f"2.25.{self.chance.getrandbits(96)}", f"{self.ae_title}-{number}")
 
-    def send_study(self, study: str, patient: str) -> None:
-        """Send a study in one to three associations; what got no answer is sent once more."""
+    def _send_study(self, study: str, patient: str) -> None:
+        """Send a study in one to four associations; what got no answer is sent once more."""
         again: list[str] = []
-        for _ in range(self.chance.randint(1, 3)):
-            objects = [
-                *again,
-                *(self._new(study, patient) for _ in range(self.chance.randint(2, 9))),
-            ]
-            again = self.send(objects)
-            if self.over.wait(self.chance.choice((0.0, 0.2, 2 * QUIET_S))):
+        for _ in range(self.chance.randint(1, 4)):
+            again = self.send_part(study, patient, again)
+            # Within the quiet time, most of all just within, or after it.
+            if self.over.wait(self.chance.choice((0.0, 0.3, 0.5, 0.7, 2.0)) * self.quiet_s):
                 return
+
+    def send_part(self, study: str, patient: str, again: Sequence[str] = ()) -> list[str]:
+        """Send some new objects of a study after some others; return those without a Success."""
+        new = [self._new(study, patient) for _ in range(self.chance.randint(3, 15))]
+        return self.send([*again, *new])
 
     def _new(self, study: str, patient: str) -> str:
         uid = f"{study}.1.{len(self.objects) + 1}"
@@ -300,6 +302,7 @@ class Hospital:
     """Two receivers, a scheduler, a database, and what they have made of what was sent."""
 
     folder: Path
+    quiet_s: float
     database: Postgres | None
     parts: Parts
     config: Path
@@ -316,14 +319,10 @@ class Hospital:
         """All that may be killed."""
         return [*self.receivers, self.scheduler, *([self.database] if self.database else [])]
 
-    def wait_until_it_works(self) -> None:
-        """Wait until the scheduler has looked at the spool once."""
-
-        def published() -> int:
-            with reading(self.engine) as connection:
-                return connection.execute(text("SELECT count(*) FROM hosts")).scalar_one()
-
-        eventually(published, 30, "the scheduler works")
+    def wait_until_ingested(self) -> None:
+        """Wait until the spool is empty."""
+        spool = self.data / "spool"
+        eventually(lambda: not reader.associations(spool), 60, "everything is ingested")
 
     def wait_until_taken(self) -> None:
         """Wait until the spool is empty and every study is decided on."""
@@ -413,7 +412,7 @@ class Hospital:
             for uid in json.loads(data)["objects"]:
                 if uid in acknowledged and received[uid] <= decided.get(study, 0):
                     early.append(f"{study}: {uid} was in the spool")
-                quiet = received[uid] + int(QUIET_S * 1_000_000)
+                quiet = received[uid] + int(self.quiet_s * 1_000_000)
                 quiet_until[study] = max(quiet, quiet_until.get(study, 0))
         return decisions, early
 
@@ -435,13 +434,15 @@ class Counted:
     quarantined: int
 
 
-def open_hospital(folder: Path, ports: list[int], *, postgres: bool) -> Hospital:
+def open_hospital(
+    folder: Path, ports: list[int], *, postgres: bool, quiet_s: float = 1.0
+) -> Hospital:
     """Make a hospital, and start all of it."""
     database = Postgres(folder=folder) if postgres else None
     if database is not None:
         database.start()
     config = folder / "dicomai.toml"
-    nodes = "".join(NODE.format(name=name, quiet=QUIET_S) for name in NAMES)
+    nodes = "".join(NODE.format(name=name, quiet=quiet_s) for name in NAMES)
     config.write_text(CONFIG.format(url=database.url if database else "") + nodes)
     for name in ("spool", "archive", "quarantine", "models"):
         (folder / "data" / name).mkdir(parents=True)
@@ -454,6 +455,7 @@ def open_hospital(folder: Path, ports: list[int], *, postgres: bool) -> Hospital
         part.start()
     return Hospital(
         folder=folder,
+        quiet_s=quiet_s,
         database=database,
         parts=parts,
         config=config,
@@ -478,6 +480,7 @@ def make_modalities(hospital: Hospital, storescu: str, seed: int) -> list[Modali
                 chance=random.Random(f"{seed} {name}"),
                 storescu=storescu,
                 over=over,
+                quiet_s=hospital.quiet_s,
             )
         )
     return made
@@ -522,5 +525,6 @@ def kill_at_random(hospital: Hospital, kills: int, chance: random.Random) -> dic
         victim.kill(chance)
         done[victim.role] = done.get(victim.role, 0) + 1
         if not victim.lives:
-            down[place] = time.monotonic() + chance.uniform(0.0, 0.6)
+            # Longer than the quiet time too: what came meanwhile is ingested before a decision.
+            down[place] = time.monotonic() + chance.choice((0.0, 0.3, 1.5)) * hospital.quiet_s
     return done
