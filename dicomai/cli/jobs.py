@@ -170,7 +170,11 @@ def _error(job: Job) -> str:
 
 def what(job: Job) -> str:
     """Return what a job does."""
-    return job.model if job.kind == "analyse" else f"results of {job.result_of} to {job.node}"
+    if job.kind == "analyse":
+        return job.model
+    if job.kind == "deliver":
+        return f"results of {job.result_of} to {job.node}"
+    return f"{f'{len(job.choice.split())} series' if job.choice else 'study'} from {job.node}"
 
 
 def state_of(job: Job) -> Text:

@@ -45,6 +45,9 @@ class Node:
         Specific Character Set of undeclared bytes above 127; empty: unknown.
     answers_find
         It answers C-FIND, so identity is compared there before a delivery.
+    retrieve
+        How studies are fetched from it: `move`, C-MOVE to our receiver, which it must know as a
+        destination; or `get`, C-GET.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Node:
     issuer_of_patient_id: str = ""
     charset_default: str = ""
     answers_find: bool = False
+    retrieve: Literal["move", "get"] = "move"
 
 
 ANY_NODE: Final = "*"

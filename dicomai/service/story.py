@@ -87,6 +87,14 @@ def find(connection: Connection, name: str) -> tuple[Study, ...]:
     """
     study = studies.get(connection, StudyInstanceUID(name))
     found = studies.find_by_accession(connection, name) if study is None else (study,)
+    if not found and (fetched := jobs.of_study(connection, StudyInstanceUID(name))):
+        last = fetched[-1]
+        raise NotFound(
+            f"Nothing of study {name} is here. {last.title} is {last.state}. "
+            f"{last.error_sentence}".strip()
+            + f" See: dicomai job {last.id}",
+            subject=name,
+        )
     if not found:
         raise NotFound(
             f"No study has the UID or the accession number {name!a}. It was never received, or "

@@ -1,4 +1,4 @@
-"""The worker of a host: a supervisor with its runner for each device, and a deliverer."""
+"""The worker of a host: a supervisor with its runner for each device, who sends and who fetches."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from dicomai.dicom.dates import now as present
 from dicomai.errors import DatabaseError
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.models.registry import open_registry
-from dicomai.service import deliver, supervise
+from dicomai.service import deliver, retrieve, supervise
 from dicomai.service.attempt import Worker
 from dicomai.service.deliver import Deliverer
 from dicomai.service.loops import Loop, keep
+from dicomai.service.retrieve import Retriever
 from dicomai.service.supervise import Supervisor
 from dicomai.service.tree import Life
 from dicomai.settings import Settings
@@ -57,6 +58,10 @@ def work(settings: Settings, life: Life) -> None:
             )
             for name, device in workers.items()
         ]
+        fetcher = f"{at}:retrieval"
+        loops.append(
+            Loop(fetcher, partial(_retrieving, settings, engine, fetcher, life.stop), life.stop)
+        )
         sender = f"{at}:network"
         loops.append(
             Loop(sender, partial(_delivering, settings, engine, sender, life.stop), life.stop)
@@ -64,6 +69,7 @@ def work(settings: Settings, life: Life) -> None:
         shown = [
             *((name, device, supervise.KINDS) for name, device in workers.items()),
             (sender, "network", deliver.KINDS),
+            (fetcher, "network", retrieve.KINDS),
         ]
         telling = partial(_telling, settings, engine, shown, present())
         loops.append(Loop(f"{at}:presence", telling, life.stop, idle_s=_TELL_EVERY_S))
@@ -132,6 +138,17 @@ def _delivering(
 ) -> Callable[[], bool]:
     worker = worker_of(settings, engine, name, stop, pulse)
     return Deliverer(settings=settings, worker=worker).work_once
+
+
+def _retrieving(
+    settings: Settings,
+    engine: Engine,
+    name: str,
+    stop: threading.Event,
+    pulse: Callable[[], None],
+) -> Callable[[], bool]:
+    worker = worker_of(settings, engine, name, stop, pulse)
+    return Retriever(settings=settings, worker=worker).work_once
 
 
 def _telling(

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
+from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
 
+from dicomai.dicom.dates import now
 from dicomai.net.node import Node
+from dicomai.net.receiver import ReceiverConfig, receive
+from dicomai.service.attempt import Worker
+from dicomai.service.ingest import ingest
+from dicomai.service.schedule import ingest_of
+from dicomai.settings import Settings, load
+from dicomai.store import jobs, schema
+from dicomai.store.engine import open_engine, reading, writing
+from dicomai.store.job import Job, JobId
+from dicomai.store.migrate import upgrade
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -280,3 +295,147 @@ def yamada() -> Made:
 def doe() -> Made:
     """A CT of one series."""
     return DOE
+
+
+@pytest.fixture(scope="session")
+def _empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("catalogue") / "dicomai.db"
+    engine = open_engine(f"sqlite:///{file}")
+    upgrade(engine)
+    engine.dispose()
+    return file
+
+
+@pytest.fixture(scope="session")
+def _postgresql(postgresql_cluster: str) -> Iterator[Engine]:
+    with psycopg.connect(
+        postgresql_cluster.replace("+psycopg", ""), autocommit=True
+    ) as maintenance:
+        maintenance.execute("CREATE DATABASE query_retrieve")
+    url = make_url(postgresql_cluster).set(database="query_retrieve")
+    engine = open_engine(url.render_as_string(hide_password=False))
+    upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def _data_folder(folder: Path) -> Path:
+    data = folder / "data"
+    for name in ("spool", "archive", "quarantine", "models"):
+        (data / name).mkdir(parents=True)
+    return data
+
+
+@pytest.fixture
+def sqlite_engine(_empty_sqlite: Path, tmp_path: Path) -> Iterator[Engine]:
+    """An empty catalogue in SQLite, in the data folder of this test."""
+    file = _data_folder(tmp_path) / "dicomai.db"
+    shutil.copy(_empty_sqlite, file)
+    engine = open_engine(f"sqlite:///{file}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def postgresql_engine(_postgresql: Engine, tmp_path: Path) -> Engine:
+    """An empty catalogue in PostgreSQL, and a data folder."""
+    _data_folder(tmp_path)
+    with writing(_postgresql) as connection:
+        for table in reversed(schema.metadata.sorted_tables):
+            connection.execute(table.delete())
+    return _postgresql
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """An empty catalogue in each of the databases."""
+    found: Engine = request.getfixturevalue(f"{request.param}_engine")
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Our side: receiver, ingest and catalogue."""
+
+    settings: Settings
+    engine: Engine
+
+    def worker(self, stop: threading.Event | None = None) -> Worker:
+        """A worker for one attempt at a time."""
+        return Worker(
+            name="tests",
+            engine=self.engine,
+            lease_s=10.0,
+            deadline_s=60.0,
+            clock=now,
+            stop=stop or threading.Event(),
+            pulse=lambda: None,
+            observe=lambda _stage, _job: None,
+        )
+
+    def ingest(self) -> None:
+        """Take over what is in the spool."""
+        ingest(self.engine, ingest_of(self.settings), now)
+
+    def job(self, job: JobId) -> Job:
+        """Return a job as it is now."""
+        with reading(self.engine) as connection:
+            return jobs.existing(connection, job)
+
+
+def _serve_loop(site: Site, stop: threading.Event) -> None:
+    while not stop.is_set():
+        site.ingest()
+        stop.wait(0.05)
+
+
+@pytest.fixture
+def site(engine: Engine, tmp_path: Path, our_port: int) -> Iterator[Callable[..., Site]]:
+    """Start our side, with some nodes; it receives, and takes in what came."""
+    stop = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def start(*nodes: Node, ae_title: str = "DICOMAI") -> Site:
+        file = tmp_path / "dicomai.toml"
+        file.write_text(
+            f'[service]\ndata = "data"\n[receiver]\nport = {our_port}\nae_title = "{ae_title}"\n'
+        )
+        url = engine.url.render_as_string(hide_password=False)
+        settings = replace(load(file, {"DICOMAI_DATABASE__URL": url}), nodes=nodes)
+        made = Site(settings=settings, engine=engine)
+        ready = threading.Event()
+        config = ReceiverConfig(
+            ae_title=ae_title,
+            host="127.0.0.1",
+            port=our_port,
+            nodes=nodes,
+            spool=settings.folders.spool,
+            reserve_bytes=0,
+            max_associations=10,
+        )
+        threads.append(threading.Thread(target=receive, args=(config, ready.set, stop)))
+        threads.append(threading.Thread(target=_serve_loop, args=(made, stop)))
+        for thread in threads:
+            thread.start()
+        assert ready.wait(20)
+        return made
+
+    yield start
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def made() -> Callable[[Made], list[Dataset]]:
+    """Make the images of a study."""
+
+    def images(study: Made) -> list[Dataset]:
+        found = list(data_sets(study))
+        for each in found:
+            each.file_meta = FileMetaDataset()
+            each.file_meta.TransferSyntaxUID = UID(EXPLICIT)
+        return found
+
+    return images

@@ -1,0 +1,286 @@
+"""Retrievals: a study or some of its series fetched from a node, and counted.
+
+The node says what it has (C-FIND); what the catalogue lacks is asked for, by series once a part is
+here; and when all that came is ingested, what is here is held against what the node had said.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID
+from dicomai.errors import ConfigError, InputError, RefusedError, TransientError
+from dicomai.net import find as finding
+from dicomai.net.find import Level, Match
+from dicomai.net.get import Unasked, get
+from dicomai.net.move import move
+from dicomai.net.node import Node
+from dicomai.net.reception import Reception
+from dicomai.net.suboperations import Tally, Wanted
+from dicomai.service.attempt import Attempt, Lost, Worker, attempt
+from dicomai.settings import Settings
+from dicomai.store import hosts, jobs, retrievals
+from dicomai.store.engine import reading, writing
+from dicomai.store.job import Job
+from dicomai.store.states import JobKind
+
+KINDS: Final[tuple[JobKind, ...]] = ("retrieve",)
+TRIES: Final = 3
+"""Attempts after which a study that did not come whole is a person's."""
+ARRIVE_S: Final = 300.0
+"""How long ingest may take over what came."""
+_LOOK_S: Final = 0.2
+
+Counted: TypeAlias = Mapping[SeriesInstanceUID, Mapping[SOPInstanceUID, str]]
+"""What a node has: the SOP class of each object, by series; the class is empty if it says none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Retriever:
+    """Fetches from nodes, one job at a time.
+
+    Attributes
+    ----------
+    settings
+        Data folder, nodes, our AE title.
+    worker
+        Who claims.
+    """
+
+    settings: Settings
+    worker: Worker
+
+    def work_once(self) -> bool:
+        """Claim the next retrieval and bring the attempt to its end; False when none is due.
+
+        Raises
+        ------
+        DatabaseError
+            The database is away, and nothing was claimed.
+        """
+        with writing(self.worker.engine) as connection:
+            job = jobs.claim(connection, self.worker.name, KINDS, (), self.worker.clock())
+        if job is None:
+            return False
+        attempt(self.worker, job, self._do)
+        return True
+
+    def _do(self, this: Attempt) -> None:
+        job = this.job
+        node = self._node(job)
+        with this.stage("count"):
+            counted, uncounted = self._counted(job, node)
+            missing = self._missing(job, counted)
+        tally, unasked = Tally(), Unasked()
+        if counted is None or missing:
+            with this.stage("fetch"):
+                for wanted in _requests(job, counted, missing):
+                    tally += self._fetch(this, node, wanted, counted, unasked)
+            with this.stage("arrive"):
+                self._await_ingest(this, counted)
+        still = self._missing(job, counted)
+        self._settle(this, node, tally, unasked, counted, still, uncounted)
+
+    def _node(self, job: Job) -> Node:
+        for node in self.settings.nodes:
+            if node.name == job.node:
+                return node
+        raise ConfigError(
+            f"The configuration has no node {job.node} any more. Add it again, or: dicomai cancel "
+            f"{job.id}",
+            subject=job.node,
+        )
+
+    def _counted(self, job: Job, node: Node) -> tuple[Counted | None, str]:
+        """Return what the node has of it, or None and why it does not say."""
+        study = {"StudyInstanceUID": job.study_instance_uid}
+        wanted = retrievals.series_of(job)
+        try:
+            found = {
+                SeriesInstanceUID(match.text("SeriesInstanceUID"))
+                for match in self._find(node, "series", study)
+            }
+            chosen = sorted(found & wanted if wanted else found)
+            counted = {
+                series: {
+                    SOPInstanceUID(match.text("SOPInstanceUID")): match.text("SOPClassUID")
+                    for match in self._find(node, "image", {**study, "SeriesInstanceUID": series})
+                    if match.text("SOPInstanceUID")
+                }
+                for series in chosen
+            }
+        except RefusedError as refused:
+            return None, refused.sentence
+        if not chosen or wanted - found:
+            what = f"no series {min(wanted - found)}" if wanted and found else "nothing"
+            raise InputError(
+                f"{node.name} has {what} of study {job.study_instance_uid}. See what it has: "
+                f"dicomai find {node.name} --level series "
+                f"StudyInstanceUID={job.study_instance_uid}",
+                subject=job.study_instance_uid,
+            )
+        return counted, ""
+
+    def _find(self, node: Node, level: Level, keys: Mapping[str, str]) -> list[Match]:
+        """Return the matches; a careless node answers with more than was asked for."""
+        asked = finding.query(level, keys)
+        found = finding.find(node, self.settings.receiver.ae_title, asked, self.settings.tls.files)
+        return [
+            match
+            for match in found
+            if all(match.text(keyword) in ("", value) for keyword, value in keys.items())
+        ]
+
+    def _missing(
+        self, job: Job, counted: Counted | None
+    ) -> Mapping[SeriesInstanceUID, frozenset[SOPInstanceUID]]:
+        """Return what the catalogue lacks of what the node has, by series."""
+        with reading(self.worker.engine) as connection:
+            here = retrievals.here(connection, job.study_instance_uid)
+        lacking = {series: frozenset(objects) - here for series, objects in (counted or {}).items()}
+        return {series: objects for series, objects in lacking.items() if objects}
+
+    def _fetch(
+        self,
+        this: Attempt,
+        node: Node,
+        wanted: Wanted,
+        counted: Counted | None,
+        unasked: Unasked,
+    ) -> Tally:
+        our_ae, files = self.settings.receiver.ae_title, self.settings.tls.files
+
+        def on_progress(tally: Tally) -> None:
+            this.heart.progress("fetch", tally.fraction)
+
+        if node.retrieve == "move":
+            return move(node, our_ae, wanted, on_progress, this.go_on, files)
+        classes = {
+            sop_class
+            for series, objects in (counted or {}).items()
+            if not wanted.series or series in wanted.series
+            for sop_class in objects.values()
+        }
+        reception = Reception(
+            spool=self.settings.folders.spool,
+            reserve_bytes=self.settings.receiver.reserve_bytes,
+            object_bytes=self.settings.receiver.max_object_bytes,
+            node=node.name,
+            calling_ae=node.ae_title,
+            called_ae=our_ae,
+            address=node.host,
+            started_at=self.worker.clock(),
+        )
+        known = set() if "" in classes else classes
+        return get(node, our_ae, wanted, known, reception, on_progress, this.go_on, files, unasked)
+
+    def _await_ingest(self, this: Attempt, counted: Counted | None) -> None:
+        """Return when all that came until now is in the catalogue."""
+        until = self.worker.clock()
+        give_up = time.monotonic() + ARRIVE_S
+        while time.monotonic() < give_up:
+            this.go_on()
+            if counted is not None and not self._missing(this.job, counted):
+                return
+            with reading(self.worker.engine) as connection:
+                known = hosts.listing(connection)
+            if known and all(host.ingested_to >= until for host in known):
+                return
+            time.sleep(_LOOK_S)
+        raise TransientError(
+            f"What came is not in the catalogue after {ARRIVE_S:.0f} s. Does a scheduler run on "
+            "each host (dicomai schedule)?",
+            subject=this.job.study_instance_uid,
+        )
+
+    def _settle(
+        self,
+        this: Attempt,
+        node: Node,
+        tally: Tally,
+        unasked: Unasked,
+        counted: Counted | None,
+        missing: Mapping[SeriesInstanceUID, frozenset[SOPInstanceUID]],
+        uncounted: str,
+    ) -> None:
+        """Finish the job, or say what did not come; a person gets what tries don't help."""
+        job = this.job
+        sentence = outcome_sentence(node, tally, unasked, counted, missing, uncounted)
+        if missing or (counted is None and tally.failed):
+            sentence = f"{sentence} Look at its log, and at ours; then: dicomai retry {job.id}"
+            error = RefusedError if job.attempts >= TRIES else TransientError
+            raise error(sentence, subject=job.study_instance_uid)
+        total = sum(map(len, counted.values())) if counted is not None else None
+        summary = {
+            "counted": total,
+            "completed": tally.completed,
+            "failed": tally.failed,
+            "warnings": tally.warnings,
+            "unasked": unasked.count,
+        }
+        done = this.write(
+            lambda c: retrievals.finish(
+                c, job.held, this.stages_s, summary, sentence, self.worker.clock()
+            )
+        )
+        if not done and this.outcome() != "done":
+            raise Lost
+
+
+def _requests(
+    job: Job,
+    counted: Counted | None,
+    missing: Mapping[SeriesInstanceUID, frozenset[SOPInstanceUID]],
+) -> list[Wanted]:
+    """Return what to ask for: the whole study while nothing of it is here, else by series."""
+    study = job.study_instance_uid
+    wanted = sorted(retrievals.series_of(job))
+    if counted is None:
+        return [Wanted(study_instance_uid=study, series=(each,)) for each in wanted] or [
+            Wanted(study_instance_uid=study)
+        ]
+    if not wanted and all(
+        missing.get(series) == frozenset(objects) for series, objects in counted.items()
+    ):
+        return [Wanted(study_instance_uid=study)]
+    return [Wanted(study_instance_uid=study, series=(series,)) for series in missing]
+
+
+def outcome_sentence(
+    node: Node,
+    tally: Tally,
+    unasked: Unasked,
+    counted: Counted | None,
+    missing: Mapping[SeriesInstanceUID, frozenset[SOPInstanceUID]],
+    uncounted: str,
+) -> str:
+    """Return what became of a retrieval, for an administrator."""
+    name = node.name
+    parts = []
+    if counted is None:
+        parts.append(
+            f"{_objects(tally.completed + tally.warnings)} came, as {name} counts; what it has it "
+            f"does not say: {uncounted}"
+        )
+    else:
+        total = sum(map(len, counted.values()))
+        lacking = [uid for objects in missing.values() for uid in sorted(objects)]
+        if not lacking:
+            parts.append(f"All {_objects(total)} that {name} counts are here.")
+        else:
+            parts.append(
+                f"{name} counts {_objects(total)}, and {total - len(lacking)} are here: "
+                f"{lacking[0]}{' and others are' if len(lacking) > 1 else ' is'} missing."
+            )
+    if tally.failed:
+        parts.append(f"It says that {_objects(tally.failed)} could not be sent.")
+    if unasked.count:
+        parts.append(f"{_objects(unasked.count)} that nobody had asked for were refused.")
+    return " ".join(parts)
+
+
+def _objects(number: int) -> str:
+    return "1 object" if number == 1 else f"{number} objects"
