@@ -123,6 +123,23 @@ def receiver(make_receiver: ReceiverMaker) -> ReceiverProcess:
     return make_receiver()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path, peer: Callable[[str], str]) -> Iterator[Path]:
+    """A file system of 16 MiB, as an ordinary user may have one: in a namespace of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = 'mount -t tmpfs -o size=16m tmpfs "$0" && echo mounted && exec sleep infinity'
+    command = [peer("unshare"), "-rm", "sh", "-c", mount, str(place)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        try:
+            if holder.stdout.readline() != b"mounted\n":
+                pytest.skip("user namespaces are not permitted here")
+            yield Path(f"/proc/{holder.pid}/root{place}")
+        finally:
+            holder.kill()
+
+
 def data_set_of(path: Path) -> bytes:
     """Return the bytes of a file that follow its meta information."""
     return path.read_bytes()[data_set_offset(path) :]
