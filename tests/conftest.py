@@ -167,8 +167,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let each process begin with its share of the slow tests, so that none is left for the end.
 
     xdist deals out the list in equal parts, one after the other, and a process that is done takes
-    from the end of another's. Slow tests start programs, where coverage sees nothing; in their own
-    process it would make them slower still.
+    from the end of another's.
     """
     files: dict[Path, list[pytest.Item]] = {}
     quick: list[pytest.Item] = []
@@ -176,7 +175,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("slow") is None:
             quick.append(item)
         else:
-            item.add_marker("no_cover")
             files.setdefault(item.path, []).append(item)
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [
