@@ -175,14 +175,19 @@ def _inflated(data: memoryview) -> dict[int, bytes]:
 
 
 class _Walk:
-    """One pass over the elements of a buffer, in order of their tags."""
+    """One pass over the elements of a buffer, in order of their tags.
+
+    Every object that is received is walked through once, so this is written for speed.
+    """
 
     def __init__(self, data: memoryview, *, implicit: bool, order: str) -> None:
         self._data = data
+        self._size = len(data)
         self._implicit = implicit
-        self._tag = struct.Struct(order + "HH")
-        self._u16 = struct.Struct(order + "H")
-        self._u32 = struct.Struct(order + "I")
+        # Tag and length; tag, value representation and short length (PS3.5 7.1).
+        self._bare = struct.Struct(order + "HHL").unpack_from
+        self._explicit = struct.Struct(order + "HH2sH").unpack_from
+        self._u32 = struct.Struct(order + "L").unpack_from
         self._count = 0
 
     def head(self, *, whole: bool) -> dict[int, bytes]:
@@ -190,16 +195,16 @@ class _Walk:
         found: dict[int, bytes] = {}
         at = 0
         while len(found) < len(_WANTED):
-            if whole and at == len(self._data):
+            if whole and at == self._size:
                 break
             tag, vr, length, value = self._element(at)
             if tag > _SERIES:
                 break
+            at = self._after(vr, length, value, 0)
             if tag in _WANTED:
                 if length > 1024:
                     raise InputError(f"{_WANTED[tag]} says that it has {length} bytes.")
-                found.setdefault(tag, bytes(self._data[value : self._end(value, length)]))
-            at = self._after(vr, length, value, 0)
+                found.setdefault(tag, bytes(self._data[value:at]))
         return found
 
     def _element(self, at: int) -> tuple[int, bytes, int, int]:
@@ -208,23 +213,21 @@ class _Walk:
         if self._count > MAX_ELEMENTS:
             raise InputError(f"More than {MAX_ELEMENTS} elements precede Series Instance UID.")
         try:
-            group, number = self._tag.unpack_from(self._data, at)
-            tag = group << 16 | number
-            if self._implicit or group == 0xFFFE:
-                (length,) = self._u32.unpack_from(self._data, at + 4)
-                return tag, _known_vr(tag) if length == _UNDEFINED else b"", length, at + 8
-            vr = bytes(self._data[at + 4 : at + 6])
-            if vr in _LONG_VRS:
-                (length,) = self._u32.unpack_from(self._data, at + 8)
-                return tag, vr, length, at + 12
-            (length,) = self._u16.unpack_from(self._data, at + 6)
+            if not self._implicit:
+                group, number, vr, length = self._explicit(self._data, at)
+                if group != 0xFFFE:
+                    if vr not in _LONG_VRS:
+                        return group << 16 | number, vr, length, at + 8
+                    (length,) = self._u32(self._data, at + 8)
+                    return group << 16 | number, vr, length, at + 12
+            group, number, length = self._bare(self._data, at)
         except struct.error as trouble:
             raise _Short from trouble
-        else:
-            return tag, vr, length, at + 8
+        tag = group << 16 | number
+        return tag, _known_vr(tag) if length == _UNDEFINED else b"", length, at + 8
 
     def _end(self, value: int, length: int) -> int:
-        if length > len(self._data) - value:
+        if length > self._size - value:
             raise _Short
         return value + length
 
