@@ -241,6 +241,35 @@ def storescp(peer: Callable[[str], str], tmp_path: Path, free_port: int) -> Iter
 
 
 @pytest.fixture
+def storescp_with_tls(
+    peer: Callable[[str], str], authority: Authority, tmp_path: Path, free_port: int
+) -> Iterator[Callable[..., StorePeer]]:
+    """Start DCMTK's storescp with a certificate; it wants one of whoever calls, unless told."""
+    running = []
+
+    def start(certificate: tuple[Path, Path], *options: str | Path) -> StorePeer:
+        folder = tmp_path / "storescp-tls"
+        folder.mkdir()
+        chain, key = certificate
+        command = [peer("storescp"), "+tls", key, chain, "+cf", authority.certificate, *options]
+        process = subprocess.Popen(
+            [*map(str, command), "+B", "-od", str(folder), str(free_port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        running.append(process)
+        wait_for_port(free_port, process)
+        return StorePeer(
+            ae_title="STORESCP", port=free_port, files=lambda: sorted(folder.iterdir())
+        )
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
 def orthanc(
     peer: Callable[[str], str], tmp_path: Path, free_ports: Callable[[int], list[int]]
 ) -> Iterator[StorePeer]:

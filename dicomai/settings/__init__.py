@@ -53,6 +53,7 @@ __all__ = [
     "Setting",
     "Settings",
     "SettingsError",
+    "TlsSettings",
     "check_models",
     "check_tls",
     "find",

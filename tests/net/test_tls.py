@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from dicomai.net.node import Node
 from dicomai.net.scu import echo, store_objects
 from dicomai.net.tls import TlsFiles, _handshake, server_context
 from dicomai.spool import reader
-from tests.conftest import Authority, wait_for_port
+from tests.conftest import Authority, StorePeer
 
 Receiver = Any  # of conftest.py, which tests can't import
 MakeReceiver = Callable[..., Receiver]
@@ -84,31 +84,14 @@ def test_dcmtk_sends_over_tls(
 
 
 @pytest.fixture
-def pacs(
-    peer: Peer, authority: Authority, tmp_path: Path, free_port: int
-) -> Iterator[Callable[..., Node]]:
+def pacs(storescp_with_tls: Callable[..., StorePeer]) -> Callable[..., Node]:
     """Start DCMTK's storescp over TLS; gives the node that it is."""
-    running = []
 
-    def start(certificate: tuple[Path, Path], *options: str | Path, **facts: object) -> Node:
-        folder = tmp_path / "pacs"
-        folder.mkdir(exist_ok=True)
-        chain, key = certificate
-        command = [peer("storescp"), "+tls", key, chain, "+cf", authority.certificate, *options]
-        process = subprocess.Popen(
-            [*map(str, command), "+B", "-od", str(folder), str(free_port)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        running.append(process)
-        wait_for_port(free_port, process)
-        usual = {"name": "PACS1", "ae_title": "PACS1", "host": "127.0.0.1", "tls": True}
-        return Node(**usual | {"port": free_port} | facts)
+    def start(certificate: tuple[Path, Path], *options: str | Path) -> Node:
+        peer = storescp_with_tls(certificate, *options)
+        return Node(name="PACS1", ae_title="PACS1", host="127.0.0.1", port=peer.port, tls=True)
 
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
+    return start
 
 
 def test_dcmtk_gets_what_we_send_over_tls(
@@ -121,7 +104,7 @@ def test_dcmtk_gets_what_we_send_over_tls(
     assert echo(node, "DICOMAI", files).ok
     (outcome,) = store_objects(node, "DICOMAI", [image], lambda _: None, files)
     assert outcome.kind == "ok", outcome.sentence
-    assert len(list((tmp_path / "pacs").iterdir())) == 1
+    assert len(list((tmp_path / "storescp-tls").iterdir())) == 1
 
 
 def test_we_send_nothing_to_a_node_that_we_do_not_believe(

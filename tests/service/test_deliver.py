@@ -19,9 +19,11 @@ from dicomai.net.node import Node
 from dicomai.service import duties
 from dicomai.service.deliver import Deliverer
 from dicomai.service.supervise import Supervisor
+from dicomai.settings import TlsSettings
 from dicomai.store import deliveries, events, nodes, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job, JobId
+from tests.conftest import Authority, StorePeer
 
 DAY = seconds(86400)
 
@@ -144,6 +146,22 @@ def test_dcmtk_receives_all_objects_of_an_analysis(
         row.sop_instance_uid for row in ward.results(analysis)
     }
     assert not deliver(ward)
+
+
+def test_a_node_that_speaks_tls_gets_its_results_over_tls(
+    ward_of: Callable[..., tuple[Ward, JobId]],
+    storescp_with_tls: Callable[..., StorePeer],
+    authority: Authority,
+) -> None:
+    pacs = storescp_with_tls(authority.issue("pacs"))
+    node = Node(name="PACS1", ae_title="STORESCP", host="127.0.0.1", port=pacs.port, tls=True)
+    ward, analysis = ward_of(node)
+    certificate, key = authority.issue("dicomai")
+    tls = TlsSettings(certificate=certificate, key=key, authorities=authority.certificate)
+    assert deliver(replace(ward, settings=replace(ward.settings, tls=tls)))
+    job = delivery(ward, analysis)
+    assert (job.state, job.error_sentence) == ("done", "")
+    assert len(pacs.files()) == 2
 
 
 def test_a_peer_that_breaks_off_gets_the_rest_later_and_nothing_twice(
