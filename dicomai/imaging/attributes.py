@@ -21,8 +21,10 @@ def values_checked_here() -> Iterator[None]:
 
 
 def name_of(dataset: Dataset) -> str:
-    """Return how a sentence calls an object: its SOP Instance UID."""
-    return f"Object {text(dataset, 'SOPInstanceUID') or 'without SOP Instance UID'}"
+    """Return how a sentence calls an object, or a frame of one: by its SOP Instance UID."""
+    uid = text(dataset, "SOPInstanceUID") or "without SOP Instance UID"
+    frame = text(dataset, "ReferencedFrameNumber")
+    return f"Frame {frame} of object {uid}" if frame else f"Object {uid}"
 
 
 def text(dataset: Dataset, keyword: str) -> str:

@@ -12,6 +12,7 @@ from pydicom import Dataset
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, numbers, text
 from dicomai.imaging.facts import Facts, facts_of
+from dicomai.imaging.frame import check_single_frame
 from dicomai.imaging.geometry import Plane
 from dicomai.imaging.modality import modality_values
 from dicomai.imaging.pixels import check_greyscale, sop_class_name
@@ -57,6 +58,7 @@ def image_of(dataset: Dataset) -> SourceImagePixels:
     name, subject = name_of(dataset), text(dataset, "SOPInstanceUID")
     modality = text(dataset, "Modality")
     check_greyscale(dataset)
+    check_single_frame(dataset)
     if modality not in MODALITIES:
         raise InputError(
             f"{name} ({sop_class_name(dataset)}, modality {modality or 'unknown'}) is no "

@@ -31,17 +31,10 @@ _Result = TypeVar("_Result")
 
 
 def check_greyscale(dataset: Dataset) -> None:
-    """Raise InputError unless the object is one greyscale image of whole numbers."""
+    """Raise InputError unless the object holds greyscale images of whole numbers."""
     name = name_of(dataset)
     subject = text(dataset, "SOPInstanceUID")
     kind = sop_class_name(dataset)
-    frames = whole(dataset, "NumberOfFrames", 1)
-    if frames != 1:
-        raise InputError(
-            f"{name} is a multi-frame object ({kind}, {frames} frames), and dicomai reads images "
-            "of one frame each. Have the modality send classic single-frame images.",
-            subject=subject,
-        )
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         raise InputError(
             f"{name} ({kind}) holds floating point pixels, which dicomai does not read.",

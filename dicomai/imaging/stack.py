@@ -41,6 +41,8 @@ class Slice:
 
     Attributes
     ----------
+    frame_number
+        Of the frame in an enhanced multi-frame object, from 1; 0 for an image of one frame.
     position
         (3,) LPS mm of the centre of its first pixel.
     row, column
@@ -52,6 +54,7 @@ class Slice:
     """
 
     sop_instance_uid: str
+    frame_number: int = 0
     frame_of_reference_uid: str
     position: Vector
     row: Vector
@@ -59,6 +62,12 @@ class Slice:
     spacing_ji_mm: tuple[float, float]
     shape_ji: tuple[int, int]
     localizer: bool = False
+
+    @property
+    def name(self) -> str:
+        """How a sentence calls it."""
+        said = f"object {self.sop_instance_uid}"
+        return f"frame {self.frame_number} of {said}" if self.frame_number else said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,18 +97,15 @@ def stack(slices: Sequence[Slice], series: str) -> Stack:
     refuse = _Refusal(series)
     _check_orientation(slices, refuse)
     _check_alike(slices, refuse)
-    if len(slices) < MIN_SLICES:
-        count = "one slice" if len(slices) == 1 else f"{len(slices)} slices"
-        raise refuse(
-            f"has only {count}, and a volume takes at least {MIN_SLICES}. Send the whole series."
-        )
+    if len(slices) == 1:
+        raise refuse("has only one slice, so nobody knows its spacing. Send the whole series.")
     row = _unit(np.mean([each.row for each in slices], axis=0))
     normal = _unit(np.cross(row, np.mean([each.column for each in slices], axis=0)))
     column = np.cross(normal, row)
     positions = np.array([each.position for each in slices])
     along = positions @ normal
     order = np.argsort(along, kind="stable")
-    named = _Named(along[order] * _sign(normal), tuple(slices[k].sop_instance_uid for k in order))
+    named = _Named(along[order] * _sign(normal), tuple(slices[k].name for k in order))
     _check_repeats(named, refuse)
     _check_sideways(positions[order], normal, row, named, refuse)
     step = _check_steps(named, refuse)
@@ -115,7 +121,12 @@ def stack(slices: Sequence[Slice], series: str) -> Stack:
         shape_kji=(len(slices), height, width),
         index_to_lps=affine,
         frame_of_reference_uid=slices[0].frame_of_reference_uid,
-        sop_instance_uids=named.uids,
+        sop_instance_uids=tuple(slices[k].sop_instance_uid for k in order),
+        frame_numbers=(
+            tuple(slices[k].frame_number for k in order)
+            if any(each.frame_number for each in slices)
+            else ()
+        ),
     )
     _check_corners([slices[k] for k in order], grid, refuse)
     noted = (
@@ -145,7 +156,7 @@ class _Named:
     """
 
     along: Vector
-    uids: tuple[str, ...]
+    slices: tuple[str, ...]
 
 
 def _unit(vector: Vector) -> Vector:
@@ -166,7 +177,7 @@ def _check_orientation(slices: Sequence[Slice], refuse: _Refusal) -> None:
         pair = np.stack((each.row, each.column))
         if np.abs(pair @ pair.T - np.eye(2)).max() > ORIENTATION_TOLERANCE:
             raise refuse(
-                f"can't be placed: Image Orientation (Patient) of object {each.sop_instance_uid} "
+                f"can't be placed: Image Orientation (Patient) of {each.name} "
                 "is no pair of unit vectors at right angles."
             )
     groups: list[list[Slice]] = []
@@ -189,8 +200,8 @@ def _check_orientation(slices: Sequence[Slice], refuse: _Refusal) -> None:
         for group in groups[:4]
     )
     raise refuse(
-        f"has slices in {len(groups)} orientations: {told}; object "
-        f"{groups[-1][0].sop_instance_uid} is of the rarest. Send scouts and other planes as "
+        f"has slices in {len(groups)} orientations: {told}; "
+        f"{groups[-1][0].name} is of the rarest. Send scouts and other planes as "
         "series of their own."
     )
 
@@ -208,20 +219,20 @@ def _check_alike(slices: Sequence[Slice], refuse: _Refusal) -> None:
     for each in slices:
         if each.shape_ji != first.shape_ji:
             raise refuse(
-                f"has slices of different size: {first.shape_ji[0]}×{first.shape_ji[1]} in object "
-                f"{first.sop_instance_uid}, {each.shape_ji[0]}×{each.shape_ji[1]} in object "
-                f"{each.sop_instance_uid}. Send them as separate series."
+                f"has slices of different size: {first.shape_ji[0]}×{first.shape_ji[1]} in "
+                f"{first.name}, {each.shape_ji[0]}×{each.shape_ji[1]} in {each.name}. "
+                "Send them as separate series."
             )
         if not np.allclose(each.spacing_ji_mm, first.spacing_ji_mm, rtol=SPACING_TOLERANCE, atol=0):
             raise refuse(
                 "has slices of different Pixel Spacing: "
-                f"{first.spacing_ji_mm[0]:g}×{first.spacing_ji_mm[1]:g} mm in object "
-                f"{first.sop_instance_uid}, {each.spacing_ji_mm[0]:g}×{each.spacing_ji_mm[1]:g} mm "
-                f"in object {each.sop_instance_uid}. Send them as separate series."
+                f"{first.spacing_ji_mm[0]:g}×{first.spacing_ji_mm[1]:g} mm in "
+                f"{first.name}, {each.spacing_ji_mm[0]:g}×{each.spacing_ji_mm[1]:g} mm "
+                f"in {each.name}. Send them as separate series."
             )
-    twice = [uid for uid, n in Counter(each.sop_instance_uid for each in slices).items() if n > 1]
+    twice = [name for name, n in Counter(each.name for each in slices).items() if n > 1]
     if twice:
-        raise refuse(f"names object {twice[0]} twice.")
+        raise refuse(f"names {twice[0]} twice.")
 
 
 def _check_repeats(named: _Named, refuse: _Refusal) -> None:
@@ -243,9 +254,8 @@ def _check_repeats(named: _Named, refuse: _Refusal) -> None:
         )
     group = next(group for group in together if len(group) > 1)
     raise refuse(
-        f"has {len(group)} slices at {named.along[group[0]]:.1f} mm (objects "
-        f"{named.uids[group[0]]} and {named.uids[group[1]]}). Send the series again with each "
-        "slice once."
+        f"has {len(group)} slices at {named.along[group[0]]:.1f} mm ({named.slices[group[0]]} and "
+        f"{named.slices[group[1]]}). Send the series again with each slice once."
     )
 
 
@@ -293,8 +303,8 @@ def _check_corners(ordered: Sequence[Slice], grid: Grid, refuse: _Refusal) -> No
         off = float(np.linalg.norm(own - placed, axis=1).max())
         if off > OFF_GRID_MM:
             raise refuse(
-                f"has slices that are turned against each other: a corner of object "
-                f"{each.sop_instance_uid} lies {off:.2f} mm off the common grid. Send the original "
+                f"has slices that are turned against each other: a corner of "
+                f"{each.name} lies {off:.2f} mm off the common grid. Send the original "
                 "series."
             )
 

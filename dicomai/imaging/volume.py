@@ -11,18 +11,19 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, numbers, text, whole
+from dicomai.imaging.attributes import text
 from dicomai.imaging.facts import Facts, facts_of
+from dicomai.imaging.frame import frames_of
 from dicomai.imaging.geometry import Grid
 from dicomai.imaging.modality import ModalityTransform, modality_transform
 from dicomai.imaging.pixels import (
     StoredPixels,
     check_greyscale,
     in_parallel,
-    sop_class_name,
     stored_pixels,
 )
-from dicomai.imaging.stack import Slice, stack
+from dicomai.imaging.split import Part, split
+from dicomai.imaging.stack import MIN_SLICES, stack
 
 if TYPE_CHECKING:
     import highdicom
@@ -46,8 +47,11 @@ class SourceVolume:
         What the series says of patient and acquisition.
     series_instance_uid
         The series.
+    part
+        What tells it from other volumes of its series, in words; empty where it is the only one.
     headers
-        The data sets, by k; empty where only voxels are needed, as in a runner.
+        The data sets that it is made of, each once, in the order of their first slice: by k where
+        each has one frame. Empty where only voxels are needed, as in a runner.
     warnings
         What a reader should know, one sentence each.
     """
@@ -56,6 +60,7 @@ class SourceVolume:
     voxels: Voxels
     facts: Facts
     series_instance_uid: str
+    part: str = ""
     headers: tuple[Dataset, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -73,76 +78,95 @@ class SourceVolume:
 
 
 def volume_of(datasets: Sequence[Dataset]) -> SourceVolume:
-    """Return the volume that the images of one series make.
+    """Return the one volume that the images of one series make: what a model takes.
 
     Parameters
     ----------
     datasets
-        Single-frame greyscale images with pixel data, in any order.
+        As of `volumes_of`.
 
     Raises
     ------
     InputError
-        They don't make one volume: a gap, a position twice, several orientations, spacings or
-        frames of reference, gantry tilt, colour, several frames, a missing or absurd attribute,
+        As from `volumes_of`, or they make several volumes, or one of fewer than three slices.
+    """
+    parts = _parts(datasets)
+    series = text(datasets[0], "SeriesInstanceUID")
+    if len(parts) > 1:
+        told = "; ".join(part.label for part in parts[:6]) + ("; …" if len(parts) > 6 else "")
+        raise InputError(
+            f"Series {series} is no single volume but {len(parts)}: {told}. A model takes one; "
+            "send the wanted one as a series of its own.",
+            subject=series,
+        )
+    count = len(parts[0].frames)
+    if count < MIN_SLICES:
+        raise InputError(
+            f"Series {series} has only {'one slice' if count == 1 else f'{count} slices'}, and a "
+            f"volume takes at least {MIN_SLICES}. Send the whole series.",
+            subject=series,
+        )
+    return _volume(parts[0], series)
+
+
+def volumes_of(datasets: Sequence[Dataset]) -> tuple[SourceVolume, ...]:
+    """Return the volumes that the images of one series make.
+
+    Parameters
+    ----------
+    datasets
+        Greyscale slices with pixel data, in any order: images of one frame, or enhanced
+        multi-frame CT, MR and PET. They are told apart by stack, kind of image, time, echo,
+        b-value and direction, heart phase and acquisition.
+
+    Raises
+    ------
+    InputError
+        They make no volumes: a gap, a position twice, several orientations, spacings or frames of
+        reference, gantry tilt, colour, frames that are no slices, a missing or absurd attribute,
         pixel data that can't be decoded. The sentence names the object or the position.
     """
+    parts = _parts(datasets)
+    series = text(datasets[0], "SeriesInstanceUID")
+    return tuple(_volume(part, series) for part in parts)
+
+
+def _parts(datasets: Sequence[Dataset]) -> tuple[Part, ...]:
     if not datasets:
         raise InputError("There is no image in the series.")
-    series = text(datasets[0], "SeriesInstanceUID")
     for dataset in datasets:
         check_greyscale(dataset)
-    placed = stack([slice_of(dataset) for dataset in datasets], series)
-    headers = tuple(datasets[index] for index in placed.order)
-    frames = [
-        _Frame(k=k, pixels=stored_pixels(header), index=0, transform=modality_transform(header))
-        for k, header in enumerate(headers)
+    return split([frame for dataset in datasets for frame in frames_of(dataset)])
+
+
+def _volume(part: Part, series: str) -> SourceVolume:
+    placed = stack([frame.place for frame in part.frames], series)
+    frames = [part.frames[index] for index in placed.order]
+    sources = {id(frame.source): frame.source for frame in frames}
+    pixels = {key: stored_pixels(source) for key, source in sources.items()}
+    slices = [
+        _Slice(
+            k=k,
+            pixels=pixels[id(frame.source)],
+            index=frame.index,
+            transform=modality_transform(frame.header),
+        )
+        for k, frame in enumerate(frames)
     ]
+    headers = tuple(sources.values())
     return SourceVolume(
         grid=placed.grid,
-        voxels=_voxels(frames, placed.grid.shape_kji),
+        voxels=_voxels(slices, placed.grid.shape_kji),
         facts=facts_of(headers[0]),
         series_instance_uid=series,
+        part=part.label,
         headers=headers,
         warnings=placed.warnings,
     )
 
 
-def slice_of(dataset: Dataset) -> Slice:
-    """Return where an image says that it lies; raises InputError for what it does not say."""
-    name, subject = name_of(dataset), text(dataset, "SOPInstanceUID")
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID"):
-        if not text(dataset, keyword):
-            raise InputError(
-                f"{name} ({sop_class_name(dataset)}) has no {keyword}, so it has no place in the "
-                "patient and is no slice of a volume. Leave it out of the series, or have the "
-                "modality send it whole.",
-                subject=subject,
-            )
-    position = numbers(dataset, "ImagePositionPatient", 3)
-    cosines = np.array(numbers(dataset, "ImageOrientationPatient", 6))
-    between_rows, between_columns = numbers(dataset, "PixelSpacing", 2)
-    shape = (whole(dataset, "Rows"), whole(dataset, "Columns"))
-    if min(between_rows, between_columns) <= 0 or min(shape) <= 0 or max(map(abs, position)) > 1e5:
-        raise InputError(
-            f"{name}: a spacing of {between_rows:g}×{between_columns:g} mm, {shape[0]}×{shape[1]} "
-            f"pixels at {position} mm make no sense. Have the modality mend them.",
-            subject=subject,
-        )
-    return Slice(
-        sop_instance_uid=subject,
-        frame_of_reference_uid=text(dataset, "FrameOfReferenceUID"),
-        position=np.array(position),
-        row=cosines[:3],
-        column=cosines[3:],
-        spacing_ji_mm=(between_rows, between_columns),
-        shape_ji=shape,
-        localizer="LOCALIZER" in text(dataset, "ImageType").split("\\"),
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Frame:
+class _Slice:
     """What makes one slice of voxels."""
 
     k: int
@@ -151,31 +175,31 @@ class _Frame:
     transform: ModalityTransform
 
 
-def _voxels(frames: Sequence[_Frame], shape_kji: tuple[int, int, int]) -> Voxels:
+def _voxels(slices: Sequence[_Slice], shape_kji: tuple[int, int, int]) -> Voxels:
     """Each slice by its own rescale; int16 where every slice fits, else float32."""
     whole_numbers = np.empty(shape_kji, dtype=np.int16)
     info = np.iinfo(np.int16)
     too_large: dict[int, npt.NDArray[np.float32]] = {}
     paddings: dict[int, npt.NDArray[np.bool_]] = {}
 
-    def decode(frame: _Frame) -> float:
+    def decode(each: _Slice) -> float:
         """Fill one slice; return the lowest of its values that are no padding."""
-        values, padding = frame.transform.values(frame.pixels.frame(frame.index))
+        values, padding = each.transform.values(each.pixels.frame(each.index))
         kept = values
         if padding is not None:
-            paddings[frame.k] = padding
+            paddings[each.k] = padding
             kept = values[~padding]
         low, high = (float(kept.min()), float(kept.max())) if kept.size else (np.inf, -np.inf)
         if values.dtype == np.int32 and low >= info.min and high <= info.max:
-            whole_numbers[frame.k] = values
+            whole_numbers[each.k] = values
         else:
-            too_large[frame.k] = values.astype(np.float32)
+            too_large[each.k] = values.astype(np.float32)
         return low
 
-    lowest = min(in_parallel(decode, frames))
+    lowest = min(in_parallel(decode, slices))
     if not np.isfinite(lowest):
         raise InputError(
-            f"{frames[0].pixels.name} and all other slices of its series are nothing but padding."
+            f"{slices[0].pixels.name} and all other slices of its series are nothing but padding."
         )
     out: Voxels = whole_numbers.astype(np.float32) if too_large else whole_numbers
     for k, values in too_large.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -10,7 +11,13 @@ import numpy.typing as npt
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
 SLOPE: Final = 0.005
 """Millimetres per stored value."""
@@ -68,6 +75,59 @@ def made_series(
         ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
         out.append(ds)
     return out
+
+
+def made_enhanced(
+    slices: Sequence[Dataset], frame_groups: Sequence[dict[str, dict[str, object]]] = ()
+) -> Dataset:
+    """Return slices of `made_series` as the frames of one Enhanced MR object, in their order.
+
+    What is the same for all frames stands in the shared functional groups. `frame_groups` holds
+    for each frame what else its groups say, as `{"MREchoSequence": {"EffectiveEchoTime": 30.0}}`.
+    """
+
+    def group(**values: object) -> Items:
+        item = Dataset()
+        for keyword, value in values.items():
+            setattr(item, keyword, value)
+        return Items([item])
+
+    first = slices[0]
+    out = Dataset()
+    for element in first:
+        if element.tag.group in (0x0008, 0x0028):
+            out[element.tag] = copy.copy(element)
+    out.StudyInstanceUID, out.SeriesInstanceUID = first.StudyInstanceUID, first.SeriesInstanceUID
+    out.FrameOfReferenceUID = first.FrameOfReferenceUID
+    out.SOPClassUID, out.SOPInstanceUID = EnhancedMRImageStorage, generate_uid()
+    out.Modality, out.NumberOfFrames = "MR", len(slices)
+    del out.PixelSpacing, out.RescaleSlope, out.RescaleIntercept
+    shared = Dataset()
+    shared.PixelMeasuresSequence = group(PixelSpacing=first.PixelSpacing)
+    frames = []
+    for number, each in enumerate(slices):
+        frame = Dataset()
+        frame.PlanePositionSequence = group(ImagePositionPatient=each.ImagePositionPatient)
+        frame.PlaneOrientationSequence = group(ImageOrientationPatient=each.ImageOrientationPatient)
+        frame.PixelValueTransformationSequence = group(
+            RescaleSlope=each.RescaleSlope, RescaleIntercept=each.RescaleIntercept
+        )
+        for keyword, values in frame_groups[number].items() if frame_groups else ():
+            setattr(frame, keyword, group(**values))
+        frames.append(frame)
+    out.SharedFunctionalGroupsSequence = Items([shared])
+    out.PerFrameFunctionalGroupsSequence = Items(frames)
+    out.PixelData = b"".join(each.PixelData for each in slices)
+    out["PixelData"].VR = "OW"
+    out.file_meta = FileMetaDataset()
+    out.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return out
+
+
+@pytest.fixture(scope="session")
+def make_enhanced() -> Callable[..., Dataset]:
+    """Gives `made_enhanced`."""
+    return made_enhanced
 
 
 @pytest.fixture(scope="session")

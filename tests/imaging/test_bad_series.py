@@ -126,7 +126,7 @@ def test_positions_rounded_by_the_modality_are_taken_and_noted(make_series: Make
         ("BitsStored", 17, "17 bits stored of 16"),
         ("SamplesPerPixel", 3, "is a colour image"),
         ("PhotometricInterpretation", "PALETTE COLOR", "is a colour image (PALETTE COLOR)"),
-        ("NumberOfFrames", "2", "multi-frame object (CT Image Storage, 2 frames)"),
+        ("NumberOfFrames", "2", "is a multi-frame object (CT Image Storage, 2 frames)"),
         ("PixelData", None, "has no pixel data"),
     ],
 )

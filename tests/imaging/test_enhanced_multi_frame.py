@@ -1,0 +1,136 @@
+"""Frames of enhanced objects lie where their functional groups say, whatever their order."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.uid import JPEGLSLossless, RLELossless
+
+from dicomai.errors import InputError
+from dicomai.imaging.series import read_object
+from dicomai.imaging.volume import volume_of, volumes_of
+
+Series = Callable[..., list[Dataset]]
+Enhanced = Callable[..., Dataset]
+
+OBLIQUE = {"row": (0.6, 0.8, 0.0), "column": (0.0, 0.0, -1.0)}
+
+
+def test_frames_in_any_order_make_the_volume_of_their_single_images(
+    make_series: Series, make_enhanced: Enhanced
+) -> None:
+    slices = make_series(lambda lps: lps[..., 0], order=(3, 0, 4, 1, 2), **OBLIQUE)
+    classic = volume_of(slices)
+    enhanced = make_enhanced(slices)
+    volume = volume_of([enhanced])
+    np.testing.assert_allclose(volume.grid.index_to_lps, classic.grid.index_to_lps)
+    np.testing.assert_array_equal(volume.voxels, classic.voxels)
+    assert volume.grid.frame_numbers == (2, 4, 5, 1, 3)
+    assert set(volume.grid.sop_instance_uids) == {enhanced.SOPInstanceUID}
+    assert volume.headers == (enhanced,)
+    assert classic.grid.frame_numbers == ()
+
+
+def test_a_volume_may_lie_in_several_objects(make_series: Series, make_enhanced: Enhanced) -> None:
+    slices = make_series(lambda lps: lps[..., 2], shape_kji=(6, 4, 5))
+    upper, lower = make_enhanced(slices[3:]), make_enhanced(slices[:3])
+    volume = volume_of([upper, lower])
+    assert volume.grid.frame_numbers == (1, 2, 3, 1, 2, 3)
+    assert volume.grid.sop_instance_uids == (
+        *[lower.SOPInstanceUID] * 3,
+        *[upper.SOPInstanceUID] * 3,
+    )
+    np.testing.assert_array_equal(volume.voxels, volume_of(slices).voxels)
+    assert volume.headers == (lower, upper)
+
+
+def test_every_frame_has_its_own_rescale(make_series: Series, make_enhanced: Enhanced) -> None:
+    slices = make_series()
+    for number, each in enumerate(slices):
+        del each.RescaleSlope, each.RescaleIntercept
+        each.RescaleSlope, each.RescaleIntercept = 0.5 + number, 10 * number
+        each.PixelData = np.full((6, 7), 100, "<i2").tobytes()
+    volume = volume_of([make_enhanced(slices)])
+    np.testing.assert_allclose(volume.voxels[:, 0, 0], [50, 160, 270, 380, 490])
+
+
+def test_stacks_are_volumes_of_their_own(make_series: Series, make_enhanced: Enhanced) -> None:
+    axial = make_series(lambda lps: lps[..., 1])
+    oblique = make_series(lambda lps: lps[..., 1], **OBLIQUE)
+    groups = [{"FrameContentSequence": {"StackID": stack}} for stack in "1212121212"]
+    frames = [each for pair in zip(axial, oblique, strict=True) for each in pair]
+    one, two = volumes_of([make_enhanced(frames, groups)])
+    assert (one.part, two.part) == ("stack 1", "stack 2")
+    np.testing.assert_array_equal(one.voxels, volume_of(axial).voxels)
+    np.testing.assert_array_equal(two.voxels, volume_of(oblique).voxels)
+    assert two.grid.frame_numbers[0] in (2, 10)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless], ids=lambda uid: uid.keyword)
+def test_compressed_frames_are_found_each(
+    syntax: str, make_series: Series, make_enhanced: Enhanced
+) -> None:
+    enhanced = make_enhanced(make_series())
+    plain = volume_of([enhanced]).voxels
+    enhanced.compress(syntax, generate_instance_uid=False)
+    np.testing.assert_array_equal(volume_of([enhanced]).voxels, plain)
+    enhanced.NumberOfFrames = 6
+    groups = enhanced.PerFrameFunctionalGroupsSequence
+    groups.append(copy.deepcopy(groups[4]))
+    groups[5].PlanePositionSequence[0].ImagePositionPatient[2] += 2.5
+    with pytest.raises(InputError, match="decoded"):
+        volume_of([enhanced])
+
+
+def test_padding_counts_in_every_frame(make_series: Series, make_enhanced: Enhanced) -> None:
+    slices = make_series(lambda lps: lps[..., 2])
+    lowest = volume_of(slices).voxels.min()
+    for each in slices:
+        each.PixelPaddingValue = -20000
+        pixels = np.frombuffer(each.PixelData, "<i2").reshape(6, 7).copy()
+        pixels[0] = -20000
+        each.PixelData = pixels.tobytes()
+    voxels = volume_of([make_enhanced(slices)]).voxels
+    np.testing.assert_allclose(voxels[:, 0], lowest)
+    assert voxels.max() > lowest
+
+
+def test_a_frame_that_does_not_say_where_it_lies_is_named(
+    make_series: Series, make_enhanced: Enhanced
+) -> None:
+    enhanced = make_enhanced(make_series())
+    del enhanced.PerFrameFunctionalGroupsSequence[3].PlanePositionSequence
+    with pytest.raises(InputError) as error:
+        volume_of([enhanced])
+    assert error.value.sentence.startswith(f"Frame 4 of object {enhanced.SOPInstanceUID} ")
+    assert "has no ImagePositionPatient" in error.value.sentence
+    del enhanced.PerFrameFunctionalGroupsSequence[3]
+    with pytest.raises(InputError, match="has 5 frames and says of 4 where they lie"):
+        volume_of([enhanced])
+
+
+def test_an_enhanced_object_without_functional_groups_is_refused(sample_data: Path) -> None:
+    path = sample_data / "transfer-syntaxes" / "emri-multiframe" / "emri_small.dcm"
+    with pytest.raises(InputError, match="has 10 frames and says of 0 where they lie"):
+        volume_of([read_object(path)])
+
+
+def test_an_enhanced_ct_in_other_units_is_refused(sample_data: Path) -> None:
+    blood_flow = read_object(sample_data / "modalities" / "enhanced-ct" / "eCT_Supplemental.dcm")
+    with pytest.raises(InputError, match=r"Frame 2 of object .* is CT in US"):
+        volumes_of([blood_flow])
+
+
+def test_two_frames_at_one_place_are_named(make_series: Series, make_enhanced: Enhanced) -> None:
+    slices = make_series(first=(0, 0, 0))
+    enhanced = make_enhanced([*slices, slices[2]])
+    with pytest.raises(InputError) as error:
+        volume_of([enhanced])
+    uid = enhanced.SOPInstanceUID
+    told = f"2 slices at 5.0 mm (frame 3 of object {uid} and frame 6 of object {uid})"
+    assert told in error.value.sentence

@@ -1,0 +1,195 @@
+"""A series of several volumes is parted by what tells them apart, and by nothing else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+
+from dicomai.errors import InputError
+from dicomai.imaging.volume import SourceVolume, volume_of, volumes_of
+
+Series = Callable[..., list[Dataset]]
+Enhanced = Callable[..., Dataset]
+
+
+def several(make_series: Series, values: list[dict[str, Any]]) -> list[Dataset]:
+    """A series for each dict of attributes, all at one place, in one shuffled list; the voxels of
+    the first are 0, those of the next 10, and so on."""
+    out = []
+    first = make_series()[0]
+    for number, attributes in enumerate(values):
+        for each in make_series(lambda lps, number=number: np.full(lps.shape[:-1], 10.0 * number)):
+            each.Modality = "MR"
+            for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+                each[keyword] = copy.copy(first[keyword])
+            each.InstanceNumber = 1
+            for keyword, value in attributes.items():
+                setattr(each, keyword, value)
+            out.append(each)
+    return [out[index] for index in np.random.default_rng(1).permutation(len(out))]
+
+
+def told(volumes: tuple[SourceVolume, ...]) -> dict[str, float]:
+    """What each part is called, and what stands in all of its voxels."""
+    assert all(np.ptp(volume.voxels) == 0 for volume in volumes)
+    return {volume.part: float(volume.voxels[0, 0, 0]) for volume in volumes}
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([{"TemporalPositionIdentifier": n} for n in (1, 2, 10)], ["time 1", "time 2", "time 10"]),
+        ([{"EchoTime": t} for t in (9.5, 120)], ["echo time 9.5", "echo time 120"]),
+        ([{"DiffusionBValue": b} for b in (0.0, 800.0)], ["b-value 0", "b-value 800"]),
+        ([{"AcquisitionNumber": n} for n in (3, 4)], ["acquisition 3", "acquisition 4"]),
+        ([{"TriggerTime": t} for t in (0, 50)], ["heart phase 0", "heart phase 50"]),
+        (
+            [{"ImageType": ["ORIGINAL", "PRIMARY", kind]} for kind in ("M", "P")],
+            ["kind ORIGINAL\\PRIMARY\\M", "kind ORIGINAL\\PRIMARY\\P"],
+        ),
+        (
+            [
+                {"DiffusionBValue": 0.0},
+                {"DiffusionBValue": 1000.0, "DiffusionGradientOrientation": [0.0, 0.0, 1.0]},
+                {"DiffusionBValue": 1000.0, "DiffusionGradientOrientation": [0.0, 1.0, 0.0]},
+            ],
+            ["b-value 0", "b-value 1000, direction 0\\0\\1", "b-value 1000, direction 0\\1\\0"],
+        ),
+        (
+            [
+                {"TemporalPositionIdentifier": t, "EchoTime": e}
+                for t, e in ((1, 10), (1, 20), (2, 10), (2, 20))
+            ],
+            [f"time {t}, echo time {e}" for t in (1, 2) for e in (10, 20)],
+        ),
+    ],
+)
+def test_volumes_are_told_apart(
+    values: list[dict[str, Any]], names: list[str], make_series: Series
+) -> None:
+    volumes = volumes_of(several(make_series, values))
+    assert [volume.part for volume in volumes] == list(dict.fromkeys(told(volumes)))
+    assert told(volumes) == pytest.approx(
+        {name: 10.0 * number for number, name in enumerate(names)}
+        if names[1:2] != ["b-value 1000, direction 0\\0\\1"]
+        else dict(zip(names, (0.0, 10.0, 20.0), strict=True)),
+        abs=0.01,
+    )
+
+
+def test_a_model_that_takes_one_volume_is_told_of_all(make_series: Series) -> None:
+    slices = several(make_series, [{"EchoTime": 10}, {"EchoTime": 20}])
+    with pytest.raises(InputError) as error:
+        volume_of(slices)
+    assert "is no single volume but 2: echo time 10; echo time 20. " in error.value.sentence
+
+
+def test_an_attribute_that_changes_from_slice_to_slice_parts_nothing(make_series: Series) -> None:
+    slices = several(make_series, [{"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}])
+    for number, each in enumerate(slices):
+        each.TriggerTime = number * 7
+        each.EchoTime = 10
+    assert told(volumes_of(slices)) == pytest.approx(
+        {"acquisition 1": 0.0, "acquisition 2": 10.0}, abs=0.01
+    )
+
+
+def test_without_any_attribute_each_run_through_the_positions_is_a_volume(
+    make_series: Series,
+) -> None:
+    slices = several(make_series, [{}, {}])
+    slices.sort(key=lambda each: (each.PixelData, each.ImagePositionPatient[2]))
+    first = sorted(slices, key=lambda each: np.frombuffer(each.PixelData, "<i2")[0])
+    for number, each in enumerate(first):
+        each.InstanceNumber = number + 1
+    assert told(volumes_of(slices)) == pytest.approx({"turn 1": 0.0, "turn 2": 10.0}, abs=0.01)
+    for number, each in enumerate(slices):
+        each.InstanceNumber = 1 + number // 5
+    with pytest.raises(InputError, match="each of its 5 positions is there as often"):
+        volumes_of(slices)
+
+
+def test_a_time_that_broke_off_is_no_volume(make_series: Series) -> None:
+    slices = several(make_series, [{"TemporalPositionIdentifier": n} for n in (1, 2)])
+    last = [each for each in slices if each.TemporalPositionIdentifier == 2]
+    slices.remove(last[0])
+    with pytest.raises(InputError, match="has 2 slices at"):
+        volumes_of(slices)
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "values"),
+    [
+        ((0x0019, 0x100C), "IS", ["0", "1000"]),
+        ((0x0043, 0x1039), "IS", [["0", "8", "0", "0"], ["1000001000", "8", "0", "0"]]),
+        ((0x0043, 0x1039), "UN", [b"0\\8\\0\\0", b"1000001000\\8\\0\\0 "]),
+    ],
+)
+def test_b_values_of_older_scanners_are_private(
+    tag: tuple[int, int], vr: str, values: list[Any], make_series: Series
+) -> None:
+    slices = several(make_series, [{"EchoNumbers": 1}, {"EchoNumbers": 2}])
+    for each in slices:
+        each.add_new(tag, vr, values[int(each.EchoNumbers) - 1])
+        del each.EchoNumbers
+    assert set(told(volumes_of(slices))) == {"b-value 0", "b-value 1000"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "names"),
+    [
+        (
+            [{"FrameContentSequence": {"TemporalPositionIndex": n}} for n in (1, 2)],
+            ["time 1", "time 2"],
+        ),
+        (
+            [{"MREchoSequence": {"EffectiveEchoTime": t}} for t in (4.6, 2.3)],
+            ["echo time 2.3", "echo time 4.6"],
+        ),
+        (
+            [{"MRDiffusionSequence": {"DiffusionBValue": b}} for b in (50.0, 0.0)],
+            ["b-value 0", "b-value 50"],
+        ),
+        (
+            [{"MRImageFrameTypeSequence": {"ComplexImageComponent": c}} for c in ("PHASE", "REAL")],
+            ["component PHASE", "component REAL"],
+        ),
+        (
+            [{"FrameContentSequence": {"FrameAcquisitionNumber": n}} for n in (1, 2)],
+            ["acquisition 1", "acquisition 2"],
+        ),
+    ],
+)
+def test_functional_groups_tell_frames_apart(
+    groups: list[dict[str, dict[str, Any]]],
+    names: list[str],
+    make_series: Series,
+    make_enhanced: Enhanced,
+) -> None:
+    slices = make_series()
+    pairs = [(each, group) for each in slices for group in groups]
+    enhanced = make_enhanced([each for each, _ in pairs], [group for _, group in pairs])
+    assert [volume.part for volume in volumes_of([enhanced])] == names
+
+
+def test_dimensions_that_nobody_knows_tell_frames_apart(
+    make_series: Series, make_enhanced: Enhanced
+) -> None:
+    slices = make_series()
+    content = [
+        {"FrameContentSequence": {"DimensionIndexValues": [1, k + 1, other]}}
+        for k in range(5)
+        for other in (1, 2)
+    ]
+    enhanced = make_enhanced([each for each in slices for _ in (1, 2)], content)
+    enhanced.DimensionIndexSequence = []
+    for pointer in (0x00209056, 0x00209057, 0x20051011):
+        item = Dataset()
+        item.DimensionIndexPointer = pointer
+        enhanced.DimensionIndexSequence.append(item)
+    assert [volume.part for volume in volumes_of([enhanced])] == ["dimension 1", "dimension 2"]
