@@ -86,7 +86,7 @@ def store_sentence(node: str, what: str, status: int, comment: str) -> str:
     own = f', "{comment}"' if comment else ""
     sentence = f"{node} {means.words}: {what} (status 0x{status:04X}{own})."
     if means.kind == "refused":
-        sentence += f" Ask its administrator what its log says of {what}."
+        sentence += " Ask its administrator what its log says of it."
     return sentence
 
 

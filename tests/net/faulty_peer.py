@@ -44,7 +44,17 @@ def main() -> None:
                 setattr(answer, keyword, value)
             yield 0xFF00, answer
 
+    left = int(script.get("dies_after_bytes", 0))
+
+    def counted(event: evt.Event) -> None:
+        nonlocal left
+        if left:
+            left -= min(left, len(event.data))
+            if not left:
+                os._exit(1)
+
     entity = AE(script.get("ae_title", "PACS1"))
+    entity.maximum_pdu_size = script.get("pdu", 16382)
     if script.get("reject"):
         entity.require_calling_aet = ["NOBODY"]
     entity.require_called_aet = bool(script.get("strict"))
@@ -58,7 +68,11 @@ def main() -> None:
     server = entity.start_server(
         ("127.0.0.1", port),
         block=False,
-        evt_handlers=[(evt.EVT_C_STORE, store), (evt.EVT_C_FIND, find)],
+        evt_handlers=[
+            (evt.EVT_C_STORE, store),
+            (evt.EVT_C_FIND, find),
+            (evt.EVT_DATA_RECV, counted),
+        ],
     )
     assert server is not None
     print("ready", flush=True)

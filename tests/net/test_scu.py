@@ -55,6 +55,12 @@ def faulty_peer(free_port: int) -> Iterator[Peer]:
 
 
 @pytest.fixture
+def scu_peer(scu: Any) -> Any:
+    """The hand-made client of conftest, under a name that is not our module's."""
+    return scu
+
+
+@pytest.fixture
 def ct(sample_data: Path) -> Path:
     return sample_data / "transfer-syntaxes" / "ct-small" / "CT_small.dcm"
 
@@ -147,6 +153,51 @@ def test_an_association_that_ends_midway_leaves_the_rest_for_later(
     outcomes = scu.store_objects(node, "DICOMAI", [ct] * 4, lambda _: None)
     assert [outcome.kind for outcome in outcomes] == ["ok", *["transient"] * 3]
     assert "PACS1 gave no answer to CT Image Storage" in outcomes[1].sentence
+
+
+def test_the_bytes_of_the_file_are_sent_in_every_transfer_syntax_and_the_end_is_a_release(
+    receiver: Any, scu_peer: Any, sample_data: Path
+) -> None:
+    node = Node(name="US", ae_title="DICOMAI", host="127.0.0.1", port=receiver.port)
+    files = sorted((sample_data / "transfer-syntaxes" / "ct512").glob("*.dcm"))
+    outcomes = scu.store_objects(node, "CT1", files, lambda _: None)
+    assert {outcome.kind for outcome in outcomes} == {"ok"}
+    assert receiver.data_sets() == [scu_peer.data_set_of(path) for path in files]
+    (line,) = scu_peer.eventually(receiver.lines)
+    assert (line["ended"], line["stored"]) == ("released", len(files))
+
+
+@pytest.mark.parametrize("pdu", [0, 128, 1001])
+def test_a_peer_may_take_pdus_of_any_length(faulty_peer: Peer, ct: Path, pdu: int) -> None:
+    node = faulty_peer(takes={CT: [EXPLICIT]}, stores=[0, 0xB000], pdu=pdu)
+    outcomes = scu.store_objects(node, "DICOMAI", [ct, ct], lambda _: None)
+    assert [outcome.status for outcome in outcomes] == [0, 0xB000]
+
+
+def test_a_peer_that_dies_within_an_object_leaves_it_for_later(
+    faulty_peer: Peer, ct: Path, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.dcm"
+    large.write_bytes(ct.read_bytes() + bytes(30 * 2**20))
+    node = faulty_peer(takes={CT: [EXPLICIT]}, dies_after_bytes=100_000)
+    outcomes = scu.store_objects(node, "DICOMAI", [ct, large, ct], lambda _: None)
+    assert [outcome.kind for outcome in outcomes] == ["ok", "transient", "transient"]
+    assert "PACS1 gave no answer to CT Image Storage" in outcomes[1].sentence
+
+
+def test_a_file_that_goes_before_its_turn_is_refused_alone(
+    faulty_peer: Peer, ct: Path, tmp_path: Path
+) -> None:
+    goes = tmp_path / "goes.dcm"
+    goes.write_bytes(ct.read_bytes())
+    node = faulty_peer(takes={CT: [EXPLICIT]})
+    outcomes = scu.store_objects(
+        node, "DICOMAI", [ct, goes, ct], lambda _: goes.unlink(missing_ok=True)
+    )
+    assert [outcome.kind for outcome in outcomes] == ["ok", "refused", "ok"]
+    assert outcomes[1].sentence == (
+        f"{goes} can't be read: No such file or directory. Look at its disk."
+    )
 
 
 def test_a_file_that_is_none_is_refused_alone(faulty_peer: Peer, ct: Path, tmp_path: Path) -> None:
