@@ -24,7 +24,7 @@ from dicomai.dicom.uid import (
     TransferSyntaxUID,
 )
 from dicomai.dicom.version import VersionDigest
-from dicomai.store import schema
+from dicomai.store import headers, schema
 from dicomai.store.job import InstanceId, JobId
 from dicomai.store.states import Origin
 
@@ -263,6 +263,7 @@ def _use_copy(connection: Connection, instance: InstanceId, row: InstanceRow) ->
 def _note_change(connection: Connection, row: InstanceRow, now: Instant, *, newcomer: bool) -> None:
     series, studies = schema.series, schema.studies
     ours = row.origin == "produced"
+    headers.note(connection, row.study_instance_uid, row.attributes, ours=ours)
     this_series = and_(
         series.c.study_instance_uid == row.study_instance_uid,
         series.c.series_instance_uid == row.series_instance_uid,

@@ -101,6 +101,30 @@ series: Final = Table(
     Column("decided_at", MOMENT),
 )
 
+study_headers: Final = Table(
+    "study_headers",
+    metadata,
+    # What peers ask for when they look for a study.
+    Column(
+        "study_instance_uid",
+        Text,
+        ForeignKey("studies.study_instance_uid", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("patient_id", Text, nullable=False),
+    # Without regard to case: the whole, and each of its scripts.
+    Column("patient_names", Text, nullable=False),
+    Column("accession_number", Text, nullable=False),
+    Column("study_date", Text, nullable=False),
+    # Each between backslashes.
+    Column("modalities", Text, nullable=False),
+    # All that it says of patient and study.
+    Column("attributes", Json, nullable=False),
+    Index("ix_study_headers_patient_id", "patient_id", "study_instance_uid"),
+    Index("ix_study_headers_accession_number", "accession_number"),
+    Index("ix_study_headers_study_date", "study_date"),
+)
+
 series_identities: Final = Table(
     "series_identities",
     metadata,
