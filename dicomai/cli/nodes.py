@@ -11,7 +11,7 @@ import typer
 
 from dicomai.cli.options import ConfigOption, JsonOption
 from dicomai.cli.terminal import complain, print_json, progress, say, table, text
-from dicomai.errors import NotFound
+from dicomai.errors import ConfigError, NotFound
 
 if TYPE_CHECKING:
     from dicomai.net.scu import EchoAnswer
@@ -118,8 +118,8 @@ def says_it_lives(answer: EchoAnswer) -> bool:
 def echo_own_receiver(settings: Settings) -> EchoAnswer:
     """Ask our own receiver whether it lives; over TLS where it takes nothing else."""
     from dicomai.net.node import Node
-    from dicomai.net.scu import echo
-    from dicomai.net.tls import fingerprint
+    from dicomai.net.scu import EchoAnswer, echo
+    from dicomai.net.tls import TlsFiles, fingerprint
 
     receiver, tls = settings.receiver, settings.tls
     here = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared only
@@ -131,5 +131,9 @@ def echo_own_receiver(settings: Settings) -> EchoAnswer:
     )
     if not tls.only or tls.certificate is None:
         return echo(node, receiver.ae_title)
-    pinned = replace(node, port=tls.port, tls=True, certificate=fingerprint(tls.certificate))
-    return echo(pinned, receiver.ae_title, replace(tls.files, authorities=tls.certificate))
+    try:
+        pin = fingerprint(tls.certificate)
+    except ConfigError as trouble:
+        return EchoAnswer(ok=False, sentence=trouble.sentence, seconds=0.0)
+    pinned = replace(node, port=tls.port, tls=True, certificate=pin)
+    return echo(pinned, receiver.ae_title, TlsFiles(authorities=tls.certificate))

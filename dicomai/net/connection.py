@@ -23,6 +23,8 @@ from dicomai.net.pdu_stream import PDU_HEAD
 from dicomai.net.tls import why
 from dicomai.net.upper_layer import INVALID_PARAMETER, Acceptor, Storage
 
+# PS3.8 9.3.8: A-ABORT by the provider, for an unexpected PDU.
+_UNEXPECTED: Final = bytes.fromhex("07000000000400000202")
 _TLS_HANDSHAKE: Final = b"\x16\x03"  # RFC 8446 5.1: record of a handshake, version 3
 _PIECE_BYTES: Final = 2**16
 # Connections of one process that have not said yet who they are.
@@ -49,12 +51,15 @@ class AssociationServer(ThreadedAssociationServer):
         Takes the objects.
     shares_port
         Others may listen where it does.
+    acceptor
+        What its associations are.
     """
 
     request_queue_size = 128
     daemon_threads = True
     block_on_close = False
     shares_port = False
+    acceptor: type[Acceptor] = Acceptor
     limits: Limits
     secured_by: ssl.SSLContext | None
     storage: Storage
@@ -165,7 +170,7 @@ class _Handler(RequestHandler):
 
     def _create_association(self) -> Acceptor:
         server = self.server
-        association = Acceptor(server.ae, server.limits, server.storage)
+        association = server.acceptor(server.ae, server.limits, server.storage)
         association._server = server
         association.acceptor.maximum_length = server.ae.maximum_pdu_size
         association.acceptor.ae_title = server.ae_title
@@ -213,18 +218,20 @@ def _first_pdu(wire: socket.socket, limits: Limits, by: float) -> bytearray:
     if len(head) < PDU_HEAD.size:
         raise _Unheard("It ended within the first PDU.")
     kind, length = PDU_HEAD.unpack(head)
+    if kind != association_request.TYPE:
+        wire.sendall(_UNEXPECTED)
+        raise _Unheard(f"It began with a PDU of type 0x{kind:02X}.")
     if length > limits.pdu_bytes:
         wire.sendall(INVALID_PARAMETER)
         raise _Unheard(_too_long(length, limits))
     body = _read(wire, length, by)
     if len(body) < length:
         raise _Unheard("It ended within the first PDU.")
-    if kind == association_request.TYPE:
-        try:
-            association_request.check(memoryview(body))
-        except association_request.Unshapely as trouble:
-            wire.sendall(INVALID_PARAMETER)
-            raise _Unheard(str(trouble)) from trouble
+    try:
+        association_request.check(memoryview(body))
+    except association_request.Unshapely as trouble:
+        wire.sendall(INVALID_PARAMETER)
+        raise _Unheard(str(trouble)) from trouble
     return head + body
 
 

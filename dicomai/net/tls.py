@@ -277,7 +277,14 @@ def _readable(path: Path, setting: str) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """Return the pin of the first certificate in a file of PEM, by its fingerprint."""
+    """Return the pin of the first certificate in a file of PEM, by its fingerprint.
+
+    Raises
+    ------
+    ConfigError
+        The file can't be read.
+    """
+    _readable(path, "tls.certificate")
     text = path.read_text(encoding="ascii", errors="ignore")
     _, begin, rest = text.partition("-----BEGIN CERTIFICATE-----")
     body, end, _ = rest.partition("-----END CERTIFICATE-----")

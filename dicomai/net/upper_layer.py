@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 # PS3.8 9.3.8: A-ABORT by the provider, for an invalid PDU parameter.
 INVALID_PARAMETER: Final = bytes.fromhex("07000000000400000206")
 _P_DATA_TF: Final = 0x04
+_ASSOCIATING: Final = frozenset({0x01, 0x02})
+# A-ASSOCIATE-RJ, A-RELEASE-RQ and -RP, A-ABORT (PS3.8 9.3.4, 9.3.6 to 9.3.8).
+_BARE: Final = frozenset({0x03, 0x05, 0x06, 0x07})
+_BARE_BYTES: Final = 4
+_AWAITING_REQUEST: Final = "Sta2"
 _OPEN: Final = "Sta6"
 _IDLE: Final = "Sta1"
 _CLOSING: Final = "Sta13"
@@ -190,6 +195,11 @@ class UpperLayer(DULServiceProvider):
         kind, length = self._stream.head()
         if kind not in _KINDS:
             raise Malformed(f"A PDU is of the unknown type 0x{kind:02X}.")
+        if kind in _ASSOCIATING and self.state_machine.current_state != _AWAITING_REQUEST:
+            # Not even decoded, which may take long: only the first was looked at.
+            raise Malformed(f"A PDU of type 0x{kind:02X} came within an association.")
+        if kind in _BARE and length != _BARE_BYTES:
+            raise Malformed(f"A PDU of type 0x{kind:02X} says to have {length} bytes.")
         if length > self._limits.pdu_bytes:
             with self._acting:
                 self._connection.send(INVALID_PARAMETER)

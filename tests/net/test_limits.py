@@ -150,6 +150,26 @@ def test_a_request_that_would_take_hours_is_not_read(receiver: Receiver, scu: Sc
     assert "more than 257 items" in scu.eventually(lambda: reasons(receiver))[0]
 
 
+def test_what_only_the_other_side_may_send_is_not_read(receiver: Receiver, scu: Scu) -> None:
+    acceptance = struct.pack(">BxL", 2, 2**20) + bytes(2**20)
+    with connected(receiver) as wire:
+        wire.sendall(acceptance[:6])
+        # A-ABORT by the provider, unexpected PDU.
+        assert wire.recv(100) == bytes.fromhex("07000000000400000202")
+    with scu.calling(receiver.port) as association:
+        scu.wire_of(association).sendall(acceptance)
+        scu.eventually(lambda: association.is_aborted)
+    with scu.calling(receiver.port) as association:
+        scu.wire_of(association).sendall(struct.pack(">BxL", 5, 5) + bytes(5))
+        scu.eventually(lambda: association.is_aborted)
+    scu.eventually(lambda: len(receiver.lines()) == 3)
+    assert [reason[:29] for reason in reasons(receiver)] == [
+        "It began with a PDU of type 0",
+        "A PDU of type 0x02 came withi",
+        "A PDU of type 0x05 says to ha",
+    ]
+
+
 def test_as_much_as_a_request_may_ask_for_is_taken(receiver: Receiver, scu: Scu) -> None:
     many = [f"1.2.3.{number}" for number in range(200)]
     contexts = [(f"1.2.4.{number}", [*many, IMPLICIT]) for number in range(128)]
