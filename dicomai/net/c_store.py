@@ -33,7 +33,7 @@ _MAX_COMMENT: Final = 64  # LO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreRequest:
-    """A C-STORE-RQ whose data set follows.
+    """A C-STORE-RQ; its data set follows.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ def store_request(elements: dict[int, bytes]) -> StoreRequest | None:
     """Return the C-STORE-RQ that a command set is; None if it is another, or not complete."""
     message_id = _u16(elements, _MESSAGE_ID)
     sop_class, sop_instance = elements.get(_SOP_CLASS), elements.get(_SOP_INSTANCE)
-    if _u16(elements, _COMMAND_FIELD) != _C_STORE_RQ or not has_data_set(elements):
+    if _u16(elements, _COMMAND_FIELD) != _C_STORE_RQ:
         return None
     if message_id is None or not sop_class or not sop_instance:
         return None

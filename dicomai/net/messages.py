@@ -85,9 +85,8 @@ class Messages:
         elif self._incoming is not None:
             self._incoming.write(piece)
             if last:
-                incoming, self._incoming = self._incoming, None
                 self._end()
-                self.service.end_object(incoming)
+                self._end_object()
         else:
             self._other(control, piece, ends=ends)
 
@@ -108,13 +107,19 @@ class Messages:
         request = store_request(elements)
         if request is not None:
             self._incoming = self.service.begin_object(request, context_id)
-        if self._incoming is not None:
-            return
-        if has_data_set(elements):
-            self._other_bytes = 0
-        else:
+        more = has_data_set(elements)
+        if not more:
             self._end()
-        self.service.hand_back(context_id, _COMMAND | _LAST, command_set)
+        if self._incoming is None:
+            self._other_bytes = 0 if more else None
+            self.service.hand_back(context_id, _COMMAND | _LAST, command_set)
+        elif not more:
+            self._end_object()
+
+    def _end_object(self) -> None:
+        incoming, self._incoming = self._incoming, None
+        assert incoming is not None
+        self.service.end_object(incoming)
 
     def _other(self, control: int, piece: memoryview, *, ends: bool) -> None:
         if self._other_bytes is None:

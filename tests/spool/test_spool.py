@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from dicomai.dicom.dates import Instant, now
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.spool import entries, quarantine, reader
@@ -192,3 +194,35 @@ def test_cleaning_takes_what_was_half_made_or_half_removed(
     entries.clean(spool, now())
     assert sorted(spool.iterdir()) == sorted([alive.folder, recent])
     assert len(list(alive.folder.glob(".*.part"))) == 1
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"calling_ae": "A/../B,%2F", "node": "Röntgen, Haus 3/4", "address": "fe80::1%eth0"},
+        {"calling_ae": "\n\t \x7f", "called_ae": "..", "node": "放射線科" * 12},
+    ],
+)
+def test_facts_that_no_file_could_be_called_come_back_as_they_were(
+    spool: Path, associate: Associate, facts: dict[str, str]
+) -> None:
+    writer = associate(**facts)
+    writer.add(A, (b"1",))
+    (read,) = reader.associations(spool)
+    assert read == writer.facts
+    assert {key: getattr(read, key) for key in facts} == facts
+    assert len(list(spool.rglob("*"))) == len(list(writer.folder.iterdir())) + 1
+
+
+def test_an_object_that_is_let_go_of_leaves_nothing(spool: Path, associate: Associate) -> None:
+    writer = associate()
+    arriving = writer.begin()
+    arriving.write(b"half", memoryview(b" of it"))
+    with arriving.mapped() as written:
+        assert bytes(written) == b"half of it"
+    arriving.flush()
+    arriving.close()
+    arriving.close()
+    assert not list(writer.folder.glob(".*"))
+    assert list(reader.entries(spool)) == []
+    assert writer.add(A, (b"next",)).counter == 2
