@@ -16,6 +16,7 @@ from dicomai.cli.terminal import print_json, progress, remarks, say, span, table
 if TYPE_CHECKING:
     from dicomai.models.package import Package
     from dicomai.models.registry import Registry
+    from dicomai.routing.route import ResultObject
     from dicomai.service.folder import Outcome, Site
     from dicomai.settings import Settings
 
@@ -28,13 +29,19 @@ def run(
         Path, typer.Argument(metavar="PATH", exists=True, help="A folder of DICOM, or a file.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")],
+    objects: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS", help="Forms of the result, as SEG,SR,SC; see objects of a route."
+        ),
+    ] = "SEG,SR",
     device: Annotated[str, typer.Option(help="auto, cpu, or cuda:0.")] = "auto",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run a model on a folder of DICOM.
 
-    Every series that it takes gives DICOM SEG, SR and PNG. Needs no network, no database and no
+    Every series that it takes gives DICOM objects and PNG. Needs no network, no database and no
     configuration; the package need not be trusted. Where objects don't say their time zone or
     character set, those of the configuration count, else this machine's zone. The exit code is
     1 when a series that the model takes has no result, or when it takes none.
@@ -42,6 +49,7 @@ def run(
     from dicomai.models.runtimes.torch_runtime import load
     from dicomai.service import folder as folders
 
+    wanted = _objects(objects)
     settings, registry = opened(config)
     package = _package(model, registry)
     site = _site(settings)
@@ -63,7 +71,7 @@ def run(
                 def report(stage: str, fraction: float) -> None:
                     shown.update(task, description=of + stage, completed=fraction)  # noqa: B023 - called at once
 
-                outcomes.append(folders.analysed(loaded, series, folder, out, report))
+                outcomes.append(folders.analysed(loaded, series, folder, out, report, wanted))
                 shown.remove_task(task)
     outcomes += [*others, *folder.unreadable]
     if json:
@@ -72,6 +80,20 @@ def run(
         _show(package, outcomes, out)
     if not any(each.objects for each in outcomes) or any(each.failed for each in outcomes):
         raise typer.Exit(1)
+
+
+def _objects(names: str) -> tuple[ResultObject, ...]:
+    from dicomai.routing.route import RESULT_OBJECTS
+
+    asked = tuple(each.strip().upper() for each in names.split(","))
+    known = tuple(each for each in RESULT_OBJECTS if each in asked)
+    if unknown := sorted(set(asked) - set(known)):
+        raise typer.BadParameter(
+            f"no such form of a result: {', '.join(unknown)}. There are "
+            f"{', '.join(RESULT_OBJECTS)}.",
+            param_hint="--objects",
+        )
+    return known
 
 
 def _package(model: str, registry: Registry) -> Package:

@@ -1,22 +1,29 @@
-"""From findings to DICOM objects: a SEG where masks have voxels, and always a report."""
+"""From findings to DICOM objects: always a report, and beside it what is asked for."""
 
 from __future__ import annotations
 
 import io
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pydicom
 from pydicom import config
 from pydicom.dataset import Dataset
 
 from dicomai.errors import InputError
 from dicomai.findings import Findings
+from dicomai.results.capture import encode_sc
 from dicomai.results.context import ResultContext
+from dicomai.results.key_objects import encode_ko
+from dicomai.results.objects import DEFAULT
+from dicomai.results.presentation import encode_pr
 from dicomai.results.provenance import job_of
 from dicomai.results.seg import drawn, encode_seg
 from dicomai.results.sr import encode_sr
+from dicomai.routing.route import ResultObject
 
 
 def encode(
@@ -24,8 +31,10 @@ def encode(
     source_headers: Sequence[Dataset],
     job_uuid: uuid.UUID,
     context: ResultContext,
+    objects: Collection[ResultObject] = DEFAULT,
+    image: npt.NDArray[np.generic] | None = None,
 ) -> tuple[Dataset, ...]:
-    """Return the results of one analysis: a Segmentation if any mask has a voxel, then the report.
+    """Return the results of one analysis; the last is the report, which refers to all others.
 
     The same arguments give the same bytes: UIDs come from the job's UUID, times from the context.
 
@@ -40,6 +49,13 @@ def encode(
         Drawn when the job was made.
     context
         Who encodes, and when.
+    objects
+        The kinds that are wanted. There is always a report, and a Segmentation, to which the
+        report refers, where a mask has a voxel; key images and marks only where something has a
+        place.
+    image
+        The voxels (K, J, I) or pixels (J, I) that the model saw, in the modality's units: "SC"
+        needs them.
 
     Raises
     ------
@@ -48,11 +64,18 @@ def encode(
     ConfigError
         Text in an undeclared character set, or an unknown time zone.
     """
-    job = job_of(findings, source_headers, job_uuid, context)
+    job = job_of(findings, source_headers, job_uuid, context, image)
     segments = drawn(findings)
     seg = encode_seg(job, segments) if segments else None
-    report = encode_sr(job, segments, seg)
-    return (report,) if seg is None else (seg, report)
+    made = [seg] if seg is not None else []
+    others: list[Dataset] = []
+    if "SC" in objects:
+        others += encode_sc(job)
+    if "KO" in objects and (keys := encode_ko(job)) is not None:
+        others.append(keys)
+    if "PR" in objects:
+        others += encode_pr(job)
+    return (*made, *others, encode_sr(job, segments, seg, others))
 
 
 def written(result: Dataset) -> bytes:

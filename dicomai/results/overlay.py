@@ -1,10 +1,11 @@
-"""PNG pictures of what was found, for people: key slices, contours, circles, a legend.
+"""Pictures of what was found, for people: key slices, contours, circles, a legend.
 
-They carry no patient's name. Nothing downstream reads them.
+They carry no patient's name.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +38,30 @@ _INSET_MM: Final = 50.0
 _RING_GAP_PX: Final = 7.0
 
 
-def overlays(findings: Findings, image: npt.NDArray[np.generic], folder: Path) -> list[Path]:
-    """Write pictures of the findings into a folder, and return their paths.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picture:
+    """A sheet for people.
+
+    Attributes
+    ----------
+    name
+        What it shows: its file is called so.
+    image
+        RGB.
+    sop_instance_uid
+        The one image that it shows; empty where it cuts through all of them.
+    sides
+        The patient's side at its right and at its lower edge; empty where nobody knows.
+    """
+
+    name: str
+    image: Image.Image
+    sop_instance_uid: str
+    sides: tuple[str, str] | None
+
+
+def pictures(findings: Findings, image: npt.NDArray[np.generic]) -> tuple[Picture, ...]:
+    """Return pictures of the findings.
 
     Parameters
     ----------
@@ -46,48 +69,62 @@ def overlays(findings: Findings, image: npt.NDArray[np.generic], folder: Path) -
         What was found.
     image
         The voxels (K, J, I) or pixels (J, I) that the model saw, in the modality's units.
-    folder
-        Made if it isn't there.
 
     Returns
     -------
-    list of Path
+    tuple of Picture
         For a volume: the axial and the coronal plane that show most of the segments, and a plane
         through each of the surest detections; for a projection: the image.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     where = findings.where
     if isinstance(where, Plane):
-        path = folder / "image.png"
-        _projection(findings, image, where).save(path)
-        return [path]
+        drawn = _projection(findings, image, where)
+        return (
+            Picture(name="image", image=drawn, sop_instance_uid=where.sop_instance_uid, sides=None),
+        )
+    return tuple(
+        Picture(
+            name=name,
+            image=drawn,
+            sop_instance_uid=where.sop_instance_uids[seen.index]
+            if seen.normal == 0 and where.sop_instance_uids
+            else "",
+            sides=(seen.sides[1], seen.sides[3]),
+        )
+        for name, drawn, seen in _of_volume(findings, image, where)
+    )
+
+
+def overlays(findings: Findings, image: npt.NDArray[np.generic], folder: Path) -> list[Path]:
+    """Write the pictures of the findings into a folder as PNG, and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, picture in _of_volume(findings, image, where):
-        path = folder / f"{name}.png"
-        picture.save(path)
+    for picture in pictures(findings, image):
+        path = folder / f"{picture.name}.png"
+        picture.image.save(path)
         written.append(path)
     return written
 
 
 def _of_volume(
     findings: Findings, voxels: npt.NDArray[np.generic], grid: Grid
-) -> list[tuple[str, Image.Image]]:
-    pictures = []
+) -> list[tuple[str, Image.Image, View]]:
+    drawn = []
     axial, coronal = axis_towards(grid, 2), axis_towards(grid, 1)
     masks = [each.mask for each in findings.segments if each.mask.any()]
     if masks or not findings.detections:
         for axis in (axial, coronal):
             seen = view(grid, axis, _fullest(masks, axis, grid.shape_kji))
             name = f"{seen.plane}-{seen.index + 1:03d}"
-            pictures.append((name, _plane(findings, voxels, grid, seen, None)))
+            drawn.append((name, _plane(findings, voxels, grid, seen, None), seen))
     surest = sorted(findings.detections, key=lambda each: -each.probability)[:MOST_DETECTIONS]
     for number, detection in enumerate(surest, 1):
         index = round(float(_centre_kji(detection, grid)[axial]))
         index = min(max(index, 0), grid.shape_kji[axial] - 1)
         seen = view(grid, axial, index)
         name = f"detection-{number}-{seen.plane}-{seen.index + 1:03d}"
-        pictures.append((name, _plane(findings, voxels, grid, seen, detection)))
-    return pictures
+        drawn.append((name, _plane(findings, voxels, grid, seen, detection), seen))
+    return drawn
 
 
 def _fullest(masks: list[npt.NDArray[np.bool_]], axis: Axis, shape: tuple[int, int, int]) -> int:
@@ -104,8 +141,8 @@ def _plane(
     seen: View,
     subject: Detection | None,
 ) -> Image.Image:
-    window = _window(findings, voxels, grid)
-    bare = grey(seen.cut(voxels), window, seen.size_px)
+    levels = window(findings, voxels, grid)
+    bare = grey(seen.cut(voxels), levels, seen.size_px)
     contours = [Contour(mask=_cut(seen, s.mask), rgb=s.display_rgb) for s in findings.segments]
     contours += [
         Contour(mask=_cut(seen, d.mask), rgb=d.display_rgb)
@@ -125,7 +162,7 @@ def _plane(
         x, y = seen.px(_centre_kji(subject, grid), grid.shape_kji)
         half = _INSET_MM / 2 * seen.px_per_mm
         inset = bare.crop((round(x - half), round(y - half), round(x + half), round(y + half)))
-    return sheet(picture, _legend(findings, _place(grid, seen, window, inset is not None)), inset)
+    return sheet(picture, _legend(findings, _place(grid, seen, levels, inset is not None)), inset)
 
 
 def _cut(seen: View, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -168,7 +205,7 @@ def _ring(detection: Detection, grid: Grid, seen: View, numbers: dict[str, int])
     )
 
 
-def _window(findings: Findings, voxels: npt.NDArray[np.generic], grid: Grid) -> tuple[float, float]:
+def window(findings: Findings, voxels: npt.NDArray[np.generic], grid: Grid) -> tuple[float, float]:
     """Return what is black and what is white: lung or soft tissue for CT, else what is there."""
     thin = np.asarray(voxels[tuple(slice(None, None, max(1, n // 96)) for n in grid.shape_kji)])
     if float(thin.min()) > _AIR_HU:
@@ -195,7 +232,7 @@ def _median(values: npt.NDArray[np.generic]) -> float:
 
 
 def _place(
-    grid: Grid, seen: View, window: tuple[float, float], with_inset: bool
+    grid: Grid, seen: View, levels: tuple[float, float], with_inset: bool
 ) -> tuple[str, ...]:
     middle = [n / 2 for n in grid.shape_kji]
     middle[seen.normal] = seen.index
@@ -203,7 +240,7 @@ def _place(
     letter, axis = names[seen.plane]
     position = grid.lps_mm(middle)[axis]
     depth = grid.shape_kji[seen.normal]
-    level, width = (window[0] + window[1]) / 2, window[1] - window[0]
+    level, width = (levels[0] + levels[1]) / 2, levels[1] - levels[0]
     lines = [
         f"{seen.plane} {seen.index + 1} of {depth}, {letter} = {position:.1f} mm",
         f"window {width:.0f}, level {level:.0f}",

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from pydicom import config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
@@ -22,11 +24,15 @@ from dicomai.findings import Findings
 from dicomai.imaging.attributes import text
 from dicomai.results import uids
 from dicomai.results.context import ResultContext
+from dicomai.results.objects import KINDS
 from dicomai.results.source import REQUEST, Carried, carried, put, texts
 
 ACQUISITION_EQUIPMENT: Final = Code("109101", "DCM", "Acquisition Equipment")
 PROCESSING_EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
 _UNVERIFIED: Final = " - unverified"
+_DOCUMENTS: Final[frozenset[uids.Kind]] = frozenset({"SR", "KO"})
+# Their modules have no Content Date and Time, but a date of their own.
+_UNDATED: Final[frozenset[uids.Kind]] = frozenset({"PR"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,6 +51,8 @@ class Job:
         Who encodes, and when.
     carried
         What goes from the source into its results.
+    image
+        The voxels (K, J, I) or pixels (J, I) that the model saw; None where no object shows them.
     """
 
     findings: Findings
@@ -52,6 +60,7 @@ class Job:
     uuid: uuid.UUID
     context: ResultContext
     carried: Carried
+    image: npt.NDArray[np.generic] | None = None
 
     @property
     def compressed_with_loss(self) -> Dataset | None:
@@ -59,6 +68,11 @@ class Job:
         return next(
             (each for each in self.sources if text(each, "LossyImageCompression") == "01"), None
         )
+
+    @property
+    def date_and_time(self) -> tuple[str, str]:
+        """Date and time of the results, at their offset from UTC."""
+        return dates.da_and_tm(self.context.created_at, self.offset)
 
     @property
     def offset(self) -> str:
@@ -71,6 +85,11 @@ class Job:
             str(study.StudyTime or ""),
         )
 
+    @property
+    def device_uid(self) -> str:
+        """Device UID of the model."""
+        return uids.device_uid(self.findings.algorithm.package_sha256)
+
     def series_number(self, kind: uids.Kind) -> int:
         """Return the Series Number of the results of one kind."""
         number = text(self.sources[0], "SeriesNumber")
@@ -79,7 +98,11 @@ class Job:
 
 
 def job_of(
-    findings: Findings, sources: Sequence[Dataset], job: uuid.UUID, context: ResultContext
+    findings: Findings,
+    sources: Sequence[Dataset],
+    job: uuid.UUID,
+    context: ResultContext,
+    image: npt.NDArray[np.generic] | None = None,
 ) -> Job:
     """Return what the encoders work from, or say why these sources give no result."""
     if not sources:
@@ -90,6 +113,7 @@ def job_of(
         uuid=job,
         context=context,
         carried=carried(sources[0], context.charset_default),
+        image=image,
     )
 
 
@@ -135,10 +159,20 @@ def stand_in(source: Dataset) -> Dataset:
     return bare
 
 
-def complete(result: Dataset, job: Job, kind: uids.Kind) -> None:
-    """Put on a result what every result has, and choose its character set last."""
-    put(result, (each for each in job.carried.dataset if each.keyword != REQUEST))
-    _series(result, job, kind)
+def complete(result: Dataset, job: Job, kind: uids.Kind, number: int = 1) -> None:
+    """Put on a result what every result has, and choose its character set last.
+
+    `number` is its Instance Number within its series.
+    """
+    # A document names its request in another way (PS3.3 C.17.2).
+    left_out = REQUEST if kind in _DOCUMENTS else ""
+    put(result, (each for each in job.carried.dataset if each.keyword != left_out))
+    result.SOPClassUID = KINDS[kind].sop_class_uid
+    result.SOPInstanceUID = uids.instance_uid(job.uuid, kind, number)
+    result.SeriesInstanceUID = uids.series_uid(job.uuid, kind)
+    _series(result, job, kind, number)
+    if kind not in _DOCUMENTS:
+        _body_part(result, job.sources[0])
     _equipment(result, job)
     result.TimezoneOffsetFromUTC = job.offset
     terms = charset.chosen_for(job.carried.terms, texts(result))
@@ -149,17 +183,28 @@ def complete(result: Dataset, job: Job, kind: uids.Kind) -> None:
     _file_meta(result)
 
 
-def _series(result: Dataset, job: Job, kind: uids.Kind) -> None:
+def _series(result: Dataset, job: Job, kind: uids.Kind, number: int) -> None:
+    result.Modality = KINDS[kind].modality
     result.SeriesNumber = job.series_number(kind)
     algorithm = job.findings.algorithm
-    what = f"AI {'report' if kind == 'SR' else kind} {algorithm.name} {algorithm.version}"
+    what = f"AI {KINDS[kind].words} {algorithm.name} {algorithm.version}"
     result.SeriesDescription = what[: 64 - len(_UNVERIFIED)] + _UNVERIFIED
-    result.InstanceNumber = 1
-    date, time = dates.da_and_tm(job.context.created_at, job.offset)
-    for keyword in ("SeriesDate", "ContentDate", "InstanceCreationDate"):
-        setattr(result, keyword, date)
-    for keyword in ("SeriesTime", "ContentTime", "InstanceCreationTime"):
-        setattr(result, keyword, time)
+    result.InstanceNumber = number
+    date, time = job.date_and_time
+    for keyword in ("Series", *(() if kind in _UNDATED else ("Content",)), "InstanceCreation"):
+        setattr(result, f"{keyword}Date", date)
+        setattr(result, f"{keyword}Time", time)
+
+
+def _body_part(result: Dataset, source: Dataset) -> None:
+    part, side = text(source, "BodyPartExamined"), text(source, "Laterality")
+    known = re.fullmatch(r"[A-Z0-9_ ]{1,16}", part) is not None  # some write prose here
+    if known:
+        result.BodyPartExamined = part
+    if known and side in {"L", "R"}:
+        result.Laterality = side
+    elif not known and result.Modality in {"OT", "PR"}:
+        result.Laterality = ""  # of a body part that may be one of a pair (PS3.3 C.7.3.1)
 
 
 def _equipment(result: Dataset, job: Job) -> None:
@@ -239,6 +284,17 @@ def _acquisition(source: Dataset) -> Dataset:
     if len(known.get("StationName", "")) > 16:
         del known["StationName"]
     return _contribution(ACQUISITION_EQUIPMENT, {"Manufacturer": "unknown", **known})
+
+
+def note_loss(result: Dataset, job: Job) -> None:
+    """Hand on that images were once compressed with loss: it is never taken back."""
+    lossy = job.compressed_with_loss
+    if lossy is None:
+        return
+    result.LossyImageCompression = "01"
+    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if text(lossy, keyword):
+            result[keyword] = lossy[keyword]
 
 
 def _contribution(purpose: Code, attributes: dict[str, str]) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,10 +14,10 @@ from pydicom.sr.coding import Code as PydicomCode
 from dicomai.dicom.codes import Code
 from dicomai.errors import InputError
 from dicomai.findings import Detection, Findings, Mask, Segment
-from dicomai.imaging.attributes import numbers, text
+from dicomai.imaging.attributes import numbers
 from dicomai.imaging.geometry import Grid
 from dicomai.results import uids
-from dicomai.results.provenance import Job, code_item, complete, stand_in
+from dicomai.results.provenance import Job, code_item, complete, note_loss, stand_in
 
 MORPHOLOGICALLY_ABNORMAL: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 
@@ -109,15 +108,7 @@ def encode_seg(job: Job, segments: tuple[Drawn, ...]) -> Dataset:
     _name_dimensions(result, uids.dimension_uid(job.uuid))
     for item, segment in zip(result.SegmentSequence, segments, strict=True):
         _mend_segment(item, segment)
-    requests = job.carried.dataset.get("RequestAttributesSequence")
-    if requests:
-        result.RequestAttributesSequence = requests
-    body_part = text(job.sources[0], "BodyPartExamined")
-    if re.fullmatch(r"[A-Z0-9_ ]{1,16}", body_part):  # a Code String; some write prose here
-        result.BodyPartExamined = body_part
-        if text(job.sources[0], "Laterality") in {"L", "R"}:
-            result.Laterality = text(job.sources[0], "Laterality")
-    _note_loss(result, job)
+    note_loss(result, job)
     complete(result, job, "SEG")
     return result
 
@@ -134,17 +125,6 @@ def _image(source: Dataset, where: Grid) -> Dataset:
     if thickness <= 0:  # highdicom wants it, though images may leave it empty
         image.SliceThickness = between
     return image
-
-
-def _note_loss(result: Dataset, job: Job) -> None:
-    """Hand on that images were once compressed with loss: it is never taken back."""
-    lossy = job.compressed_with_loss
-    if lossy is None:
-        return
-    result.LossyImageCompression = "01"
-    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        if text(lossy, keyword):
-            result[keyword] = lossy[keyword]
 
 
 def _stacked(segments: tuple[Drawn, ...]) -> npt.NDArray[np.uint8]:

@@ -7,7 +7,7 @@ Evaluations with the words that every result must carry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from highdicom import sr
@@ -16,8 +16,10 @@ from pydicom.dataset import Dataset
 from dicomai.dicom.codes import OURS, Code
 from dicomai.findings import Detection, Segment
 from dicomai.results import summary, uids
+from dicomai.results.objects import KINDS
 from dicomai.results.procedure import procedures
-from dicomai.results.provenance import Job, code_item, complete, stand_in, time_taken
+from dicomai.results.provenance import Job, complete, stand_in, time_taken
+from dicomai.results.request import requests
 from dicomai.results.seg import Drawn
 from dicomai.results.sr_groups import groups, pydicom_code
 
@@ -28,10 +30,16 @@ QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluatio
 IMAGE_LIBRARY: Final = Code("111028", "DCM", "Image Library")
 IMAGE_LIBRARY_GROUP: Final = Code("126200", "DCM", "Image Library Group")
 FRAME_OF_REFERENCE: Final = Code("112227", "DCM", "Frame of Reference UID")
+OTHERS: Final = Code("ANALYSIS-OBJECTS", OURS, "Other objects of this analysis")
 SOURCE: Final = Code("260753009", "SCT", "Source")
 
 
-def encode_sr(job: Job, segments: tuple[Drawn, ...], seg: Dataset | None) -> Dataset:
+def encode_sr(
+    job: Job,
+    segments: tuple[Drawn, ...],
+    seg: Dataset | None,
+    others: Sequence[Dataset] = (),
+) -> Dataset:
     """Return the report on the findings; there is one also when nothing was found.
 
     Parameters
@@ -42,14 +50,15 @@ def encode_sr(job: Job, segments: tuple[Drawn, ...], seg: Dataset | None) -> Dat
         The segments of `seg`, by number.
     seg
         The Segmentation that the report refers to; None where no mask has a voxel.
+    others
+        All other objects of the analysis: the report ties them together.
     """
     context = job.context
     evidence = list(_evidence(job))
-    if seg is not None:
-        evidence.append(_as_evidence(seg))
+    evidence += [_as_evidence(each) for each in ([seg] if seg is not None else []) + [*others]]
     result = sr.Comprehensive3DSR(
         evidence=evidence,
-        content=_content(job, segments, seg.SOPInstanceUID if seg is not None else ""),
+        content=_content(job, segments, seg.SOPInstanceUID if seg is not None else "", others),
         series_instance_uid=uids.series_uid(job.uuid, "SR"),
         series_number=job.series_number("SR"),
         sop_instance_uid=uids.instance_uid(job.uuid, "SR"),
@@ -59,9 +68,9 @@ def encode_sr(job: Job, segments: tuple[Drawn, ...], seg: Dataset | None) -> Dat
         is_final=False,  # a preliminary report, until a radiologist makes a final one
         is_verified=False,
         previous_versions=_predecessors(job),
-        requested_procedures=_requests(job),
+        requested_procedures=requests(job),
     )
-    if _uses_own_codes(job):
+    if others or _uses_own_codes(job):
         scheme = Dataset()
         scheme.CodingSchemeDesignator = OURS
         scheme.CodingSchemeName = "Codes of dicomai"
@@ -115,7 +124,9 @@ def _looked_at(job: Job) -> str:
     return f"{images} of {len(series) or 1} series"
 
 
-def _content(job: Job, segments: tuple[Drawn, ...], seg_uid: str) -> sr.MeasurementReport:
+def _content(
+    job: Job, segments: tuple[Drawn, ...], seg_uid: str, others: Sequence[Dataset]
+) -> sr.MeasurementReport:
     report = sr.MeasurementReport(
         observation_context=_observer(job),
         procedure_reported=[
@@ -132,8 +143,31 @@ def _content(job: Job, segments: tuple[Drawn, ...], seg_uid: str) -> sr.Measurem
     evaluations.ContentSequence = sr.ContentSequence(
         [sr.TextContentItem(pydicom_code(concept), text, CONTAINS) for concept, text in words(job)]
     )
+    if others:
+        content.append(_others(others))
     content.append(evaluations)
     return report
+
+
+def _others(others: Sequence[Dataset]) -> sr.ContainerContentItem:
+    """Return a reference to each object that no group of measurements refers to."""
+    roles = {each.sop_class_uid: each.role for each in KINDS.values()}
+    items: list[sr.ContentItem] = []
+    for each in others:
+        role = roles[each.SOPClassUID]
+        assert role is not None
+        item = sr.ImageContentItem if "Rows" in each else sr.CompositeContentItem
+        items.append(
+            item(
+                pydicom_code(role),
+                str(each.SOPClassUID),
+                str(each.SOPInstanceUID),
+                relationship_type=CONTAINS,
+            )
+        )
+    container = sr.ContainerContentItem(name=pydicom_code(OTHERS), relationship_type=CONTAINS)
+    container.ContentSequence = sr.ContentSequence(items)
+    return container
 
 
 def _observer(job: Job) -> sr.ObservationContext:
@@ -216,34 +250,3 @@ def _predecessors(job: Job) -> list[Dataset] | None:
     item.SOPClassUID = before.sop_class_uid
     item.SOPInstanceUID = before.sop_instance_uid
     return [item]
-
-
-def _requests(job: Job) -> list[Dataset] | None:
-    """Return Referenced Request Sequence (PS3.3 C.17.2) from what the images know of the order."""
-    study = job.carried.dataset
-    requests = study.get("RequestAttributesSequence") or []
-    if not requests and not study.AccessionNumber:
-        return None
-    return [_request(study, each) for each in requests or [Dataset()]]
-
-
-def _request(study: Dataset, source: Dataset) -> Dataset:
-    item = Dataset()
-    item.StudyInstanceUID = source.get("StudyInstanceUID") or study.StudyInstanceUID
-    item.ReferencedStudySequence = []
-    item.AccessionNumber = source.get("AccessionNumber") or study.AccessionNumber
-    issuer = (source if source.get("AccessionNumber") else study).get(
-        "IssuerOfAccessionNumberSequence"
-    )
-    if issuer:
-        item.IssuerOfAccessionNumberSequence = issuer
-    item.PlacerOrderNumberImagingServiceRequest = ""
-    item.FillerOrderNumberImagingServiceRequest = ""
-    item.RequestedProcedureID = source.get("RequestedProcedureID") or ""
-    item.RequestedProcedureDescription = source.get("RequestedProcedureDescription") or ""
-    item.RequestedProcedureCodeSequence = [
-        code_item(Code(code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning))
-        for code in source.get("RequestedProcedureCodeSequence") or ()
-        if code.get("CodeValue") and code.get("CodingSchemeDesignator") and code.get("CodeMeaning")
-    ]
-    return item

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from dicomai.dicom import uid
 
-Kind = Literal["SEG", "SR"]
+Kind = Literal["SEG", "SR", "SC", "KO", "PR"]
 SEGMENTATION_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 COMPREHENSIVE_3D_SR_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.88.34"
 
@@ -19,9 +19,9 @@ def series_uid(job: uuid.UUID, kind: Kind) -> str:
     return uid.derived(job, kind, "series")
 
 
-def instance_uid(job: uuid.UUID, kind: Kind) -> str:
-    """Return the SOP Instance UID of a job's result of one kind."""
-    return uid.derived(job, kind, "instance")
+def instance_uid(job: uuid.UUID, kind: Kind, number: int = 1) -> str:
+    """Return the SOP Instance UID of a job's result of one kind; `number` is from 1."""
+    return uid.derived(job, kind, "instance", *((number,) if number > 1 else ()))
 
 
 def dimension_uid(job: uuid.UUID) -> str:
@@ -40,10 +40,11 @@ def device_uid(package_sha256: str) -> str:
 
 
 def series_number(source: int | None, kind: Kind) -> int:
-    """Return the Series Number of results: the source's times a thousand, plus 1 (SEG) or 2 (SR).
+    """Return the Series Number of results: the source's times a thousand, and the kind's place.
 
-    So they sort behind the series that they come from. A source without a number, or with one
-    that leaves no room in an IS, gives 9001 and 9002.
+    That is 1 for SEG, 2 for SR, and so on in the order of `Kind`: so they sort behind the series
+    that they come from. A source without a number, or with one that leaves no room in an IS,
+    counts as 9.
     """
     base = source * 1000 if source is not None and 0 < source < 2_000_000 else 9000
-    return base + (1 if kind == "SEG" else 2)
+    return base + 1 + get_args(Kind).index(kind)

@@ -10,6 +10,10 @@ from dicomai.routing.condition import Condition
 
 Mode = Literal["off", "shadow", "live"]
 Exclusion = Literal["localizer", "secondary", "derived", "produced"]
+ResultObject = Literal["SEG", "SR", "SC", "KO", "PR"]
+"""A form of a result: Segmentation, Structured Report, Secondary Capture, Key Object Selection,
+Grayscale Softcopy Presentation State."""
+RESULT_OBJECTS: tuple[ResultObject, ...] = get_args(ResultObject)
 EXCLUSIONS: tuple[Exclusion, ...] = get_args(Exclusion)
 
 
@@ -29,6 +33,9 @@ class Route:
         Conditions on the series of the model's first input; all must hold for each of its images.
     destinations
         Nodes that get the results.
+    objects
+        What they get: "SEG" masks, "SR" the report, "SC" pictures, "KO" the key images, "PR"
+        contours and boxes to show on the images. There is always an "SR".
     priority
         Higher runs earlier; waiting jobs rise with time, so that none starves.
     urgent
@@ -47,6 +54,7 @@ class Route:
     mode: Mode = "live"
     when: tuple[Condition, ...] = ()
     destinations: tuple[str, ...] = ()
+    objects: tuple[ResultObject, ...] = ("SEG", "SR")
     priority: int = 0
     urgent: bool = False
     since: date | None = None

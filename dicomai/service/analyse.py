@@ -6,12 +6,14 @@ Each takes values and files; claiming, beating and committing are the supervisor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+import numpy.typing as npt
 from pydicom import Dataset
 
 from dicomai.dicom.dates import Instant
@@ -20,14 +22,16 @@ from dicomai.errors import IdentityError, InputError, TransientError
 from dicomai.findings import Findings
 from dicomai.imaging.image import image_of
 from dicomai.imaging.series import read_object
-from dicomai.imaging.volume import volume_of
+from dicomai.imaging.volume import SourceVolume, volume_of
 from dicomai.inference.messages import Analyse
 from dicomai.inference.pipeline import Source, inputs_of
 from dicomai.models.package import Package
 from dicomai.results import gate
 from dicomai.results.context import PredecessorSR, ResultContext
 from dicomai.results.encode import encode, written
+from dicomai.results.objects import DEFAULT
 from dicomai.results.uids import COMPREHENSIVE_3D_SR_STORAGE
+from dicomai.routing.route import ResultObject
 from dicomai.service import received
 from dicomai.service.received import Reading
 from dicomai.spool.durable import make_folders, write_durably
@@ -149,6 +153,7 @@ def encoded(
     charset_default: str,
     predecessor: PredecessorSR | None,
     route: str = "",
+    objects: Collection[ResultObject] = DEFAULT,
 ) -> tuple[bytes, ...]:
     """Return the results of a job as Part 10 files; the same job and findings, the same bytes."""
     context = ResultContext(
@@ -159,7 +164,13 @@ def encoded(
         predecessor=predecessor,
         route=route,
     )
-    return tuple(written(each) for each in encode(findings, source.headers, job.uuid, context))
+    made = encode(findings, source.headers, job.uuid, context, objects, image_of_source(source))
+    return tuple(written(each) for each in made)
+
+
+def image_of_source(source: Source) -> npt.NDArray[np.generic]:
+    """Return the voxels or pixels that the model saw."""
+    return source.voxels if isinstance(source, SourceVolume) else source.pixels
 
 
 def report_of(predecessor: Predecessor | None) -> PredecessorSR | None:
@@ -176,7 +187,11 @@ def report_of(predecessor: Predecessor | None) -> PredecessorSR | None:
 
 
 def check(
-    results: Sequence[bytes], findings: Findings, source: Source, charset_default: str
+    results: Sequence[bytes],
+    findings: Findings,
+    source: Source,
+    charset_default: str,
+    objects: Collection[ResultObject] = DEFAULT,
 ) -> None:
     """Hold the bytes of results against findings and images.
 
@@ -188,7 +203,9 @@ def check(
         It breaks another rule.
     """
     try:
-        gate.check(results, findings, source.headers, charset_default=charset_default)
+        gate.check(
+            results, findings, source.headers, charset_default=charset_default, wanted=objects
+        )
     except gate.GateError as error:
         if error.rule == "identity":
             raise IdentityError(error.sentence, subject=error.subject) from error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection
 
+from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import SOPInstanceUID
 from dicomai.errors import (
     ConfigError,
@@ -19,6 +22,7 @@ from dicomai.errors import (
 from dicomai.net import scu
 from dicomai.net.node import Node
 from dicomai.net.scu import StoreOutcome, StudyIdentity
+from dicomai.service.asked import classes_for
 from dicomai.service.attempt import Attempt, Lost, Worker, attempt
 from dicomai.settings import Settings
 from dicomai.store import deliveries, events, instances, jobs, nodes
@@ -34,6 +38,7 @@ _STATES: Final[dict[str, DeliveryState]] = {
     "transient": "transient",
     "refused": "refused",
 }
+_NOTE_S: Final = 0.5
 _THERE: Final[tuple[DeliveryState, ...]] = ("sent", "warning")
 
 
@@ -101,13 +106,15 @@ class Deliverer:
         assert job.result_of is not None
         with reading(self.worker.engine) as connection:
             objects = instances.of_job(connection, job.result_of)
+            asked = {each.route for each in jobs.routes_of(connection, job.id)}
         if not objects:
             raise InputError(
                 f"The results of job {job.result_of} are not in the archive any more. For a new "
                 f"run: dicomai retry {job.result_of} --again",
                 subject=job.study_instance_uid,
             )
-        return objects
+        classes = classes_for(self.settings.routes, asked)
+        return tuple(each for each in objects if each.sop_class_uid in classes)
 
     def _compare(self, job: Job, node: Node, objects: tuple[Instance, ...]) -> None:
         """Hold results whose patient or accession number is another one at the destination."""
@@ -153,18 +160,28 @@ class Deliverer:
         return tuple(each for each in objects if each.sop_instance_uid not in there)
 
     def _send(self, this: Attempt, node: Node, objects: tuple[Instance, ...]) -> None:
-        """Send objects in one association; what becomes of each is noted as soon as it is known."""
+        """Send objects in one association; what becomes of each is noted at most moments later.
+
+        A commit for each would cost more than the object. What a kill leaves unnoted is sent again,
+        the same bytes under the same UID.
+        """
         if not objects:
             return
         data = self.settings.folders.data
         by_path = {data / each.path: each.sop_instance_uid for each in objects}
         told = 0
+        unnoted: list[tuple[SOPInstanceUID, StoreOutcome]] = []
+        noted_at = time.monotonic()
 
         def on_each(outcome: StoreOutcome) -> None:
-            nonlocal told
+            nonlocal told, noted_at
             told += 1
             this.heart.progress("send", told / len(objects))
-            self._note(this, by_path[outcome.path], outcome)
+            unnoted.append((by_path[outcome.path], outcome))
+            if time.monotonic() - noted_at >= _NOTE_S:
+                self._note(this, unnoted)
+                unnoted.clear()
+                noted_at = time.monotonic()
 
         outcomes = scu.store_objects(
             node,
@@ -173,37 +190,48 @@ class Deliverer:
             on_each,
             self.settings.tls.files,
         )
+        self._note(this, unnoted)
         transient = [each for each in outcomes if each.kind == "transient"]
         if transient:
             raise TransientError(transient[0].sentence, subject=transient[0].sop_instance_uid)
 
-    def _note(self, this: Attempt, sop: SOPInstanceUID, outcome: StoreOutcome) -> None:
+    def _note(self, this: Attempt, told: Sequence[tuple[SOPInstanceUID, StoreOutcome]]) -> None:
         now = self.worker.clock()
 
         def note(connection: Connection) -> bool:
-            noted = deliveries.note_object(
-                connection,
-                this.job.held,
-                sop,
-                _STATES[outcome.kind],
-                outcome.status,
-                outcome.sentence,
-                now,
-            )
-            if noted and outcome.kind == "warning":
-                events.record(
-                    connection,
-                    this.job.study_instance_uid,
-                    "delivered with a warning",
-                    outcome.sentence,
-                    {"node": this.job.node, "object": sop, "status": outcome.status},
-                    now,
-                    this.job.id,
-                )
-            return noted
+            return all(self._noted(connection, this.job, *each, now) for each in told)
 
         if not this.write(note):
             raise Lost
+
+    def _noted(
+        self,
+        connection: Connection,
+        job: Job,
+        sop: SOPInstanceUID,
+        outcome: StoreOutcome,
+        now: Instant,
+    ) -> bool:
+        noted = deliveries.note_object(
+            connection,
+            job.held,
+            sop,
+            _STATES[outcome.kind],
+            outcome.status,
+            outcome.sentence,
+            now,
+        )
+        if noted and outcome.kind == "warning":
+            events.record(
+                connection,
+                job.study_instance_uid,
+                "delivered with a warning",
+                outcome.sentence,
+                {"node": job.node, "object": sop, "status": outcome.status},
+                now,
+                job.id,
+            )
+        return noted
 
     def _settle(self, this: Attempt, objects: tuple[Instance, ...]) -> None:
         """Finish the job, or say which objects the node refused for good."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +23,14 @@ from dicomai.models.runtimes.torch_runtime import LoadedModel
 from dicomai.results import gate
 from dicomai.results.context import ResultContext
 from dicomai.results.encode import encode, written
+from dicomai.results.objects import DEFAULT, kind_of
 from dicomai.results.overlay import overlays
 from dicomai.results.summary import line
 from dicomai.routing.exclusion import exclude
 from dicomai.routing.image import Image, Series, series_of
+from dicomai.routing.route import ResultObject
 from dicomai.routing.selection import choose, parse_input
+from dicomai.service.analyse import image_of_source
 from dicomai.service.received import Reading
 from dicomai.service.received import read_object as read_received
 
@@ -157,7 +160,12 @@ def _without(series: Series, because: str) -> Outcome:
 
 
 def analysed(
-    model: LoadedModel, series: Series, folder: Folder, out: Path, report: Report
+    model: LoadedModel,
+    series: Series,
+    folder: Folder,
+    out: Path,
+    report: Report,
+    objects: Collection[ResultObject] = DEFAULT,
 ) -> Outcome:
     """Run a model on a series that it takes, and write what it found.
 
@@ -173,6 +181,8 @@ def analysed(
         Objects and pictures go to a folder in it that has the name of the series.
     report
         Told stage and fraction.
+    objects
+        The forms of the result.
 
     Returns
     -------
@@ -185,20 +195,19 @@ def analysed(
         source = _source(model.package, datasets)
         findings = analyse(model, source, inputs_of(source.headers), report)
         report("encode", 0.0)
-        results = _encoded(findings, source, folder.site)
+        results = _encoded(findings, source, folder.site, objects)
     except DicomaiError as error:
         return replace(outcome, because=error.sentence, failed=True)
     place = out / series.series_instance_uid
     place.mkdir(parents=True, exist_ok=True)
     for name, octets in results.items():
         (place / name).write_bytes(octets)
-    values = source.voxels if isinstance(source, SourceVolume) else source.pixels
     return replace(
         outcome,
         found=line(findings),
         stages_s=findings.stages_s,
         objects=tuple(place / name for name in results),
-        pictures=tuple(overlays(findings, values, place)),
+        pictures=tuple(overlays(findings, image_of_source(source), place)),
     )
 
 
@@ -209,7 +218,10 @@ def _source(package: Package, datasets: Sequence[Dataset]) -> SourceVolume | Sou
 
 
 def _encoded(
-    findings: Findings, source: SourceVolume | SourceImagePixels, site: Site
+    findings: Findings,
+    source: SourceVolume | SourceImagePixels,
+    site: Site,
+    wanted: Collection[ResultObject],
 ) -> dict[str, bytes]:
     """Return the checked objects by the names of their files."""
     context = ResultContext(
@@ -218,12 +230,20 @@ def _encoded(
         charset_default=site.charset_default,
         timezone=site.timezone,
     )
-    objects = encode(findings, source.headers, uuid.uuid4(), context)
-    results = {
-        f"{findings.algorithm.name}-{str(each.Modality).lower()}.dcm": written(each)
-        for each in objects
-    }
+    image = image_of_source(source)
+    objects = encode(findings, source.headers, uuid.uuid4(), context, wanted, image)
+    results = {_file_name(each, findings): written(each) for each in objects}
     gate.check(
-        list(results.values()), findings, source.headers, charset_default=site.charset_default
+        list(results.values()),
+        findings,
+        source.headers,
+        charset_default=site.charset_default,
+        wanted=wanted,
     )
     return results
+
+
+def _file_name(result: Dataset, findings: Findings) -> str:
+    kind = kind_of(result.SOPClassUID)
+    number = f"-{result.InstanceNumber}" if kind in ("SC", "PR") else ""
+    return f"{findings.algorithm.name}-{kind.lower()}{number}.dcm"

@@ -17,6 +17,7 @@ from dicomai.net.node import Node
 from dicomai.results import summary
 from dicomai.service import analyse
 from dicomai.service.analyse import Loaded
+from dicomai.service.asked import objects_of
 from dicomai.service.attempt import Attempt, Lost, Worker, attempt
 from dicomai.service.received import Reading
 from dicomai.settings import Settings
@@ -131,6 +132,7 @@ class Supervisor:
             The job is ours no more, or its study is held or another patient's now.
         """
         data, predecessor = self.settings.folders.data, facts.predecessor
+        objects = objects_of(self.settings.routes, this.job.model)
         with this.stage("encode"):
             results = analyse.encoded(
                 this.job,
@@ -140,10 +142,11 @@ class Supervisor:
                 charset_default=facts.charset_default,
                 predecessor=analyse.report_of(predecessor),
                 route=", ".join(each.route for each in facts.routes),
+                objects=objects,
             )
         with this.stage("check"):
             try:
-                analyse.check(results, findings, loaded.source, facts.charset_default)
+                analyse.check(results, findings, loaded.source, facts.charset_default, objects)
             except DicomaiError as error:
                 quarantine, now = self.settings.folders.quarantine, self.worker.clock()
                 analyse.set_aside(this.job, results, quarantine, error.sentence, now)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
@@ -26,8 +28,11 @@ from dicomai.findings import (
     Sphere,
 )
 from dicomai.imaging.geometry import Grid, Plane
+from dicomai.results import gate
 from dicomai.results.context import ResultContext
 from dicomai.results.encode import encode, written
+from dicomai.results.objects import DEFAULT
+from dicomai.routing.route import ResultObject
 
 JOB = uuid.UUID("5b2c0c1e-97a5-4a52-8a5f-3a4f6c1d2e70")
 LUNG = Code("39607008", "SCT", "Lung")
@@ -65,9 +70,21 @@ class Study:
         )
     )
 
-    def files(self, findings: Findings) -> list[bytes]:
+    def files(self, findings: Findings, objects: Collection[ResultObject] = DEFAULT) -> list[bytes]:
         """Return the results as they would be sent."""
-        return [written(each) for each in encode(findings, self.headers, JOB, self.context)]
+        made = encode(findings, self.headers, JOB, self.context, objects, self.voxels)
+        return [written(each) for each in made]
+
+    def by_modality(
+        self, findings: Findings, objects: Collection[ResultObject]
+    ) -> dict[str, list[bytes]]:
+        """Return the results that a gate let pass, by their modality."""
+        files = self.files(findings, objects)
+        gate.check(files, findings, self.headers, wanted=objects)
+        out: dict[str, list[bytes]] = {}
+        for raw in files:
+            out.setdefault(pydicom.dcmread(io.BytesIO(raw)).Modality, []).append(raw)
+        return out
 
     @property
     def inputs(self) -> tuple[SourceImage, ...]:

@@ -16,6 +16,7 @@ from ward import Ward, open_ward
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.net.node import Node
+from dicomai.routing.route import Route
 from dicomai.service import duties
 from dicomai.service.deliver import Deliverer
 from dicomai.service.supervise import Supervisor
@@ -32,8 +33,9 @@ DAY = seconds(86400)
 def ward_of(tmp_path: Path, runner: RunnerProcess) -> Iterator[Callable[..., tuple[Ward, JobId]]]:
     opened = []
 
-    def make(node: Node) -> tuple[Ward, JobId]:
+    def make(node: Node, routes: tuple[Route, ...] = ()) -> tuple[Ward, JobId]:
         ward = open_ward(tmp_path, node)
+        ward = replace(ward, settings=replace(ward.settings, routes=routes))
         opened.append(ward)
         job = ward.queue(ward.study("P1"), mode="live", destinations=(node.name,))
         Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
@@ -285,3 +287,18 @@ def test_a_node_that_left_the_configuration_holds_its_deliveries(
     job = delivery(ward, analysis)
     assert (job.state, job.held_by) == ("held", "config")
     assert "has no node PACS1 any more" in job.error_sentence
+
+
+def test_a_node_gets_the_forms_that_its_routes_ask_for(
+    ward_of: Callable[..., tuple[Ward, JobId]], storescp: StorePeer
+) -> None:
+    node = Node(name="PACS1", ae_title="STORESCP", host="127.0.0.1", port=storescp.port)
+    only_pictures = Route(name="all", model="bodies", objects=("SC",))
+    more = Route(name="other", model="bodies", objects=("SEG", "SR", "KO"))
+    ward, analysis = ward_of(node, (only_pictures, more))
+    made = {each.sop_class_uid for each in ward.results(analysis)}
+    assert len(made) == 4  # SEG, SR, SC, KO: routes share an analysis
+    assert deliver(ward)
+    assert (delivery(ward, analysis).state) == "done"
+    kinds = {pydicom.dcmread(file).Modality for file in storescp.files()}
+    assert kinds == {"SR", "OT"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,13 +12,15 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset
 
 from dicomai.findings import Findings
+from dicomai.results.gate.capture import check_capture
+from dicomai.results.gate.classes import KO, PR, SC, SEG, SEVERAL, SR
 from dicomai.results.gate.error import GateError, refuse
 from dicomai.results.gate.header import check_header
+from dicomai.results.gate.key_images import check_key_images, has_keys
+from dicomai.results.gate.marks import check_marks, has_marks
 from dicomai.results.gate.report import check_report
 from dicomai.results.gate.voxels import check_voxels
-
-SEG = "1.2.840.10008.5.1.4.1.1.66.4"
-SR = "1.2.840.10008.5.1.4.1.1.88.34"
+from dicomai.routing.route import ResultObject
 
 
 def check(
@@ -27,6 +29,7 @@ def check(
     source_headers: Sequence[Dataset],
     *,
     charset_default: str = "",
+    wanted: Collection[ResultObject] = ("SEG", "SR"),
 ) -> None:
     """Return when the results of one analysis say what was found, about whom, and where.
 
@@ -40,6 +43,8 @@ def check(
         The data sets of the source images.
     charset_default
         What undeclared bytes above 127 in the sources are in.
+    wanted
+        The kinds that were asked for.
 
     Raises
     ------
@@ -47,26 +52,60 @@ def check(
         Names the object and the rule that it breaks.
     """
     read = [_read(each) for each in objects]
-    by_class = {str(each.SOPClassUID): each for each in read}
-    wanted = {SR, SEG} if _has_voxels(findings) else {SR}
-    if set(by_class) != wanted or len(read) != len(wanted):
+    by_class: dict[str, list[FileDataset]] = {}
+    for each in read:
+        by_class.setdefault(str(each.SOPClassUID), []).append(each)
+    expected = _expected(findings, wanted)
+    counts = {sop_class: len(each) for sop_class, each in by_class.items()}
+    if set(counts) != expected or any(counts[each] != 1 for each in expected - SEVERAL):
         refuse(
             "content",
             str(read[0].SOPInstanceUID) if read else "the set of results",
-            f"the findings give {len(wanted)} objects of classes {sorted(wanted)}, and there are "
-            f"{len(read)} of {sorted(by_class)}",
+            f"the findings give {len(expected)} objects of classes {sorted(expected)}, and there "
+            f"are {len(read)} of {sorted(by_class)}",
         )
     for each in read:
         with _strict_text(each):
             others = [other for other in read if other is not each]
             check_header(each, others, findings, source_headers, charset_default)
+    seg, (report,) = next(iter(by_class.get(SEG, ())), None), by_class[SR]
     numbers: dict[str, tuple[int, str]] = {}
-    seg = by_class.get(SEG)
     if seg is not None:
         with _strict_text(seg):
             numbers = check_voxels(seg, findings, source_headers)
-    with _strict_text(by_class[SR]):
-        check_report(by_class[SR], seg, numbers, findings, source_headers)
+    _check_shown(by_class, findings, source_headers)
+    with _strict_text(report):
+        rest = [each for each in read if each is not seg and each is not report]
+        check_report(report, seg, rest, numbers, findings, source_headers)
+
+
+def _expected(findings: Findings, wanted: Collection[ResultObject]) -> set[str]:
+    """Return the classes that there must be, and no others."""
+    always = {SR, SEG} if _has_voxels(findings) else {SR}
+    return always | {
+        sop_class
+        for kind, sop_class, given in (
+            ("SC", SC, True),
+            ("KO", KO, has_keys(findings)),
+            ("PR", PR, has_marks(findings)),
+        )
+        if kind in wanted and given
+    }
+
+
+def _check_shown(
+    by_class: Mapping[str, Sequence[FileDataset]], findings: Findings, sources: Sequence[Dataset]
+) -> None:
+    """Check what is made for the eye."""
+    for picture in by_class.get(SC, ()):
+        with _strict_text(picture):
+            check_capture(picture, findings)
+    for keys in by_class.get(KO, ()):
+        with _strict_text(keys):
+            check_key_images(keys, findings)
+    if states := by_class.get(PR, ()):
+        with _strict_text(states[0]):
+            check_marks(states, findings, sources)
 
 
 def _has_voxels(findings: Findings) -> bool:

@@ -14,12 +14,13 @@ from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import Code
 from dicomai.findings import Findings
+from dicomai.results.gate.classes import KO, PR, SC, SEG, SR
 from dicomai.results.gate.error import refuse
+from dicomai.results.gate.references import check_references, known_instances
 from dicomai.results.gate.request import check_request
 
-SEG: Final = "1.2.840.10008.5.1.4.1.1.66.4"
-SR: Final = "1.2.840.10008.5.1.4.1.1.88.34"
-# Type 1 of the modules that are mandatory: PS3.3 A.51.3 and A.35.13.3.
+_CONTENT_DATE: Final = ("ContentDate", "ContentTime")
+# Type 1 of the modules that are mandatory: PS3.3 A.51.3, A.35.13.3, A.8.1.3, A.35.4.3, A.33.1.3.
 _TYPE_1: Final = {
     "": (
         "StudyInstanceUID",
@@ -27,8 +28,6 @@ _TYPE_1: Final = {
         "SeriesNumber",
         "Modality",
         "InstanceNumber",
-        "ContentDate",
-        "ContentTime",
         "Manufacturer",
         "ManufacturerModelName",
         "DeviceSerialNumber",
@@ -38,6 +37,7 @@ _TYPE_1: Final = {
         "TimezoneOffsetFromUTC",
     ),
     SEG: (
+        *_CONTENT_DATE,
         "FrameOfReferenceUID",
         "ImageType",
         "SegmentationType",
@@ -56,6 +56,7 @@ _TYPE_1: Final = {
         "LossyImageCompression",
     ),
     SR: (
+        *_CONTENT_DATE,
         "CompletionFlag",
         "VerificationFlag",
         "ValueType",
@@ -63,6 +64,34 @@ _TYPE_1: Final = {
         "ContentTemplateSequence",
         "ContentSequence",
         "CurrentRequestedProcedureEvidenceSequence",
+    ),
+    SC: (
+        *_CONTENT_DATE,
+        "ConversionType",
+        "ImageType",
+        "SourceImageSequence",
+        "BurnedInAnnotation",
+        "Rows",
+        "Columns",
+        "PixelData",
+    ),
+    KO: (
+        *_CONTENT_DATE,
+        "ValueType",
+        "ConceptNameCodeSequence",
+        "ContentTemplateSequence",
+        "ContentSequence",
+        "CurrentRequestedProcedureEvidenceSequence",
+    ),
+    PR: (
+        "PresentationCreationDate",
+        "PresentationCreationTime",
+        "ContentLabel",
+        "ReferencedSeriesSequence",
+        "DisplayedAreaSelectionSequence",
+        "GraphicAnnotationSequence",
+        "GraphicLayerSequence",
+        "PresentationLUTShape",
     ),
 }
 # Type 2: may be empty, must be there.
@@ -91,7 +120,7 @@ _SAME: Final = (
     "StudyDescription",
     "ReferringPhysicianName",
 )
-_MODALITY: Final = {SEG: "SEG", SR: "SR"}
+_MODALITY: Final = {SEG: "SEG", SR: "SR", SC: "OT", KO: "KO", PR: "PR"}
 _DEVICES: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://dicomai.org/devices")
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 _OFFSET: Final = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
@@ -153,7 +182,7 @@ def check_header(
     _zone(result, uid, sources)
     check_request(result, uid, sources)
     _own_series(result, uid, others, findings, sources)
-    _references(result, uid, others, findings, sources)
+    check_references(result, uid, others, findings, sources)
     _text(result, uid)
     _provenance(result, uid, findings)
 
@@ -219,8 +248,11 @@ def _own_series(
         value = str(result[keyword].value)
         if len(value) > 64 or not _UID.fullmatch(value):
             refuse("attributes", uid, f"{keyword} is no UID")
-        if any(other[keyword].value == value for other in others):
-            refuse("identity", uid, f"another result of this analysis has its {keyword}")
+        for other in others:
+            # Objects of one kind share a series.
+            kin = keyword == "SeriesInstanceUID" and other.SOPClassUID == result.SOPClassUID
+            if other[keyword].value == value and not kin:
+                refuse("identity", uid, f"another result of this analysis has its {keyword}")
     series = {str(source.SeriesInstanceUID) for source in sources}
     series |= {image.series_instance_uid for image in findings.inputs}
     if str(result.SeriesInstanceUID) in series:
@@ -241,78 +273,6 @@ def is_coded(item: Dataset, code: Code) -> bool:
         code.scheme,
         code.meaning,
     )
-
-
-def known_instances(findings: Findings, sources: Sequence[Dataset]) -> set[str]:
-    """Return the SOP Instance UIDs of what the model saw."""
-    return {str(source.SOPInstanceUID) for source in sources} | {
-        image.sop_instance_uid for image in findings.inputs
-    }
-
-
-_Place = tuple[str, str, str]
-
-
-def _places(
-    others: Sequence[Dataset], findings: Findings, sources: Sequence[Dataset]
-) -> dict[str, _Place]:
-    """Return SOP Instance UID to (study, series, SOP class) of all that may be referred to."""
-    places = {
-        image.sop_instance_uid: (
-            image.study_instance_uid,
-            image.series_instance_uid,
-            image.sop_class_uid,
-        )
-        for image in findings.inputs
-    }
-    for each in (*sources, *others):
-        places[str(each.SOPInstanceUID)] = (
-            str(each.StudyInstanceUID),
-            str(each.SeriesInstanceUID),
-            str(each.SOPClassUID),
-        )
-    return places
-
-
-def _references(
-    result: Dataset,
-    uid: str,
-    others: Sequence[Dataset],
-    findings: Findings,
-    sources: Sequence[Dataset],
-) -> None:
-    """Check that what the header lists is exactly what the model saw, and for an SR the SEG too."""
-    segmentation = result.SOPClassUID == SEG
-    known = _places(() if segmentation else others, findings, sources)
-    listed: dict[str, _Place] = {}
-    if segmentation:
-        for series in result.ReferencedSeriesSequence:
-            for each in series.ReferencedInstanceSequence:
-                listed[str(each.ReferencedSOPInstanceUID)] = (
-                    str(result.StudyInstanceUID),
-                    str(series.SeriesInstanceUID),
-                    str(each.ReferencedSOPClassUID),
-                )
-    else:
-        for keyword in (
-            "CurrentRequestedProcedureEvidenceSequence",
-            "PertinentOtherEvidenceSequence",
-        ):
-            for study in result.get(keyword) or ():
-                for series in study.ReferencedSeriesSequence:
-                    for each in series.ReferencedSOPSequence:
-                        listed[str(each.ReferencedSOPInstanceUID)] = (
-                            str(study.StudyInstanceUID),
-                            str(series.SeriesInstanceUID),
-                            str(each.ReferencedSOPClassUID),
-                        )
-        if missing := set(known) - set(listed):
-            refuse("references", uid, f"its evidence lacks {min(missing)}")
-    for each, place in listed.items():
-        if each not in known:
-            refuse("references", uid, f"it refers to {each}, which the model did not see")
-        if place != known[each]:
-            refuse("references", uid, f"it says another study, series or class of {each}")
 
 
 def _text(result: Dataset, uid: str) -> None:

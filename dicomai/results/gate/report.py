@@ -25,7 +25,8 @@ from dicomai.findings import (
 )
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.header import code_of, is_coded, known_instances
+from dicomai.results.gate.header import code_of, is_coded
+from dicomai.results.gate.references import known_instances
 from dicomai.results.gate.request import check_procedure
 
 TOLERANCE_MM: Final = 0.01
@@ -43,6 +44,7 @@ Numbers = Mapping[str, tuple[int, str]]
 def check_report(
     report: Dataset,
     seg: Dataset | None,
+    others: Sequence[Dataset],
     numbers: Numbers,
     findings: Findings,
     sources: Sequence[Dataset],
@@ -52,7 +54,9 @@ def check_report(
     Parameters
     ----------
     report, seg
-        As read back; no SEG where no mask has a voxel.
+        As read back; no SEG where no mask has a voxel, or where none was asked for.
+    others
+        All other objects of the analysis.
     numbers
         Tracking id to (segment number, tracking UID) of the SEG.
     findings, sources
@@ -61,7 +65,7 @@ def check_report(
     uid = str(report.SOPInstanceUID)
     _status(report, uid)
     items = list(_walk(report))
-    _references(uid, items, seg, findings, sources)
+    _references(uid, items, seg, others, findings, sources)
     groups = _groups(uid, items)
     _words(uid, items, findings)
     _observer(report, uid)
@@ -156,12 +160,20 @@ def _references(
     uid: str,
     items: list[Dataset],
     seg: Dataset | None,
+    others: Sequence[Dataset],
     findings: Findings,
     sources: Sequence[Dataset],
 ) -> None:
     known = known_instances(findings, sources)
-    if seg is not None:
-        known.add(str(seg.SOPInstanceUID))
+    made = {str(each.SOPInstanceUID) for each in others}
+    known |= made | ({str(seg.SOPInstanceUID)} if seg is not None else set())
+    tied = {
+        str(each.ReferencedSOPInstanceUID)
+        for item in items
+        for each in item.get("ReferencedSOPSequence") or ()
+    }
+    if missing := made - tied:
+        refuse("references", uid, f"its content does not refer to {min(missing)}")
     for item in items:
         for reference in item.get("ReferencedSOPSequence") or ():
             if reference.ReferencedSOPInstanceUID not in known:

@@ -1,0 +1,71 @@
+"""The pictures of what was found as Secondary Capture: any viewer shows them (PS3.3 A.8.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from dicomai.dicom.codes import Code
+from dicomai.errors import InputError
+from dicomai.results.overlay import Picture, pictures
+from dicomai.results.provenance import Job, code_item, complete, note_loss
+
+
+def encode_sc(job: Job) -> tuple[Dataset, ...]:
+    """Return a single-frame RGB image for each picture.
+
+    Raises
+    ------
+    InputError
+        The job does not have the voxels or pixels to draw on.
+    """
+    if job.image is None:
+        raise InputError(
+            f"encode: pictures of {job.findings.algorithm.name} were asked for without the images "
+            "to draw on."
+        )
+    drawn = pictures(job.findings, job.image)
+    return tuple(_image(job, each, number) for number, each in enumerate(drawn, start=1))
+
+
+def _image(job: Job, picture: Picture, number: int) -> Dataset:
+    result = Dataset()
+    pixels = np.asarray(picture.image.convert("RGB"), dtype=np.uint8)
+    result.ImageType = ["DERIVED", "SECONDARY"]
+    result.ConversionType = "WSD"
+    result.DateOfSecondaryCapture, result.TimeOfSecondaryCapture = job.date_and_time
+    result.SamplesPerPixel = 3
+    result.PhotometricInterpretation = "RGB"
+    result.PlanarConfiguration = 0
+    result.Rows, result.Columns = pixels.shape[:2]
+    result.BitsAllocated, result.BitsStored, result.HighBit = 8, 8, 7
+    result.PixelRepresentation = 0
+    octets = pixels.tobytes()
+    result.PixelData = octets + b"\0" * (len(octets) % 2)
+    # Model, version and that it is no diagnosis are burnt in; the patient's name is not.
+    result.BurnedInAnnotation = "YES"
+    result.RecognizableVisualFeatures = "NO"
+    result.PatientOrientation = list(picture.sides) if picture.sides else ""
+    result.DerivationDescription = (
+        f"{picture.name}: images with what {job.findings.algorithm.name} found drawn on them; "
+        "not for measurement or primary diagnosis"
+    )
+    result.SourceImageSequence = [
+        _source(each)
+        for each in job.sources
+        if picture.sop_instance_uid in ("", str(each.SOPInstanceUID))
+    ]
+    result.LossyImageCompression = "00"
+    note_loss(result, job)
+    complete(result, job, "SC", number)
+    return result
+
+
+def _source(source: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = source.SOPClassUID
+    item.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    item.PurposeOfReferenceCodeSequence = [
+        code_item(Code("121322", "DCM", "Source image for image processing operation"))
+    ]
+    return item

@@ -1,0 +1,228 @@
+"""The marks of a presentation state, filled again and held against masks and regions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+from dicomai.findings import Box, Detection, Findings, PixelBox, Segment, Sphere
+from dicomai.imaging.geometry import Grid
+from dicomai.results.gate.error import refuse
+
+TOLERANCE_PX: Final = 0.01
+_ROUNDING: Final = 1e-5
+_EDGE: Final = 0.01  # slices
+
+_Lines = list[tuple[str, npt.NDArray[np.float64]]]
+
+
+def has_marks(findings: Findings) -> bool:
+    """Tell whether something has a place that can be marked on an image."""
+    return bool(findings.detections) or any(each.mask.any() for each in findings.segments)
+
+
+def check_marks(states: Sequence[Dataset], findings: Findings, sources: Sequence[Dataset]) -> None:
+    """Check that each image has the marks of what was found on it, and no others."""
+    by_uid = {str(source.SOPInstanceUID): source for source in sources}
+    drawn: dict[tuple[str, int], tuple[str, _Lines]] = {}
+    for state in states:
+        uid = str(state.SOPInstanceUID)
+        images = [
+            str(each.ReferencedSOPInstanceUID)
+            for series in state.ReferencedSeriesSequence
+            for each in series.ReferencedImageSequence
+        ]
+        for each in images:
+            _shown_right(state, uid, by_uid[each])
+        _banner(state, uid, findings)
+        _gather(state, uid, set(images), drawn)
+    uid = str(states[0].SOPInstanceUID)
+    found: tuple[Segment | Detection, ...] = (*findings.segments, *findings.detections)
+    for image, layer in drawn:
+        if not 0 <= layer < len(found):
+            refuse("content", uid, f"it marks something on {image} that was not found")
+    for layer, thing in enumerate(found):
+        for image, wanted in _wanted(thing, findings).items():
+            words, lines = drawn.pop((image, layer), ("", []))
+            if not lines and image in _on_the_edge(thing, findings):
+                continue
+            if not _same(lines, wanted, by_uid[image]):
+                refuse("geometry", uid, f"its marks of {thing.label} lie elsewhere on {image}")
+            if not words.startswith(thing.label):
+                refuse("content", uid, f"its marks on {image} are not called {thing.label}")
+    if drawn:
+        refuse("geometry", uid, f"it marks something on {min(drawn)[0]} that lies elsewhere")
+
+
+def _gather(
+    state: Dataset, uid: str, images: set[str], drawn: dict[tuple[str, int], tuple[str, _Lines]]
+) -> None:
+    for item in state.GraphicAnnotationSequence:
+        layer = re.fullmatch(r"FINDING([0-9]+)", str(item.GraphicLayer))
+        if layer is None:
+            continue
+        (reference,) = item.ReferencedImageSequence
+        image = str(reference.ReferencedSOPInstanceUID)
+        if image not in images:
+            refuse("references", uid, f"it marks {image}, which it does not list")
+        words = " ".join(str(each.UnformattedTextValue) for each in item.TextObjectSequence)
+        lines = [
+            (str(each.GraphicType), np.array(each.GraphicData, dtype=np.float64).reshape(-1, 2))
+            for each in item.GraphicObjectSequence
+        ]
+        if any(each.GraphicAnnotationUnits != "PIXEL" for each in item.GraphicObjectSequence):
+            refuse("geometry", uid, "its marks are not in pixels of the images")
+        if (image, int(layer[1]) - 1) in drawn:
+            refuse("content", uid, f"it marks one thing twice on {image}")
+        drawn[image, int(layer[1]) - 1] = (words, lines)
+
+
+def _shown_right(state: Dataset, uid: str, image: Dataset) -> None:
+    """Check that grey values come out as the image's own would (PS3.3 C.11.1, C.11.6, C.10.4)."""
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        theirs, ours = image.get(keyword), state.get(keyword)
+        if (theirs is None) != (ours is None) or (
+            theirs is not None and abs(float(theirs) - float(ours)) > 1e-9 * abs(float(theirs))
+        ):
+            refuse("geometry", uid, f"its {keyword} is not that of {image.SOPInstanceUID}")
+    inverse = str(image.get("PhotometricInterpretation", "")) == "MONOCHROME1"
+    if state.PresentationLUTShape != ("INVERSE" if inverse else "IDENTITY"):
+        refuse("attributes", uid, "it turns dark into bright")
+    area = state.DisplayedAreaSelectionSequence[0]
+    corners = [*area.DisplayedAreaTopLeftHandCorner, *area.DisplayedAreaBottomRightHandCorner]
+    if corners != [1, 1, int(image.Columns), int(image.Rows)]:
+        refuse("geometry", uid, "it does not show the whole image")
+
+
+def _banner(state: Dataset, uid: str, findings: Findings) -> None:
+    """Check that words which stand on every image say what they are of, and what not for."""
+    said = " ".join(
+        str(text.UnformattedTextValue)
+        for item in state.GraphicAnnotationSequence
+        if "ReferencedImageSequence" not in item
+        for text in item.TextObjectSequence
+    )
+    algorithm = findings.algorithm
+    for text in ("not for primary diagnosis", "UNVERIFIED", algorithm.name, algorithm.version):
+        if text not in said:
+            refuse("status", uid, f'it does not say "{text}" on every image')
+
+
+def _wanted(found: Segment | Detection, findings: Findings) -> Mapping[str, object]:
+    """Return what must be on which image: a mask (J, I), or points as (N, 2) column, row."""
+    where = findings.where
+    mask = found.mask
+    if not isinstance(where, Grid):
+        if mask is not None:
+            return {where.sop_instance_uid: mask[0]} if mask.any() else {}
+        assert isinstance(found, Detection)
+        assert isinstance(found.region, PixelBox)
+        (top, left), (bottom, right) = found.region.first_ji, found.region.last_ji
+        return {where.sop_instance_uid: _corners(left, top, right + 1, bottom + 1)}
+    if mask is not None:
+        return {
+            sop: plane
+            for sop, plane in zip(where.sop_instance_uids, mask, strict=True)
+            if plane.any()
+        }
+    assert isinstance(found, Detection)
+    if isinstance(found.region, Sphere):
+        return _of_ball(found.region, where)
+    assert isinstance(found.region, Box)
+    return _of_box(found.region, where)
+
+
+def _corners(left: float, top: float, right: float, bottom: float) -> npt.NDArray[np.float64]:
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+def _index(where: Grid, point: Sequence[float]) -> npt.NDArray[np.float64]:
+    inverse = np.linalg.inv(where.index_to_lps)
+    return np.asarray(inverse[:3, :3] @ np.array(point) + inverse[:3, 3])
+
+
+def _of_ball(ball: Sphere, where: Grid) -> dict[str, object]:
+    """Return the four ends of the axes of the circle on each slice; at least half a pixel wide."""
+    steps = np.linalg.norm(where.index_to_lps[:3, :3], axis=0)
+    k0, j, i = _index(where, ball.centre_lps_mm)
+    out: dict[str, object] = {}
+    for k, sop in enumerate(where.sop_instance_uids):
+        squared = (ball.diameter_mm / 2) ** 2 - ((k - k0) * steps[0]) ** 2
+        if abs(k - k0) * steps[0] > ball.diameter_mm / 2 and abs(k - k0) > 0.5 + _ROUNDING:
+            continue
+        radius = max(np.sqrt(max(squared, 0)), min(steps[1], steps[2]) / 2)
+        x, y, across, down = i + 0.5, j + 0.5, radius / steps[2], radius / steps[1]
+        out[sop] = np.array([(x - across, y), (x + across, y), (x, y - down), (x, y + down)])
+    return out
+
+
+def _of_box(box: Box, where: Grid) -> dict[str, object]:
+    ends = np.sort([_index(where, box.corner_lps_mm), _index(where, box.opposite_lps_mm)], axis=0)
+    (k0, top, left), (k1, bottom, right) = ends
+    shown = _corners(left + 0.5, top + 0.5, right + 0.5, bottom + 0.5)
+    return {
+        sop: shown
+        for k, sop in enumerate(where.sop_instance_uids)
+        if k0 - 0.5 - _ROUNDING <= k <= k1 + 0.5 + _ROUNDING
+    }
+
+
+def _on_the_edge(found: Segment | Detection, findings: Findings) -> set[str]:
+    """Return the images that a region reaches just so: they may show it or not."""
+    where = findings.where
+    if not isinstance(where, Grid) or not isinstance(found, Detection) or found.mask is not None:
+        return set()
+    assert not isinstance(found.region, PixelBox)
+    if isinstance(found.region, Sphere):
+        k0 = k1 = float(_index(where, found.region.centre_lps_mm)[0])
+        step = float(np.linalg.norm(where.index_to_lps[:3, 0]))
+        reaches: tuple[float, ...] = (0.5, found.region.diameter_mm / 2 / step)
+    else:
+        ends = (found.region.corner_lps_mm, found.region.opposite_lps_mm)
+        k0, k1 = sorted(float(_index(where, each)[0]) for each in ends)
+        reaches = (0.5,)
+    edges = [edge for reach in reaches for edge in (k0 - reach, k1 + reach)]
+    return {
+        sop
+        for k, sop in enumerate(where.sop_instance_uids)
+        if min(abs(k - edge) for edge in edges) < _EDGE
+    }
+
+
+def _same(lines: _Lines, wanted: object, image: Dataset) -> bool:
+    assert isinstance(wanted, np.ndarray)
+    if wanted.dtype == bool:
+        filled = _filled([line for _, line in lines], int(image.Rows), int(image.Columns))
+        return (
+            filled is not None
+            and all(kind == "POLYLINE" for kind, _ in lines)
+            and np.array_equal(filled, wanted)
+        )
+    if len(lines) != 1:
+        return False
+    apart = np.linalg.norm(lines[0][1][:, None] - wanted[None], axis=2)
+    return bool(apart.min(axis=0).max() < TOLERANCE_PX and apart.min(axis=1).max() < TOLERANCE_PX)
+
+
+def _filled(
+    lines: Sequence[npt.NDArray[np.float64]], rows: int, columns: int
+) -> npt.NDArray[np.bool_] | None:
+    """Return the pixels inside lines along sides of pixels: what an odd number of them encloses."""
+    turns = np.zeros((rows, columns + 1), dtype=bool)
+    for line in lines:
+        corners = np.rint(line).astype(int)
+        if np.abs(line - corners).max() > TOLERANCE_PX:
+            return None
+        for (x, y), (x2, y2) in pairwise(corners.tolist()):
+            if x != x2 and y != y2:
+                return None
+            if x == x2:
+                turns[min(y, y2) : max(y, y2), x] ^= True
+    inside: npt.NDArray[np.bool_] = np.logical_xor.accumulate(turns, axis=1)[:, :-1]
+    return inside

@@ -1,0 +1,104 @@
+"""What a result refers to in its header: nothing that the model did not see, or did not make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydicom.dataset import Dataset
+
+from dicomai.findings import Findings
+from dicomai.results.gate.classes import PR, SC, SEG, SR
+from dicomai.results.gate.error import refuse
+
+
+def known_instances(findings: Findings, sources: Sequence[Dataset]) -> set[str]:
+    """Return the SOP Instance UIDs of what the model saw."""
+    return {str(source.SOPInstanceUID) for source in sources} | {
+        image.sop_instance_uid for image in findings.inputs
+    }
+
+
+_Place = tuple[str, str, str]
+
+
+def _places(
+    others: Sequence[Dataset], findings: Findings, sources: Sequence[Dataset]
+) -> dict[str, _Place]:
+    """Return SOP Instance UID to (study, series, SOP class) of all that may be referred to."""
+    places = {
+        image.sop_instance_uid: (
+            image.study_instance_uid,
+            image.series_instance_uid,
+            image.sop_class_uid,
+        )
+        for image in findings.inputs
+    }
+    for each in (*sources, *others):
+        places[str(each.SOPInstanceUID)] = (
+            str(each.StudyInstanceUID),
+            str(each.SeriesInstanceUID),
+            str(each.SOPClassUID),
+        )
+    return places
+
+
+def check_references(
+    result: Dataset,
+    uid: str,
+    others: Sequence[Dataset],
+    findings: Findings,
+    sources: Sequence[Dataset],
+) -> None:
+    """Check that what the header lists are things the model saw; of an SR, all and each result."""
+    known = _places(others if result.SOPClassUID == SR else (), findings, sources)
+    listed = _listed(result)
+    if result.SOPClassUID == SR and (missing := set(known) - {each for each, _ in listed}):
+        refuse("references", uid, f"its evidence lacks {min(missing)}")
+    if not listed:
+        refuse("references", uid, "it refers to no image")
+    for each, place in listed:
+        if each not in known:
+            refuse("references", uid, f"it refers to {each}, which the model did not see")
+        if not all(ours in ("", theirs) for ours, theirs in zip(place, known[each], strict=True)):
+            refuse("references", uid, f"it says another study, series or class of {each}")
+
+
+def _listed(result: Dataset) -> list[tuple[str, _Place]]:
+    """Return the instances that a header lists, each with what it says of study, series, class."""
+    study = str(result.StudyInstanceUID)
+    if result.SOPClassUID == SC:
+        return [
+            (str(each.ReferencedSOPInstanceUID), ("", "", str(each.ReferencedSOPClassUID)))
+            for each in result.SourceImageSequence
+        ]
+    if result.SOPClassUID in (SEG, PR):
+        items = (
+            "ReferencedInstanceSequence"
+            if result.SOPClassUID == SEG
+            else ("ReferencedImageSequence")
+        )
+        return [
+            (
+                str(each.ReferencedSOPInstanceUID),
+                (study, str(series.SeriesInstanceUID), str(each.ReferencedSOPClassUID)),
+            )
+            for series in result.ReferencedSeriesSequence
+            for each in series[items].value
+        ]
+    return [
+        (
+            str(each.ReferencedSOPInstanceUID),
+            (
+                str(study.StudyInstanceUID),
+                str(series.SeriesInstanceUID),
+                str(each.ReferencedSOPClassUID),
+            ),
+        )
+        for keyword in (
+            "CurrentRequestedProcedureEvidenceSequence",
+            "PertinentOtherEvidenceSequence",
+        )
+        for study in result.get(keyword) or ()
+        for series in study.ReferencedSeriesSequence
+        for each in series.ReferencedSOPSequence
+    ]

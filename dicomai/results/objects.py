@@ -1,0 +1,73 @@
+"""The kinds of objects that results come in: class, modality, and where their series stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from dicomai.dicom.codes import OURS, Code
+from dicomai.results.uids import COMPREHENSIVE_3D_SR_STORAGE, SEGMENTATION_STORAGE, Kind
+from dicomai.routing.route import ResultObject
+
+DEFAULT: Final[tuple[ResultObject, ...]] = ("SEG", "SR")
+SECONDARY_CAPTURE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.7"
+KEY_OBJECT_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.88.59"
+PRESENTATION_STATE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.11.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectKind:
+    """What is the same for all objects of a kind.
+
+    Attributes
+    ----------
+    sop_class_uid, modality
+        As they stand in it.
+    words
+        What its series is called.
+    role
+        The concept under which a report refers to it; None where it does in another way.
+    """
+
+    sop_class_uid: str
+    modality: str
+    words: str
+    role: Code | None = None
+
+
+KINDS: Final = MappingProxyType[Kind, ObjectKind](
+    {
+        "SEG": ObjectKind(sop_class_uid=SEGMENTATION_STORAGE, modality="SEG", words="SEG"),
+        "SR": ObjectKind(sop_class_uid=COMPREHENSIVE_3D_SR_STORAGE, modality="SR", words="report"),
+        "SC": ObjectKind(
+            sop_class_uid=SECONDARY_CAPTURE_STORAGE,
+            modality="OT",
+            words="pictures",
+            role=Code("121200", "DCM", "Illustration of ROI"),
+        ),
+        "KO": ObjectKind(
+            sop_class_uid=KEY_OBJECT_STORAGE,
+            modality="KO",
+            words="key images",
+            role=Code("KEY-IMAGES", OURS, "Selection of key images"),
+        ),
+        "PR": ObjectKind(
+            sop_class_uid=PRESENTATION_STATE_STORAGE,
+            modality="PR",
+            words="marks",
+            role=Code("MARKS", OURS, "Marks to show on the images"),
+        ),
+    }
+)
+
+
+def kind_of(sop_class_uid: str) -> Kind:
+    """Return the kind of a result by its class."""
+    return next(kind for kind, each in KINDS.items() if each.sop_class_uid == sop_class_uid)
+
+
+def classes_of(objects: Iterable[ResultObject]) -> frozenset[str]:
+    """Return the SOP classes of what was asked for; the report is always among them."""
+    return frozenset(KINDS[each].sop_class_uid for each in ("SR", *objects))

@@ -1,0 +1,308 @@
+"""What was found as marks on the source images: Grayscale Softcopy Presentation State (A.33.1).
+
+Coordinates are columns and rows in pixels from the outer corner of the first one, which is 0\\0
+(PS3.3 C.10.5). A mask is drawn along the sides of its pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+from dicomai.findings import Box, Detection, Findings, PixelBox, Sphere
+from dicomai.imaging.attributes import numbers, text
+from dicomai.imaging.geometry import Grid
+from dicomai.results import summary
+from dicomai.results.drawing import NOT_FOR_DIAGNOSIS
+from dicomai.results.outline import outlines
+from dicomai.results.overlay import window
+from dicomai.results.provenance import Job, complete
+
+# Graphic Data are FL, and an element in Explicit VR ends at 65534 bytes: longer lines are parted.
+_LONGEST: Final = 8000
+_WORDS: Final = "RESULT"
+_TOUCHES_MM: Final = 1e-3  # a slice that a ball only touches does not show it
+_NEAR: Final = 1e-6  # rounding of a fractional index
+
+_Line: TypeAlias = npt.NDArray[np.float64]
+"""(N, 2): column, row."""
+_Rescale: TypeAlias = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Mark:
+    """What is drawn of one finding on one image: lines, closed or parts of closed ones."""
+
+    layer: int
+    name: str
+    kind: str
+    lines: tuple[_Line, ...]
+    rgb: tuple[int, int, int]
+
+
+def encode_pr(job: Job) -> tuple[Dataset, ...]:
+    """Return the marks: one object for the images that share a rescale and a size.
+
+    There is none where nothing has a place.
+    """
+    marks = {uid: found for uid, found in _marks(job.findings) if found}
+    groups: dict[tuple[_Rescale, int, int], list[Dataset]] = {}
+    for source in job.sources:
+        if str(source.SOPInstanceUID) in marks:
+            key = (_rescale(source), int(source.Rows), int(source.Columns))
+            groups.setdefault(key, []).append(source)
+    return tuple(
+        _state(job, rescale, images, marks, number)
+        for number, ((rescale, _, _), images) in enumerate(groups.items(), start=1)
+    )
+
+
+def _marks(findings: Findings) -> Iterator[tuple[str, list[_Mark]]]:
+    """Yield the SOP Instance UID of each image and what is drawn on it."""
+    where = findings.where
+    if not isinstance(where, Grid):
+        boxes = (each for each in enumerate(findings.detections, len(findings.segments)))
+        yield where.sop_instance_uid, [_on_plane(layer, each) for layer, each in boxes]
+        return
+    for k, uid in enumerate(where.sop_instance_uids):
+        drawn = [
+            _Mark(
+                layer=layer,
+                name=each.label,
+                kind="POLYLINE",
+                lines=_outlined(each.mask[k]),
+                rgb=each.display_rgb,
+            )
+            for layer, each in enumerate(findings.segments)
+            if each.mask[k].any()
+        ]
+        drawn += [
+            mark
+            for layer, each in enumerate(findings.detections, len(findings.segments))
+            if (mark := _detected(layer, each, where, k)) is not None
+        ]
+        yield uid, drawn
+
+
+def _outlined(mask: npt.NDArray[np.bool_]) -> tuple[_Line, ...]:
+    lines = []
+    for part in outlines(mask):
+        for corners in part:
+            closed = np.vstack([corners, corners[:1]])[:, ::-1].astype(np.float64)
+            lines += [
+                closed[first : first + _LONGEST + 1] for first in range(0, len(corners), _LONGEST)
+            ]
+    return tuple(lines)
+
+
+def _on_plane(layer: int, found: Detection) -> _Mark:
+    assert isinstance(found.region, PixelBox)
+    (top, left), (bottom, right) = found.region.first_ji, found.region.last_ji
+    box = _rectangle(left, top, right + 1, bottom + 1)
+    return _Mark(layer=layer, name=_named(found), kind="POLYLINE", lines=(box,), rgb=_rgb(found))
+
+
+def _detected(layer: int, found: Detection, grid: Grid, k: int) -> _Mark | None:
+    """Return what a slice shows of a detection: its mask, else the cut of its region."""
+    if found.mask is not None:
+        kind, lines = "POLYLINE", _outlined(found.mask[k])
+    elif isinstance(found.region, Sphere):
+        kind, lines = "ELLIPSE", _cut(found.region, grid, k)
+    else:
+        assert isinstance(found.region, Box)
+        kind, lines = "POLYLINE", _crossed(found.region, grid, k)
+    if not lines:
+        return None
+    return _Mark(layer=layer, name=_named(found), kind=kind, lines=lines, rgb=_rgb(found))
+
+
+def _cut(ball: Sphere, grid: Grid, k: int) -> tuple[_Line, ...]:
+    """Return the circle in which a slice cuts a ball: the ends of both axes of an ellipse."""
+    _, between_rows, between_columns = grid.spacing_kji_mm
+    at = float(grid.kji(ball.centre_lps_mm)[0])
+    normal = np.cross(grid.index_to_lps[:3, 2], grid.index_to_lps[:3, 1])
+    normal /= np.linalg.norm(normal)
+    centre = np.array(ball.centre_lps_mm)
+    from_slice = float((centre - grid.lps_mm((k, 0, 0))) @ normal)
+    _, row, column = grid.kji(centre - from_slice * normal)  # straight down, whatever the tilt
+    radius, away = ball.diameter_mm / 2, abs(from_slice)
+    # A ball that is thinner than the slices is still shown on the nearest one.
+    if away > radius - _TOUCHES_MM and abs(at - k) > 0.5 + _NEAR:
+        return ()
+    reach = np.sqrt(max(radius**2 - away**2, (0.5 * min(between_rows, between_columns)) ** 2))
+    x, y = float(column) + 0.5, float(row) + 0.5
+    across, down = reach / between_columns, reach / between_rows
+    axes = [[(x - across, y), (x + across, y)], [(x, y - down), (x, y + down)]]
+    if down > across:  # the major axis comes first (PS3.3 C.10.5.1.2)
+        axes.reverse()
+    return (np.array([*axes[0], *axes[1]], dtype=np.float64),)
+
+
+def _crossed(box: Box, grid: Grid, k: int) -> tuple[_Line, ...]:
+    one, other = grid.kji(box.corner_lps_mm), grid.kji(box.opposite_lps_mm)
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    if not low[0] - 0.5 - _NEAR <= k <= high[0] + 0.5 + _NEAR:
+        return ()
+    left, top, right, bottom = (float(each) + 0.5 for each in (low[2], low[1], high[2], high[1]))
+    return (_rectangle(left, top, right, bottom),)
+
+
+def _rectangle(left: float, top: float, right: float, bottom: float) -> _Line:
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    return np.array(corners, dtype=np.float64)
+
+
+def _named(found: Detection) -> str:
+    return f"{found.label} {summary.percent(found.probability)}"
+
+
+def _rgb(found: Detection) -> tuple[int, int, int]:
+    return found.display_rgb
+
+
+def _state(
+    job: Job,
+    rescale: _Rescale,
+    images: Sequence[Dataset],
+    marks: dict[str, list[_Mark]],
+    number: int,
+) -> Dataset:
+    result = Dataset()
+    result.PresentationCreationDate, result.PresentationCreationTime = job.date_and_time
+    result.ContentLabel = "AI_RESULT"
+    result.ContentDescription = "AI result, unverified, not for primary diagnosis"
+    result.ContentCreatorName = ""  # type 2: no person made it
+    series = Dataset()
+    series.SeriesInstanceUID = images[0].SeriesInstanceUID
+    series.ReferencedImageSequence = [_reference(each) for each in images]
+    result.ReferencedSeriesSequence = [series]
+    result.DisplayedAreaSelectionSequence = [_area(images[0])]
+    result.GraphicAnnotationSequence = [
+        _annotation(mark, image) for image in images for mark in marks[str(image.SOPInstanceUID)]
+    ]
+    result.GraphicAnnotationSequence.append(_banner(job))
+    shown = {mark.layer: mark for image in images for mark in marks[str(image.SOPInstanceUID)]}
+    result.GraphicLayerSequence = [
+        _layer(_layer_name(each), order, shown[each].rgb)
+        for order, each in enumerate(sorted(shown), start=1)
+    ]
+    result.GraphicLayerSequence.append(_layer(_WORDS, len(shown) + 1, (255, 196, 84)))
+    intercept, slope, kind = rescale
+    if slope:
+        result.RescaleIntercept, result.RescaleSlope = intercept, slope
+        result.RescaleType = kind
+    if (levels := _levels(job, images[0])) is not None:
+        voi = Dataset()
+        voi.WindowCenter, voi.WindowWidth = levels
+        result.SoftcopyVOILUTSequence = [voi]
+    inverse = text(images[0], "PhotometricInterpretation") == "MONOCHROME1"
+    result.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
+    complete(result, job, "PR", number)
+    return result
+
+
+def _rescale(source: Dataset) -> _Rescale:
+    """Return Rescale Intercept, Slope and Type: the state's replaces the image's (C.11.6)."""
+    slope, intercept = text(source, "RescaleSlope"), text(source, "RescaleIntercept")
+    if not slope or not intercept:
+        return ("", "", "")
+    return (intercept, slope, text(source, "RescaleType") or "US")
+
+
+def _levels(job: Job, source: Dataset) -> tuple[str, str] | None:
+    """Return the window: the image's own first one, else that of the pictures."""
+    centre = text(source, "WindowCenter").partition("\\")[0]
+    width = text(source, "WindowWidth").partition("\\")[0]
+    if centre and width:
+        return centre, width
+    where = job.findings.where
+    if not isinstance(where, Grid) or job.image is None:
+        return None
+    low, high = window(job.findings, job.image, where)
+    return f"{(low + high) / 2:.6g}", f"{max(high - low, 1):.6g}"
+
+
+def _area(image: Dataset) -> Dataset:
+    """Return that the whole image is shown, fitted, in the proportions of its pixels (C.10.4)."""
+    item = Dataset()
+    item.DisplayedAreaTopLeftHandCorner = [1, 1]
+    item.DisplayedAreaBottomRightHandCorner = [int(image.Columns), int(image.Rows)]
+    item.PresentationSizeMode = "SCALE TO FIT"
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        if text(image, keyword):
+            item.PresentationPixelSpacing = list(numbers(image, keyword, 2))
+            return item
+    item.PresentationPixelAspectRatio = [1, 1]
+    return item
+
+
+def _reference(image: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = image.SOPClassUID
+    item.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    return item
+
+
+def _annotation(mark: _Mark, image: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedImageSequence = [_reference(image)]
+    item.GraphicLayer = _layer_name(mark.layer)
+    item.GraphicObjectSequence = [_graphic(mark.kind, line) for line in mark.lines]
+    words = Dataset()
+    words.UnformattedTextValue = mark.name
+    words.AnchorPointAnnotationUnits = "PIXEL"
+    every = np.concatenate(mark.lines)
+    words.AnchorPoint = [float(every[:, 0].max()), float(every[:, 1].min())]
+    words.AnchorPointVisibility = "N"
+    item.TextObjectSequence = [words]
+    return item
+
+
+def _graphic(kind: str, line: _Line) -> Dataset:
+    item = Dataset()
+    item.GraphicAnnotationUnits = "PIXEL"
+    item.GraphicDimensions = 2
+    item.NumberOfGraphicPoints = len(line)
+    # As they are: what pydicom checks of each number takes longer than all the rest.
+    data = line.ravel().tolist()
+    item.add(DataElement(0x00700022, "FL", data, already_converted=True))
+    item.GraphicType = kind
+    item.GraphicFilled = "N"
+    return item
+
+
+def _banner(job: Job) -> Dataset:
+    """Return what stands on every image, whatever is drawn on it."""
+    algorithm = job.findings.algorithm
+    words = Dataset()
+    words.UnformattedTextValue = (
+        f"{NOT_FOR_DIAGNOSIS}, UNVERIFIED: {algorithm.name} {algorithm.version}"
+    )
+    words.BoundingBoxAnnotationUnits = "DISPLAY"
+    words.BoundingBoxTopLeftHandCorner = [0.02, 0.94]
+    words.BoundingBoxBottomRightHandCorner = [0.98, 0.99]
+    words.BoundingBoxTextHorizontalJustification = "LEFT"
+    item = Dataset()
+    item.GraphicLayer = _WORDS
+    item.TextObjectSequence = [words]
+    return item
+
+
+def _layer_name(layer: int) -> str:
+    return f"FINDING{layer + 1}"
+
+
+def _layer(name: str, order: int, rgb: tuple[int, int, int]) -> Dataset:
+    item = Dataset()
+    item.GraphicLayer = name
+    item.GraphicLayerOrder = order
+    item.GraphicLayerRecommendedDisplayGrayscaleValue = 0xFFFF
+    item.GraphicLayerRecommendedDisplayCIELabValue = list(hd.color.CIELabColor.from_rgb(*rgb).value)
+    return item

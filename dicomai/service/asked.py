@@ -1,0 +1,23 @@
+"""Which forms of a result are made, and which go where: what the routes ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from dicomai.results.objects import DEFAULT, classes_of
+from dicomai.routing.route import ResultObject, Route
+
+
+def objects_of(routes: Iterable[Route], model: str) -> tuple[ResultObject, ...]:
+    """Return all that any route of a model asks for: routes share an analysis and its objects."""
+    asked = [kind for route in routes if route.model == model for kind in route.objects]
+    return tuple(dict.fromkeys(asked)) or DEFAULT
+
+
+def classes_for(routes: Iterable[Route], names: Collection[str]) -> frozenset[str]:
+    """Return the SOP classes that go to a node for the routes of these names.
+
+    A route that the configuration has no more asked for what routes ask for unless they say.
+    """
+    known = {route.name: route.objects for route in routes}
+    return classes_of(kind for name in names for kind in known.get(name, DEFAULT))
