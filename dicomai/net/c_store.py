@@ -64,7 +64,7 @@ def command_elements(command_set: bytes) -> dict[int, bytes] | None:
             return None
         elements[number] = command_set[at : at + length]
         at += length
-    return elements
+    return elements if len(elements.get(_COMMAND_FIELD, b"")) == _U16.size else None
 
 
 def has_data_set(elements: dict[int, bytes]) -> bool:
