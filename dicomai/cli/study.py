@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from dicomai.service.story import StudyStory
+    from dicomai.store.instances import Instance
     from dicomai.store.studies import Study
+
+_VERSIONS_SHOWN: Final = 20
 
 
 def study(
@@ -146,6 +149,17 @@ def _facts_of_story(told: StudyStory) -> dict[str, object]:
             }
             for each in told.series
         ],
+        "versions": [
+            {
+                "sop_instance_uid": each.sop_instance_uid,
+                "received_at": iso(each.received_at),
+                "node": each.node,
+                "file": str(each.path),
+                "size_bytes": each.size_bytes,
+                "used": each.newest,
+            }
+            for each in told.versions
+        ],
         "jobs": [queue.facts_of_story(each) for each in told.jobs],
         "events": [queue.event_facts(each) for each in told.events],
     }
@@ -182,6 +196,7 @@ def _show(told: StudyStory) -> None:
             for each in told.series
         ],
     )
+    _show_versions(told.versions)
     table(
         ["job#", "what", "routes", "state", "tries#", "took", "remark"],
         [
@@ -212,3 +227,22 @@ def _show(told: StudyStory) -> None:
         ],
     )
     queue.show_events(told.events)
+
+
+def _show_versions(versions: Sequence[Instance]) -> None:
+    table(
+        ["object that came changed", "came", "from", "bytes#", "file", "version"],
+        [
+            (
+                f"…{each.sop_instance_uid[-12:]}",
+                moment(each.received_at),
+                each.node,
+                each.size_bytes,
+                each.file_sha256[:8],
+                "used" if each.newest else "kept until retention",
+            )
+            for each in versions[:_VERSIONS_SHOWN]
+        ],
+    )
+    if len(versions) > _VERSIONS_SHOWN:
+        say(f"{len(versions) - _VERSIONS_SHOWN} more versions: dicomai study UID --json")

@@ -68,11 +68,15 @@ class StudyStory:
     ----------
     identities
         Whose its objects say they are; more than one patient holds the study.
+    versions
+        Of the objects that came with other content under the same SOP Instance UID: all of each,
+        the one that is used first.
     """
 
     study: Study
     identities: tuple[SeriesIdentity, ...]
     series: tuple[SeriesStory, ...]
+    versions: tuple[Instance, ...]
     jobs: tuple[JobStory, ...]
     events: tuple[Event, ...]
 
@@ -111,6 +115,7 @@ def of_study(connection: Connection, study: Study) -> StudyStory:
         study=study,
         identities=series.identities(connection, uid),
         series=_series(series.of_study(connection, uid), instances.of_study(connection, uid)),
+        versions=instances.several_versions(connection, uid),
         jobs=tuple(of_job(connection, job) for job in jobs.of_study(connection, uid)),
         events=events.story(connection, uid),
     )

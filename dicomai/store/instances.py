@@ -202,6 +202,20 @@ def studies_of_sop(connection: Connection, sop: SOPInstanceUID) -> tuple[StudyIn
     return tuple(StudyInstanceUID(uid) for uid in found.scalars())
 
 
+def several_versions(connection: Connection, study: StudyInstanceUID) -> tuple[Instance, ...]:
+    """Return all versions of the objects that have more than one, by object, the newest first."""
+    instances = schema.instances
+    older = select(instances.c.sop_instance_uid).where(
+        instances.c.study_instance_uid == study, instances.c.newest.is_(False)
+    )
+    return _listed(
+        connection,
+        select(instances).where(
+            instances.c.study_instance_uid == study, instances.c.sop_instance_uid.in_(older)
+        ),
+    )
+
+
 def _versions(
     connection: Connection, study: StudyInstanceUID, sop: SOPInstanceUID
 ) -> Sequence[Instance]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from catalogue_rows import NOW, add, arrive, claimed, finish, instance, wanted
+from catalogue_rows import NOW, add, arrive, claimed, finish, instance, sha256, wanted
 from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
-from dicomai.store import hosts, jobs, series, studies
+from dicomai.store import hosts, instances, jobs, series, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
 from dicomai.store.job import JobId
@@ -106,6 +107,27 @@ def test_the_story_of_a_study_names_series_jobs_and_events(
     shown = dicomai("study", UID).out
     for words in ("12345@HOSPITAL", "CT1", "lungs", "results of 1 to PACS1", "was queued by route"):
         assert words in shown
+
+
+def test_both_versions_of_an_object_that_came_changed_are_shown(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    arrive(service, UID, count=2)
+    assert dicomai("study", UID, "--json").json["versions"] == []
+    with writing(service) as connection:
+        changed = instance(UID, f"{UID}.1.1", pixels="others", file="changed")
+        assert instances.add(connection, changed, NOW).outcome == "version"
+
+    shown = dicomai("study", UID).out
+    assert re.search(rf"1\.2\.3\.1\.1 .* CT1 .* {changed.file_sha256[:8]} +used", shown)
+    old = sha256(f"{UID}/1")[:8]
+    assert re.search(rf"1\.2\.3\.1\.1 .* CT1 .* {old} +kept until retention", shown)
+    told = dicomai("study", UID, "--json").json["versions"]
+    assert [(each["sop_instance_uid"], each["used"]) for each in told] == [
+        (f"{UID}.1.1", True),
+        (f"{UID}.1.1", False),
+    ]
+    assert told[0]["file"] == str(changed.path)
 
 
 def test_an_accession_number_names_a_study_and_two_are_listed(

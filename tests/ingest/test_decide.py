@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -261,14 +262,29 @@ def test_late_slices_queue_one_new_job_that_supersedes_the_old(
         assert len(analyses.inputs(connection, new.id)) == 6
 
 
-def test_a_new_version_of_a_slice_supersedes(hospital: Hospital, make_ct: MakeCT) -> None:
+def test_a_new_version_of_a_slice_supersedes_and_the_older_is_kept(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
     hospital.send(*_chest(make_ct))
     hospital.ingest_and_decide()
-    hospital.send(make_ct(number=2, PixelData=bytes(512)))
+    (before,) = hospital.jobs()
+    hospital.send(make_ct(number=2, PixelData=bytes(512)), ends="aborted")
     hospital.ingest_and_decide()
 
     old, new = hospital.jobs()
     assert (old.state, new.supersedes) == ("cancelled", old.id)
+    with reading(hospital.engine) as connection:
+        used, was = (
+            {row.sop_instance_uid: row for _, row in instances.inputs_of(connection, job.id)}
+            for job in (new, before)
+        )
+    assert {uid for uid in used if used[uid].id != was[uid].id} == {"1.2.3.1.2"}
+    assert (hospital.config.data / used["1.2.3.1.2"].path).read_bytes().endswith(bytes(512))
+    # The older one is kept until retention takes the study.
+    assert (
+        hashlib.sha256((hospital.config.data / was["1.2.3.1.2"].path).read_bytes()).hexdigest()
+        == was["1.2.3.1.2"].file_sha256
+    )
 
 
 def test_a_late_series_that_changes_no_input_queues_nothing(
