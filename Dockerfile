@@ -35,7 +35,7 @@ ENV PATH=/opt/dicomai/bin:$PATH \
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
-EXPOSE 11112
+EXPOSE 11112 2762
 STOPSIGNAL SIGTERM
 # Asks the receiver in this container for a C-ECHO; a container of another role says --no-healthcheck.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
