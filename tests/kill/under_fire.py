@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -200,8 +201,7 @@ class Sent:
     """An object on its way."""
 
     path: Path
-    study: str
-    data_set: bytes
+    data_set_sha256: str
 
 
 @dataclass(kw_only=True)
@@ -246,7 +246,7 @@ class Modality:
         path = self.folder / f"{uid}.dcm"
         data_set = ct(study, uid, patient, side, self.chance.randbytes(side))
         data_set.save_as(path, enforce_file_format=True)
-        self.objects[uid] = Sent(path=path, study=study, data_set=data_set_of(path))
+        self.objects[uid] = Sent(path=path, data_set_sha256=data_set_sha256(path))
         return uid
 
     def send(self, uids: list[str]) -> list[str]:
@@ -290,11 +290,11 @@ def ct(study: str, uid: str, patient: str, side: int, noise: bytes) -> Dataset:
     return image
 
 
-def data_set_of(path: Path) -> bytes:
-    """Return the bytes of a Part 10 file that follow its meta information, by its group length."""
+def data_set_sha256(path: Path) -> str:
+    """Return the digest of what follows the meta information of a file, by its group length."""
     data = path.read_bytes()
     assert data[128:140] == b"DICM\x02\x00\x00\x00UL\x04\x00"
-    return data[144 + int.from_bytes(data[140:144], "little") :]
+    return hashlib.sha256(data[144 + int.from_bytes(data[140:144], "little") :]).hexdigest()
 
 
 @dataclass(kw_only=True)
@@ -353,7 +353,8 @@ class Hospital:
             ).all()
         catalogued = [uid for uid, _ in rows]
         for uid, path in rows:
-            assert data_set_of(self.data / path) == sent[uid].data_set, f"{uid} was changed"
+            kept = data_set_sha256(self.data / path)
+            assert kept == sent[uid].data_set_sha256, f"{uid} was changed"
         assert len(set(catalogued)) == len(catalogued), "an object is there twice"
         aside = self._aside(sent)
         files = {str(path.relative_to(self.data)): path for path in self._files("archive")}
@@ -376,11 +377,11 @@ class Hospital:
 
     def _aside(self, sent: dict[str, Sent]) -> list[str]:
         """Return the objects in the quarantine, each with its reason and its own bytes."""
-        by_bytes = {each.data_set: uid for uid, each in sent.items()}
+        by_bytes = {each.data_set_sha256: uid for uid, each in sent.items()}
         listed = quarantine.listing(self.data / "quarantine")
         assert {each.name for each in listed} == {path.name for path in self._files("quarantine")}
         assert all("Ingest ended 2 times" in each.reason for each in listed), listed
-        return [by_bytes[data_set_of(path)] for path in self._files("quarantine")]
+        return [by_bytes[data_set_sha256(path)] for path in self._files("quarantine")]
 
     def early_decisions(self, modalities: list[Modality]) -> tuple[int, list[str]]:
         """Return how many decisions there were, and those made while the spool still had a part.
