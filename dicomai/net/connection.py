@@ -124,12 +124,6 @@ class AssociationServer(ThreadedAssociationServer):
         _log.error("connection failed", address=_address(client_address), exc_info=True)
 
 
-class SharingServer(AssociationServer):
-    """One of several, each in a process of its own, that take the connections of one port."""
-
-    shares_port = True
-
-
 class _Handler(RequestHandler):
     """One connection, from its accept to its first PDU."""
 
@@ -182,7 +176,7 @@ class _Handler(RequestHandler):
             event: list(handlers) if isinstance(handlers, list) else handlers
             for event, handlers in server._handlers.items()
         }
-        association.dul.hear(self.request, self._first_pdu)
+        association.hear(self.request, self._first_pdu)
         return association
 
 

@@ -18,17 +18,14 @@ from typing import Final
 
 import structlog
 from pydicom import config as pydicom_config
-from pydicom.uid import UID
 from pynetdicom import AE, evt
-from pynetdicom.pdu_primitives import A_P_ABORT, SOPClassCommonExtendedNegotiation
-from pynetdicom.presentation import build_context
+from pynetdicom.pdu_primitives import A_P_ABORT
 
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import ConfigError
 from dicomai.net.admission import (
     LOCAL_FAILURE,
-    STORAGE_SERVICE_CLASS,
     VERIFICATION,
     Call,
     Rejection,
@@ -38,12 +35,13 @@ from dicomai.net.admission import (
     too_many,
 )
 from dicomai.net.c_store import StoreRequest
-from dicomai.net.connection import AssociationServer, SharingServer
+from dicomai.net.connection import AssociationServer
 from dicomai.net.limits import Limits
 from dicomai.net.node import Node
 from dicomai.net.reception import Incoming, Reception, Request
 from dicomai.net.slots import FOLDER as SLOTS_FOLDER
 from dicomai.net.slots import Slot, Slots
+from dicomai.net.storage_association import StorageAcceptor
 from dicomai.net.tls import TlsFiles, peer_certificate, server_context
 from dicomai.net.upper_layer import Acceptor
 from dicomai.spool import entries
@@ -149,6 +147,18 @@ def _serving(server: AssociationServer) -> Iterator[None]:
         thread.join()
 
 
+class _Server(AssociationServer):
+    """One whose associations bring objects."""
+
+    acceptor = StorageAcceptor
+
+
+class _SharingServer(_Server):
+    """One of several, each in a process of its own, that take the connections of one port."""
+
+    shares_port = True
+
+
 class _Receiver:
     """The receptions of one process, and what binds them to pynetdicom's events."""
 
@@ -183,10 +193,9 @@ class _Receiver:
         try:
             server = entity.make_server(
                 (self._config.host, port),
-                server_class=SharingServer if self._config.shares_port else AssociationServer,
+                server_class=_SharingServer if self._config.shares_port else _Server,
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._requested),
-                    (evt.EVT_SOP_COMMON, _as_storage),
                     (evt.EVT_ACSE_RECV, self._told),
                     (evt.EVT_RELEASED, self._released),
                     (evt.EVT_ABORTED, self._aborted),
@@ -243,7 +252,7 @@ class _Receiver:
     def _requested(self, event: evt.Event) -> None:
         """Decide who it is and what it may, before anything is negotiated."""
         association = event.assoc
-        assert isinstance(association, Acceptor)
+        assert isinstance(association, StorageAcceptor)
         try:
             self._decide(association)
         except Exception:
@@ -255,7 +264,7 @@ class _Receiver:
             self._reject(association, LOCAL_FAILURE)
             raise
 
-    def _decide(self, association: Acceptor) -> None:
+    def _decide(self, association: StorageAcceptor) -> None:
         request = association.requestor.primitive
         peer = association.requestor.address_info
         assert request is not None
@@ -282,17 +291,13 @@ class _Receiver:
             )
             self._reject(association, found.code)
             return
-        proposals = [
-            (str(context.abstract_syntax), [str(uid) for uid in context.transfer_syntax])
-            for context in request.presentation_context_definition_list
-            if allowed(found, str(context.abstract_syntax))
-        ]
-        # Set for this association alone: pynetdicom's own way to take every storage class is a
-        # switch for the whole process, which takes the first transfer syntax, known or not.
-        association.acceptor.supported_contexts = [
-            build_context(abstract_syntax, syntaxes)
-            for abstract_syntax, syntaxes in chosen_syntaxes(proposals).items()
-        ]
+        association.choose(
+            chosen_syntaxes(
+                (proposal.abstract_syntax, proposal.transfer_syntaxes)
+                for proposal in association.proposals
+                if allowed(found, proposal.abstract_syntax)
+            )
+        )
         with self._lock:
             self._receptions[association] = Reception(
                 spool=self._config.spool,
@@ -325,17 +330,18 @@ class _Receiver:
         self, association: Acceptor, request: StoreRequest, context_id: int
     ) -> Incoming | None:
         """Return what takes an object; None where its context was not accepted."""
+        assert isinstance(association, StorageAcceptor)
         with self._lock:
             reception = self._receptions.get(association)
-        context = association._accepted_cx.get(context_id)
+        context = association.contexts.get(context_id)
         if reception is None or context is None:
             return None
         return reception.begin(
             Request(
                 sop_class_uid=request.sop_class_uid.decode("latin-1"),
                 sop_instance_uid=request.sop_instance_uid.decode("latin-1"),
-                abstract_syntax=str(context.abstract_syntax),
-                transfer_syntax=str(context.transfer_syntax[0]),
+                abstract_syntax=context.abstract_syntax,
+                transfer_syntax=context.transfer_syntax,
                 retrieved=request.move_originator == self._config.ae_title,
             )
         )
@@ -358,21 +364,3 @@ class _Receiver:
             reception = self._receptions.get(association)
         if reception is not None:
             self._end(association, reception, how)
-
-
-def _as_storage(
-    event: evt.Event,
-) -> dict[UID, SOPClassCommonExtendedNegotiation]:
-    """Say that the classes which no dictionary of pynetdicom knows are storage (PS3.7 D.3.3.6).
-
-    That is what a peer may say in the SOP Class Common Extended Negotiation, and few do.
-    """
-    storage = {}
-    for context in event.assoc.acceptor.supported_contexts:
-        uid = UID(str(context.abstract_syntax))
-        if uid != VERIFICATION:
-            item = SOPClassCommonExtendedNegotiation()
-            item.sop_class_uid = uid
-            item.service_class_uid = UID(STORAGE_SERVICE_CLASS)
-            storage[uid] = item
-    return storage

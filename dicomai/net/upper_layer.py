@@ -20,7 +20,7 @@ from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dul import _PDU_TYPES, DULServiceProvider
-from pynetdicom.pdu import A_ABORT_RQ, P_DATA_TF
+from pynetdicom.pdu import A_ABORT_RQ, P_DATA_TF, _PDUType
 from pynetdicom.transport import AssociationSocket
 
 from dicomai.net.c_store import StoreRequest, p_data, response
@@ -271,9 +271,15 @@ class UpperLayer(DULServiceProvider):
         pdv = PDV_HEAD.pack(len(data) + 2, context_id, control) + data
         pdu = P_DATA_TF()
         pdu.decode(PDU_HEAD.pack(_P_DATA_TF, len(pdv)) + pdv)
+        self._acceptor.before_service(context_id)
         self._recv_pdu.put(pdu)
         self.event_queue.put(_P_DATA)
         self.settle()
+
+    def _send(self, pdu: _PDUType) -> None:
+        if self._connection.socket is not None:
+            self._connection.send(self._acceptor.encoded(pdu))
+            evt.trigger(self.assoc, evt.EVT_PDU_SENT, {"pdu": pdu})
 
 
 _KINDS: Final = frozenset(kind[0] for kind in _PDU_TYPES)
@@ -299,6 +305,17 @@ class Acceptor(Association):
         self.dul: UpperLayer = UpperLayer(self, limits, storage)
         self.acse_timeout = entity.acse_timeout
         self.network_timeout = entity.network_timeout
+
+    def hear(self, wire: socket.socket, first_pdu: Bytes) -> None:
+        """Take the connection, and the request that was read of it already."""
+        self.dul.hear(wire, first_pdu)
+
+    def encoded(self, pdu: _PDUType) -> bytes:
+        """Return the bytes of a PDU that is to be sent."""
+        return pdu.encode()
+
+    def before_service(self, context_id: int) -> None:
+        """Prepare for a message that is handed to pynetdicom."""
 
     def _bind_defaults(self) -> None:
         """Bind nothing: its server's handlers are all there are."""
