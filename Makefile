@@ -26,8 +26,7 @@ demo: $(BIN)/dicomai ## send two phantom studies through a real service, show wh
 	$(BIN)/dicomai demo --out $(DEMO)
 
 test: $(BIN)/dicomai lint types layers ## everything: lint, types, layers, the whole suite
-	$(BIN)/python -m slipcover --source dicomai --skip-covered -m \
-	    pytest -n $(JOBS) --dist worksteal
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 quick: $(BIN)/dicomai ## the suite without its slow tests
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
@@ -43,4 +42,4 @@ layers: $(BIN)/dicomai
 	$(BIN)/lint-imports
 
 clean: ## remove what install and tests made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache $(DEMO)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage* $(DEMO)

@@ -16,12 +16,22 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
 # Tests run side by side, so each process and its children keep to one core: threads of OpenMP that
 # wait for each other on a core that is taken make everything several times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A test is right or wrong; how long it took on a core that others use too says nothing.
+hypothesis.settings.register_profile(
+    "untimed",
+    parent=hypothesis.settings.default,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -167,7 +177,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let each process begin with its share of the slow tests, so that none is left for the end.
 
     xdist deals out the list in equal parts, one after the other, and a process that is done takes
-    from the end of another's.
+    from the end of another's. Slow tests start programs, where coverage sees nothing; in their own
+    process it would make them slower still.
     """
     files: dict[Path, list[pytest.Item]] = {}
     quick: list[pytest.Item] = []
@@ -175,6 +186,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("slow") is None:
             quick.append(item)
         else:
+            item.add_marker("no_cover")
             files.setdefault(item.path, []).append(item)
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [
