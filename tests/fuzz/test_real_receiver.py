@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fuzz_material import conversations, examples
@@ -11,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dicomai.net.slots import FOLDER, Slot, Slots
+from tests.conftest import Authority
 from tests.net.conftest import ReceiverMaker, Scu, make_receiver, scu  # noqa: F401  fixtures
 
 PLACES = 10
@@ -33,8 +37,13 @@ def resident_kib(pid: int) -> int:
 def test_hostile_peers_harm_nobody_and_leave_nothing(
     make_receiver: ReceiverMaker,  # noqa: F811
     scu: Scu,  # noqa: F811
+    authority: Authority,
+    free_ports: Callable[[int], list[int]],
 ) -> None:
+    certificate, key = authority.issue("receiver-ec")
+    secured = free_ports(2)[1]
     receiver = make_receiver(
+        tls={"port": secured, "files": {"certificate": str(certificate), "key": str(key)}},
         nodes=[{"name": "any", "ae_title": "*"}],
         max_associations=PLACES,
         limits={"request_s": 1.0, "silence_s": 5.0, "object_bytes": 2**20},
@@ -53,10 +62,20 @@ def test_hostile_peers_harm_nobody_and_leave_nothing(
             phases=(Phase.explicit, Phase.reuse, Phase.generate),
         )
         @given(
-            conversations(), st.integers(1, 5), st.sampled_from(("close", "reset", "hear", "stay"))
+            conversations(),
+            st.integers(1, 5),
+            st.sampled_from(("close", "reset", "hear", "stay")),
+            st.sampled_from(("plain", "plain", "tls", "plain where tls is due")),
         )
-        def run(said: bytes, pieces: int, ending: str) -> None:
-            stranger(receiver.port, said, pieces, ending, stayed)
+        def run(said: bytes, pieces: int, ending: str, over: str) -> None:
+            wire: socket.socket | None
+            wire = connected(receiver.port if over == "plain" else secured, tls=over == "tls")
+            speak(wire, said, pieces, hear=ending == "hear")
+            if ending == "stay":
+                stayed.append(wire)
+                wire = stayed.pop(0) if len(stayed) > PLACES else None
+            if wire is not None:
+                hang_up(wire, reset=ending == "reset")
             data_set = scu.tiny(tail=len(sent).to_bytes(4, "little"))
             assert scu.send(neighbour, data_set) == 0
             sent.append(data_set)
@@ -80,24 +99,28 @@ def test_hostile_peers_harm_nobody_and_leave_nothing(
     assert not list(receiver.spool.rglob(".0*.part"))
 
 
-def stranger(port: int, said: bytes, pieces: int, ending: str, stayed: list[socket.socket]) -> None:
-    """Say something to the receiver in some pieces, and end in one of four ways."""
+def connected(port: int, *, tls: bool) -> socket.socket:
     wire = socket.create_connection(("127.0.0.1", port), 20)
+    if not tls:
+        return wire
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(wire)
+
+
+def speak(wire: socket.socket, said: bytes, pieces: int, *, hear: bool) -> None:
+    """Say something to the receiver in some pieces; hear it out if that is wanted."""
     size = len(said) // pieces + 1
-    try:
+    with suppress(OSError):  # it may hang up first
         for at in range(0, len(said), size):
             wire.sendall(said[at : at + size])
-        if ending == "hear":
+        if hear:
             wire.shutdown(socket.SHUT_WR)
             while wire.recv(4096):
                 pass
-    except OSError:
-        pass  # it hung up first, which it may
-    if ending == "stay":
-        stayed.append(wire)
-        if len(stayed) > PLACES:
-            stayed.pop(0).close()
-        return
-    if ending == "reset":
+
+
+def hang_up(wire: socket.socket, *, reset: bool) -> None:
+    if reset:
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     wire.close()

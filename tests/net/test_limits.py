@@ -229,11 +229,19 @@ def test_requests_without_the_shape_of_one_are_told_apart(body: bytes, sentence:
         check(memoryview(body))
 
 
-def test_a_killed_receiver_holds_no_places(make_receiver: MakeReceiver, scu: Scu) -> None:
-    receiver = make_receiver(max_associations=1)
-    with scu.calling(receiver.port) as association:
-        assert association.is_established
-        receiver.kill()
-    receiver.start()
-    with scu.calling(receiver.port) as association:
-        assert association.is_established
+def test_places_are_counted_over_receiver_processes_and_freed_by_a_kill(
+    make_receiver: MakeReceiver, scu: Scu
+) -> None:
+    first, second = (make_receiver(shares_port=True, max_associations=2) for _ in range(2))
+    with scu.calling(first.port) as one, scu.calling(first.port) as other:
+        assert one.is_established
+        assert other.is_established
+        for _ in range(6):  # the kernel gives them to either
+            with scu.calling(first.port) as more:
+                assert more.acceptor.primitive.diagnostic == 2
+        first.kill()
+        second.kill()
+    first.start()
+    with scu.calling(first.port) as one, scu.calling(first.port) as other:
+        assert one.is_established
+        assert other.is_established
