@@ -7,6 +7,8 @@ kills takes nobody along; an entry that killed twice is set aside.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,7 +23,7 @@ from dicomai.errors import InputError, TransientError
 from dicomai.net.node import ANY_NODE, Node
 from dicomai.routing.completeness import Quiet, after_release
 from dicomai.service.arrival import Arrived, note_arrived, wait_of
-from dicomai.service.received import Reading, read_object
+from dicomai.service.received import Reading, ReceivedObject, read_object
 from dicomai.spool import quarantine, reader
 from dicomai.spool.durable import Names
 from dicomai.spool.entries import AssociationId, End, Entry
@@ -34,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 BATCH: Final = 50
 """Objects whose rows are committed together: leases and other writers get through in between."""
+
+# What a disk says of one file; anything else is said of the machine, and passes.
+_DAMAGED: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EACCES})
 
 AfterStep = Callable[[str], None]
 """Called after each step that a kill may follow, with its name."""
@@ -199,15 +204,7 @@ def _placed(this: _Pass, batch: Sequence[_Marked]) -> list[Arrived]:
 
 def _place(this: _Pass, marked: _Marked, names: Names) -> Arrived:
     entry = marked.entry
-    node = this.config.node(entry.association.node)
-    read = read_object(
-        entry.path,
-        Reading(
-            issuer_of_patient_id=node.issuer_of_patient_id,
-            charset_default=node.charset_default,
-            placeholder_ids=this.config.placeholder_ids,
-        ),
-    )
+    read = _read(this, entry)
     this.after_step("read")
     path = archive.place(
         this.config.data,
@@ -220,6 +217,30 @@ def _place(this: _Pass, marked: _Marked, names: Names) -> Arrived:
     )
     this.after_step("placed")
     return Arrived(entry=entry, read=read, path=path, again=marked.attempt > 1)
+
+
+def _read(this: _Pass, entry: Entry) -> ReceivedObject:
+    """Read an object; one that a damaged disk keeps from being read must not hold up the others."""
+    if not entry.association.node:
+        raise InputError(
+            f"{entry.path.parent} does not say any more who sent it, so whose it is can't be told. "
+            "Look at its disk, and send the object again."
+        )
+    node = this.config.node(entry.association.node)
+    reading = Reading(
+        issuer_of_patient_id=node.issuer_of_patient_id,
+        charset_default=node.charset_default,
+        placeholder_ids=this.config.placeholder_ids,
+    )
+    try:
+        return read_object(entry.path, reading)
+    except OSError as trouble:
+        if trouble.errno not in _DAMAGED:
+            raise
+        raise InputError(
+            f"{entry.path} can't be read: {os.strerror(trouble.errno or 0).lower()}. Look at its "
+            "disk, and send the object again."
+        ) from trouble
 
 
 def _committed(this: _Pass, arrived: Sequence[Arrived]) -> tuple[int, int, int]:
@@ -296,7 +317,8 @@ def _set_aside(this: _Pass, entry: Entry, reason: str) -> None:
     now = this.now()
     name = quarantine.put(this.config.quarantine, entry.path, reason, now, entry.association)
     with writing(this.engine) as connection:
-        sentence = f"An object from {entry.association.node} was set aside as {name}: {reason}"
+        sender = entry.association.node or "an unknown sender"
+        sentence = f"An object from {sender} was set aside as {name}: {reason}"
         events.record(connection, None, "object set aside", sentence, {"file": name}, now)
     reader.remove(entry)
     log.warning("object set aside", file=name, sentence=reason)

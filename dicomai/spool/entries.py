@@ -65,7 +65,7 @@ class AssociationFacts:
     Attributes
     ----------
     node
-        Name of the node in the configuration.
+        Name of the node in the configuration; empty where the spool does not say it any more.
     address
         IP address that it called from.
     retrieved
@@ -259,6 +259,18 @@ def _facts_name(facts: AssociationFacts) -> str:
     parts = [facts.calling_ae, facts.called_ae, facts.address, facts.node]
     parts += [RETRIEVED] if facts.retrieved else []
     return FACTS_PREFIX + ",".join(part.translate(_QUOTED) for part in parts)
+
+
+def nobody(association: AssociationId) -> AssociationFacts:
+    """Return the facts of an association whose folder does not say them any more."""
+    return AssociationFacts(
+        id=association,
+        calling_ae="",
+        called_ae="",
+        address="",
+        node="",
+        started_at=Instant(int(association[:16])),
+    )
 
 
 def facts_of(association: AssociationId, name: str) -> AssociationFacts:

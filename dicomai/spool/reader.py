@@ -15,7 +15,6 @@ from typing import Final
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.errors import InputError
 from dicomai.spool.entries import (
     ASSOCIATION,
     END,
@@ -30,6 +29,7 @@ from dicomai.spool.entries import (
     Ending,
     Entry,
     facts_of,
+    nobody,
     receiver_lives,
 )
 
@@ -191,18 +191,13 @@ def _studies(folder: Path) -> frozenset[StudyInstanceUID]:
 
 
 def _facts(folder: Path) -> AssociationFacts | None:
-    """Return who sends; None where ingest has just forgotten it."""
-    said = next((name for name in _names(folder) if name.startswith(FACTS_PREFIX)), None)
-    if said is None:
-        return None
-    try:
-        return facts_of(AssociationId(folder.name), said)
-    except ValueError as trouble:
-        raise InputError(
-            f"Spool: {folder / said} does not say who sent what is beside it. Its disk is damaged; "
-            "move the folder out of the spool, and send its objects again.",
-            subject=str(folder),
-        ) from trouble
+    """Return who sends, nobody where that is damaged; None where ingest has just forgotten it."""
+    association = AssociationId(folder.name)
+    for name in _names(folder):
+        if name.startswith(FACTS_PREFIX):
+            with suppress(ValueError):
+                return facts_of(association, name)
+    return nobody(association) if folder.is_dir() else None
 
 
 def _end(folder: Path) -> End | None:

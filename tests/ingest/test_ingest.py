@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -117,6 +118,51 @@ def test_what_cant_be_read_goes_to_quarantine_and_harms_nothing_else(
         "SOPInstanceUID is no UID: '../../../../t",
     ]
     assert len(hospital.rows()) == 1
+
+
+def test_a_file_that_its_disk_does_not_give_back_holds_up_no_other(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.send(make_ct(number=1), make_ct(number=2), make_ct(number=3))
+    read_object = ingest_module.read_object
+
+    def damaged(path: Path, reading: Reading) -> ReceivedObject:
+        if path.name.startswith("000002"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return read_object(path, reading)
+
+    monkeypatch.setattr(ingest_module, "read_object", damaged)
+    done = hospital.ingest()
+
+    assert (done.catalogued, done.set_aside) == (2, 1)
+    (reason,) = _quarantined(hospital)
+    assert reason.endswith("can't be read: input/output error. Look at its disk, and send the "
+                           "object again.")  # fmt: skip
+    assert list(reader.entries(hospital.config.spool)) == []
+
+
+@pytest.mark.parametrize("said", ["", "from-nonsense"])
+def test_objects_whose_sender_is_not_known_any_more_hold_up_no_other(
+    hospital: Hospital, make_ct: MakeCT, said: str
+) -> None:
+    writer = hospital.send(make_ct(number=1))
+    (name,) = writer.folder.glob("from-*")
+    name.unlink()
+    if said:
+        (writer.folder / said).touch()
+    hospital.send(make_ct(number=2))
+
+    done = hospital.ingest()
+
+    assert (done.catalogued, done.set_aside) == (1, 1)
+    (reason,) = _quarantined(hospital)
+    assert "does not say any more who sent it" in reason
+    assert list(hospital.config.spool.iterdir()) == []
+    with reading(hospital.engine) as connection:
+        told = connection.execute(
+            select(schema.events.c.sentence).where(schema.events.c.kind == "object set aside")
+        ).scalar_one()
+    assert told.startswith("An object from an unknown sender was set aside as ")
 
 
 def test_every_odd_object_is_catalogued_or_quarantined(
