@@ -41,6 +41,8 @@ _QUIET: Final[Mapping[str, int]] = {
     "pynetdicom.transport": logging.CRITICAL,
     "pynetdicom.acse": logging.CRITICAL,
     "pynetdicom.assoc": logging.CRITICAL,
+    # A page for each AE title that is no ASCII; whoever calls himself so is rejected in one line.
+    "pynetdicom.utils": logging.CRITICAL,
     # Both quote values of data sets, names of patients among them.
     "pydicom": logging.CRITICAL,
     "py.warnings": logging.CRITICAL,

@@ -79,6 +79,7 @@ def test_libraries_speak_through_the_same_chain_and_are_quiet() -> None:
     logs.configure("json", "info", out)
     logging.getLogger("apscheduler.executors").info("Running job")
     logging.getLogger("pynetdicom.acse").warning("Association Rejected")
+    logging.getLogger("pynetdicom.utils").error("'ascii' codec can't decode byte 0xff")
     logging.getLogger("sqlalchemy.pool").warning("connection %s was lost", 3)
     (line,) = [json.loads(each) for each in out.getvalue().splitlines()]
     assert line["event"] == "connection 3 was lost"

@@ -95,16 +95,21 @@ def pacs(storescp_with_tls: Callable[..., StorePeer]) -> Callable[..., Node]:
 
 
 def test_dcmtk_gets_what_we_send_over_tls(
-    pacs: Callable[..., Node], authority: Authority, sample_data: Path, tmp_path: Path
+    pacs: Callable[..., Node], authority: Authority, sample_data: Path, tmp_path: Path, scu: Scu
 ) -> None:
     ours, key = authority.issue("ours")
     files = TlsFiles(certificate=ours, key=key, authorities=authority.certificate)
     node = pacs(authority.issue("pacs"))
-    image = sample_data / "transfer-syntaxes" / "ct-small" / "CT_small.dcm"
+    folder = sample_data / "transfer-syntaxes"
+    images = [
+        folder / "ct-small" / "CT_small.dcm",
+        folder / "ct512" / "ct512_implicit-le.dcm",  # more than a socket takes at once
+    ]
     assert echo(node, "DICOMAI", files).ok
-    (outcome,) = store_objects(node, "DICOMAI", [image], lambda _: None, files)
-    assert outcome.kind == "ok", outcome.sentence
-    assert len(list((tmp_path / "storescp-tls").iterdir())) == 1
+    outcomes = store_objects(node, "DICOMAI", images, lambda _: None, files)
+    assert [each.kind for each in outcomes] == ["ok", "ok"], outcomes
+    kept = {scu.data_set_of(path) for path in (tmp_path / "storescp-tls").iterdir()}
+    assert scu.data_set_of(images[1]) in kept
 
 
 def test_we_send_nothing_to_a_node_that_we_do_not_believe(
