@@ -108,6 +108,7 @@ def _before_any_command(
 for command in (
     serve.serve,
     serve.receive,
+    serve.query,
     serve.work,
     serve.schedule,
     status.status,

@@ -1,4 +1,4 @@
-"""`dicomai serve`, `receive`, `work`, `schedule`: the service, whole or one role of it."""
+"""`dicomai serve`, `receive`, `query`, `work`, `schedule`: the service, or one role of it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 def serve(config: ConfigOption = None) -> None:
     """Run the whole service in one process tree."""
-    _run(config, {"receive", "schedule", "work"})
+    _run(config, None)
 
 
 def receive(config: ConfigOption = None) -> None:
     """Only receive into the spool. Needs no database."""
     _run(config, {"receive"})
+
+
+def query(config: ConfigOption = None) -> None:
+    """Only answer what peers ask of the archive (C-FIND, C-GET, C-MOVE)."""
+    _run(config, {"query"})
 
 
 def work(config: ConfigOption = None) -> None:
@@ -33,7 +38,7 @@ def schedule(config: ConfigOption = None) -> None:
     _run(config, {"schedule"})
 
 
-def _run(config: Path | None, roles: set[RoleName]) -> None:
+def _run(config: Path | None, roles: set[RoleName] | None) -> None:
     from dicomai.service.serve import serve as serve_roles
     from dicomai.settings import load
 

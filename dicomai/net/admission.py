@@ -16,7 +16,6 @@ from dicomai.net.slots import Full
 from dicomai.net.tls import Certificate, pin_of
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
-STORAGE_SERVICE_CLASS: Final = "1.2.840.10008.4.2"
 
 # SOP classes of PS3.6 that have the word Storage in their names and are of other services.
 _OTHER_SERVICES: Final = ("Storage Commitment", "Media Storage Directory")
@@ -127,7 +126,9 @@ def _doubt(node: Node, call: Call) -> str:
     return ""
 
 
-def too_many(node: Node, full: Full, limit: int) -> Rejection:
+def too_many(
+    node: Node, full: Full, limit: int, setting: str = "receiver.max_associations"
+) -> Rejection:
     """Return the rejection, for now, of a node that calls when a limit is reached."""
     if full == "node":
         sentence = (
@@ -136,7 +137,7 @@ def too_many(node: Node, full: Full, limit: int) -> Rejection:
         )
     else:
         sentence = (
-            f"{limit} associations are open, as many as receiver.max_associations allows; "
+            f"{limit} associations are open, as many as {setting} allows; "
             f"{node.name} was rejected for now."
         )
     return _rejection(LOCAL_LIMIT_EXCEEDED, sentence)

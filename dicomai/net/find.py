@@ -20,7 +20,7 @@ from pynetdicom import _config as pynetdicom_config
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
-from dicomai.dicom.charset import TEXT_VRS, UTF8, chosen_for, terms_of
+from dicomai.dicom.charset import TEXT_VRS, UTF8, Terms, chosen_for, terms_of
 from dicomai.dicom.data_set import Element
 from dicomai.dicom.header import values_of
 from dicomai.errors import DicomaiError, InputError, RefusedError, TransientError
@@ -303,11 +303,16 @@ def _element(keyword: str, value: str) -> DataElement:
         ) from trouble
 
 
-def _attributes(answer: Dataset, charset_default: str) -> dict[str, MatchValue]:
-    declared: object = answer.get_item("SpecificCharacterSet")
+def terms_in(identifier: Dataset, charset_default: str) -> Terms:
+    """Return the character sets that an identifier declares, or else the default."""
+    declared: object = identifier.get_item("SpecificCharacterSet")
     raw = declared.value if isinstance(declared, RawDataElement) else None
     text = (raw or b"").decode("ascii", "replace").rstrip("\0 ")
-    terms = terms_of(text.split("\\")) or terms_of(charset_default)
+    return terms_of(text.split("\\")) or terms_of(charset_default)
+
+
+def _attributes(answer: Dataset, charset_default: str) -> dict[str, MatchValue]:
+    terms = terms_in(answer, charset_default)
     found: dict[str, MatchValue] = {}
     for tag in sorted(answer.keys()):
         element: object = answer.get_item(tag)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Permission = Literal["echo", "store"]
+Permission = Literal["echo", "store", "query"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,8 @@ class Node:
     max_associations
         At a time, of this node; 0: as many as the receiver takes in all.
     may
-        What it may ask of us.
+        What it may ask of us: `echo`, `store`, and `query` (C-FIND, C-GET and C-MOVE at the port of
+        [query]).
     quiet_s
         A study is whole when this node has sent nothing of it for so long.
     association_per_study

@@ -216,6 +216,7 @@ def store_objects(
     objects: Sequence[Path],
     on_each: Callable[[StoreOutcome], None],
     files: TlsFiles = NO_FILES,
+    originator: tuple[str, int] | None = None,
 ) -> tuple[StoreOutcome, ...]:
     """Send objects to a node in one association (in several where they need over 128 contexts).
 
@@ -234,6 +235,8 @@ def store_objects(
         Told of each outcome as it is known.
     files
         For TLS, where the node speaks it.
+    originator
+        AE title of who asked for them by C-MOVE, and its Message ID; None: nobody.
 
     Returns
     -------
@@ -272,7 +275,7 @@ def store_objects(
                 associated(node, our_ae, contexts, files) as association,
                 storing(association, DIMSE_TIMEOUT_S) as storer,
             ):
-                sender = _Sender(node, our_ae, association, storer)
+                sender = _Sender(node, our_ae, association, storer, originator)
                 for each in batch:
                     tell(sender.send(each))
         except NothingAccepted:
@@ -322,9 +325,17 @@ def _batches(
 class _Sender:
     """Sends objects in one association, each in a transfer syntax that the node takes."""
 
-    def __init__(self, node: Node, our_ae: str, association: Association, storer: Storer) -> None:
+    def __init__(
+        self,
+        node: Node,
+        our_ae: str,
+        association: Association,
+        storer: Storer,
+        originator: tuple[str, int] | None,
+    ) -> None:
         self._node = node
         self._our_ae = our_ae
+        self._originator = originator
         self._storer = storer
         self._contexts: dict[str, dict[str, int]] = {}
         for context in association.accepted_contexts:
@@ -362,6 +373,7 @@ class _Sender:
             sop_class_uid=each.sop_class,
             sop_instance_uid=each.sop_instance_uid,
             context_id=context_id,
+            originator=self._originator,
         )
         try:
             said = self._storer.store(request)

@@ -64,6 +64,8 @@ class Request:
         The file, and where the data set begins in it.
     context_id
         Of a presentation context that was accepted for its class and transfer syntax.
+    originator
+        Who asked for it by C-MOVE, and the Message ID of that; None: nobody.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class Request:
     sop_class_uid: str
     sop_instance_uid: str
     context_id: int
+    originator: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,9 +295,18 @@ def _command_set(request: Request, message_id: int) -> bytes:
             _element(0x0700, _U16.pack(_MEDIUM)),
             _element(0x0800, _U16.pack(_DATA_SET_FOLLOWS)),
             _element(0x1000, _uid(request.sop_instance_uid)),
+            *_originator(request),
         )
     )
     return _element(0x0000, struct.pack("<L", len(body))) + body
+
+
+def _originator(request: Request) -> Iterator[bytes]:
+    if request.originator is not None:
+        title, message_id = request.originator
+        raw = title.encode("ascii", "replace")
+        yield _element(0x1030, raw + b" " * (len(raw) % 2))
+        yield _element(0x1031, _U16.pack(message_id))
 
 
 def _element(number: int, value: bytes) -> bytes:

@@ -16,7 +16,7 @@ from dicomai.service.notify import from_environment
 from dicomai.service.tree import Life, Role, Tree
 from dicomai.settings import Settings
 
-RoleName = Literal["receive", "schedule", "work"]
+RoleName = Literal["receive", "query", "schedule", "work"]
 
 # What a role needs is imported in its own process: the receiver loads no database, and only the
 # runner loads torch.
@@ -48,6 +48,13 @@ def receive(settings: Settings, life: Life) -> None:
     )
 
 
+def query(settings: Settings, life: Life) -> None:
+    """Answer what peers ask of the archive."""
+    from dicomai.service.query import query as querying
+
+    querying(settings, life)
+
+
 def schedule(settings: Settings, life: Life) -> None:
     """Ingest, decide, keep house."""
     from dicomai.service.schedule import schedule as scheduling
@@ -63,12 +70,14 @@ def work(settings: Settings, life: Life) -> None:
 
 
 ROLES: Final[Mapping[RoleName, Role]] = MappingProxyType(
-    {"receive": receive, "schedule": schedule, "work": work}
+    {"receive": receive, "query": query, "schedule": schedule, "work": work}
 )
 
 
-def serve(settings: Settings, roles: Collection[RoleName] = tuple(ROLES)) -> int:
+def serve(settings: Settings, roles: Collection[RoleName] | None = None) -> int:
     """Run roles until SIGTERM or SIGINT; return an exit code.
+
+    Without names all that the configuration has a use for.
 
     Everything is checked before anything starts. Call it from the main thread.
 
@@ -81,6 +90,9 @@ def serve(settings: Settings, roles: Collection[RoleName] = tuple(ROLES)) -> int
         The database is away, and a role needs it.
     """
     logs.configure(settings.log.format, settings.log.level)
+    if roles is None:
+        unused = {"query"} if settings.query.port is None else set()
+        roles = [name for name in ROLES if name not in unused]
     check(settings, roles)
     stop = threading.Event()
     with _stopped_by_signals(stop):
@@ -109,6 +121,11 @@ def check(settings: Settings, roles: Collection[RoleName]) -> None:
 
     if problems := check_tls(settings):
         raise SettingsError(problems)
+    if set(roles) == {"query"} and settings.query.port is None:
+        raise ConfigError(
+            f"{settings.file}, query.port: there is none, so nobody can ask. Add it under [query].",
+            subject="query.port",
+        )
     if set(roles) == {"receive"}:
         return
     _check_models(settings)

@@ -40,6 +40,7 @@ from dicomai.settings.tables import (
     DecideSettings,
     Document,
     LogSettings,
+    QuerySettings,
     ReceiverSettings,
     RetentionSettings,
     ServiceSettings,
@@ -86,6 +87,7 @@ class Settings:
     database: DatabaseSettings
     receiver: ReceiverSettings
     tls: TlsSettings
+    query: QuerySettings
     worker: WorkerSettings
     decide: DecideSettings
     retention: RetentionSettings
@@ -208,6 +210,7 @@ def _resolved(file: Path, document: Document) -> Settings:
         database=document.database.model_copy(update={"url": url}),
         receiver=document.receiver,
         tls=_tls_resolved(file, document.tls),
+        query=document.query,
         worker=document.worker,
         decide=document.decide,
         retention=document.retention,

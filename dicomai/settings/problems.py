@@ -127,6 +127,11 @@ def tls_cross_checked(file: Path, document: Document) -> list[Problem]:
                 add(f"tls.{key}", "there is no tls.certificate", "Give both, or neither.")
     elif tls.port == document.receiver.port and not tls.only:
         add("tls.port", "receiver.port is the same", "Give each one of its own.")
+    query = document.query
+    if query.tls and tls.certificate is None:
+        add("query.tls", "there is no tls.certificate", "Name ours there.")
+    if query.port in {document.receiver.port, *({tls.port} if tls.certificate else ())}:
+        add("query.port", "the receiver listens there", "Give each one of its own.")
     if tls.authorities is None:
         for number, node in enumerate(document.nodes):
             if node.certificate_required or node.certificate:

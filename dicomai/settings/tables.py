@@ -197,6 +197,21 @@ class TlsSettings(Section):
         return TlsFiles(certificate=self.certificate, key=self.key, authorities=self.authorities)
 
 
+class QuerySettings(Section):
+    """Where peers ask what the archive has, and fetch it (C-FIND, C-GET, C-MOVE)."""
+
+    port: Annotated[
+        int | None,
+        Field(ge=1, le=65535, description="TCP port to listen on; without it nobody may ask."),
+    ] = None
+    tls: Annotated[
+        bool, Field(description="The port takes TLS and nothing else, with the files of [tls].")
+    ] = False
+    max_associations: Annotated[
+        int, Field(ge=1, description="Associations at a time; more are rejected for now.")
+    ] = 20
+
+
 class WorkerSettings(Section):
     """How analyses run."""
 
@@ -273,6 +288,7 @@ class Document(Section):
     database: DatabaseSettings = DatabaseSettings()
     receiver: ReceiverSettings = ReceiverSettings()
     tls: TlsSettings = TlsSettings()
+    query: QuerySettings = QuerySettings()
     worker: WorkerSettings = WorkerSettings()
     decide: DecideSettings = DecideSettings()
     retention: RetentionSettings = RetentionSettings()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from pydicom import dcmwrite
+from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 from sqlalchemy import Engine
@@ -27,6 +27,7 @@ from dicomai.service.attempt import Worker
 from dicomai.service.ingest import ingest
 from dicomai.service.schedule import ingest_of
 from dicomai.settings import Settings, load
+from dicomai.spool import entries, reader
 from dicomai.store import jobs, schema
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.job import Job, JobId
@@ -149,6 +150,7 @@ class Pacs:
     name: str
     ae_title: str
     port: int
+    http_port: int = 0
 
     def node(self, **others: object) -> Node:
         """As the configuration names it."""
@@ -189,6 +191,12 @@ def our_port() -> int:
 
 
 @pytest.fixture(scope="session")
+def our_query_port() -> int:
+    """Where Orthanc believes that our archive answers."""
+    return _ports(1)[0]
+
+
+@pytest.fixture(scope="session")
 def study_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of all studies."""
     folder = tmp_path_factory.mktemp("studies")
@@ -213,6 +221,7 @@ def full_orthanc(
     peer: Callable[[str], str],
     tmp_path_factory: pytest.TempPathFactory,
     our_port: int,
+    our_query_port: int,
     study_files: Path,
 ) -> Iterator[Pacs]:
     """Orthanc with the studies."""
@@ -229,7 +238,10 @@ def full_orthanc(
         "DicomAlwaysAllowFind": True,
         "DicomAlwaysAllowGet": True,
         "DicomAlwaysAllowMove": True,
-        "DicomModalities": {"dicomai": ["DICOMAI", "127.0.0.1", our_port]},
+        "DicomModalities": {
+            "dicomai": ["DICOMAI", "127.0.0.1", our_port],
+            "archive": ["DICOMAI", "127.0.0.1", our_query_port],
+        },
         "Plugins": [],
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
@@ -237,7 +249,7 @@ def full_orthanc(
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             _wait_for(dicom_port, process)
-            pacs = Pacs(name="orthanc", ae_title="ORTHANC", port=dicom_port)
+            pacs = Pacs(name="orthanc", ae_title="ORTHANC", port=dicom_port, http_port=http_port)
             yield _load(peer, pacs, study_files)
         finally:
             process.kill()
@@ -376,6 +388,25 @@ class Site:
     def ingest(self) -> None:
         """Take over what is in the spool."""
         ingest(self.engine, ingest_of(self.settings), now)
+
+    def put(self, *paths: Path) -> None:
+        """Have objects come from CT1; return when they are in the catalogue."""
+        spool = self.settings.folders.spool
+        writer = entries.opened(
+            spool,
+            calling_ae="CT1",
+            called_ae="DICOMAI",
+            address="127.0.0.1",
+            node="CT1",
+            started_at=now(),
+        )
+        for path in paths:
+            writer.add(dcmread(path).StudyInstanceUID, [path.read_bytes()])
+        writer.end("released", now())
+        deadline = time.monotonic() + 20
+        while reader.waits(spool):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def job(self, job: JobId) -> Job:
         """Return a job as it is now."""

@@ -1,0 +1,277 @@
+"""The port on which peers ask what the archive has, and fetch it.
+
+Who may call and what one call may take is as at the receiver.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from socketserver import BaseServer
+from typing import Final
+
+import structlog
+from pynetdicom import AE, evt
+from pynetdicom.presentation import PresentationContext, build_context
+
+from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomai.errors import ConfigError
+from dicomai.net.admission import (
+    LOCAL_FAILURE,
+    VERIFICATION,
+    Call,
+    Rejection,
+    caller,
+    chosen_syntaxes,
+    is_storage,
+    too_many,
+)
+from dicomai.net.answering import Answerer, Archive
+from dicomai.net.c_store import StoreRequest
+from dicomai.net.connection import AssociationServer
+from dicomai.net.identifier import ROOTS
+from dicomai.net.limits import Limits
+from dicomai.net.node import Node
+from dicomai.net.tls import TlsFiles, peer_certificate, server_context
+from dicomai.net.transcode import EXPLICIT, IMPLICIT
+from dicomai.net.upper_layer import Acceptor
+
+_POLL_S: Final = 0.1
+_MAX_PDU_BYTES: Final = 2**17
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryConfig:
+    """What the server needs to know.
+
+    Attributes
+    ----------
+    ae_title, host, port
+        What it is called, and where it listens.
+    nodes
+        Who may call; those with "query" in `may` may ask.
+    max_associations
+        At a time; more are rejected for now.
+    tls
+        It takes TLS, with these files; None: it does not.
+    limits
+        What one association may take.
+    """
+
+    ae_title: str
+    host: str
+    port: int
+    nodes: tuple[Node, ...]
+    max_associations: int
+    tls: TlsFiles | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+def answer(
+    config: QueryConfig, archive: Archive, ready: Callable[[], None], stop: threading.Event
+) -> None:
+    """Answer until told to stop.
+
+    Raises
+    ------
+    ConfigError
+        It can't listen there.
+    """
+    desk = _Desk(config, archive)
+    server = desk.listen()
+    thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="listen")
+    thread.start()
+    try:
+        ready()
+        stop.wait()
+    finally:
+        # Not its own `shutdown`, which wants to be known to an AE that started it.
+        BaseServer.shutdown(server)
+        server.server_close()
+        thread.join()
+        desk.close()
+
+
+class _Server(AssociationServer):
+    """One whose associations answer."""
+
+    acceptor = Answerer
+
+
+class _Desk:
+    """Who is being answered."""
+
+    def __init__(self, config: QueryConfig, archive: Archive) -> None:
+        self._config = config
+        self._archive = archive
+        self._peers: dict[Acceptor, str] = {}
+        self._lock = threading.Lock()
+
+    def listen(self) -> AssociationServer:
+        """Return a server at the port."""
+        config = self._config
+        entity = AE(config.ae_title)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.maximum_pdu_size = _MAX_PDU_BYTES
+        # The limit itself is in `_decided`, which doesn't count calls that wait to be rejected.
+        entity.maximum_associations = 10 * config.max_associations
+        entity.acse_timeout = config.limits.request_s
+        entity.network_timeout = config.limits.silence_s
+        entity.dimse_timeout = config.limits.silence_s
+        # What it supports is decided for each caller, in `_requested`; it wants one to begin with.
+        entity.add_supported_context(VERIFICATION)
+        secured_by: ssl.SSLContext | None = server_context(config.tls) if config.tls else None
+        try:
+            server = entity.make_server(
+                (config.host, config.port),
+                server_class=_Server,
+                evt_handlers=[
+                    (evt.EVT_REQUESTED, self._requested),
+                    (evt.EVT_RELEASED, self._ended),
+                    (evt.EVT_ABORTED, self._ended),
+                ],
+            )
+        except OSError as trouble:
+            raise ConfigError(
+                f"Queries: can't listen on {config.host} port {config.port}: {trouble.strerror}. "
+                "Is another program using it? See query.port.",
+                subject="query.port",
+            ) from trouble
+        assert isinstance(server, AssociationServer)
+        server.open_to(config.limits, secured_by, _keep_nothing)
+        return server
+
+    def close(self) -> None:
+        """Abort what is open."""
+        with self._lock:
+            peers = list(self._peers)
+        for peer in peers:
+            peer.abort()
+
+    def _requested(self, event: evt.Event) -> None:
+        association = event.assoc
+        assert isinstance(association, Answerer)
+        try:
+            found = self._decided(association)
+        except Exception:
+            # pynetdicom logs it, and would go on as if nothing had been decided.
+            self._reject(association, LOCAL_FAILURE)
+            raise
+        if isinstance(found, Rejection):
+            _log.warning("association rejected", reason=found.sentence)
+            self._reject(association, found.code)
+            return
+        association.archive = self._archive
+        association.charset_default = found.charset_default
+        request = association.requestor.primitive
+        assert request is not None
+        association.acceptor.supported_contexts = supported(
+            found,
+            [
+                (str(context.abstract_syntax), [str(uid) for uid in context.transfer_syntax])
+                for context in request.presentation_context_definition_list
+            ],
+        )
+
+    def _decided(self, association: Answerer) -> Node | Rejection:
+        request = association.requestor.primitive
+        peer = association.requestor.address_info
+        assert request is not None
+        assert peer is not None
+        assert association.dul.socket is not None
+        wire = association.dul.socket.socket
+        assert wire is not None
+        # An answer is two PDUs: without it the second waits 40 ms until the peer has the first.
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        call = Call(
+            called_ae=str(request.called_ae_title),
+            calling_ae=str(request.calling_ae_title),
+            address=peer.address,
+            secured=isinstance(wire, ssl.SSLSocket),
+            certificate=peer_certificate(wire),
+        )
+        found = caller(self._config.nodes, self._config.ae_title, call)
+        if isinstance(found, Rejection):
+            return found
+        with self._lock:
+            self._peers = {each: name for each, name in self._peers.items() if each.is_alive()}
+            of_node = list(self._peers.values()).count(found.name)
+            if len(self._peers) >= self._config.max_associations:
+                limit = self._config.max_associations
+                return too_many(found, "all", limit, "query.max_associations")
+            if found.max_associations and of_node >= found.max_associations:
+                return too_many(found, "node", found.max_associations)
+            self._peers[association] = found.name
+        return found
+
+    def _reject(self, association: Answerer, code: tuple[int, int, int]) -> None:
+        association.acse.send_reject(*code)
+        evt.trigger(association, evt.EVT_REJECTED, {})
+        association.kill()
+
+    def _ended(self, event: evt.Event) -> None:
+        association = event.assoc
+        assert isinstance(association, Acceptor)
+        with self._lock:
+            name = self._peers.pop(association, "")
+        if name:
+            _log.info("query association ended", node=name)
+
+
+def supported(
+    node: Node, proposals: Sequence[tuple[str, Sequence[str]]]
+) -> list[PresentationContext]:
+    """Return what a node may have of what it proposes.
+
+    Parameters
+    ----------
+    proposals
+        (abstract syntax, transfer syntaxes) of each presentation context.
+
+    Notes
+    -----
+    Storage classes are for what C-GET sends: for them the peer says that it takes the role of the
+    SCP. Of several transfer syntaxes in one context a native one is chosen, for every object can
+    be brought into that.
+    """
+    chosen = chosen_syntaxes(
+        [
+            (abstract_syntax, _native_first(syntaxes))
+            for abstract_syntax, syntaxes in proposals
+            if _may(node, abstract_syntax)
+        ]
+    )
+    return [
+        build_context(abstract_syntax, syntaxes)
+        if abstract_syntax == VERIFICATION or abstract_syntax in ROOTS
+        else _sendable(abstract_syntax, syntaxes)
+        for abstract_syntax, syntaxes in chosen.items()
+    ]
+
+
+def _may(node: Node, abstract_syntax: str) -> bool:
+    if abstract_syntax == VERIFICATION:
+        return "echo" in node.may
+    return "query" in node.may and (abstract_syntax in ROOTS or is_storage(abstract_syntax))
+
+
+def _native_first(syntaxes: Sequence[str]) -> list[str]:
+    return sorted(syntaxes, key=lambda uid: uid not in (EXPLICIT, IMPLICIT))
+
+
+def _sendable(abstract_syntax: str, syntaxes: list[str]) -> PresentationContext:
+    context = build_context(abstract_syntax, syntaxes)
+    context.scu_role = False
+    context.scp_role = True
+    return context
+
+
+def _keep_nothing(_association: Acceptor, _request: StoreRequest, _context_id: int) -> None:
+    """Take no object: this port only answers."""
+    return

@@ -1,0 +1,377 @@
+"""What peers ask of our archive: DCMTK's findscu, getscu and movescu, and Orthanc."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+from pynetdicom import AE, StoragePresentationContexts, build_role, evt
+from typer.testing import CliRunner
+
+from dicomai.cli.main import app
+from dicomai.net.find import STUDY_ROOT_FIND
+from dicomai.net.get import STUDY_ROOT_GET
+from dicomai.net.node import Node
+from dicomai.net.query_server import QueryConfig, answer
+from dicomai.service.query import CatalogueArchive
+
+CLIENT = Node(name="CLIENT", ae_title="CLIENT", may=("echo", "query"))
+
+
+@pytest.fixture
+def filled(
+    site: Callable[..., Any], study_files: Path, our_query_port: int
+) -> Iterator[Callable[..., Any]]:
+    """Our archive with the studies, and a port at which it answers."""
+    stop = threading.Event()
+    threads = []
+
+    def start(*nodes: Node) -> Any:
+        here = site(CLIENT, *nodes)
+        here.put(*sorted(study_files.rglob("*.dcm")))
+        ready = threading.Event()
+        config = QueryConfig(
+            ae_title="DICOMAI",
+            host="127.0.0.1",
+            port=our_query_port,
+            nodes=here.settings.nodes,
+            max_associations=3,
+        )
+        archive = CatalogueArchive(settings=here.settings, engine=here.engine)
+        threads.append(threading.Thread(target=answer, args=(config, archive, ready.set, stop)))
+        threads[-1].start()
+        assert ready.wait(20)
+        return here
+
+    yield start
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+Findscu = Callable[..., list[Dataset]]
+
+
+@pytest.fixture
+def findscu(peer: Callable[[str], str], our_query_port: int, tmp_path: Path) -> Findscu:
+    """Ask with DCMTK's findscu; return its matches as it wrote them."""
+
+    def ask(level: str, *keys: str, root: str = "-S") -> list[Dataset]:
+        out = tmp_path / "matches"
+        out.mkdir(exist_ok=True)
+        for old in out.iterdir():
+            old.unlink()
+        wanted = [f"QueryRetrieveLevel={level}", *keys]
+        done = subprocess.run(
+            [peer("findscu"), root, "-X", "-od", str(out), "-aet", "CLIENT", "-aec", "DICOMAI"]
+            + [part for key in wanted for part in ("-k", key)]
+            + ["127.0.0.1", str(our_query_port)],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return [dcmread(path, force=True) for path in sorted(out.iterdir())]
+
+    return ask
+
+
+def uids(matches: list[Dataset], keyword: str = "StudyInstanceUID") -> list[str]:
+    return sorted(str(match[keyword].value) for match in matches)
+
+
+def test_findscu_finds_by_every_kind_of_key_at_every_level(
+    filled: Callable[..., Any], findscu: Findscu, mueller: Any, yamada: Any, doe: Any
+) -> None:
+    filled()
+    every = ("StudyInstanceUID",)
+    for keys, found in (
+        (every, [mueller, yamada, doe]),
+        (("PatientID=P1", *every), [mueller]),
+        (("PatientName=doe*", *every), [doe]),
+        (("PatientName=yamada^tarou", *every), [yamada]),
+        (("AccessionNumber=A?", *every), [mueller, yamada, doe]),
+        (("StudyDate=20260401-20260430", *every), [yamada]),
+        (("StudyDate=-20260401", "StudyTime=0900-1030", *every), [mueller]),
+        (("ModalitiesInStudy=MR", *every), [yamada]),
+        (("StudyDescription=*CT", *every), [mueller, doe]),
+        ((f"StudyInstanceUID={doe.uid}\\{yamada.uid}",), [yamada, doe]),
+        (("PatientID=none", *every), []),
+    ):
+        assert uids(findscu("STUDY", *keys)) == [each.uid for each in found], keys
+    (one,) = findscu(
+        "STUDY",
+        "AccessionNumber=A1",
+        "PatientName",
+        "NumberOfStudyRelatedInstances",
+        "NumberOfStudyRelatedSeries",
+        "ModalitiesInStudy",
+    )
+    assert (one.NumberOfStudyRelatedInstances, one.NumberOfStudyRelatedSeries) == (5, 2)
+    assert one.ModalitiesInStudy == "CT"
+    assert str(one.PatientName) == "Müller^Jürgen"
+    study = f"StudyInstanceUID={mueller.uid}"
+    series = findscu("SERIES", study, "SeriesInstanceUID", "NumberOfSeriesRelatedInstances")
+    assert {
+        str(each.SeriesInstanceUID): int(each.NumberOfSeriesRelatedInstances) for each in series
+    } == {
+        mueller.series_uid(1): 3,
+        mueller.series_uid(2): 2,
+    }
+    (second,) = findscu("SERIES", study, "SeriesNumber=2", "SeriesInstanceUID")
+    assert second.SeriesInstanceUID == mueller.series_uid(2)
+    images = findscu(
+        "IMAGE", study, f"SeriesInstanceUID={mueller.series_uid(1)}", "SOPInstanceUID", "Rows"
+    )
+    assert uids(images, "SOPInstanceUID") == [mueller.sop_uid(1, each) for each in (1, 2, 3)]
+    assert {each.Rows for each in images} == {4}
+    patients = findscu("PATIENT", "PatientID", "NumberOfPatientRelatedStudies", root="-P")
+    assert uids(patients, "PatientID") == ["P1", "P2", "P3"]
+    assert uids(findscu("STUDY", "PatientID=P2", "StudyInstanceUID", root="-P")) == [yamada.uid]
+
+
+def test_names_are_asked_for_and_told_in_their_scripts(
+    filled: Callable[..., Any], our_query_port: int, yamada: Any, mueller: Any
+) -> None:
+    filled()
+    entity = AE("CLIENT")
+    entity.add_requested_context(STUDY_ROOT_FIND)
+    association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
+    for charset, name, study in (
+        ("ISO_IR 192", "山田*", yamada),
+        (["", "ISO 2022 IR 87"], "*=山田^*", yamada),
+        ("ISO_IR 100", "MÜLLER*", mueller),
+    ):
+        query = Dataset()
+        query.SpecificCharacterSet = charset
+        query.QueryRetrieveLevel = "STUDY"
+        query.PatientName = name
+        query.StudyInstanceUID = ""
+        (match,) = [found for _, found in association.send_c_find(query, STUDY_ROOT_FIND) if found]
+        assert match.StudyInstanceUID == study.uid
+        assert str(match.PatientName) == study.name
+        assert match.SpecificCharacterSet == charset
+    association.release()
+
+
+def test_a_query_that_breaks_the_hierarchy_is_refused_with_the_reason(
+    filled: Callable[..., Any], our_query_port: int
+) -> None:
+    filled()
+    entity = AE("CLIENT")
+    entity.add_requested_context(STUDY_ROOT_FIND)
+    association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
+    for level, words in (
+        ("SERIES", "StudyInstanceUID must be one value at level SERIES."),
+        ("PATIENT", "QueryRetrieveLevel 'PATIENT' is not one of this model."),
+    ):
+        query = Dataset()
+        query.QueryRetrieveLevel = level
+        ((status, _),) = association.send_c_find(query, STUDY_ROOT_FIND)
+        assert status.Status == 0xA900
+        assert status.ErrorComment == words
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.Modality = "CT"  # not one of this level: told to be passed over
+    statuses = [status.Status for status, _ in association.send_c_find(query, STUDY_ROOT_FIND)]
+    assert statuses == [0xFF01, 0xFF01, 0xFF01, 0x0000]
+    association.release()
+
+
+def test_a_query_is_cancelled(
+    filled: Callable[..., Any], our_query_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled()
+    going = threading.Event()
+    search = CatalogueArchive.search
+
+    def endless(self: CatalogueArchive, asked: Any) -> Iterator[Any]:
+        while True:
+            yield from search(self, asked)
+            going.wait(10)
+
+    monkeypatch.setattr(CatalogueArchive, "search", endless)
+    entity = AE("CLIENT")
+    entity.add_requested_context(STUDY_ROOT_FIND)
+    association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    answers = association.send_c_find(query, STUDY_ROOT_FIND, msg_id=7)
+    assert next(answers)[0].Status == 0xFF00
+    association.send_c_cancel(7, query_model=STUDY_ROOT_FIND)
+    going.set()
+    assert [status.Status for status, _ in answers][-1] == 0xFE00
+    association.release()
+
+
+@pytest.mark.parametrize("level", ["STUDY", "SERIES"])
+def test_getscu_fetches_what_it_names(
+    filled: Callable[..., Any],
+    peer: Callable[[str], str],
+    our_query_port: int,
+    tmp_path: Path,
+    study_files: Path,
+    mueller: Any,
+    level: str,
+) -> None:
+    filled()
+    out = tmp_path / "got"
+    out.mkdir()
+    keys = ["-k", f"QueryRetrieveLevel={level}", "-k", f"StudyInstanceUID={mueller.uid}"]
+    if level == "SERIES":
+        keys += ["-k", f"SeriesInstanceUID={mueller.series_uid(2)}"]
+    command = [peer("getscu"), "-S", "-aet", "CLIENT", "-aec", "DICOMAI", "-od", str(out), "+B"]
+    done = subprocess.run(
+        [*command, "127.0.0.1", str(our_query_port), *keys], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    wanted = {
+        each.SOPInstanceUID: each
+        for each in map(dcmread, (study_files / "A1").iterdir())
+        if level == "STUDY" or each.SeriesInstanceUID == mueller.series_uid(2)
+    }
+    got = {each.SOPInstanceUID: each for each in map(dcmread, out.iterdir())}
+    assert got == wanted
+
+
+def test_movescu_has_a_study_sent_to_a_node(
+    filled: Callable[..., Any],
+    peer: Callable[[str], str],
+    our_query_port: int,
+    free_ports: Callable[[int], list[int]],
+    doe: Any,
+) -> None:
+    got: list[tuple[str, str, int]] = []
+
+    def keep(event: evt.Event) -> int:
+        request = event.request
+        originator = request.MoveOriginatorApplicationEntityTitle
+        got.append((request.AffectedSOPInstanceUID, originator, request.MoveOriginatorMessageID))
+        return 0
+
+    (port,) = free_ports(1)
+    viewer = AE("VIEWER")
+    viewer.supported_contexts = StoragePresentationContexts
+    server = viewer.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)]
+    )
+    filled(Node(name="VIEWER", ae_title="VIEWER", host="127.0.0.1", port=port))
+
+    def movescu(destination: str) -> Any:
+        keys = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={doe.uid}")
+        return subprocess.run(
+            [
+                *(peer("movescu"), "-S", "-d", "-aet", "CLIENT", "-aec", "DICOMAI"),
+                *("-aem", destination, "127.0.0.1", str(our_query_port), *keys),
+            ],
+            capture_output=True,
+            text=True,
+        )
+
+    done = movescu("VIEWER")
+    assert done.returncode == 0, done.stderr
+    assert sorted(got) == [(doe.sop_uid(1, each), "CLIENT", 1) for each in (1, 2, 3, 4)]
+    assert re.search(r"Completed Suboperations\s+: 4", done.stderr)
+    unknown = movescu("NOBODY")
+    assert "0xa801" in unknown.stderr
+    server.shutdown()
+    away = movescu("VIEWER")
+    assert "0xa702" in away.stderr
+    assert re.search(r"Failed Suboperations\s+: 4", away.stderr)
+
+
+def test_a_compressed_object_is_sent_as_it_is_or_else_decoded(
+    filled: Callable[..., Any], our_query_port: int, sample_data: Path
+) -> None:
+    here = filled()
+    path = sample_data / "transfer-syntaxes" / "ct512" / "ct512_rle.dcm"
+    source = dcmread(path)
+    here.put(path)
+    for syntax in (source.file_meta.TransferSyntaxUID, "1.2.840.10008.1.2"):
+        got = []
+
+        def keep(event: evt.Event, got: list[Any] = got) -> int:
+            got.append((event.context.transfer_syntax, event.dataset))
+            return 0
+
+        entity = AE("CLIENT")
+        entity.add_requested_context(STUDY_ROOT_GET)
+        entity.add_requested_context(source.SOPClassUID, syntax)
+        association = entity.associate(
+            "127.0.0.1",
+            our_query_port,
+            ae_title="DICOMAI",
+            ext_neg=[build_role(source.SOPClassUID, scp_role=True)],
+            evt_handlers=[(evt.EVT_C_STORE, keep)],
+        )
+        query = Dataset()
+        query.QueryRetrieveLevel = "STUDY"
+        query.StudyInstanceUID = source.StudyInstanceUID
+        last, _ = list(association.send_c_get(query, STUDY_ROOT_GET))[-1]
+        assert (last.Status, last.NumberOfCompletedSuboperations) == (0, 1)
+        ((came_in, data_set),) = got
+        assert came_in == syntax
+        assert data_set.SOPInstanceUID == source.SOPInstanceUID
+        association.release()
+
+
+def test_who_may_not_ask_is_not_answered(filled: Callable[..., Any], our_query_port: int) -> None:
+    filled(Node(name="CT1", ae_title="CT1"))
+    entity = AE("CT1")
+    entity.add_requested_context(STUDY_ROOT_FIND)
+    association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
+    assert not association.is_established
+    entity.ae_title = "STRANGER"
+    association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
+    assert association.is_rejected
+    entity.ae_title = "CLIENT"
+    peers = [entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI") for _ in range(4)]
+    assert [each.is_established for each in peers] == [True, True, True, False]
+    for each in peers[:3]:
+        each.release()
+
+
+def test_orthanc_looks_into_our_archive_and_fetches(
+    filled: Callable[..., Any], full_orthanc: Any, study_files: Path, tmp_path: Path, doe: Any
+) -> None:
+    here = filled(full_orthanc.node(may=("echo", "query")))
+    ours = dcmread(next((study_files / doe.accession).iterdir()))
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        ours[keyword].value = generate_uid()
+    ours.file_meta.MediaStorageSOPInstanceUID = ours.SOPInstanceUID
+    ours.AccessionNumber = "OURS"
+    ours.save_as(tmp_path / "ours.dcm")
+    here.put(tmp_path / "ours.dcm")
+
+    def rest(method: str, path: str, body: object = None) -> Any:
+        raw = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        url = f"http://127.0.0.1:{full_orthanc.http_port}{path}"
+        request = urllib.request.Request(url, raw if method == "POST" else None, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    asked = {"Level": "Study", "Query": {"AccessionNumber": "OUR*", "StudyInstanceUID": ""}}
+    query = rest("POST", "/modalities/archive/query", asked)["ID"]
+    answer = rest("GET", f"/queries/{query}/answers/0/content?simplify")
+    assert answer["StudyInstanceUID"] == ours.StudyInstanceUID
+    assert rest("POST", "/tools/lookup", ours.SOPInstanceUID) == []
+    rest("POST", f"/queries/{query}/retrieve", "ORTHANC")
+    (there,) = rest("POST", "/tools/lookup", ours.SOPInstanceUID)
+    rest("DELETE", there["Path"])
+
+
+def test_the_role_wants_a_port(sqlite_engine: Any, tmp_path: Path) -> None:
+    (tmp_path / "dicomai.toml").write_text('[service]\ndata = "data"\n')
+    done = CliRunner().invoke(app, ["query", "-c", str(tmp_path / "dicomai.toml")])
+    assert done.exit_code == 3
+    assert "query.port: there is none" in done.stderr
