@@ -289,5 +289,5 @@ def image_of_phantom(pixels: Array, exposure: Exposure) -> SourceImagePixels:
         spacing_ji_mm=(exposure.spacing_mm, exposure.spacing_mm),
         sop_instance_uid="",
     )
-    facts = Facts(modality="DX", view_position="PA")
+    facts = Facts(modality="DX", body_part="CHEST", view_position="PA")
     return SourceImagePixels(plane=plane, pixels=pixels, facts=facts, series_instance_uid="")
