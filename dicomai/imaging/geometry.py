@@ -33,7 +33,7 @@ class Grid:
         Slices, rows, columns.
     index_to_lps
         (4, 4) float64, see `Affine`. Columns 0, 1, 2 are the steps from slice to slice, row to
-        row, column to column.
+        row, column to column. With a tilted gantry the first is not at right angles to the others.
     frame_of_reference_uid
         Grids are comparable only where these are equal.
     sop_instance_uids
@@ -42,6 +42,10 @@ class Grid:
     frame_numbers
         The frame of the source image that each slice is, by k, from 1 (what Referenced Frame Number
         wants, PS3.3 10.3); empty where every source image has one frame.
+    slice_steps
+        How many of the affine's steps from slice to slice each slice lies from the first, by k;
+        empty where slices are evenly spaced, so that this is k. Then `lps_mm` says where a voxel
+        lies, and the affine alone does not.
     """
 
     shape_kji: tuple[int, int, int]
@@ -49,27 +53,68 @@ class Grid:
     frame_of_reference_uid: str
     sop_instance_uids: tuple[str, ...] = ()
     frame_numbers: tuple[int, ...] = ()
+    slice_steps: tuple[float, ...] = ()
 
     @property
     def spacing_kji_mm(self) -> tuple[float, float, float]:
-        """Distance between neighbouring voxels along k, j, i."""
-        steps = np.linalg.norm(self.index_to_lps[:3, :3], axis=0)
-        return (float(steps[0]), float(steps[1]), float(steps[2]))
+        """Distance between neighbouring slices, along their normal, and rows and columns.
+
+        Where slices are unevenly spaced, the usual distance.
+        """
+        rows, columns = (float(step) for step in np.linalg.norm(self.index_to_lps[:3, 1:3], axis=0))
+        return (self.voxel_mm3 / (rows * columns), rows, columns)
 
     @property
     def voxel_mm3(self) -> float:
-        """Volume of a voxel."""
+        """Volume of a voxel; where slices are unevenly spaced, between two of usual distance."""
         return float(abs(np.linalg.det(self.index_to_lps[:3, :3])))
+
+    @property
+    def tilt_ji(self) -> tuple[float, float]:
+        """How many rows and columns each slice is shifted against the one before."""
+        step, row, column = self.index_to_lps[:3, :3].T
+        return float(step @ row / (row @ row)), float(step @ column / (column @ column))
+
+    @property
+    def thickness_k(self) -> npt.NDArray[np.float64]:
+        """How much each slice stands for, (K,) float64 in steps: half way to both neighbours."""
+        if not self.slice_steps:
+            return np.ones(self.shape_kji[0])
+        gaps = np.diff(self.slice_steps)
+        return np.asarray((np.append(gaps, gaps[-1]) + np.insert(gaps, 0, gaps[0])) / 2)
 
     def lps_mm(self, kji: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return the patient coordinates of indices: (..., 3) to (..., 3) float64."""
         index = np.asarray(kji, dtype=np.float64)
+        if self.slice_steps:
+            index = index.copy()
+            index[..., 0] = _along(
+                np.arange(len(self.slice_steps)), self.slice_steps, index[..., 0]
+            )
         return index @ self.index_to_lps[:3, :3].T + self.index_to_lps[:3, 3]
 
     def kji(self, lps_mm: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return the (fractional) indices of patient coordinates: (..., 3) to (..., 3) float64."""
         moved = np.asarray(lps_mm, dtype=np.float64) - self.index_to_lps[:3, 3]
-        return np.asarray(np.linalg.solve(self.index_to_lps[:3, :3], moved[..., None])[..., 0])
+        index = np.asarray(np.linalg.solve(self.index_to_lps[:3, :3], moved[..., None])[..., 0])
+        if self.slice_steps:
+            index[..., 0] = _along(
+                self.slice_steps, np.arange(len(self.slice_steps)), index[..., 0]
+            )
+        return index
+
+
+def _along(
+    known: npt.ArrayLike, values: npt.ArrayLike, wanted: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return values between known ones, linearly; beyond the last two their line goes on."""
+    x, y = np.asarray(known, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    out = np.interp(wanted, x, y)
+    for end, inner in ((0, 1), (-1, -2)):
+        beyond = wanted < x[end] if end == 0 else wanted > x[end]
+        slope = (y[end] - y[inner]) / (x[end] - x[inner])
+        out = np.where(beyond, y[end] + (wanted - x[end]) * slope, out)
+    return np.asarray(out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

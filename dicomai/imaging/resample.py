@@ -2,7 +2,8 @@
 
 Axes are exchanged and turned round to those of the patient that lie nearest, and each is
 resampled by itself; nothing is rotated, so an oblique series stays as oblique as it is. Both
-grids have the same centre.
+grids have the same centre. Slices of a tilted gantry and unevenly spaced ones are first brought
+onto a rectangular grid, and results from it onto the slices again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from dicomai.imaging.geometry import Grid
+from dicomai.imaging.upright import Upright, upright
 
 DIRECTIONS: Final = {
     "R": (-1, 0, 0),
@@ -49,12 +51,15 @@ class Resampling:
         For each axis of the model, the axis of the source that it is.
     turned
         For each axis of the model, whether it runs against that of the source.
+    upright
+        The rectangular grid in between, where the source is none.
     """
 
     source: Grid
     model: Grid
     axes: tuple[int, int, int]
     turned: tuple[bool, bool, bool]
+    upright: Upright | None = None
 
     def to_model(
         self, voxels: npt.NDArray[np.int16] | npt.NDArray[np.float32]
@@ -64,12 +69,11 @@ class Resampling:
         Linear interpolation where the model is finer; the mean of the linear interpolation over a
         model voxel where it is coarser. Beyond the source, its edge goes on.
         """
+        if self.upright is not None:
+            voxels = self.upright.straightened(voxels)
         there = self._turn(np.transpose(voxels, self.axes))
         out_k, out_j, out_i = self.model.shape_kji
-        weights_k, weights_j, weights_i = (
-            axis_weights(there.shape[axis], self.model.shape_kji[axis], self._step(axis))
-            for axis in range(3)
-        )
+        weights_k, weights_j, weights_i = (self._weights_to(axis) for axis in range(3))
         rows = np.empty((there.shape[0], out_j, out_i), dtype=np.float32)
         few_j = csr_array(weights_j)
         for k, part in enumerate(there):
@@ -101,10 +105,7 @@ class Resampling:
         back = np.argsort(self.axes)
         turned = np.stack([self._turn(each) for each in channels])
         here = np.transpose(turned, (0, *(back + 1)))
-        weights_k, weights_j, weights_i = (
-            axis_weights(here.shape[axis + 1], self.source.shape_kji[axis], 1 / self._step(at))
-            for axis, at in enumerate(back)
-        )
+        weights_k, weights_j, weights_i = (self._weights_back(int(at)) for at in back)
         count = here.shape[0]
         few_j = csr_array(weights_j)
         flat = np.ascontiguousarray(here).reshape(count, here.shape[1], -1)
@@ -114,12 +115,35 @@ class Resampling:
                 wide = part @ weights_i.T
                 out = np.empty((*part.shape[:2], *self.source.shape_kji[1:]), dtype=np.float32)
                 for index in np.ndindex(part.shape[:2]):
-                    out[index] = few_j @ wide[index]
+                    plane = few_j @ wide[index]
+                    if self.upright is not None:
+                        plane = self.upright.back(plane, slab.start + index[1])
+                    out[index] = plane
                 yield slab, out
+
+    @property
+    def _straight(self) -> Grid:
+        """The source, or the rectangular grid that stands for it."""
+        return self.source if self.upright is None else self.upright.grid
+
+    def _weights_to(self, axis: int) -> Weights:
+        """Return what makes values along an axis of the model from those of the source."""
+        size, step = self.model.shape_kji[axis], self._step(axis)
+        if self.axes[axis] == 0 and self.upright is not None:
+            weights = self.upright.weights_to(size, step)
+            return weights[::-1, ::-1] if self.turned[axis] else weights
+        return axis_weights(self._straight.shape_kji[self.axes[axis]], size, step)
+
+    def _weights_back(self, axis: int) -> Weights:
+        """Return what makes values along the axis of the source that an axis of the model is."""
+        size, step = self.model.shape_kji[axis], self._step(axis)
+        if self.axes[axis] == 0 and self.upright is not None:
+            return self.upright.weights_back(size, step)
+        return axis_weights(size, self._straight.shape_kji[self.axes[axis]], 1 / step)
 
     def _step(self, axis: int) -> float:
         """How many source voxels one voxel of the model is long, along an axis of the model."""
-        return self.model.spacing_kji_mm[axis] / self.source.spacing_kji_mm[self.axes[axis]]
+        return self.model.spacing_kji_mm[axis] / self._straight.spacing_kji_mm[self.axes[axis]]
 
     def _turn(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         return array[tuple(slice(None, None, -1 if turn else 1) for turn in self.turned)]
@@ -139,8 +163,10 @@ def resampling(
     spacing_mm
         Of the model, along its k, j, i; None keeps that of the source.
     """
+    between = upright(source)
+    straight = source if between is None else between.grid
     wanted = np.array([DIRECTIONS[letter] for letter in axes], dtype=np.float64)
-    directions = source.index_to_lps[:3, :3] / np.array(source.spacing_kji_mm)
+    directions = straight.index_to_lps[:3, :3] / np.array(straight.spacing_kji_mm)
     along = wanted @ directions  # how far each model axis runs along each source axis
     a, b, c = max(
         itertools.permutations(range(3)),
@@ -148,8 +174,8 @@ def resampling(
     )
     order = (a, b, c)
     turned = (bool(along[0, a] < 0), bool(along[1, b] < 0), bool(along[2, c] < 0))
-    sizes = [source.shape_kji[at] for at in order]
-    spacings = [source.spacing_kji_mm[at] for at in order]
+    sizes = [straight.shape_kji[at] for at in order]
+    spacings = [straight.spacing_kji_mm[at] for at in order]
     new_spacings = list(spacing_mm) if spacing_mm else spacings
     shape = [
         max(1, math.ceil(size * old / new - 1e-6))
@@ -158,14 +184,14 @@ def resampling(
     affine = np.eye(4)
     for axis, (at, turn) in enumerate(zip(order, turned, strict=True)):
         affine[:3, axis] = directions[:, at] * new_spacings[axis] * (-1 if turn else 1)
-    centre = source.lps_mm([(size - 1) / 2 for size in source.shape_kji])
+    centre = straight.lps_mm([(size - 1) / 2 for size in straight.shape_kji])
     affine[:3, 3] = centre - affine[:3, :3] @ [(size - 1) / 2 for size in shape]
     model = Grid(
         shape_kji=(shape[0], shape[1], shape[2]),
         index_to_lps=affine,
-        frame_of_reference_uid=source.frame_of_reference_uid,
+        frame_of_reference_uid=straight.frame_of_reference_uid,
     )
-    return Resampling(source=source, model=model, axes=order, turned=turned)
+    return Resampling(source=source, model=model, axes=order, turned=turned, upright=between)
 
 
 def axis_weights(size: int, new_size: int, step: float) -> Weights:

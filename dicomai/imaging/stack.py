@@ -29,6 +29,8 @@ NOTED_MM: Final = 0.01
 """What is further from its place than this is told to the reader."""
 SPACING_TOLERANCE: Final = 1e-4
 """Of pixel spacings, relative."""
+MAX_TILT_DEGREES: Final = 35.0
+"""Gantries tilt by up to 30; slices that lie further aside are no tilted stack."""
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 
@@ -79,8 +81,10 @@ class Stack:
     warnings: tuple[str, ...]
 
 
-def stack(slices: Sequence[Slice], series: str) -> Stack:
+def stack(slices: Sequence[Slice], series: str, uneven_mm: float = 0.0) -> Stack:
     """Return the grid that slices make, sorted along their normal.
+
+    Slices of a tilted gantry make a sheared grid, unevenly spaced ones a grid with `slice_steps`.
 
     Parameters
     ----------
@@ -88,11 +92,13 @@ def stack(slices: Sequence[Slice], series: str) -> Stack:
         In any order.
     series
         Series Instance UID, for sentences.
+    uneven_mm
+        By how much the distance between two slices may differ from the usual one.
 
     Raises
     ------
     InputError
-        They don't make one regular grid; the sentence says where not.
+        They don't make one grid; the sentence says where not.
     """
     refuse = _Refusal(series)
     _check_orientation(slices, refuse)
@@ -107,13 +113,12 @@ def stack(slices: Sequence[Slice], series: str) -> Stack:
     order = np.argsort(along, kind="stable")
     named = _Named(along[order] * _sign(normal), tuple(slices[k].name for k in order))
     _check_repeats(named, refuse)
-    _check_sideways(positions[order], normal, row, named, refuse)
-    step = _check_steps(named, refuse)
-    off = float(np.abs(along[order] - along[order[0]] - step * np.arange(len(slices))).max())
+    slope, tilted = _tilt(positions[order], normal, row, named, refuse)
+    spacing = _spacing(named, uneven_mm, refuse)
     height, width = slices[0].shape_ji
     between_rows, between_columns = slices[0].spacing_ji_mm
     affine = np.eye(4)
-    affine[:3, 0] = normal * step
+    affine[:3, 0] = (normal + slope) * spacing.step_mm
     affine[:3, 1] = column * between_rows
     affine[:3, 2] = row * between_columns
     affine[:3, 3] = positions[order[0]]
@@ -127,14 +132,12 @@ def stack(slices: Sequence[Slice], series: str) -> Stack:
             if any(each.frame_number for each in slices)
             else ()
         ),
+        slice_steps=spacing.steps,
     )
     _check_corners([slices[k] for k in order], grid, refuse)
-    noted = (
-        (f"Slices lie up to {off:.3f} mm from an even spacing of {step:.3f} mm.",)
-        if off > NOTED_MM
-        else ()
+    return Stack(
+        grid=grid, order=tuple(int(k) for k in order), warnings=(*tilted, *spacing.warnings)
     )
-    return Stack(grid=grid, order=tuple(int(k) for k in order), warnings=noted)
 
 
 class _Refusal:
@@ -259,23 +262,28 @@ def _check_repeats(named: _Named, refuse: _Refusal) -> None:
     )
 
 
-def _check_sideways(
+def _tilt(
     positions: npt.NDArray[np.float64],
     normal: Vector,
     row: Vector,
     named: _Named,
     refuse: _Refusal,
-) -> None:
-    """Slices lie straight behind each other; with a tilted gantry each is shifted."""
+) -> tuple[Vector, tuple[str, ...]]:
+    """Return how far slices are shifted in their plane for each mm along their normal.
+
+    Without tilt they lie straight behind each other; with a tilted gantry each is shifted by the
+    same. What else they do is refused.
+    """
     moved = positions - positions[0]
     along = moved @ normal
     aside = moved - np.outer(along, normal)
     if np.linalg.norm(aside, axis=1).max() <= POSITION_TOLERANCE_MM:
-        return
-    slope = aside[-1] / along[-1]
+        return np.zeros(3), ()
+    slope = np.asarray(along @ aside / (along @ along))
     off = np.linalg.norm(aside - np.outer(along, slope), axis=1)
     worst = int(off.argmax())
     if off[worst] > POSITION_TOLERANCE_MM:
+        worst = int(np.linalg.norm(aside - np.outer(along, aside[-1] / along[-1]), axis=1).argmax())
         raise refuse(
             f"is not stacked straight: the slice at {named.along[worst]:.1f} mm is shifted "
             f"{np.linalg.norm(aside[worst]):.1f} mm sideways against the first. Send the original "
@@ -283,10 +291,12 @@ def _check_sideways(
         )
     angle = math.degrees(math.atan(float(np.linalg.norm(slope))))
     way = "rows" if abs(float(slope @ row)) > 0.5 * float(np.linalg.norm(slope)) else "columns"
-    raise refuse(
-        f"was taken with a gantry tilt of {angle:.1f}°: each slice is shifted along its {way}. "
-        "dicomai does not bend volumes; reconstruct the series without tilt."
-    )
+    told = f"was taken with a gantry tilt of {angle:.1f}°: each slice is shifted along its {way}"
+    if angle > MAX_TILT_DEGREES:
+        raise refuse(
+            f"{told}. That is more than any gantry tilts; reconstruct the series without tilt."
+        )
+    return slope, (f"The series {told}. It was straightened for the model.",)
 
 
 def _check_corners(ordered: Sequence[Slice], grid: Grid, refuse: _Refusal) -> None:
@@ -309,31 +319,58 @@ def _check_corners(ordered: Sequence[Slice], grid: Grid, refuse: _Refusal) -> No
             )
 
 
-def _check_steps(named: _Named, refuse: _Refusal) -> float:
-    """Return the spacing of slices, mm, when it is even."""
-    steps = np.abs(np.diff(named.along))
-    usual = float(np.sort(steps)[(len(steps) - 1) // 2])
-    for index, step in enumerate(steps):
-        if step - usual <= max(POSITION_TOLERANCE_MM * 2, usual * 0.02):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Spacing:
+    """The distance of slices, and how many of it each lies from the first where that is not k."""
+
+    step_mm: float
+    steps: tuple[float, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def _spacing(named: _Named, uneven_mm: float, refuse: _Refusal) -> _Spacing:
+    """Return how slices are spaced, or say where they are not as they should."""
+    line = np.abs(named.along - named.along[0])
+    gaps = np.diff(line)
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
+    told = _told_uneven(named, gaps, usual)
+    even = float(gaps.mean())
+    if not told:
+        off = float(np.abs(line - even * np.arange(len(line))).max())
+        noted = f"Slices lie up to {off:.3f} mm from an even spacing of {even:.3f} mm."
+        return _Spacing(step_mm=even, warnings=(noted,) if off > NOTED_MM else ())
+    differs = float(np.abs(gaps - usual).max())
+    if differs > uneven_mm:
+        allowed = f" The model allows {uneven_mm:g} mm of difference." if uneven_mm else ""
+        raise refuse(told + allowed)
+    steps = tuple((line / usual).tolist())
+    noted = (
+        f"Slices are unevenly spaced, {gaps.min():.2f} to {gaps.max():.2f} mm apart; they were "
+        "resampled to an even spacing for the model."
+    )
+    return _Spacing(step_mm=usual, steps=steps, warnings=(noted,))
+
+
+def _told_uneven(named: _Named, gaps: npt.NDArray[np.float64], usual: float) -> str:
+    """Return what is said of a series whose slices are not evenly spaced; "" of one that is."""
+    for index, gap in enumerate(gaps):
+        if gap - usual <= max(POSITION_TOLERANCE_MM * 2, usual * 0.02):
             continue
         low, high = sorted((named.along[index], named.along[index + 1]))
-        missing = round(step / usual) - 1
-        if abs(step / usual - missing - 1) > 0.1:
-            raise refuse(
-                f"is unevenly spaced: {step:.2f} mm between the slices at {low:.1f} and "
+        missing = round(gap / usual) - 1
+        if abs(gap / usual - missing - 1) > 0.1:
+            return (
+                f"is unevenly spaced: {gap:.2f} mm between the slices at {low:.1f} and "
                 f"{high:.1f} mm, elsewhere {usual:.2f} mm. Send a series with even spacing."
             )
         where = f"at {low + usual:.1f} mm" if missing == 1 else f"for {missing} positions"
-        raise refuse(
-            f"has no slice {where}, between {low:.1f} and {high:.1f} mm. Send the series again."
-        )
-    even = float(steps.mean())
-    line = np.abs(named.along - named.along[0])
-    off = np.abs(line - even * np.arange(len(line)))
+        return f"has no slice {where}, between {low:.1f} and {high:.1f} mm. Send the series again."
+    even = float(gaps.mean())
+    off = np.abs(np.abs(named.along - named.along[0]) - even * np.arange(len(named.along)))
     worst = int(off.argmax())
-    if off[worst] > POSITION_TOLERANCE_MM:
-        raise refuse(
-            f"is unevenly spaced: the slice at {named.along[worst]:.2f} mm is {off[worst]:.2f} mm "
-            f"away from an even spacing of {even:.3f} mm. Send a series with even spacing."
-        )
-    return even
+    if off[worst] <= POSITION_TOLERANCE_MM:
+        return ""
+    return (
+        f"is unevenly spaced: the slice at {named.along[worst]:.2f} mm is {off[worst]:.2f} mm "
+        f"away from an even spacing of {even:.3f} mm. Send a series with even spacing."
+    )

@@ -15,6 +15,7 @@ from dicomai.imaging.attributes import text
 from dicomai.imaging.facts import Facts, facts_of
 from dicomai.imaging.frame import frames_of
 from dicomai.imaging.geometry import Grid
+from dicomai.imaging.intake import PLAIN, Intake
 from dicomai.imaging.modality import ModalityTransform, modality_transform
 from dicomai.imaging.pixels import (
     StoredPixels,
@@ -22,6 +23,7 @@ from dicomai.imaging.pixels import (
     in_parallel,
     stored_pixels,
 )
+from dicomai.imaging.quantities import suv_body_weight_factor
 from dicomai.imaging.split import Part, split
 from dicomai.imaging.stack import MIN_SLICES, stack
 
@@ -77,39 +79,36 @@ class SourceVolume:
         )
 
 
-def volume_of(datasets: Sequence[Dataset]) -> SourceVolume:
-    """Return the one volume that the images of one series make: what a model takes.
+def volume_of(datasets: Sequence[Dataset], intake: Intake = PLAIN) -> SourceVolume:
+    """Return the one volume of a series that a model takes.
 
     Parameters
     ----------
     datasets
         As of `volumes_of`.
+    intake
+        Which volume, and in which form.
 
     Raises
     ------
     InputError
-        As from `volumes_of`, or they make several volumes, or one of fewer than three slices.
+        As from `volumes_of`, or they make several volumes and it is not said which is wanted, or
+        the wanted one is not there or has fewer than three slices.
     """
     parts = _parts(datasets)
     series = text(datasets[0], "SeriesInstanceUID")
-    if len(parts) > 1:
-        told = "; ".join(part.label for part in parts[:6]) + ("; …" if len(parts) > 6 else "")
-        raise InputError(
-            f"Series {series} is no single volume but {len(parts)}: {told}. A model takes one; "
-            "send the wanted one as a series of its own.",
-            subject=series,
-        )
-    count = len(parts[0].frames)
+    part = _wanted(parts, intake.part, series)
+    count = len(part.frames)
     if count < MIN_SLICES:
         raise InputError(
             f"Series {series} has only {'one slice' if count == 1 else f'{count} slices'}, and a "
             f"volume takes at least {MIN_SLICES}. Send the whole series.",
             subject=series,
         )
-    return _volume(parts[0], series)
+    return _volume(part, series, intake)
 
 
-def volumes_of(datasets: Sequence[Dataset]) -> tuple[SourceVolume, ...]:
+def volumes_of(datasets: Sequence[Dataset], intake: Intake = PLAIN) -> tuple[SourceVolume, ...]:
     """Return the volumes that the images of one series make.
 
     Parameters
@@ -118,17 +117,42 @@ def volumes_of(datasets: Sequence[Dataset]) -> tuple[SourceVolume, ...]:
         Greyscale slices with pixel data, in any order: images of one frame, or enhanced
         multi-frame CT, MR and PET. They are told apart by stack, kind of image, time, echo,
         b-value and direction, heart phase and acquisition.
+    intake
+        In which form; `part` does not matter.
 
     Raises
     ------
     InputError
         They make no volumes: a gap, a position twice, several orientations, spacings or frames of
-        reference, gantry tilt, colour, frames that are no slices, a missing or absurd attribute,
-        pixel data that can't be decoded. The sentence names the object or the position.
+        reference, colour, frames that are no slices, a missing or absurd attribute, pixel data that
+        can't be decoded. The sentence names the object or the position.
     """
     parts = _parts(datasets)
     series = text(datasets[0], "SeriesInstanceUID")
-    return tuple(_volume(part, series) for part in parts)
+    return tuple(_volume(part, series, intake) for part in parts)
+
+
+def _wanted(parts: Sequence[Part], name: str, series: str) -> Part:
+    """Return the part that has a name, or the only one where none is wanted."""
+    words = {word.strip() for word in name.split(",")}
+    fits = [part for part in parts if words <= {word.strip() for word in part.label.split(",")}]
+    if len(parts) == 1 and not name:
+        return parts[0]
+    if name and len(fits) == 1:
+        return fits[0]
+    told = "; ".join(part.label or "a single one" for part in parts[:6])
+    told += "; …" if len(parts) > 6 else ""
+    if not name:
+        raise InputError(
+            f"Series {series} is no single volume but {len(parts)}: {told}. A model takes one: its "
+            "manifest can name it, or send the wanted one as a series of its own.",
+            subject=series,
+        )
+    raise InputError(
+        f'Series {series} has {len(fits) or "no"} volumes "{name}", and the model takes one. Its '
+        f"volumes are: {told}. Choose another series.",
+        subject=series,
+    )
 
 
 def _parts(datasets: Sequence[Dataset]) -> tuple[Part, ...]:
@@ -139,8 +163,8 @@ def _parts(datasets: Sequence[Dataset]) -> tuple[Part, ...]:
     return split([frame for dataset in datasets for frame in frames_of(dataset)])
 
 
-def _volume(part: Part, series: str) -> SourceVolume:
-    placed = stack([frame.place for frame in part.frames], series)
+def _volume(part: Part, series: str, intake: Intake) -> SourceVolume:
+    placed = stack([frame.place for frame in part.frames], series, intake.uneven_mm)
     frames = [part.frames[index] for index in placed.order]
     sources = {id(frame.source): frame.source for frame in frames}
     pixels = {key: stored_pixels(source) for key, source in sources.items()}
@@ -154,9 +178,12 @@ def _volume(part: Part, series: str) -> SourceVolume:
         for k, frame in enumerate(frames)
     ]
     headers = tuple(sources.values())
+    voxels = _voxels(slices, placed.grid.shape_kji)
+    if intake.suv_body_weight:
+        voxels = voxels * np.float32(suv_body_weight_factor(headers))
     return SourceVolume(
         grid=placed.grid,
-        voxels=_voxels(slices, placed.grid.shape_kji),
+        voxels=voxels,
         facts=facts_of(headers[0]),
         series_instance_uid=series,
         part=part.label,

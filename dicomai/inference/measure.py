@@ -27,17 +27,29 @@ Cut = tuple[slice, slice, slice]
 """The part of a grid that holds a mask, along k, j, i."""
 
 
-def volume_ml(voxels: int, grid: Grid) -> float:
+def voxel_count(mask: Mask, grid: Grid, first_k: int = 0) -> float:
+    """Return how many voxels a mask has; each counts for what its slice stands for.
+
+    Parameters
+    ----------
+    mask : (K, J, I) bool
+        Any part of the grid that begins with slice `first_k`.
+    """
+    thickness = grid.thickness_k[first_k : first_k + len(mask)]
+    return float(np.count_nonzero(mask, axis=(1, 2)) @ thickness)
+
+
+def volume_ml(voxels: float, grid: Grid) -> float:
     """Return the volume of so many voxels, mL: their number times the volume of one (IBSI YEKZ)."""
     return voxels * grid.voxel_mm3 / 1000
 
 
-def equivalent_diameter_mm(voxels: int, grid: Grid) -> float:
+def equivalent_diameter_mm(voxels: float, grid: Grid) -> float:
     """Return the diameter of the ball that has the volume of so many voxels, mm."""
     return float(np.cbrt(6 * voxels * grid.voxel_mm3 / np.pi))
 
 
-def longest_diameter_mm(mask: Mask, grid: Grid) -> float:
+def longest_diameter_mm(mask: Mask, grid: Grid, first_k: int = 0) -> float:
     """Return the largest distance between two points of a mask's surface, mm (IBSI L0JK).
 
     The surface is that of the mesh at one half between voxels inside and outside: its points lie
@@ -50,6 +62,8 @@ def longest_diameter_mm(mask: Mask, grid: Grid) -> float:
         With at least one voxel; any part of the grid that holds it.
     grid
         Whose spacing counts.
+    first_k
+        The slice of the grid that the mask begins with.
     """
     padded = np.pad(mask, 1)
     points = []
@@ -59,7 +73,8 @@ def longest_diameter_mm(mask: Mask, grid: Grid) -> float:
             index = np.argwhere(exposed).astype(np.float64)
             index[:, axis] += way / 2
             points.append(index)
-    surface = np.concatenate(points) @ grid.index_to_lps[:3, :3].T
+    # Less the margin of the padding, which matters where slices are unevenly spaced.
+    surface = grid.lps_mm(np.concatenate(points) + np.array([first_k - 1, -1, -1]))
     with suppress(QhullError):  # flat, so few enough to compare all
         surface = surface[ConvexHull(surface).vertices]
     return float(pdist(surface).max())
@@ -73,8 +88,8 @@ def centre_lps_mm(mask: Mask, cut: Cut, grid: Grid) -> tuple[float, float, float
     mask : (K, J, I) bool
         The part of the grid that `cut` names.
     """
-    kji = np.argwhere(mask).mean(axis=0) + [part.start for part in cut]
-    x, y, z = grid.lps_mm(kji)
+    kji = np.argwhere(mask) + np.array([part.start for part in cut])
+    x, y, z = grid.lps_mm(kji).mean(axis=0)
     return float(x), float(y), float(z)
 
 
@@ -98,6 +113,7 @@ def measurements(
     voxels: npt.NDArray[np.int16] | npt.NDArray[np.float32],
     grid: Grid,
     modality: str,
+    first_k: int = 0,
 ) -> tuple[Measurement, ...]:
     """Return the measurements that a manifest names, of a mask with at least one voxel.
 
@@ -110,8 +126,10 @@ def measurements(
         Modality units, the same part of the grid as the mask.
     modality
         The mean is measured in CT, whose values have a unit.
+    first_k
+        The slice of the grid that the mask begins with.
     """
-    count = int(np.count_nonzero(mask))
+    count = voxel_count(mask, grid, first_k)
     out = []
     for name in names:
         if name == "volume":
@@ -123,7 +141,7 @@ def measurements(
             size = equivalent_diameter_mm(count, grid)
             out.append(Measurement(name=DIAMETER, value=size, unit=MILLIMETRE, method=EQUAL_BALL))
         elif name == "longest_diameter":
-            size = longest_diameter_mm(mask, grid)
+            size = longest_diameter_mm(mask, grid, first_k)
             out.append(Measurement(name=MAXIMUM_3D_DIAMETER, value=size, unit=MILLIMETRE))
     return tuple(out)
 

@@ -24,6 +24,7 @@ from dicomai.inference.measure import (
     centre_lps_mm,
     equivalent_diameter_mm,
     measurements,
+    voxel_count,
 )
 from dicomai.inference.postprocess import Choice, Region, cleaned, components, regions
 from dicomai.inference.preprocess import PreparedVolume, prepare_image, prepare_volume
@@ -307,6 +308,7 @@ def _segment(
                 source.voxels[region.cut],
                 source.grid,
                 source.facts.modality,
+                region.cut[0].start,
             )
         ),
         display_rgb=output.display_rgb,
@@ -326,7 +328,7 @@ def _detections(
     scored = [
         (float(each.values.max() if output.score == "max" else each.values.mean()), each)
         for each in components(region)
-        if equivalent_diameter_mm(each.values.size, source.grid) >= output.min_diameter_mm
+        if _diameter_mm(each, source) >= output.min_diameter_mm
     ]
     scored.sort(key=lambda each: -each[0])
     most = manifest.postprocess.max_findings
@@ -343,7 +345,7 @@ def _detections(
             laterality=output.laterality_code,
             region=Sphere(
                 centre_lps_mm=centre_lps_mm(part.mask, part.cut, source.grid),
-                diameter_mm=equivalent_diameter_mm(part.values.size, source.grid),
+                diameter_mm=_diameter_mm(part, source),
             ),
             probability=min(probability, 1.0),
             measurements=measurements(
@@ -352,6 +354,7 @@ def _detections(
                 source.voxels[part.cut],
                 source.grid,
                 source.facts.modality,
+                part.cut[0].start,
             ),
             category=output.category.code if output.category else None,
             mask=part.whole(source.grid) if output.mask else None,
@@ -359,3 +362,8 @@ def _detections(
         )
         for number, (probability, part) in enumerate(scored[:most], start=1)
     ]
+
+
+def _diameter_mm(region: Region, source: SourceVolume) -> float:
+    size = voxel_count(region.mask, source.grid, region.cut[0].start)
+    return equivalent_diameter_mm(size, source.grid)

@@ -132,7 +132,10 @@ def cleaned(region: Region, rules: Postprocess, grid: Grid, threshold: float) ->
     if not rules.min_volume_ml and rules.largest is None:
         return region
     labels, count = labelled(region.mask)
-    sizes = np.bincount(labels[region.mask], minlength=count + 1)
+    thickness = np.repeat(
+        grid.thickness_k[region.cut[0]], np.count_nonzero(region.mask, axis=(1, 2))
+    )
+    sizes = np.bincount(labels[region.mask], weights=thickness, minlength=count + 1)
     keep = sizes * grid.voxel_mm3 / 1000 >= max(rules.min_volume_ml, 1e-12)
     if rules.largest is not None:
         keep[np.argsort(-sizes, kind="stable")[rules.largest :]] = False

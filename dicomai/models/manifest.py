@@ -23,6 +23,7 @@ from pydantic import (
 
 from dicomai.dicom.codes import LEFT, RIGHT, Code
 from dicomai.errors import ConfigError
+from dicomai.imaging.intake import Intake
 from dicomai.routing.condition import parse as parse_condition
 from dicomai.routing.selection import parse_preference
 
@@ -117,6 +118,9 @@ class Limits(_Table):
     pixel_spacing_mm: Range | None = None
     coverage_mm: PositiveFloat | None = None
     """How far the slices must reach, at least, along their normal."""
+    uneven_spacing_mm: Annotated[float, Field(ge=0)] = 0.0
+    """By how much the distance between two slices may differ from the usual one; the series is
+    then resampled to an even spacing. 0 refuses every uneven series."""
     allow_missing: tuple[Fact, ...] = ()
 
 
@@ -129,6 +133,10 @@ class Input(_Table):
     """Conditions, written as those of a route."""
     prefer: tuple[Annotated[str, AfterValidator(_preference)], ...] = ()
     """What to order by where several fit, as "-instances" or "SliceThickness"."""
+    part: str = ""
+    """Of a series of several volumes the one to take, as "b-value 0" or "time 1, echo time 10"."""
+    values: Literal["modality", "suv_bw"] = "modality"
+    """Of a PET series: as they are, or standardised uptake values by body weight, g/mL."""
 
 
 class Preprocess(_Table):
@@ -293,6 +301,15 @@ class Manifest(_Table):
     output: Annotated[tuple[Output, ...], Field(min_length=1)]
     measure: Measure = Measure()
 
+    @property
+    def intake(self) -> Intake:
+        """How a series becomes the volume that the model takes."""
+        return Intake(
+            part=self.input[0].part,
+            uneven_mm=self.limits.uneven_spacing_mm,
+            suv_body_weight=self.input[0].values == "suv_bw",
+        )
+
     @model_validator(mode="after")
     def _fits_together(self) -> Manifest:
         image = self.input[0].kind == "image"
@@ -304,6 +321,8 @@ class Manifest(_Table):
             raise ValueError("an image takes the inferer whole and preprocess.shape_ji")
         if not image and self.preprocess.shape_ji is not None:
             raise ValueError("preprocess.shape_ji belongs to an image")
+        if image and (self.input[0].part or self.input[0].values != "modality"):
+            raise ValueError("part and values of an input belong to a volume")
         if image and self.preprocess.spacing_mm is not None:
             raise ValueError("preprocess.spacing_mm belongs to a volume")
         labels = [each.label for each in self.output]

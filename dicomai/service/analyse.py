@@ -90,7 +90,9 @@ def load(
             f"{package.name} takes one image, and the job has {len(datasets)}.",
             subject=job.study_instance_uid,
         )
-    source: Source = volume_of(datasets) if volume else image_of(datasets[0])
+    source: Source = (
+        volume_of(datasets, package.manifest.intake) if volume else image_of(datasets[0])
+    )
     return Loaded(
         source=source,
         request=Analyse(

@@ -213,7 +213,7 @@ def analysed(
 
 def _source(package: Package, datasets: Sequence[Dataset]) -> SourceVolume | SourceImagePixels:
     if package.manifest.input[0].kind == "volume":
-        return volume_of(datasets)
+        return volume_of(datasets, package.manifest.intake)
     return image_of(datasets[0])
 
 

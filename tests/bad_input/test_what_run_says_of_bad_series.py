@@ -67,7 +67,7 @@ def _two_orientations(series: list[Dataset]) -> None:
 
 def _tilt(series: list[Dataset]) -> None:
     for image in series:
-        shift = STEP_MM * image.InstanceNumber * math.tan(math.radians(15))
+        shift = STEP_MM * image.InstanceNumber * math.tan(math.radians(40))
         image.ImagePositionPatient[1] += shift
 
 
@@ -143,7 +143,7 @@ def _says(folder: Path, series: list[Dataset]) -> str:
         (_missing, SERIES, "no slice at 50.0 mm, between 45.0 and 55.0 mm"),
         (_twice, SERIES, "2 slices at 50.0 mm"),
         (_two_orientations, SERIES, "in 2 orientations: 12 axial, 12 sagittal"),
-        (_tilt, SERIES, "gantry tilt of 15.0°"),
+        (_tilt, SERIES, "gantry tilt of 40.0°: each slice is shifted along its columns"),
         (_one_slice, "Does not fit", 'the model wants "instances >= 20", and it has 1'),
         (_four_dimensions, SERIES, "no single volume but 2"),
         (_colour, SERIES, "is a colour image (RGB)"),

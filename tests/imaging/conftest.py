@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import tarfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -18,6 +20,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     generate_uid,
 )
+
+from dicomai.imaging.series import scan
 
 SLOPE: Final = 0.005
 """Millimetres per stored value."""
@@ -34,8 +38,13 @@ def made_series(
     spacing_kji: Sequence[float] = (2.5, 1.0, 1.5),
     shape_kji: Sequence[int] = (5, 6, 7),
     order: Sequence[int] | None = None,
+    tilt_ji_mm: Sequence[float] = (0.0, 0.0),
+    steps: Sequence[float] | None = None,
 ) -> list[Dataset]:
     """Return slices whose voxels hold a function of their patient coordinates.
+
+    With a tilt each slice is shifted along its columns and along its rows by so much for each
+    spacing; `steps` says how many spacings each slice lies from the first.
 
     Each element of `order` is the slice that stands at that place of the list; Instance Numbers
     follow the list, so they say nothing.
@@ -57,7 +66,10 @@ def made_series(
     common.RescaleSlope, common.RescaleIntercept = SLOPE, 0
     out = []
     for number, k in enumerate(order if order is not None else range(shape_kji[0])):
-        position = np.array(first) + normal * spacing_kji[0] * k
+        step = k if steps is None else steps[k]
+        position = np.array(first) + step * (
+            normal * spacing_kji[0] + down * tilt_ji_mm[0] + across * tilt_ji_mm[1]
+        )
         lps = (
             position + across * spacing_kji[2] * i[..., None] + down * spacing_kji[1] * j[..., None]
         )
@@ -134,3 +146,25 @@ def make_enhanced() -> Callable[..., Dataset]:
 def make_series() -> Callable[..., list[Dataset]]:
     """Gives `made_series`."""
     return made_series
+
+
+@pytest.fixture
+def sample_series(sample_data: Path, tmp_path: Path) -> Callable[[str], tuple[Dataset, ...]]:
+    """Gives the data sets of a sample in `modalities`, by its name; of several series the first."""
+
+    def read(name: str) -> tuple[Dataset, ...]:
+        path = sample_data / "modalities" / name
+        if path.is_file():
+            with tarfile.open(path) as archive:
+                archive.extractall(tmp_path, filter="data")
+            path = tmp_path
+        found = scan(path, pixels=True)
+        assert not found.unreadable
+        datasets = found.series[0].datasets
+        for dataset in datasets:
+            # Frames of reference that anonymising took away: without one nothing can be placed.
+            if "FrameOfReferenceUID" not in dataset:
+                dataset.FrameOfReferenceUID = "1.2.3"
+        return datasets
+
+    return read

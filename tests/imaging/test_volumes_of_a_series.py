@@ -11,6 +11,7 @@ import pytest
 from pydicom import Dataset
 
 from dicomai.errors import InputError
+from dicomai.imaging.intake import Intake
 from dicomai.imaging.volume import SourceVolume, volume_of, volumes_of
 
 Series = Callable[..., list[Dataset]]
@@ -193,3 +194,19 @@ def test_dimensions_that_nobody_knows_tell_frames_apart(
         item.DimensionIndexPointer = pointer
         enhanced.DimensionIndexSequence.append(item)
     assert [volume.part for volume in volumes_of([enhanced])] == ["dimension 1", "dimension 2"]
+
+
+def test_a_model_may_name_the_volume_that_it_takes(make_series: Series) -> None:
+    slices = several(
+        make_series,
+        [{"TemporalPositionIdentifier": t, "EchoTime": e} for t in (1, 2) for e in (10, 20)],
+    )
+    volume = volume_of(slices, Intake(part="echo time 20, time 1"))
+    assert volume.part == "time 1, echo time 20"
+    assert volume.voxels.max() == pytest.approx(10, abs=0.01)
+    with pytest.raises(InputError, match='has 2 volumes "time 2", and the model takes one'):
+        volume_of(slices, Intake(part="time 2"))
+    with pytest.raises(InputError, match='has no volumes "time 3"'):
+        volume_of(slices, Intake(part="time 3"))
+    with pytest.raises(InputError, match=r'has no volumes "time 1".*: a single one'):
+        volume_of(make_series(), Intake(part="time 1"))

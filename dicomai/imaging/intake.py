@@ -1,0 +1,29 @@
+"""What a model takes of a series, and in which form, as its manifest says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """How a series becomes the volume of a model.
+
+    Attributes
+    ----------
+    part
+        Of a series of several volumes the one to take, as `SourceVolume.part` calls it: all that
+        stands here between commas stands there too. Empty: a series of several is refused.
+    uneven_mm
+        By how much the distance between two slices may differ from the usual one.
+    suv_body_weight
+        PET in standardised uptake values by body weight, g/mL, instead of modality units.
+    """
+
+    part: str = ""
+    uneven_mm: float = 0.0
+    suv_body_weight: bool = False
+
+
+PLAIN = Intake()
+"""One volume of evenly spaced slices in modality units."""

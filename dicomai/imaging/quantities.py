@@ -1,0 +1,104 @@
+"""Standardised uptake values of PET by body weight (PS3.3 C.8.9.1; QIBA's FDG-PET profile)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydicom import Dataset
+
+from dicomai.errors import InputError
+from dicomai.imaging.attributes import name_of, numbers, text
+
+_GRAMS: Final = 1000.0
+_LONGEST: Final = timedelta(days=2)
+"""Between injection and scan; what is longer is a wrong date."""
+
+
+def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
+    """Return what turns the values of a PET series into SUV by body weight, g/mL.
+
+    Values in Bq/mL are divided by the injected activity, decayed to the time that the values are
+    corrected to, and multiplied by the patient's weight. Values in g/mL are SUV already.
+
+    Raises
+    ------
+    InputError
+        The series is no PET, not corrected for decay, or lacks weight, activity or times.
+    """
+    first = headers[0]
+    if text(first, "Modality") != "PT":
+        raise _refuse(first, f"is {text(first, 'Modality') or 'of no modality'} and no PET")
+    units = {text(header, "Units").upper() for header in headers}
+    if units == {"GML"}:
+        kind = text(first, "SUVType").upper()
+        if kind not in {"", "BW"}:
+            raise _refuse(first, f"holds SUV of the type {kind}, not by body weight")
+        return 1.0
+    if units != {"BQML"}:
+        raise _refuse(first, f"is in units of {', '.join(sorted(units)) or 'nothing'}, not Bq/mL")
+    corrections = text(first, "CorrectedImage").upper().split("\\")
+    if not {"ATTN", "DECY"} <= set(corrections):
+        raise _refuse(first, "is not corrected for attenuation and decay")
+    (weight_kg,) = numbers(first, "PatientWeight", 1)
+    items = first.get("RadiopharmaceuticalInformationSequence")
+    if not items:
+        raise _refuse(first, "says nothing of the radiopharmaceutical")
+    (activity_bq,) = numbers(items[0], "RadionuclideTotalDose", 1)
+    if weight_kg <= 0 or activity_bq <= 0:
+        raise _refuse(first, f"has a weight of {weight_kg:g} kg and an activity of {activity_bq:g}")
+    return weight_kg * _GRAMS / (activity_bq * _left(headers, items[0]))
+
+
+def _left(headers: Sequence[Dataset], item: Dataset) -> float:
+    """Return the fraction of the injected activity that is left when the values count."""
+    first = headers[0]
+    corrected = text(first, "DecayCorrection").upper()
+    if corrected == "ADMIN":
+        return 1.0
+    if corrected != "START":
+        raise _refuse(first, f"has the decay correction {corrected or 'not stated'}")
+    (half_life_s,) = numbers(item, "RadionuclideHalfLife", 1)
+    if half_life_s <= 0:
+        raise _refuse(first, f"has a half-life of {half_life_s:g} s")
+    scan = _time(first, "SeriesDate", "SeriesTime")
+    acquired = min(_time(header, "AcquisitionDate", "AcquisitionTime") for header in headers)
+    if scan > acquired:
+        # Some modalities give a processed series the time of the processing.
+        raise _refuse(first, "says that its series began after its first slice was acquired")
+    injected = _injected(first, item, scan)
+    if not timedelta(0) <= scan - injected <= _LONGEST:
+        raise _refuse(first, f"was injected at {injected} and scanned at {scan}")
+    return float(2 ** (-(scan - injected).total_seconds() / half_life_s))
+
+
+def _injected(header: Dataset, item: Dataset, scan: datetime) -> datetime:
+    """Return when it was injected; a time without a date is the last such before the scan."""
+    stamp = text(item, "RadiopharmaceuticalStartDateTime")
+    if stamp:
+        return _parsed(header, stamp[:8], stamp[8:].split("+")[0].split("-")[0])
+    day = f"{scan:%Y%m%d}"
+    found = _parsed(header, day, text(item, "RadiopharmaceuticalStartTime"))
+    return found if found <= scan else found - timedelta(days=1)
+
+
+def _time(header: Dataset, date: str, time: str) -> datetime:
+    return _parsed(header, text(header, date), text(header, time))
+
+
+def _parsed(header: Dataset, date: str, time: str) -> datetime:
+    digits, _, fraction = time.partition(".")
+    try:
+        whole = datetime.strptime(f"{date}{digits}", "%Y%m%d%H%M%S")  # noqa: DTZ007  # local
+    except ValueError:
+        raise _refuse(header, f"has the date and time {date!r} {time!r}") from None
+    return whole + timedelta(microseconds=int(fraction.ljust(6, "0")[:6] or 0))
+
+
+def _refuse(header: Dataset, what: str) -> InputError:
+    return InputError(
+        f"{name_of(header)} {what}, so its standardised uptake values are not known. Choose a PET "
+        "series that is corrected for attenuation and decay, with weight, activity and times.",
+        subject=text(header, "SOPInstanceUID"),
+    )

@@ -1,0 +1,98 @@
+"""Standardised uptake values by body weight, against the arithmetic of the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+
+from dicomai.errors import InputError
+from dicomai.imaging.intake import Intake
+from dicomai.imaging.volume import volume_of
+
+SUV = Intake(suv_body_weight=True)
+HALF_LIFE_S = 6600.0
+Maker = Callable[..., list[Dataset]]
+
+
+@pytest.fixture
+def pet(make_series: Maker) -> list[Dataset]:
+    """70 kg, 350 MBq injected at 9:00, scanned one half-life later; 5000 Bq/mL everywhere."""
+    slices = make_series(shape_kji=(4, 3, 3))
+    for number, each in enumerate(slices):
+        each.Modality, each.Units, each.PatientWeight = "PT", "BQML", 70
+        each.CorrectedImage, each.DecayCorrection = ["DECY", "ATTN", "SCAT"], "START"
+        each.SeriesDate, each.SeriesTime = "20260301", "105000"
+        each.AcquisitionDate, each.AcquisitionTime = "20260301", f"1050{number:02}.5"
+        drug = Dataset()
+        drug.RadionuclideTotalDose, drug.RadionuclideHalfLife = 350e6, HALF_LIFE_S
+        drug.RadiopharmaceuticalStartTime = "090000"
+        each.RadiopharmaceuticalInformationSequence = [drug]
+        # Each slice has a slope of its own, as PET has.
+        del each.RescaleSlope
+        each.RescaleSlope = 1 + number
+        each.PixelData = np.full((3, 3), 5000 // (1 + number), "<i2").tobytes()
+    return slices
+
+
+def test_activity_is_that_at_the_start_of_the_scan(pet: list[Dataset]) -> None:
+    plain = volume_of(pet)
+    assert set(np.unique(plain.voxels)) == {5000, 4998}
+    # 5000 Bq/mL over (350 MBq / 2) / 70 kg
+    expected = plain.voxels / (175e6 / 70_000)
+    np.testing.assert_allclose(volume_of(pet, SUV).voxels, expected, rtol=1e-6)
+    for each in pet:
+        each.DecayCorrection = "ADMIN"
+    np.testing.assert_allclose(volume_of(pet, SUV).voxels, expected / 2, rtol=1e-6)
+
+
+def test_injection_before_midnight(pet: list[Dataset]) -> None:
+    before = volume_of(pet, SUV).voxels
+    for each in pet:
+        each.SeriesTime, each.AcquisitionTime = "003000", "003000"
+        each.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartTime = "224000"
+    np.testing.assert_allclose(volume_of(pet, SUV).voxels, before, rtol=1e-6)
+    for each in pet:
+        drug = each.RadiopharmaceuticalInformationSequence[0]
+        drug.RadiopharmaceuticalStartDateTime = "20260228224000.00+0100"
+    np.testing.assert_allclose(volume_of(pet, SUV).voxels, before, rtol=1e-6)
+
+
+def test_a_series_that_holds_suv_stays_as_it_is(sample_series: Callable[[str], Any]) -> None:
+    slices = sample_series("pet-sts-002.tar.xz")
+    assert slices[0].Units == "GML"
+    np.testing.assert_array_equal(volume_of(slices, SUV).voxels, volume_of(slices).voxels)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "words"),
+    [
+        ("Modality", "MR", "is MR and no PET"),
+        ("Units", "CNTS", "is in units of CNTS, not Bq/mL"),
+        ("PatientWeight", None, "PatientWeight is missing"),
+        ("PatientWeight", 0, "has a weight of 0 kg"),
+        ("CorrectedImage", ["DECY"], "is not corrected for attenuation and decay"),
+        ("DecayCorrection", "NONE", "has the decay correction NONE"),
+        ("RadiopharmaceuticalInformationSequence", None, "nothing of the radiopharmaceutical"),
+        ("SeriesTime", "120000", "began after its first slice was acquired"),
+        ("SeriesTime", "", "has the date and time '20260301' ''"),
+        ("SeriesDate", "20260222", "was injected at"),
+    ],
+)
+def test_what_is_missing_is_said(
+    keyword: str, value: object, words: str, pet: list[Dataset]
+) -> None:
+    for each in pet:
+        if value is None:
+            delattr(each, keyword)
+        else:
+            setattr(each, keyword, value)
+        if keyword == "SeriesDate":
+            drug = each.RadiopharmaceuticalInformationSequence[0]
+            drug.RadiopharmaceuticalStartDateTime = "20260301090000"
+    with pytest.raises(InputError) as error:
+        volume_of(pet, SUV)
+    assert words in error.value.sentence
