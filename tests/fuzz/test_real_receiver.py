@@ -46,7 +46,7 @@ def test_hostile_peers_harm_nobody_and_leave_nothing(
         tls={"port": secured, "files": {"certificate": str(certificate), "key": str(key)}},
         nodes=[{"name": "any", "ae_title": "*"}],
         max_associations=PLACES,
-        limits={"request_s": 1.0, "silence_s": 5.0, "object_bytes": 2**20},
+        limits={"request_s": 3.0, "silence_s": 20.0, "object_bytes": 2**20},
     )
     pid = receiver.process.pid
     usual = process_facts(pid)
