@@ -65,7 +65,7 @@ class Messages:
         context_id, control
             Presentation context and control header of its PDV.
         piece
-            Bytes; used before this returns.
+            Bytes; of an object they must stay until it is flushed.
         ends
             The PDV ends with them.
 

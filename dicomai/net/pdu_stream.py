@@ -18,8 +18,9 @@ PDU_HEAD: Final = struct.Struct(">BxL")
 PDV_HEAD: Final = struct.Struct(">LBB")
 # How often a thread that waits for its peer looks after its timers.
 TICK_S: Final = 1.0
-# Twice the largest PDU that is offered: less costs calls, more gains nothing (benchmarks/receive).
-_BUFFER_BYTES: Final = 2**18
+# Room for a CT slice, which so is written in two calls. What nothing came into takes no memory.
+_BUFFER_BYTES: Final = 2**20
+_LEAST_FREE_BYTES: Final = 2**17
 _LINGER_S: Final = 1.0
 _LINGER_BYTES: Final = 2**23
 
@@ -45,15 +46,24 @@ class PduStream:
         What was read of it already.
     tick
         Called while nothing comes, about every `TICK_S`; what it raises ends the wait.
+    overwrites
+        Called before what was read is overwritten.
     """
 
     def __init__(
-        self, wire: socket.socket, limits: Limits, read_ahead: Bytes, tick: Callable[[], None]
+        self,
+        wire: socket.socket,
+        limits: Limits,
+        read_ahead: Bytes,
+        *,
+        tick: Callable[[], None],
+        overwrites: Callable[[], None],
     ) -> None:
         wait_at_most(wire, TICK_S, limits.silence_s)
         self._wire = wire
         self._limits = limits
         self._tick = tick
+        self._overwrites = overwrites
         self._view = memoryview(bytearray(max(_BUFFER_BYTES, len(read_ahead))))
         self._view[: len(read_ahead)] = read_ahead
         self._start, self._end = 0, len(read_ahead)
@@ -84,7 +94,7 @@ class PduStream:
         return bytes(taken)
 
     def some(self, limit: int) -> memoryview:
-        """Return at least one byte and at most so many; they stay only until the next call."""
+        """Return at least one byte and at most so many; they stay until `overwrites` is called."""
         if self._start == self._end:
             self._fill()
         start = self._start
@@ -123,9 +133,9 @@ class PduStream:
 
     def _fill(self) -> None:
         """Read what is there, and wait until something is."""
-        if self._start == self._end:
-            self._start = self._end = 0
-        elif self._end == len(self._view):
+        free = len(self._view) - self._end
+        if free == 0 or (self._start == self._end and (not self._pace or free < _LEAST_FREE_BYTES)):
+            self._overwrites()
             left = self._end - self._start
             self._view[:left] = bytes(self._view[self._start : self._end])
             self._start, self._end = 0, left

@@ -225,7 +225,10 @@ class Incoming:
     _look_at: int = field(default=_LOOK_BYTES, init=False)
 
     def write(self, piece: memoryview) -> None:
-        """Take the next bytes of the data set; what is refused is not written any further."""
+        """Take the next bytes of the data set, which must stay until `flush` is called.
+
+        What is refused is not written any further.
+        """
         begins = self.bytes == 0
         self.bytes += len(piece)
         if self._refusal is not None:
@@ -246,6 +249,14 @@ class Incoming:
                     self.reception.check_room()
                     self._part.flush()
         except (DicomaiError, OSError) as trouble:
+            self._refuse(trouble)
+
+    def flush(self) -> None:
+        """Write the pieces that were taken, before others take their place."""
+        try:
+            if self._part is not None:
+                self._part.put()
+        except (DiskFull, OSError) as trouble:
             self._refuse(trouble)
 
     def finish(self) -> Answer:
@@ -274,7 +285,6 @@ class Incoming:
         return self._refusal or Answer(status=SUCCESS)
 
     def _begin(self, piece: memoryview) -> None:
-        self.reception.check_room()
         self._know(head_so_far(piece, self.request.transfer_syntax))
         request = self.request
         self._part = self.reception.writer(retrieved=request.retrieved).begin()

@@ -92,7 +92,9 @@ class UpperLayer(DULServiceProvider):
     def hear(self, wire: socket.socket, read_ahead: Bytes) -> None:
         """Take the connection, and what was read of it already."""
         self.socket = self._connection = AssociationSocket(self.assoc, wire)
-        self._stream = PduStream(wire, self._limits, read_ahead, self._tick)
+        self._stream = PduStream(
+            wire, self._limits, read_ahead, tick=self._tick, overwrites=self._overwrites
+        )
         self._messages = Messages(self, self._stream.begin_message, self._stream.end_message)
 
     def start(self) -> None:
@@ -260,6 +262,10 @@ class UpperLayer(DULServiceProvider):
             if self.state_machine.current_state == _OPEN:
                 self._connection.send(pdus)
         incoming.answered()
+
+    def _overwrites(self) -> None:
+        if self._incoming is not None:
+            self._incoming.flush()
 
     def drop(self) -> None:
         """Let go of an object that will not be whole."""

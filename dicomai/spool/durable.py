@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,9 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Another file system, one that has no links, or a file with as many as it can have.
 _NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP})
 _CHUNK_BYTES: Final = 2**20
+# Each call costs other threads a wait for the interpreter; so much is written with one.
+_GATHER_BYTES: Final = 2**18
+_GATHER_CHUNKS: Final = 512  # the kernel takes 1024
 # So much of a file that is being written may still be on its way to the disk.
 _FLUSH_BYTES: Final = 2**24
 _MODE: Final = 0o640
@@ -46,7 +50,8 @@ class Part:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._written = self._flushed = 0
+        self._written = self._flushed = self._gathered = 0
+        self._chunks: list[Bytes] = []
         try:
             self._descriptor = os.open(
                 path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE
@@ -69,14 +74,24 @@ class Part:
                 self._path.unlink()
 
     def write(self, *chunks: Bytes) -> None:
-        """Append bytes.
+        """Append bytes, some time: they must stay what they are until `put` is called.
 
         Raises
         ------
         DiskFull, OSError
             Not all are there; what is left to do is to close it.
         """
-        size = sum(len(chunk) for chunk in chunks)
+        self._chunks += chunks
+        self._gathered += sum(map(len, chunks))
+        if self._gathered >= _GATHER_BYTES or len(self._chunks) >= _GATHER_CHUNKS:
+            self.put()
+
+    def put(self) -> None:
+        """Write all that was appended; raises so."""
+        chunks, self._chunks = self._chunks, []
+        size, self._gathered = self._gathered, 0
+        if not size:
+            return
         try:
             written = os.writev(self._descriptor, chunks)
             if written < size:
@@ -102,14 +117,22 @@ class Part:
     @contextmanager
     def mapped(self) -> Iterator[memoryview]:
         """Give what was written."""
+        self.put()
         with (
             mmap.mmap(self._descriptor, self._written, access=mmap.ACCESS_READ) as pages,
             memoryview(pages) as view,
         ):
             yield view
 
-    def become(self, path: Path, *above: Path) -> None:
-        """Make the bytes, then the name, then the folder durable, and folders above it.
+    def become(self, path: Path, sync: Callable[[], None] | None = None) -> None:
+        """Make the bytes, then the name, then the folder durable.
+
+        Parameters
+        ----------
+        path
+            Its name from now on.
+        sync
+            Makes its folder durable, where who calls has a cheaper way than opening it.
 
         Raises
         ------
@@ -118,6 +141,7 @@ class Part:
         OSError
             The disk failed; nothing is left behind.
         """
+        self.put()
         try:
             os.fsync(self._descriptor)
             descriptor, self._descriptor = self._descriptor, -1
@@ -127,7 +151,7 @@ class Part:
             with suppress(FileNotFoundError):
                 self._path.unlink()
             raise _worded(trouble, path) from trouble
-        _name(path, *above)
+        _name(path, sync or partial(sync_folder, path.parent))
 
 
 def write_durably(path: Path, chunks: Iterable[Bytes]) -> None:
@@ -259,13 +283,24 @@ def make_folders(path: Path, root: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_folder(path)
+    try:
+        sync_open_folder(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def open_folder(path: Path) -> int:
+    """Return a descriptor of a folder, for `sync_open_folder`."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def sync_open_folder(descriptor: int, path: Path) -> None:
+    """Make the names in a folder durable, whose descriptor is at hand."""
     try:
         os.fsync(descriptor)
     except OSError as trouble:
         raise _worded(trouble, path) from trouble
-    finally:
-        os.close(descriptor)
 
 
 def free_bytes(path: Path) -> int:
@@ -282,11 +317,10 @@ def _make_folder(folder: Path) -> None:
         raise _worded(trouble, folder) from trouble
 
 
-def _name(path: Path, *above: Path) -> None:
+def _name(path: Path, sync: Callable[[], None]) -> None:
     """Make a new name durable, or take it away: it must not look acknowledged."""
     try:
-        for folder in (path.parent, *above):
-            sync_folder(folder)
+        sync()
     except (OSError, DiskFull):
         with suppress(OSError):
             path.unlink()

@@ -35,7 +35,15 @@ from urllib.parse import unquote
 
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.spool.durable import FOLDER_MODE, PART_SUFFIX, Bytes, Part
+from dicomai.spool.durable import (
+    FOLDER_MODE,
+    PART_SUFFIX,
+    Bytes,
+    Part,
+    open_folder,
+    sync_folder,
+    sync_open_folder,
+)
 
 AssociationId = NewType("AssociationId", str)
 Ending = Literal["released", "aborted", "lost"]
@@ -106,6 +114,7 @@ class Writer:
     facts: AssociationFacts
     folder: Path
     _lock: int
+    _descriptor: int
     _durable: bool = False
     _counter: int = 0
     _studies: set[StudyInstanceUID] = field(default_factory=set)
@@ -148,13 +157,12 @@ class Writer:
                 arriving.write(chunk)
             return arriving.keep(study)
 
-    def above(self) -> tuple[Path, ...]:
-        """Return the folders above its own that still have to be made durable."""
-        return () if self._durable else (self.folder.parent,)
-
-    def settled(self) -> None:
-        """Note that they are."""
-        self._durable = True
+    def sync(self) -> None:
+        """Make the names in its folder durable, and with the first object the folder's own."""
+        sync_open_folder(self._descriptor, self.folder)
+        if not self._durable:
+            sync_folder(self.folder.parent)
+            self._durable = True
 
     def note(self, study: StudyInstanceUID) -> None:
         """Let it be seen that this association sends something of a study."""
@@ -170,6 +178,7 @@ class Writer:
             (self.folder / f"end-{at:016d}-{how}").touch()
         finally:
             os.close(self._lock)
+            os.close(self._descriptor)
 
 
 class Arriving(Part):
@@ -209,8 +218,7 @@ class Arriving(Part):
         writer.note(study)
         received_at = max(now(), self._begun)
         path = writer.folder / f"{self._counter:06d}-{received_at:016d}.dcm"
-        self.become(path, *writer.above())
-        writer.settled()
+        self.become(path, writer.sync)
         return Entry(
             association=writer.facts, counter=self._counter, received_at=received_at, path=path
         )
@@ -248,11 +256,12 @@ def opened(
         (making / _facts_name(facts)).touch()
         folder = spool / association
         making.rename(folder)
+        descriptor = open_folder(folder)
     except BaseException:
         os.close(lock)
         shutil.rmtree(making, ignore_errors=True)
         raise
-    return Writer(facts, folder, lock)
+    return Writer(facts, folder, lock, descriptor)
 
 
 def _facts_name(facts: AssociationFacts) -> str:
