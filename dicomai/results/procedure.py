@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 from dicomai.dicom.codes import Code
 from dicomai.results.source import REQUEST
 
-# CID 100 has grown, and validators lag behind: these are in every edition of it. What is not here is
-# an imaging procedure, which is in every edition too.
+# CID 100 has grown, and validators lag behind: these are in every edition of it, and so is the
+# imaging procedure that stands for all others.
 OF_A_MODALITY: Final = MappingProxyType(
     {
         "CT": Code("25045-6", "LN", "CT unspecified body region"),
