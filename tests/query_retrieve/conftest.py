@@ -192,7 +192,7 @@ def our_port() -> int:
 
 @pytest.fixture(scope="session")
 def our_query_port() -> int:
-    """Where Orthanc believes that our archive answers."""
+    """Where our archive answers."""
     return _ports(1)[0]
 
 
@@ -221,7 +221,6 @@ def full_orthanc(
     peer: Callable[[str], str],
     tmp_path_factory: pytest.TempPathFactory,
     our_port: int,
-    our_query_port: int,
     study_files: Path,
 ) -> Iterator[Pacs]:
     """Orthanc with the studies."""
@@ -238,10 +237,7 @@ def full_orthanc(
         "DicomAlwaysAllowFind": True,
         "DicomAlwaysAllowGet": True,
         "DicomAlwaysAllowMove": True,
-        "DicomModalities": {
-            "dicomai": ["DICOMAI", "127.0.0.1", our_port],
-            "archive": ["DICOMAI", "127.0.0.1", our_query_port],
-        },
+        "DicomModalities": {"dicomai": ["DICOMAI", "127.0.0.1", our_port]},
         "Plugins": [],
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))

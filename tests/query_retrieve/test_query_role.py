@@ -342,7 +342,12 @@ def test_who_may_not_ask_is_not_answered(filled: Callable[..., Any], our_query_p
 
 
 def test_orthanc_looks_into_our_archive_and_fetches(
-    filled: Callable[..., Any], full_orthanc: Any, study_files: Path, tmp_path: Path, doe: Any
+    filled: Callable[..., Any],
+    full_orthanc: Any,
+    our_query_port: int,
+    study_files: Path,
+    tmp_path: Path,
+    doe: Any,
 ) -> None:
     here = filled(full_orthanc.node(may=("echo", "query")))
     ours = dcmread(next((study_files / doe.accession).iterdir()))
@@ -356,16 +361,19 @@ def test_orthanc_looks_into_our_archive_and_fetches(
     def rest(method: str, path: str, body: object = None) -> Any:
         raw = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         url = f"http://127.0.0.1:{full_orthanc.http_port}{path}"
-        request = urllib.request.Request(url, raw if method == "POST" else None, method=method)
+        request = urllib.request.Request(url, raw if body else None, method=method)
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+            return json.loads(answer.read() or b"null")
 
+    # Not for longer: it knows our receiver by the same AE title.
+    rest("PUT", "/modalities/archive", ["DICOMAI", "127.0.0.1", our_query_port])
     asked = {"Level": "Study", "Query": {"AccessionNumber": "OUR*", "StudyInstanceUID": ""}}
     query = rest("POST", "/modalities/archive/query", asked)["ID"]
     answer = rest("GET", f"/queries/{query}/answers/0/content?simplify")
     assert answer["StudyInstanceUID"] == ours.StudyInstanceUID
     assert rest("POST", "/tools/lookup", ours.SOPInstanceUID) == []
     rest("POST", f"/queries/{query}/retrieve", "ORTHANC")
+    rest("DELETE", "/modalities/archive")
     (there,) = rest("POST", "/tools/lookup", ours.SOPInstanceUID)
     rest("DELETE", there["Path"])
 
