@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,9 +107,11 @@ class Part:
     config: Path
     port: int
     pid: int = 0
+    started_at: float = 0.0
 
     def start(self) -> None:
         self.pid = self.parts.start(self.role, self.config, self.port)
+        self.started_at = time.monotonic()
 
     def kill(self, chance: random.Random) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -130,6 +132,7 @@ class Postgres:
     _command: list[str] = field(default_factory=list)
     _user: str | None = None
     _process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
 
     def __post_init__(self) -> None:
         os.environ.setdefault("XDG_RUNTIME_DIR", str(self.folder))
@@ -154,7 +157,8 @@ class Postgres:
             self._process = subprocess.Popen(
                 self._command, user=self._user, stdout=log, stderr=log, cwd="/"
             )
-        eventually(self._answers, 30, "PostgreSQL answers")
+        eventually(self._answers, 60, "PostgreSQL answers")
+        self.started_at = time.monotonic()
 
     def _answers(self) -> bool:
         import psycopg
@@ -174,13 +178,14 @@ class Postgres:
         assert self._process is not None
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        backends = [
-            int(each)
-            for each in children
-            if b"postgres: postgres" in Path(f"/proc/{each}/cmdline").read_bytes()
-        ]
+        backends = []
+        for each in children:
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                if b"postgres: postgres" in Path(f"/proc/{each}/cmdline").read_bytes():
+                    backends.append(int(each))
         if backends and chance.random() < 0.5:
-            os.kill(chance.choice(backends), signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(chance.choice(backends), signal.SIGKILL)
         else:
             self._process.kill()
             self._process.wait()
@@ -325,14 +330,23 @@ class Hospital:
         eventually(lambda: not reader.associations(spool), 60, "everything is ingested")
 
     def wait_until_taken(self) -> None:
-        """Wait until the spool is empty and every study is decided on."""
+        """Wait until the spool is empty and every study is decided on, while that gets on."""
+        left = self._left()
+        while any(left):
+            before = left
 
-        def taken() -> bool:
-            if not self.scheduler.lives:  # the database was away as it started
-                self.scheduler.start()
-            return not reader.associations(self.data / "spool") and not self._undecided()
+            def less(before: tuple[int, ...] = before) -> bool:
+                if not self.scheduler.lives:  # the database was away as it started
+                    self.scheduler.start()
+                return self._left() != before
 
-        eventually(taken, 60, "everything is ingested and decided on")
+            eventually(less, 60, f"fewer folders, objects, undecided studies than {before}")
+            left = self._left()
+
+    def _left(self) -> tuple[int, int, int]:
+        spool = self.data / "spool"
+        objects = sum(1 for _ in reader.entries(spool))
+        return len(reader.associations(spool)), objects, self._undecided()
 
     def _undecided(self) -> int:
         with reading(self.engine) as connection:
@@ -522,6 +536,9 @@ def kill_at_random(hospital: Hospital, kills: int, chance: random.Random) -> dic
             continue
         if not victim.lives:  # the scheduler ends by itself where it starts without a database
             victim.start()
+            continue
+        # It may die as it starts, and may get on: else nothing would come of all the sending.
+        if time.monotonic() - victim.started_at < chance.uniform(0.0, 2.0):
             continue
         victim.kill(chance)
         done[victim.role] = done.get(victim.role, 0) + 1
