@@ -16,7 +16,7 @@ from dicomai.dicom.codes import Code
 from dicomai.imaging.geometry import Grid, Plane
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
-"""(K, J, I) bool on the grid of the source images."""
+"""(K, J, I) bool on the grid of the source images; (1, J, I) on a projection image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +70,8 @@ class Segment:
     type: Code
     laterality: Code | None = None
     mask: Mask
+    probability: npt.NDArray[np.float32] | None = None
+    """(K, J, I) 0 to 1: how likely each voxel belongs to it; None: the model does not say."""
     measurements: tuple[Measurement, ...] = ()
     display_rgb: tuple[int, int, int] = (230, 60, 60)
 

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from dicomai.dicom.codes import Code
 from dicomai.errors import InputError
 from dicomai.results.overlay import Picture, pictures
-from dicomai.results.provenance import Job, code_item, complete, note_loss
+from dicomai.results.provenance import Job, code_item, complete, note_loss, reference
 
 
 def encode_sc(job: Job) -> tuple[Dataset, ...]:
@@ -50,11 +50,8 @@ def _image(job: Job, picture: Picture, number: int) -> Dataset:
         f"{picture.name}: images with what {job.findings.algorithm.name} found drawn on them; "
         "not for measurement or primary diagnosis"
     )
-    result.SourceImageSequence = [
-        _source(each)
-        for each in job.sources
-        if picture.sop_instance_uid in ("", str(each.SOPInstanceUID))
-    ]
+    shown = job.sources if picture.slice is None else (job.slices()[picture.slice],)
+    result.SourceImageSequence = [_source(each) for each in shown]
     result.LossyImageCompression = "00"
     note_loss(result, job)
     complete(result, job, "SC", number)
@@ -62,9 +59,7 @@ def _image(job: Job, picture: Picture, number: int) -> Dataset:
 
 
 def _source(source: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = source.SOPClassUID
-    item.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    item = reference(source)
     item.PurposeOfReferenceCodeSequence = [
         code_item(Code("121322", "DCM", "Source image for image processing operation"))
     ]

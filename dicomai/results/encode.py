@@ -21,7 +21,7 @@ from dicomai.results.key_objects import encode_ko
 from dicomai.results.objects import DEFAULT
 from dicomai.results.presentation import encode_pr
 from dicomai.results.provenance import job_of
-from dicomai.results.seg import drawn, encode_seg
+from dicomai.results.seg import drawn, encode_segs
 from dicomai.results.sr import encode_sr
 from dicomai.routing.route import ResultObject
 
@@ -65,17 +65,17 @@ def encode(
         Text in an undeclared character set, or an unknown time zone.
     """
     job = job_of(findings, source_headers, job_uuid, context, image)
-    segments = drawn(findings)
-    seg = encode_seg(job, segments) if segments else None
-    made = [seg] if seg is not None else []
-    others: list[Dataset] = []
+    segs = encode_segs(job, drawn(findings), objects)
+    # The report refers to one of each segment's forms, and ties the others to it.
+    forms = [each for each in segs if each.dataset.SOPClassUID == segs[0].dataset.SOPClassUID]
+    others = [each.dataset for each in segs[len(forms) :]]
     if "SC" in objects:
         others += encode_sc(job)
     if "KO" in objects and (keys := encode_ko(job)) is not None:
         others.append(keys)
     if "PR" in objects:
         others += encode_pr(job)
-    return (*made, *others, encode_sr(job, segments, seg, others))
+    return (*(each.dataset for each in forms), *others, encode_sr(job, forms, others))
 
 
 def written(result: Dataset) -> bytes:

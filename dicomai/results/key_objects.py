@@ -12,7 +12,7 @@ from dicomai.dicom.codes import Code
 from dicomai.findings import Box, Findings, PixelBox, Sphere
 from dicomai.imaging.geometry import Grid
 from dicomai.results import summary
-from dicomai.results.provenance import Job, code_item, complete
+from dicomai.results.provenance import Job, code_item, complete, reference
 from dicomai.results.request import evidence, requests
 
 OF_INTEREST: Final = Code("113000", "DCM", "Of Interest")
@@ -23,15 +23,15 @@ DEVICE_UID: Final = Code("121012", "DCM", "Device Observer UID")
 MOST_DETECTIONS: Final = 20
 
 
-def key_images(findings: Findings) -> tuple[str, ...]:
-    """Return the SOP Instance UIDs of the images that matter, in the order of the source.
+def key_slices(findings: Findings) -> tuple[int, ...]:
+    """Return the slices that matter, in order; 0 for a projection image.
 
     Of each segment the slice with most of it, of each of the surest detections the slice through
     its centre; a projection image where something is on it. None where nothing was found.
     """
     where = findings.where
     if not isinstance(where, Grid):
-        return () if findings.nothing_found else (where.sop_instance_uid,)
+        return () if findings.nothing_found else (0,)
     slices = {
         int(segment.mask.sum(axis=(1, 2)).argmax())
         for segment in findings.segments
@@ -43,7 +43,7 @@ def key_images(findings: Findings) -> tuple[str, ...]:
         if centre is not None:
             k = round(float(where.kji(centre)[0]))
             slices.add(min(max(k, 0), where.shape_kji[0] - 1))
-    return tuple(where.sop_instance_uids[k] for k in sorted(slices))
+    return tuple(sorted(slices))
 
 
 def _centre(region: Sphere | Box | PixelBox) -> tuple[float, ...] | None:
@@ -56,10 +56,11 @@ def _centre(region: Sphere | Box | PixelBox) -> tuple[float, ...] | None:
 
 def encode_ko(job: Job) -> Dataset | None:
     """Return the selection of the images that matter; None where none does."""
-    keys = set(key_images(job.findings))
-    images = [each for each in job.sources if str(each.SOPInstanceUID) in keys]
-    if not images:
+    keys = key_slices(job.findings)
+    if not keys:
         return None
+    slices = job.slices()
+    images = [slices[k] for k in keys]
     algorithm = job.findings.algorithm
     said = (
         f"AI result, not for primary diagnosis, UNVERIFIED. {algorithm.name} {algorithm.version}: "
@@ -80,7 +81,10 @@ def selection(job: Job, title: Code, said: str, images: Sequence[Dataset]) -> Da
     template = Dataset()
     template.MappingResource, template.TemplateIdentifier = "DCMR", "2010"
     result.ContentTemplateSequence = [template]
-    result.CurrentRequestedProcedureEvidenceSequence = evidence(images)
+    whole = {str(each.SOPInstanceUID): each for each in job.sources}
+    result.CurrentRequestedProcedureEvidenceSequence = evidence(
+        whole[uid] for uid in dict.fromkeys(str(each.SOPInstanceUID) for each in images)
+    )
     if asked := requests(job):
         result.ReferencedRequestSequence = asked
     observer = _item("CODE", "HAS OBS CONTEXT", OBSERVER_TYPE)
@@ -102,11 +106,8 @@ def _item(value_type: str, relationship: str, name: Code) -> Dataset:
 
 
 def _image(image: Dataset) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = image.SOPClassUID
-    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
     item = Dataset()
     item.RelationshipType = "CONTAINS"
-    item.ValueType = "IMAGE" if "Rows" in image else "COMPOSITE"
-    item.ReferencedSOPSequence = [reference]
+    item.ValueType = "IMAGE"
+    item.ReferencedSOPSequence = [reference(image)]
     return item

@@ -8,7 +8,12 @@ from types import MappingProxyType
 from typing import Final
 
 from dicomai.dicom.codes import OURS, Code
-from dicomai.results.uids import COMPREHENSIVE_3D_SR_STORAGE, SEGMENTATION_STORAGE, Kind
+from dicomai.results.uids import (
+    COMPREHENSIVE_3D_SR_STORAGE,
+    LABELMAP_STORAGE,
+    SEGMENTATION_STORAGE,
+    Kind,
+)
 from dicomai.routing.route import ResultObject
 
 DEFAULT: Final[tuple[ResultObject, ...]] = ("SEG", "SR")
@@ -59,6 +64,12 @@ KINDS: Final = MappingProxyType[Kind, ObjectKind](
             words="marks",
             role=Code("MARKS", OURS, "Marks to show on the images"),
         ),
+        "LABELMAP": ObjectKind(
+            sop_class_uid=LABELMAP_STORAGE,
+            modality="SEG",
+            words="labels",
+            role=Code("LABELS", OURS, "Label map of the segments"),
+        ),
     }
 )
 
@@ -70,4 +81,11 @@ def kind_of(sop_class_uid: str) -> Kind:
 
 def classes_of(objects: Iterable[ResultObject]) -> frozenset[str]:
     """Return the SOP classes of what was asked for; the report is always among them."""
-    return frozenset(KINDS[each].sop_class_uid for each in ("SR", *objects))
+    return frozenset(KINDS[_kind(each)].sop_class_uid for each in ("SR", *objects))
+
+
+def _kind(wanted: str) -> Kind:
+    if wanted == "SEG:LABELMAP":
+        return "LABELMAP"
+    (kind,) = (each for each in KINDS if each == wanted.partition(":")[0])
+    return kind

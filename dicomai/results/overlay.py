@@ -48,15 +48,15 @@ class Picture:
         What it shows: its file is called so.
     image
         RGB.
-    sop_instance_uid
-        The one image that it shows; empty where it cuts through all of them.
+    slice
+        The one slice that it shows; None where it cuts through all of them.
     sides
         The patient's side at its right and at its lower edge; empty where nobody knows.
     """
 
     name: str
     image: Image.Image
-    sop_instance_uid: str
+    slice: int | None
     sides: tuple[str, str] | None
 
 
@@ -79,16 +79,12 @@ def pictures(findings: Findings, image: npt.NDArray[np.generic]) -> tuple[Pictur
     where = findings.where
     if isinstance(where, Plane):
         drawn = _projection(findings, image, where)
-        return (
-            Picture(name="image", image=drawn, sop_instance_uid=where.sop_instance_uid, sides=None),
-        )
+        return (Picture(name="image", image=drawn, slice=0, sides=None),)
     return tuple(
         Picture(
             name=name,
             image=drawn,
-            sop_instance_uid=where.sop_instance_uids[seen.index]
-            if seen.normal == 0 and where.sop_instance_uids
-            else "",
+            slice=seen.index if seen.normal == 0 else None,
             sides=(seen.sides[1], seen.sides[3]),
         )
         for name, drawn, seen in _of_volume(findings, image, where)

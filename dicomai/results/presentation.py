@@ -15,15 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
+from dicomai.errors import InputError
 from dicomai.findings import Box, Detection, Findings, PixelBox, Sphere
 from dicomai.imaging.attributes import numbers, text
-from dicomai.imaging.geometry import Grid
+from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import summary
 from dicomai.results.drawing import NOT_FOR_DIAGNOSIS
 from dicomai.results.outline import outlines
 from dicomai.results.overlay import window
-from dicomai.results.provenance import Job, complete
+from dicomai.results.provenance import Job, complete, reference
 
 # Graphic Data are FL, and an element in Explicit VR ends at 65534 bytes: longer lines are parted.
 _LONGEST: Final = 8000
@@ -34,6 +36,7 @@ _NEAR: Final = 1e-6  # rounding of a fractional index
 _Line: TypeAlias = npt.NDArray[np.float64]
 """(N, 2): column, row."""
 _Rescale: TypeAlias = tuple[str, str, str]
+_Marked: TypeAlias = "tuple[Dataset, list[_Mark]]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,26 +55,22 @@ def encode_pr(job: Job) -> tuple[Dataset, ...]:
 
     There is none where nothing has a place.
     """
-    marks = {uid: found for uid, found in _marks(job.findings) if found}
-    groups: dict[tuple[_Rescale, int, int], list[Dataset]] = {}
-    for source in job.sources:
-        if str(source.SOPInstanceUID) in marks:
-            key = (_rescale(source), int(source.Rows), int(source.Columns))
-            groups.setdefault(key, []).append(source)
+    groups: dict[tuple[_Rescale, int, int], list[_Marked]] = {}
+    for image, marks in zip(job.slices(), _marks(job.findings), strict=True):
+        if marks:
+            key = (_rescale(image), int(image.Rows), int(image.Columns))
+            groups.setdefault(key, []).append((image, marks))
     return tuple(
-        _state(job, rescale, images, marks, number)
-        for number, ((rescale, _, _), images) in enumerate(groups.items(), start=1)
+        _state(job, rescale, marked, number)
+        for number, ((rescale, _, _), marked) in enumerate(groups.items(), start=1)
     )
 
 
-def _marks(findings: Findings) -> Iterator[tuple[str, list[_Mark]]]:
-    """Yield the SOP Instance UID of each image and what is drawn on it."""
+def _marks(findings: Findings) -> Iterator[list[_Mark]]:
+    """Yield what is drawn on each slice, or on the projection image."""
     where = findings.where
-    if not isinstance(where, Grid):
-        boxes = (each for each in enumerate(findings.detections, len(findings.segments)))
-        yield where.sop_instance_uid, [_on_plane(layer, each) for layer, each in boxes]
-        return
-    for k, uid in enumerate(where.sop_instance_uids):
+    slices = range(where.shape_kji[0]) if isinstance(where, Grid) else (0,)
+    for k in slices:
         drawn = [
             _Mark(
                 layer=layer,
@@ -88,7 +87,7 @@ def _marks(findings: Findings) -> Iterator[tuple[str, list[_Mark]]]:
             for layer, each in enumerate(findings.detections, len(findings.segments))
             if (mark := _detected(layer, each, where, k)) is not None
         ]
-        yield uid, drawn
+        yield drawn
 
 
 def _outlined(mask: npt.NDArray[np.bool_]) -> tuple[_Line, ...]:
@@ -102,25 +101,23 @@ def _outlined(mask: npt.NDArray[np.bool_]) -> tuple[_Line, ...]:
     return tuple(lines)
 
 
-def _on_plane(layer: int, found: Detection) -> _Mark:
-    assert isinstance(found.region, PixelBox)
-    (top, left), (bottom, right) = found.region.first_ji, found.region.last_ji
-    box = _rectangle(left, top, right + 1, bottom + 1)
-    return _Mark(layer=layer, name=_named(found), kind="POLYLINE", lines=(box,), rgb=_rgb(found))
-
-
-def _detected(layer: int, found: Detection, grid: Grid, k: int) -> _Mark | None:
+def _detected(layer: int, found: Detection, where: Grid | Plane, k: int) -> _Mark | None:
     """Return what a slice shows of a detection: its mask, else the cut of its region."""
     if found.mask is not None:
         kind, lines = "POLYLINE", _outlined(found.mask[k])
+    elif isinstance(found.region, PixelBox):
+        (top, left), (bottom, right) = found.region.first_ji, found.region.last_ji
+        kind, lines = "POLYLINE", (_rectangle(left, top, right + 1, bottom + 1),)
+    elif not isinstance(where, Grid):
+        raise InputError("encode: a place in the patient can't be marked on a projection image.")
     elif isinstance(found.region, Sphere):
-        kind, lines = "ELLIPSE", _cut(found.region, grid, k)
+        kind, lines = "ELLIPSE", _cut(found.region, where, k)
     else:
-        assert isinstance(found.region, Box)
-        kind, lines = "POLYLINE", _crossed(found.region, grid, k)
+        kind, lines = "POLYLINE", _crossed(found.region, where, k)
     if not lines:
         return None
-    return _Mark(layer=layer, name=_named(found), kind=kind, lines=lines, rgb=_rgb(found))
+    name = f"{found.label} {summary.percent(found.probability)}"
+    return _Mark(layer=layer, name=name, kind=kind, lines=lines, rgb=found.display_rgb)
 
 
 def _cut(ball: Sphere, grid: Grid, k: int) -> tuple[_Line, ...]:
@@ -159,21 +156,8 @@ def _rectangle(left: float, top: float, right: float, bottom: float) -> _Line:
     return np.array(corners, dtype=np.float64)
 
 
-def _named(found: Detection) -> str:
-    return f"{found.label} {summary.percent(found.probability)}"
-
-
-def _rgb(found: Detection) -> tuple[int, int, int]:
-    return found.display_rgb
-
-
-def _state(
-    job: Job,
-    rescale: _Rescale,
-    images: Sequence[Dataset],
-    marks: dict[str, list[_Mark]],
-    number: int,
-) -> Dataset:
+def _state(job: Job, rescale: _Rescale, marked: Sequence[_Marked], number: int) -> Dataset:
+    images = [image for image, _ in marked]
     result = Dataset()
     result.PresentationCreationDate, result.PresentationCreationTime = job.date_and_time
     result.ContentLabel = "AI_RESULT"
@@ -181,14 +165,14 @@ def _state(
     result.ContentCreatorName = ""  # type 2: no person made it
     series = Dataset()
     series.SeriesInstanceUID = images[0].SeriesInstanceUID
-    series.ReferencedImageSequence = [_reference(each) for each in images]
+    series.ReferencedImageSequence = _references(images)
     result.ReferencedSeriesSequence = [series]
     result.DisplayedAreaSelectionSequence = [_area(images[0])]
     result.GraphicAnnotationSequence = [
-        _annotation(mark, image) for image in images for mark in marks[str(image.SOPInstanceUID)]
+        _annotation(mark, image) for image, marks in marked for mark in marks
     ]
     result.GraphicAnnotationSequence.append(_banner(job))
-    shown = {mark.layer: mark for image in images for mark in marks[str(image.SOPInstanceUID)]}
+    shown = {mark.layer: mark for _, marks in marked for mark in marks}
     result.GraphicLayerSequence = [
         _layer(_layer_name(each), order, shown[each].rgb)
         for order, each in enumerate(sorted(shown), start=1)
@@ -243,16 +227,22 @@ def _area(image: Dataset) -> Dataset:
     return item
 
 
-def _reference(image: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = image.SOPClassUID
-    item.ReferencedSOPInstanceUID = image.SOPInstanceUID
-    return item
+def _references(images: Sequence[Dataset]) -> list[Dataset]:
+    """Return each object once, with those of its frames that are marked (C.11.11)."""
+    objects: dict[str, Dataset] = {}
+    for image in images:
+        item = reference(image)
+        first = objects.setdefault(str(image.SOPInstanceUID), item)
+        if first is not item:
+            earlier = first.ReferencedFrameNumber
+            frames = list(earlier) if isinstance(earlier, MultiValue) else [earlier]
+            first.ReferencedFrameNumber = [*frames, item.ReferencedFrameNumber]
+    return list(objects.values())
 
 
 def _annotation(mark: _Mark, image: Dataset) -> Dataset:
     item = Dataset()
-    item.ReferencedImageSequence = [_reference(image)]
+    item.ReferencedImageSequence = [reference(image)]
     item.GraphicLayer = _layer_name(mark.layer)
     item.GraphicObjectSequence = [_graphic(mark.kind, line) for line in mark.lines]
     words = Dataset()

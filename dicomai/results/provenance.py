@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import uuid
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 from dicomai.errors import InputError
 from dicomai.findings import Findings
 from dicomai.imaging.attributes import text
+from dicomai.imaging.frame import frames_of
+from dicomai.imaging.geometry import Grid
 from dicomai.results import uids
 from dicomai.results.context import ResultContext
 from dicomai.results.objects import KINDS
@@ -61,6 +64,36 @@ class Job:
     context: ResultContext
     carried: Carried
     image: npt.NDArray[np.generic] | None = None
+
+    def slices(self) -> tuple[Dataset, ...]:
+        """Return a header for each slice of the grid, by k, or that of the projection image.
+
+        A frame of an enhanced object is laid out like an image of its own, with its
+        ReferencedFrameNumber.
+
+        Raises
+        ------
+        InputError
+            The findings lie on an image that is no source.
+        """
+        where = self.findings.where
+        by_uid = {str(source.SOPInstanceUID): source for source in self.sources}
+        named = where.sop_instance_uids if isinstance(where, Grid) else (where.sop_instance_uid,)
+        missing = [each for each in named if each not in by_uid]
+        depth = where.shape_kji[0] if isinstance(where, Grid) else 1
+        if missing or len(named) != depth:
+            raise InputError(
+                f"encode: {self.findings.algorithm.name} looked at {depth} slices, but "
+                f"{len(missing) or 'some'} of them have no source image. Analyse the series again.",
+                subject=missing[0] if missing else "",
+            )
+        if not isinstance(where, Grid) or not where.frame_numbers:
+            return tuple(by_uid[each] for each in named)
+        frames = {uid: [each.header for each in frames_of(by_uid[uid])] for uid in set(named)}
+        return tuple(
+            frames[uid][number - 1] if number else by_uid[uid]
+            for uid, number in zip(named, where.frame_numbers, strict=True)
+        )
 
     @property
     def compressed_with_loss(self) -> Dataset | None:
@@ -117,6 +150,16 @@ def job_of(
     )
 
 
+def reference(image: Dataset) -> Dataset:
+    """Return a reference to an image, or to the frame that a header of `Job.slices` is of."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = image.SOPClassUID
+    item.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    if "ReferencedFrameNumber" in image:
+        item.ReferencedFrameNumber = image.ReferencedFrameNumber
+    return item
+
+
 def stand_in(source: Dataset) -> Dataset:
     """Return the part of a source header that highdicom reads: geometry and UIDs, no text.
 
@@ -140,7 +183,7 @@ def stand_in(source: Dataset) -> Dataset:
         "ImageType",
     ):
         if source.get(keyword) is not None:
-            bare.add(source[keyword])
+            bare.add(copy.copy(source[keyword]))  # what is set on it is not set on the source
     if text(source, "PositionReferenceIndicator").isascii():
         bare.PositionReferenceIndicator = text(source, "PositionReferenceIndicator")
     for keyword in (

@@ -1,8 +1,11 @@
-"""Masks as a DICOM Segmentation, BINARY (PS3.3 A.51, C.8.20)."""
+"""Masks as DICOM Segmentations: BINARY, FRACTIONAL, LABELMAP (PS3.3 A.51, A.90, C.8.20)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 import highdicom as hd
@@ -14,11 +17,28 @@ from pydicom.sr.coding import Code as PydicomCode
 from dicomai.dicom.codes import Code
 from dicomai.errors import InputError
 from dicomai.findings import Detection, Findings, Mask, Segment
-from dicomai.imaging.attributes import numbers
-from dicomai.imaging.geometry import Grid
+from dicomai.imaging.attributes import numbers, text
+from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import uids
-from dicomai.results.provenance import Job, code_item, complete, note_loss, stand_in
+from dicomai.results.provenance import Job, code_item, complete, note_loss, reference, stand_in
+from dicomai.routing.route import SEG_FORMS, ResultObject
 
+_TYPES: Final = MappingProxyType[ResultObject, hd.seg.SegmentationTypeValues](
+    {
+        "SEG:FRACTIONAL": hd.seg.SegmentationTypeValues.FRACTIONAL,
+        "SEG:LABELMAP": hd.seg.SegmentationTypeValues.LABELMAP,
+    }
+)
+# highdicom takes the frames of an enhanced object only whole and in their order; a volume takes
+# those that it wants, of several objects too. So each frame is given as an image of its own.
+_STUDY: Final = "2.25.1"
+_SINGLE_FRAME: Final = MappingProxyType(
+    {
+        "CT": "1.2.840.10008.5.1.4.1.1.2",
+        "MR": "1.2.840.10008.5.1.4.1.1.4",
+        "PT": "1.2.840.10008.5.1.4.1.1.128",
+    }
+)
 MORPHOLOGICALLY_ABNORMAL: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 
 
@@ -33,6 +53,7 @@ class Drawn:
     type: Code
     laterality: Code | None
     mask: Mask
+    probability: npt.NDArray[np.float32] | None
     display_rgb: tuple[int, int, int]
 
 
@@ -53,71 +74,128 @@ def _drawn(number: int, found: Segment | Detection) -> Drawn:
         type=found.type if isinstance(found, Segment) else found.finding,
         laterality=found.laterality,
         mask=found.mask,
+        probability=found.probability if isinstance(found, Segment) else None,
         display_rgb=found.display_rgb,
     )
 
 
-def encode_seg(job: Job, segments: tuple[Drawn, ...]) -> Dataset:
-    """Return the segments as one SEG on the source images.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Encoded:
+    """A Segmentation, and the segments in it by their number there."""
 
-    Frames without a voxel are left out: each frame says itself where it lies, at the very
-    position and orientation of its source image.
+    dataset: Dataset
+    segments: tuple[Drawn, ...]
+
+
+def encode_segs(
+    job: Job, segments: tuple[Drawn, ...], objects: Collection[ResultObject]
+) -> tuple[Encoded, ...]:
+    """Return the Segmentations that are asked for; what a report refers to comes first.
+
+    A BINARY one where nothing else is asked for. Labels can't say that a voxel belongs to two
+    segments: those that share one go to label maps of their own.
 
     Raises
     ------
     InputError
         A mask does not lie on the grid of the source images.
     """
-    where, algorithm = job.findings.where, job.findings.algorithm
-    if not isinstance(where, Grid):
-        raise InputError(
-            f"encode: {algorithm.name} gave masks on a projection image; they can't be placed."
-        )
-    by_uid = {str(source.SOPInstanceUID): source for source in job.sources}
-    missing = [uid for uid in where.sop_instance_uids if uid not in by_uid]
-    if missing or len(where.sop_instance_uids) != where.shape_kji[0]:
-        raise InputError(
-            f"encode: {algorithm.name} has masks on {where.shape_kji[0]} slices, but "
-            f"{len(missing) or 'some'} of them have no source image. Analyse the series again.",
-            subject=missing[0] if missing else "",
-        )
-    for segment in segments:
-        if segment.mask.shape != where.shape_kji:
+    if not segments:
+        return ()
+    for each in segments:
+        shape = _shape(job)
+        if each.mask.shape != shape:
             raise InputError(
-                f'encode: the mask of "{segment.label}" has shape {segment.mask.shape}, and the '
-                f"source images {where.shape_kji}."
+                f'encode: the mask of "{each.label}" has shape {each.mask.shape}, and the '
+                f"source images {shape}."
             )
+    made = []
+    form = next((each for each in SEG_FORMS if each in objects), None)
+    if form is not None or "SEG:LABELMAP" not in objects:
+        made.append(_encoded(job, segments, form or "SEG", 1))
+    if "SEG:LABELMAP" in objects:
+        made += [
+            _encoded(job, each, "SEG:LABELMAP", number)
+            for number, each in enumerate(_apart(segments), start=1)
+        ]
+    return tuple(made)
+
+
+def _shape(job: Job) -> tuple[int, int, int]:
+    where = job.findings.where
+    return where.shape_kji if isinstance(where, Grid) else (1, *where.shape_ji)
+
+
+def _apart(segments: tuple[Drawn, ...]) -> list[tuple[Drawn, ...]]:
+    """Return the segments in groups in which no two share a voxel, each numbered from 1."""
+    groups: list[tuple[list[Drawn], Mask]] = []
+    for each in segments:
+        for members, taken in groups:
+            if not (taken & each.mask).any():
+                members.append(each)
+                taken |= each.mask
+                break
+        else:
+            groups.append(([each], each.mask.copy()))
+    return [
+        tuple(replace(each, number=number) for number, each in enumerate(members, start=1))
+        for members, _ in groups
+    ]
+
+
+def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: int) -> Encoded:
+    """Return segments as one object on the source images.
+
+    Each frame says itself where it lies, at the very position and orientation of its source image.
+    """
+    algorithm = job.findings.algorithm
+    kind: uids.Kind = "LABELMAP" if form == "SEG:LABELMAP" else "SEG"
+    slices = job.slices()
     result = hd.seg.Segmentation(
-        source_images=[_image(by_uid[uid], where) for uid in where.sop_instance_uids],
-        pixel_array=_stacked(segments),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        source_images=[_image(each, job.findings.where, k) for k, each in enumerate(slices)],
+        pixel_array=_fractions(segments) if form == "SEG:FRACTIONAL" else _stacked(segments),
+        segmentation_type=_TYPES.get(form, hd.seg.SegmentationTypeValues.BINARY),
         segment_descriptions=[_description(segment, job) for segment in segments],
-        series_instance_uid=uids.series_uid(job.uuid, "SEG"),
-        series_number=job.series_number("SEG"),
-        sop_instance_uid=uids.instance_uid(job.uuid, "SEG"),
-        instance_number=1,
+        series_instance_uid=uids.series_uid(job.uuid, kind),
+        series_number=job.series_number(kind),
+        sop_instance_uid=uids.instance_uid(job.uuid, kind, number),
+        instance_number=number,
         manufacturer=job.context.manufacturer,
         manufacturer_model_name=job.context.model_name,
         software_versions=job.context.software_version,
         device_serial_number=algorithm.package_sha256,
         content_label="AI_SEGMENTATION",
         content_description="AI result, unverified, not for primary diagnosis",
-        omit_empty_frames=True,
+        omit_empty_frames=form != "SEG:ALL-FRAMES",
     )
     result.ContentCreatorName = ""  # type 2: no person made it
-    _name_dimensions(result, uids.dimension_uid(job.uuid))
-    for item, segment in zip(result.SegmentSequence, segments, strict=True):
+    _name_dimensions(result, uids.dimension_uid(job.uuid, kind, number))
+    described = [item for item in result.SegmentSequence if item.SegmentNumber != 0]
+    for item, segment in zip(described, segments, strict=True):
         _mend_segment(item, segment)
+    if isinstance(job.findings.where, Grid) and job.findings.where.frame_numbers:
+        _name_frames(result, slices)
+    if not isinstance(job.findings.where, Grid):
+        directions = text(job.sources[0], "PatientOrientation").upper().split("\\")
+        known = all(re.fullmatch("[LRAPHF]{1,3}", each) for each in directions)
+        result.PatientOrientation = directions if known and len(directions) == 2 else ""
     note_loss(result, job)
-    complete(result, job, "SEG")
-    return result
+    complete(result, job, kind, number)
+    return Encoded(dataset=result, segments=segments)
 
 
-def _image(source: Dataset, where: Grid) -> Dataset:
+def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
     image = stand_in(source)
+    if not isinstance(where, Grid):
+        return image
+    if where.frame_numbers:
+        image.SOPInstanceUID = _stand_in_uid(k)
+        image.SOPClassUID = _SINGLE_FRAME.get(str(source.get("Modality", "")), _SINGLE_FRAME["CT"])
+        image.StudyInstanceUID = _STUDY
     between = f"{where.spacing_kji_mm[0]:.10g}"
-    # Readers build a volume from it, and modalities write what they like; the positions decide.
-    image.SpacingBetweenSlices = between
+    if not where.slice_steps:
+        # Readers build a volume from it, and modalities write what they like; positions decide.
+        image.SpacingBetweenSlices = between
     try:
         (thickness,) = numbers(source, "SliceThickness", 1)
     except InputError:
@@ -127,18 +205,50 @@ def _image(source: Dataset, where: Grid) -> Dataset:
     return image
 
 
-def _stacked(segments: tuple[Drawn, ...]) -> npt.NDArray[np.uint8]:
+def _stand_in_uid(k: int) -> str:
+    """Return the UID under which highdicom takes a frame for an image of its own."""
+    return f"{_STUDY}.{k + 1}"
+
+
+def _name_frames(result: Dataset, slices: tuple[Dataset, ...]) -> None:
+    """Put the objects and frames in the place of the images that stood for them."""
+    stood_for = {_stand_in_uid(k): each for k, each in enumerate(slices)}
+    for frame in result.PerFrameFunctionalGroupsSequence:
+        for derivation in frame.get("DerivationImageSequence") or ():
+            for item in derivation.SourceImageSequence:
+                image = stood_for.get(str(item.ReferencedSOPInstanceUID))
+                if image is not None:  # frames of several segments share their item
+                    item.update(reference(image))
+    (series,) = result.ReferencedSeriesSequence
+    objects = {str(each.SOPInstanceUID): each for each in slices}
+    series.ReferencedInstanceSequence = [_whole(each) for each in objects.values()]
+
+
+def _whole(image: Dataset) -> Dataset:
+    item = reference(image)
+    del item.ReferencedFrameNumber
+    return item
+
+
+def _fractions(segments: tuple[Drawn, ...]) -> npt.NDArray[np.float32]:
+    """Return probabilities (K, J, I, S); where a model gives none, 1 inside and 0 outside."""
+    return np.stack(
+        [
+            each.mask.astype(np.float32) if each.probability is None else each.probability
+            for each in segments
+        ],
+        axis=-1,
+    )
+
+
+def _stacked(segments: tuple[Drawn, ...]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     """Return a label map (K, J, I) where no two segments share a voxel, else (K, J, I, S)."""
-    shape = segments[0].mask.shape
-    if len(segments) < 256:
-        labels = np.zeros(shape, np.uint8)
-        for segment in segments:
-            if labels[segment.mask].any():
-                break
-            labels[segment.mask] = segment.number
-        else:
-            return labels
-    return np.stack([segment.mask for segment in segments], axis=-1).astype(np.uint8)
+    labels = np.zeros(segments[0].mask.shape, np.uint8 if len(segments) < 256 else np.uint16)
+    for segment in segments:
+        if labels[segment.mask].any():
+            return np.stack([each.mask for each in segments], axis=-1).astype(np.uint8)
+        labels[segment.mask] = segment.number
+    return labels
 
 
 def _description(segment: Drawn, job: Job) -> hd.seg.SegmentDescription:

@@ -20,7 +20,7 @@ from dicomai.results.objects import KINDS
 from dicomai.results.procedure import procedures
 from dicomai.results.provenance import Job, complete, stand_in, time_taken
 from dicomai.results.request import requests
-from dicomai.results.seg import Drawn
+from dicomai.results.seg import Encoded
 from dicomai.results.sr_groups import groups, pydicom_code
 
 CONTAINS: Final = sr.RelationshipTypeValues.CONTAINS
@@ -34,31 +34,24 @@ OTHERS: Final = Code("ANALYSIS-OBJECTS", OURS, "Other objects of this analysis")
 SOURCE: Final = Code("260753009", "SCT", "Source")
 
 
-def encode_sr(
-    job: Job,
-    segments: tuple[Drawn, ...],
-    seg: Dataset | None,
-    others: Sequence[Dataset] = (),
-) -> Dataset:
+def encode_sr(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset] = ()) -> Dataset:
     """Return the report on the findings; there is one also when nothing was found.
 
     Parameters
     ----------
     job
         What to encode.
-    segments
-        The segments of `seg`, by number.
-    seg
-        The Segmentation that the report refers to; None where no mask has a voxel.
+    segs
+        The Segmentations that the report refers to: each segment is in one of them.
     others
         All other objects of the analysis: the report ties them together.
     """
     context = job.context
     evidence = list(_evidence(job))
-    evidence += [_as_evidence(each) for each in ([seg] if seg is not None else []) + [*others]]
+    evidence += [_as_evidence(each) for each in [*(one.dataset for one in segs), *others]]
     result = sr.Comprehensive3DSR(
         evidence=evidence,
-        content=_content(job, segments, seg.SOPInstanceUID if seg is not None else "", others),
+        content=_content(job, segs, others),
         series_instance_uid=uids.series_uid(job.uuid, "SR"),
         series_number=job.series_number("SR"),
         sop_instance_uid=uids.instance_uid(job.uuid, "SR"),
@@ -124,16 +117,14 @@ def _looked_at(job: Job) -> str:
     return f"{images} of {len(series) or 1} series"
 
 
-def _content(
-    job: Job, segments: tuple[Drawn, ...], seg_uid: str, others: Sequence[Dataset]
-) -> sr.MeasurementReport:
+def _content(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset]) -> sr.MeasurementReport:
     report = sr.MeasurementReport(
         observation_context=_observer(job),
         procedure_reported=[
             pydicom_code(each)
             for each in procedures(job.carried.dataset, str(job.sources[0].get("Modality", "")))
         ],
-        imaging_measurements=groups(job, segments, seg_uid),
+        imaging_measurements=groups(job, segs),
     )
     content = report[0].ContentSequence
     content.insert(len(content) - 1, _library(job))  # before Imaging Measurements

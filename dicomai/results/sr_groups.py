@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from highdicom import sr
+from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as PydicomCode
 
 from dicomai.dicom.codes import PERCENT, Code
@@ -24,7 +27,7 @@ from dicomai.findings import (
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import uids
 from dicomai.results.provenance import Job
-from dicomai.results.seg import MORPHOLOGICALLY_ABNORMAL, Drawn
+from dicomai.results.seg import MORPHOLOGICALLY_ABNORMAL, Encoded
 
 # How sure a device is of what it found. PS3.16 defines it for CAD as a number from 0 to 100 %; a
 # "probability of malignancy" (111047) would claim more than a detector says.
@@ -44,30 +47,49 @@ Group: TypeAlias = (
 )
 
 
-def groups(job: Job, segments: tuple[Drawn, ...], seg_uid: str) -> list[Group]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Where:
+    """The segment that shows a finding."""
+
+    seg: Dataset
+    number: int
+
+
+def groups(job: Job, segs: Sequence[Encoded]) -> list[Group]:
     """Return a measurement group for each finding, in the order of the findings."""
     findings = job.findings
-    numbers = {each.tracking_id: each.number for each in segments}
+    places = {
+        each.tracking_id: _Where(seg=seg.dataset, number=each.number)
+        for seg in segs
+        for each in seg.segments
+    }
     found: list[Group] = [
-        _segment(each, job, numbers[each.tracking_id], seg_uid)
+        _segment(each, job, places[each.tracking_id])
         for each in findings.segments
-        if each.tracking_id in numbers
+        if each.tracking_id in places
     ]
-    found += [
-        _detection(each, job, numbers.get(each.tracking_id), seg_uid)
-        for each in findings.detections
-    ]
+    found += [_detection(each, job, places.get(each.tracking_id)) for each in findings.detections]
     found += [_classification(each, job) for each in findings.classifications]
     return found or [_nothing_found(job)]
 
 
-def _segment(segment: Segment, job: Job, number: int, seg_uid: str) -> Group:
+def _segment(segment: Segment, job: Job, place: _Where) -> Group:
     sites = None
     if segment.laterality is not None:
         sites = [sr.FindingSite(pydicom_code(segment.type), pydicom_code(segment.laterality))]
+    if isinstance(job.findings.where, Plane):
+        return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=_tracking(job, segment.tracking_id),
+            referenced_segment=_on_plane(job, place),
+            finding_category=pydicom_code(segment.category),
+            finding_type=pydicom_code(segment.type),
+            finding_sites=sites,
+            algorithm_id=algorithm_identification(job.findings),
+            measurements=[_measurement(each) for each in segment.measurements] or None,
+        )
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(job, segment.tracking_id),
-        referenced_segment=_referenced(job, number, seg_uid),
+        referenced_segment=_referenced(job, place),
         finding_category=pydicom_code(segment.category),
         finding_type=pydicom_code(segment.type),
         finding_sites=sites,
@@ -76,7 +98,7 @@ def _segment(segment: Segment, job: Job, number: int, seg_uid: str) -> Group:
     )
 
 
-def _detection(detection: Detection, job: Job, number: int | None, seg_uid: str) -> Group:
+def _detection(detection: Detection, job: Job, place: _Where | None) -> Group:
     tracking = _tracking(job, detection.tracking_id)
     category = pydicom_code(detection.category or MORPHOLOGICALLY_ABNORMAL)
     algorithm = algorithm_identification(job.findings)
@@ -87,7 +109,8 @@ def _detection(detection: Detection, job: Job, number: int | None, seg_uid: str)
     if isinstance(detection.region, PixelBox):
         return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=tracking,
-            referenced_region=_pixel_region(detection.region, job),
+            referenced_region=_pixel_region(detection.region, job) if place is None else None,
+            referenced_segment=_on_plane(job, place) if place is not None else None,
             finding_category=category,
             finding_type=pydicom_code(detection.finding),
             finding_sites=_sites(detection),
@@ -98,8 +121,8 @@ def _detection(detection: Detection, job: Job, number: int | None, seg_uid: str)
     surface = _surface(detection.region, job)
     group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking,
-        referenced_segment=_referenced(job, number, seg_uid) if number is not None else None,
-        referenced_volume_surface=surface if number is None else None,
+        referenced_segment=_referenced(job, place) if place is not None else None,
+        referenced_volume_surface=surface if place is None else None,
         finding_category=category,
         finding_type=pydicom_code(detection.finding),
         finding_sites=_sites(detection),
@@ -159,13 +182,35 @@ def _tracking(job: Job, tracking_id: str) -> sr.TrackingIdentifier:
     return sr.TrackingIdentifier(uids.tracking_uid(job.uuid, tracking_id), tracking_id)
 
 
-def _referenced(job: Job, number: int, seg_uid: str) -> sr.ReferencedSegment:
+def _referenced(job: Job, place: _Where) -> sr.ReferencedSegment:
     return sr.ReferencedSegment(
-        sop_class_uid=uids.SEGMENTATION_STORAGE,
-        sop_instance_uid=seg_uid,
-        segment_number=number,
+        sop_class_uid=place.seg.SOPClassUID,
+        sop_instance_uid=place.seg.SOPInstanceUID,
+        segment_number=place.number,
         source_series=_series(job),
     )
+
+
+def _on_plane(job: Job, place: _Where) -> sr.ReferencedSegmentationFrame:
+    """Return the frame that shows a segment on a projection image."""
+    where = job.findings.where
+    assert isinstance(where, Plane)
+    frames = [
+        number
+        for number, frame in enumerate(place.seg.PerFrameFunctionalGroupsSequence, start=1)
+        if "SegmentIdentificationSequence" not in frame  # a label map has one frame for all
+        or frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber == place.number
+    ]
+    region = sr.ReferencedSegmentationFrame(
+        sop_class_uid=place.seg.SOPClassUID,
+        sop_instance_uid=place.seg.SOPInstanceUID,
+        frame_number=frames[0],
+        segment_number=place.number,
+        source_image=sr.SourceImageForSegmentation(*_source_of(job, where.sop_instance_uid)),
+    )
+    # A frame is named or a segment, not both (PS3.3 10.3).
+    del region[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
+    return region
 
 
 def _series(job: Job) -> sr.SourceSeriesForSegmentation:

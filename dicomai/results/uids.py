@@ -7,7 +7,8 @@ from typing import Final, Literal, get_args
 
 from dicomai.dicom import uid
 
-Kind = Literal["SEG", "SR", "SC", "KO", "PR"]
+Kind = Literal["SEG", "SR", "SC", "KO", "PR", "LABELMAP"]
+LABELMAP_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66.7"
 SEGMENTATION_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 COMPREHENSIVE_3D_SR_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.88.34"
 
@@ -24,9 +25,9 @@ def instance_uid(job: uuid.UUID, kind: Kind, number: int = 1) -> str:
     return uid.derived(job, kind, "instance", *((number,) if number > 1 else ()))
 
 
-def dimension_uid(job: uuid.UUID) -> str:
-    """Return the UID of the Dimension Organization of a job's SEG."""
-    return uid.derived(job, "SEG", "dimensions")
+def dimension_uid(job: uuid.UUID, kind: Kind, number: int = 1) -> str:
+    """Return the UID of the Dimension Organization of an object of a job."""
+    return uid.derived(job, kind, "dimensions", *((number,) if number > 1 else ()))
 
 
 def tracking_uid(job: uuid.UUID, tracking_id: str) -> str:

@@ -10,10 +10,14 @@ from dicomai.routing.condition import Condition
 
 Mode = Literal["off", "shadow", "live"]
 Exclusion = Literal["localizer", "secondary", "derived", "produced"]
-ResultObject = Literal["SEG", "SR", "SC", "KO", "PR"]
+ResultObject = Literal[
+    "SEG", "SEG:ALL-FRAMES", "SEG:FRACTIONAL", "SEG:LABELMAP", "SR", "SC", "KO", "PR"
+]
 """A form of a result: Segmentation, Structured Report, Secondary Capture, Key Object Selection,
 Grayscale Softcopy Presentation State."""
 RESULT_OBJECTS: tuple[ResultObject, ...] = get_args(ResultObject)
+SEG_FORMS: tuple[ResultObject, ...] = ("SEG", "SEG:ALL-FRAMES", "SEG:FRACTIONAL")
+"""Of these an analysis gives one."""
 EXCLUSIONS: tuple[Exclusion, ...] = get_args(Exclusion)
 
 
@@ -34,8 +38,10 @@ class Route:
     destinations
         Nodes that get the results.
     objects
-        What they get: "SEG" masks, "SR" the report, "SC" pictures, "KO" the key images, "PR"
-        contours and boxes to show on the images. There is always an "SR".
+        What they get: "SEG" masks (or one of "SEG:ALL-FRAMES" with its empty frames,
+        "SEG:FRACTIONAL" probabilities), "SEG:LABELMAP" masks as labels, "SR" the report, "SC"
+        pictures, "KO" the key images, "PR" contours and boxes to show on the images. There is
+        always an "SR".
     priority
         Higher runs earlier; waiting jobs rise with time, so that none starves.
     urgent

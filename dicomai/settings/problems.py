@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from dicomai.errors import ConfigError
 from dicomai.net.node import ANY_NODE
 from dicomai.routing.condition import CALLING_NODE, Condition
+from dicomai.routing.route import SEG_FORMS
 from dicomai.settings.tables import SECTIONS, TABLES, Document
 
 ENVIRONMENT: Final = "environment"
@@ -110,7 +111,26 @@ def cross_checked(file: Path, raw: Toml) -> list[Problem]:
                 for name in set(condition.values) - set(nodes):
                     reason = f'calling_node: no node "{name}"{hint(name, nodes)}'
                     add(f"routes[{number}].when", reason, "Add it under [[nodes]].")
+    for number, table in tables_of(raw, "routes"):
+        forms = _forms(table)
+        others = [
+            each
+            for at, other in tables_of(raw, "routes")
+            if at < number and other.get("model") == table.get("model")
+            for each in _forms(other)
+        ]
+        clash = next((each for each in forms if set(forms + others) - {each}), None)
+        if clash is not None:
+            against = next(each for each in (*others, *forms) if each != clash)
+            reason = f'"{clash}" and "{against}" of one model: an analysis gives one of them'
+            add(f"routes[{number}].objects", reason, "Ask for the same one in all its routes.")
     return problems
+
+
+def _forms(table: Mapping[str, object]) -> list[str]:
+    """Return the forms of Segmentation that a route asks for of which there is one."""
+    asked = table.get("objects", ["SEG"])
+    return [str(each) for each in asked if each in SEG_FORMS] if isinstance(asked, list) else []
 
 
 def tls_cross_checked(file: Path, document: Document) -> list[Problem]:
@@ -130,6 +150,8 @@ def tls_cross_checked(file: Path, document: Document) -> list[Problem]:
     query = document.query
     if query.tls and tls.certificate is None:
         add("query.tls", "there is no tls.certificate", "Name ours there.")
+    if query.port is not None and tls.only and not query.tls:
+        add("query.tls", "tls.only allows no port without TLS", "Set it to true.")
     if query.port in {document.receiver.port, *({tls.port} if tls.certificate else ())}:
         add("query.port", "the receiver listens there", "Give each one of its own.")
     if tls.authorities is None:

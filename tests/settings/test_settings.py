@@ -294,6 +294,7 @@ def test_files_of_tls_are_relative_to_the_configuration(file: Path, tmp_path: Pa
         ('certificate = "tls/ours.pem"\n', "", "tls.key", "there is no tls.certificate"),
         ("[tls]", "[receiver]\nport = 2762\n[tls]", "tls.port", "receiver.port is the same"),
         ('authorities = "/etc/ssl/hospital.pem"', "", "nodes[0]", "Name its authority's"),
+        ("[tls]", "[query]\nport = 104\n[tls]\nonly = true", "query.tls", "tls.only allows no"),
         ("tls = true", "", "nodes[0]", "known by its certificate needs tls = true"),
         ("CN=ct1, O=Hospital", "ct1.pem", "nodes[0]", "pins no certificate: write sha256:"),
         ("max_associations = 4", "max_associations = -1", "nodes[0]", "max_associations is 0"),
@@ -339,3 +340,15 @@ def test_files_of_tls_are_checked_before_anything_starts(
     assert "an RSA key of 2048 bits" in said(weak, weak_key)
     assert f"{gone} has expired" in said(gone, gone_key)
     assert "Have one issued for a TLS server" in said(for_mail, mail_key)
+
+
+def test_routes_of_one_model_ask_for_one_form_of_its_masks(file: Path) -> None:
+    other = GOOD.partition("[[routes]]")[2].replace('name = "lungs"', 'name = "more"')
+    asked = 'objects = ["SEG:FRACTIONAL", "SEG:LABELMAP", "SR"]\n'
+    (problem,) = _problems(file, f"{GOOD}[[routes]]{other}{asked}")
+    assert problem == (
+        'routes[1].objects: "SEG:FRACTIONAL" and "SEG" of one model: an analysis gives one of '
+        "them. Ask for the same one in all its routes."
+    )
+    file.write_text(GOOD + asked)
+    assert load(file, {}).routes[0].objects == ("SEG:FRACTIONAL", "SEG:LABELMAP", "SR")

@@ -13,13 +13,13 @@ from pydicom.dataset import Dataset, FileDataset
 
 from dicomai.findings import Findings
 from dicomai.results.gate.capture import check_capture
-from dicomai.results.gate.classes import KO, PR, SC, SEG, SEVERAL, SR
+from dicomai.results.gate.classes import KO, LABELMAP, PR, SC, SEG, SEVERAL, SR
 from dicomai.results.gate.error import GateError, refuse
 from dicomai.results.gate.header import check_header
 from dicomai.results.gate.key_images import check_key_images, has_keys
 from dicomai.results.gate.marks import check_marks, has_marks
 from dicomai.results.gate.report import check_report
-from dicomai.results.gate.voxels import check_voxels
+from dicomai.results.gate.voxels import Place, check_voxels
 from dicomai.routing.route import ResultObject
 
 
@@ -68,29 +68,40 @@ def check(
         with _strict_text(each):
             others = [other for other in read if other is not each]
             check_header(each, others, findings, source_headers, charset_default)
-    seg, (report,) = next(iter(by_class.get(SEG, ())), None), by_class[SR]
-    numbers: dict[str, tuple[int, str]] = {}
-    if seg is not None:
-        with _strict_text(seg):
-            numbers = check_voxels(seg, findings, source_headers)
+    (report,) = by_class[SR]
+    places: dict[str, Place] = {}
+    for sop_class in (LABELMAP, SEG):  # where there are both, the report refers to the latter
+        if segs := by_class.get(sop_class):
+            with _strict_text(segs[0]):
+                places = check_voxels(segs, findings, source_headers, wanted)
     _check_shown(by_class, findings, source_headers)
     with _strict_text(report):
-        rest = [each for each in read if each is not seg and each is not report]
-        check_report(report, seg, rest, numbers, findings, source_headers)
+        others = [each for each in read if each is not report]
+        check_report(report, others, places, findings, source_headers)
 
 
 def _expected(findings: Findings, wanted: Collection[ResultObject]) -> set[str]:
     """Return the classes that there must be, and no others."""
-    always = {SR, SEG} if _has_voxels(findings) else {SR}
-    return always | {
-        sop_class
-        for kind, sop_class, given in (
-            ("SC", SC, True),
-            ("KO", KO, has_keys(findings)),
-            ("PR", PR, has_marks(findings)),
+    segmented = set()
+    if _has_voxels(findings):
+        labels = "SEG:LABELMAP" in wanted
+        masks = not labels or any(
+            each in wanted for each in ("SEG", "SEG:ALL-FRAMES", "SEG:FRACTIONAL")
         )
-        if kind in wanted and given
-    }
+        segmented = {each for each, asked in ((SEG, masks), (LABELMAP, labels)) if asked}
+    return (
+        {SR}
+        | segmented
+        | {
+            sop_class
+            for kind, sop_class, given in (
+                ("SC", SC, True),
+                ("KO", KO, has_keys(findings)),
+                ("PR", PR, has_marks(findings)),
+            )
+            if kind in wanted and given
+        }
+    )
 
 
 def _check_shown(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 SEG: Final = "1.2.840.10008.5.1.4.1.1.66.4"
+LABELMAP: Final = "1.2.840.10008.5.1.4.1.1.66.7"
 SR: Final = "1.2.840.10008.5.1.4.1.1.88.34"
 SC: Final = "1.2.840.10008.5.1.4.1.1.7"
 KO: Final = "1.2.840.10008.5.1.4.1.1.88.59"
 PR: Final = "1.2.840.10008.5.1.4.1.1.11.1"
-SEVERAL: Final = frozenset({SC, PR})
+SEVERAL: Final = frozenset({SC, PR, LABELMAP})
 """Of these an analysis may give more than one object."""

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import Code
 from dicomai.findings import Findings
-from dicomai.results.gate.classes import KO, PR, SC, SEG, SR
+from dicomai.results.gate.classes import KO, LABELMAP, PR, SC, SEG, SR
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.references import check_references, known_instances
 from dicomai.results.gate.request import check_request
@@ -38,7 +38,6 @@ _TYPE_1: Final = {
     ),
     SEG: (
         *_CONTENT_DATE,
-        "FrameOfReferenceUID",
         "ImageType",
         "SegmentationType",
         "ContentLabel",
@@ -94,6 +93,7 @@ _TYPE_1: Final = {
         "PresentationLUTShape",
     ),
 }
+_TYPE_1[LABELMAP] = _TYPE_1[SEG]
 # Type 2: may be empty, must be there.
 _TYPE_2: Final = (
     "PatientName",
@@ -120,7 +120,7 @@ _SAME: Final = (
     "StudyDescription",
     "ReferringPhysicianName",
 )
-_MODALITY: Final = {SEG: "SEG", SR: "SR", SC: "OT", KO: "KO", PR: "PR"}
+_MODALITY: Final = {SEG: "SEG", LABELMAP: "SEG", SR: "SR", SC: "OT", KO: "KO", PR: "PR"}
 _DEVICES: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://dicomai.org/devices")
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 _OFFSET: Final = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")

@@ -11,9 +11,10 @@ from dicomai.findings import Findings, PixelBox, Sphere
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.header import code_of
+from dicomai.results.gate.planes import Image, expected_corners, images_of
 
 _MOST_DETECTIONS: Final = 20
-_ROUNDING: Final = 1e-5
+_ROUNDING_MM: Final = 1e-4
 
 
 def has_keys(findings: Findings) -> bool:
@@ -41,7 +42,10 @@ def check_key_images(result: Dataset, findings: Findings) -> None:
     if devices != [str(result.DeviceUID)]:
         refuse("provenance", uid, "its observer is not the device that its header names")
     picked = [
-        str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        (
+            str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID),
+            int(item.ReferencedSOPSequence[0].get("ReferencedFrameNumber") or 0),
+        )
         for item in result.ContentSequence
         if item.ValueType == "IMAGE"
     ]
@@ -56,28 +60,30 @@ def check_key_images(result: Dataset, findings: Findings) -> None:
         for series in study.ReferencedSeriesSequence
         for each in series.ReferencedSOPSequence
     }
-    if listed != set(picked):
+    if listed != {sop for sop, _ in picked}:
         refuse("references", uid, "its evidence is not the images that it picks out")
 
 
-def _wanted(findings: Findings) -> list[set[str]]:
+def _wanted(findings: Findings) -> list[set[Image]]:
     """Return for each thing found the images of which one shows it best; two where it lies between.
 
     A thing that has no image is left out.
     """
-    where = findings.where
+    where, images = findings.where, images_of(findings)
     if not isinstance(where, Grid):
         some = findings.detections or any(each.present for each in findings.classifications)
         some = some or any(each.mask.any() for each in findings.segments)
-        return [{where.sop_instance_uid}] if some else []
+        return [set(images)] if some else []
     choices = []
     for segment in findings.segments:
         areas = np.count_nonzero(segment.mask, axis=(1, 2))
         if areas.any():
             largest = np.flatnonzero(areas == areas.max())
-            choices.append({where.sop_instance_uids[k] for k in largest})
+            choices.append({images[k] for k in largest})
     surest = sorted(findings.detections, key=lambda each: -each.probability)[:_MOST_DETECTIONS]
-    inverse = np.linalg.inv(where.index_to_lps)
+    normal = np.cross(where.index_to_lps[:3, 1], where.index_to_lps[:3, 2])
+    normal /= np.linalg.norm(normal)
+    planes = np.array([expected_corners(where, k)[0] @ normal for k in range(where.shape_kji[0])])
     for each in surest:
         region = each.region
         if isinstance(region, PixelBox):
@@ -86,9 +92,6 @@ def _wanted(findings: Findings) -> list[set[str]]:
             middle = np.array(region.centre_lps_mm)
         else:
             middle = (np.array(region.corner_lps_mm) + np.array(region.opposite_lps_mm)) / 2
-        at = float(inverse[0, :3] @ middle + inverse[0, 3])
-        last = where.shape_kji[0] - 1
-        near = {k for k in range(last + 1) if abs(k - at) < 0.5 + _ROUNDING}
-        near = near or {0 if at < 0 else last}
-        choices.append({where.sop_instance_uids[k] for k in near})
+        away = np.abs(planes - middle @ normal)
+        choices.append({images[k] for k in np.flatnonzero(away < away.min() + _ROUNDING_MM)})
     return choices

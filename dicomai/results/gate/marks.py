@@ -14,10 +14,11 @@ from pydicom.dataset import Dataset
 from dicomai.findings import Box, Detection, Findings, PixelBox, Segment, Sphere
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
+from dicomai.results.gate.planes import Image, Slice, expected_corners, images_of, slices_of
 
 TOLERANCE_PX: Final = 0.01
 _ROUNDING: Final = 1e-5
-_EDGE: Final = 0.01  # slices
+_EDGE: Final = 0.01  # slices, or millimetres
 
 _Lines = list[tuple[str, npt.NDArray[np.float64]]]
 
@@ -29,48 +30,53 @@ def has_marks(findings: Findings) -> bool:
 
 def check_marks(states: Sequence[Dataset], findings: Findings, sources: Sequence[Dataset]) -> None:
     """Check that each image has the marks of what was found on it, and no others."""
-    by_uid = {str(source.SOPInstanceUID): source for source in sources}
-    drawn: dict[tuple[str, int], tuple[str, _Lines]] = {}
+    by_image = {each.image: each for each in slices_of("the presentation state", findings, sources)}
+    drawn: dict[tuple[Image, int], tuple[str, _Lines]] = {}
     for state in states:
         uid = str(state.SOPInstanceUID)
         images = [
-            str(each.ReferencedSOPInstanceUID)
+            image
             for series in state.ReferencedSeriesSequence
             for each in series.ReferencedImageSequence
+            for image in _images(each)
         ]
-        for each in images:
-            _shown_right(state, uid, by_uid[each])
+        for image in images:
+            if image not in by_image:
+                refuse("references", uid, f"it marks {image[0]}, where nothing was looked for")
+            _shown_right(state, uid, by_image[image])
         _banner(state, uid, findings)
         _gather(state, uid, set(images), drawn)
     uid = str(states[0].SOPInstanceUID)
     found: tuple[Segment | Detection, ...] = (*findings.segments, *findings.detections)
     for image, layer in drawn:
         if not 0 <= layer < len(found):
-            refuse("content", uid, f"it marks something on {image} that was not found")
+            refuse("content", uid, f"it marks something on {image[0]} that was not found")
     for layer, thing in enumerate(found):
         for image, wanted in _wanted(thing, findings).items():
             words, lines = drawn.pop((image, layer), ("", []))
             if not lines and image in _on_the_edge(thing, findings):
                 continue
-            if not _same(lines, wanted, by_uid[image]):
-                refuse("geometry", uid, f"its marks of {thing.label} lie elsewhere on {image}")
+            if not _same(lines, wanted, by_image[image].source):
+                refuse("geometry", uid, f"its marks of {thing.label} lie elsewhere on {image[0]}")
             if not words.startswith(thing.label):
-                refuse("content", uid, f"its marks on {image} are not called {thing.label}")
+                refuse("content", uid, f"its marks on {image[0]} are not called {thing.label}")
     if drawn:
-        refuse("geometry", uid, f"it marks something on {min(drawn)[0]} that lies elsewhere")
+        refuse("geometry", uid, f"it marks something on {min(drawn)[0][0]} that lies elsewhere")
 
 
 def _gather(
-    state: Dataset, uid: str, images: set[str], drawn: dict[tuple[str, int], tuple[str, _Lines]]
+    state: Dataset,
+    uid: str,
+    images: set[Image],
+    drawn: dict[tuple[Image, int], tuple[str, _Lines]],
 ) -> None:
     for item in state.GraphicAnnotationSequence:
         layer = re.fullmatch(r"FINDING([0-9]+)", str(item.GraphicLayer))
         if layer is None:
             continue
-        (reference,) = item.ReferencedImageSequence
-        image = str(reference.ReferencedSOPInstanceUID)
+        (image,) = _images(item.ReferencedImageSequence[0])
         if image not in images:
-            refuse("references", uid, f"it marks {image}, which it does not list")
+            refuse("references", uid, f"it marks {image[0]}, which it does not list")
         words = " ".join(str(each.UnformattedTextValue) for each in item.TextObjectSequence)
         lines = [
             (str(each.GraphicType), np.array(each.GraphicData, dtype=np.float64).reshape(-1, 2))
@@ -79,18 +85,29 @@ def _gather(
         if any(each.GraphicAnnotationUnits != "PIXEL" for each in item.GraphicObjectSequence):
             refuse("geometry", uid, "its marks are not in pixels of the images")
         if (image, int(layer[1]) - 1) in drawn:
-            refuse("content", uid, f"it marks one thing twice on {image}")
+            refuse("content", uid, f"it marks one thing twice on {image[0]}")
         drawn[image, int(layer[1]) - 1] = (words, lines)
 
 
-def _shown_right(state: Dataset, uid: str, image: Dataset) -> None:
+def _images(reference: Dataset) -> list[Image]:
+    frames = reference.get("ReferencedFrameNumber")
+    numbers = [0] if frames is None else [frames] if isinstance(frames, int) else list(frames)
+    return [(str(reference.ReferencedSOPInstanceUID), int(each)) for each in numbers]
+
+
+def _shown_right(state: Dataset, uid: str, shown: Slice) -> None:
     """Check that grey values come out as the image's own would (PS3.3 C.11.1, C.11.6, C.10.4)."""
-    for keyword in ("RescaleSlope", "RescaleIntercept"):
-        theirs, ours = image.get(keyword), state.get(keyword)
-        if (theirs is None) != (ours is None) or (
-            theirs is not None and abs(float(theirs) - float(ours)) > 1e-9 * abs(float(theirs))
-        ):
-            refuse("geometry", uid, f"its {keyword} is not that of {image.SOPInstanceUID}")
+    image, sop = shown.source, shown.image[0]
+    slope, intercept = state.get("RescaleSlope"), state.get("RescaleIntercept")
+    ours = None
+    if slope is not None or intercept is not None:
+        ours = tuple(np.nan if each is None else float(each) for each in (slope, intercept))
+    if (ours is None) != (shown.rescale is None) or (
+        ours is not None
+        and shown.rescale is not None
+        and not np.allclose(ours, shown.rescale, rtol=1e-9, atol=0)
+    ):
+        refuse("geometry", uid, f"its rescale is not that of {sop}")
     inverse = str(image.get("PhotometricInterpretation", "")) == "MONOCHROME1"
     if state.PresentationLUTShape != ("INVERSE" if inverse else "IDENTITY"):
         refuse("attributes", uid, "it turns dark into bright")
@@ -114,66 +131,70 @@ def _banner(state: Dataset, uid: str, findings: Findings) -> None:
             refuse("status", uid, f'it does not say "{text}" on every image')
 
 
-def _wanted(found: Segment | Detection, findings: Findings) -> Mapping[str, object]:
+def _wanted(found: Segment | Detection, findings: Findings) -> Mapping[Image, object]:
     """Return what must be on which image: a mask (J, I), or points as (N, 2) column, row."""
-    where = findings.where
-    mask = found.mask
+    where, images, mask = findings.where, images_of(findings), found.mask
+    if mask is not None:
+        return {image: plane for image, plane in zip(images, mask, strict=True) if plane.any()}
     if not isinstance(where, Grid):
-        if mask is not None:
-            return {where.sop_instance_uid: mask[0]} if mask.any() else {}
         assert isinstance(found, Detection)
         assert isinstance(found.region, PixelBox)
         (top, left), (bottom, right) = found.region.first_ji, found.region.last_ji
-        return {where.sop_instance_uid: _corners(left, top, right + 1, bottom + 1)}
-    if mask is not None:
-        return {
-            sop: plane
-            for sop, plane in zip(where.sop_instance_uids, mask, strict=True)
-            if plane.any()
-        }
+        return {images[0]: _corners(left, top, right + 1, bottom + 1)}
     assert isinstance(found, Detection)
     if isinstance(found.region, Sphere):
-        return _of_ball(found.region, where)
+        return _of_ball(found.region, where, images)
     assert isinstance(found.region, Box)
-    return _of_box(found.region, where)
+    return _of_box(found.region, where, images)
 
 
 def _corners(left: float, top: float, right: float, bottom: float) -> npt.NDArray[np.float64]:
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
 
 
-def _index(where: Grid, point: Sequence[float]) -> npt.NDArray[np.float64]:
+def _index(where: Grid, point: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return slice, row, column of a point; slices may lie at uneven steps."""
     inverse = np.linalg.inv(where.index_to_lps)
-    return np.asarray(inverse[:3, :3] @ np.array(point) + inverse[:3, 3])
+    index = inverse[:3, :3] @ np.asarray(point, dtype=np.float64) + inverse[:3, 3]
+    if where.slice_steps:
+        steps = np.array(where.slice_steps)
+        near = int(np.clip(np.searchsorted(steps, index[0]) - 1, 0, len(steps) - 2))
+        index[0] = near + (index[0] - steps[near]) / (steps[near + 1] - steps[near])
+    return np.asarray(index)
 
 
-def _of_ball(ball: Sphere, where: Grid) -> dict[str, object]:
+def _of_ball(ball: Sphere, where: Grid, images: list[Image]) -> dict[Image, object]:
     """Return the four ends of the axes of the circle on each slice; at least half a pixel wide."""
-    steps = np.linalg.norm(where.index_to_lps[:3, :3], axis=0)
-    k0, j, i = _index(where, ball.centre_lps_mm)
-    out: dict[str, object] = {}
-    for k, sop in enumerate(where.sop_instance_uids):
-        squared = (ball.diameter_mm / 2) ** 2 - ((k - k0) * steps[0]) ** 2
-        if abs(k - k0) * steps[0] > ball.diameter_mm / 2 and abs(k - k0) > 0.5 + _ROUNDING:
+    _, down_mm, across_mm = np.linalg.norm(where.index_to_lps[:3, :3], axis=0)
+    normal = np.cross(where.index_to_lps[:3, 1], where.index_to_lps[:3, 2])
+    normal /= np.linalg.norm(normal)
+    centre = np.array(ball.centre_lps_mm)
+    k0 = float(_index(where, centre)[0])
+    out: dict[Image, object] = {}
+    for k, image in enumerate(images):
+        away = float((centre - expected_corners(where, k)[0]) @ normal)
+        if abs(away) > ball.diameter_mm / 2 and abs(k - k0) > 0.5 + _ROUNDING:
             continue
-        radius = max(np.sqrt(max(squared, 0)), min(steps[1], steps[2]) / 2)
-        x, y, across, down = i + 0.5, j + 0.5, radius / steps[2], radius / steps[1]
-        out[sop] = np.array([(x - across, y), (x + across, y), (x, y - down), (x, y + down)])
+        squared = (ball.diameter_mm / 2) ** 2 - away**2
+        radius = max(np.sqrt(max(squared, 0)), min(down_mm, across_mm) / 2)
+        _, j, i = _index(where, centre - away * normal)
+        x, y, across, down = i + 0.5, j + 0.5, radius / across_mm, radius / down_mm
+        out[image] = np.array([(x - across, y), (x + across, y), (x, y - down), (x, y + down)])
     return out
 
 
-def _of_box(box: Box, where: Grid) -> dict[str, object]:
+def _of_box(box: Box, where: Grid, images: list[Image]) -> dict[Image, object]:
     ends = np.sort([_index(where, box.corner_lps_mm), _index(where, box.opposite_lps_mm)], axis=0)
     (k0, top, left), (k1, bottom, right) = ends
     shown = _corners(left + 0.5, top + 0.5, right + 0.5, bottom + 0.5)
     return {
-        sop: shown
-        for k, sop in enumerate(where.sop_instance_uids)
+        image: shown
+        for k, image in enumerate(images)
         if k0 - 0.5 - _ROUNDING <= k <= k1 + 0.5 + _ROUNDING
     }
 
 
-def _on_the_edge(found: Segment | Detection, findings: Findings) -> set[str]:
+def _on_the_edge(found: Segment | Detection, findings: Findings) -> set[Image]:
     """Return the images that a region reaches just so: they may show it or not."""
     where = findings.where
     if not isinstance(where, Grid) or not isinstance(found, Detection) or found.mask is not None:
@@ -181,17 +202,22 @@ def _on_the_edge(found: Segment | Detection, findings: Findings) -> set[str]:
     assert not isinstance(found.region, PixelBox)
     if isinstance(found.region, Sphere):
         k0 = k1 = float(_index(where, found.region.centre_lps_mm)[0])
-        step = float(np.linalg.norm(where.index_to_lps[:3, 0]))
-        reaches: tuple[float, ...] = (0.5, found.region.diameter_mm / 2 / step)
+        normal = np.cross(where.index_to_lps[:3, 1], where.index_to_lps[:3, 2])
+        normal /= np.linalg.norm(normal)
+        centre, radius = np.array(found.region.centre_lps_mm), found.region.diameter_mm / 2
+        touched = {
+            k
+            for k in range(where.shape_kji[0])
+            if abs(abs((centre - expected_corners(where, k)[0]) @ normal) - radius) < _EDGE
+        }
     else:
         ends = (found.region.corner_lps_mm, found.region.opposite_lps_mm)
         k0, k1 = sorted(float(_index(where, each)[0]) for each in ends)
-        reaches = (0.5,)
-    edges = [edge for reach in reaches for edge in (k0 - reach, k1 + reach)]
+        touched = set()
     return {
-        sop
-        for k, sop in enumerate(where.sop_instance_uids)
-        if min(abs(k - edge) for edge in edges) < _EDGE
+        image
+        for k, image in enumerate(images_of(findings))
+        if k in touched or min(abs(k - k0 + 0.5), abs(k - k1 - 0.5)) < _EDGE
     }
 
 

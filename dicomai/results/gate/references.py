@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydicom.dataset import Dataset
 
 from dicomai.findings import Findings
-from dicomai.results.gate.classes import PR, SC, SEG, SR
+from dicomai.results.gate.classes import LABELMAP, PR, SC, SEG, SR
 from dicomai.results.gate.error import refuse
 
 
@@ -71,11 +71,9 @@ def _listed(result: Dataset) -> list[tuple[str, _Place]]:
             (str(each.ReferencedSOPInstanceUID), ("", "", str(each.ReferencedSOPClassUID)))
             for each in result.SourceImageSequence
         ]
-    if result.SOPClassUID in (SEG, PR):
+    if result.SOPClassUID in (SEG, LABELMAP, PR):
         items = (
-            "ReferencedInstanceSequence"
-            if result.SOPClassUID == SEG
-            else ("ReferencedImageSequence")
+            "ReferencedImageSequence" if result.SOPClassUID == PR else "ReferencedInstanceSequence"
         )
         return [
             (

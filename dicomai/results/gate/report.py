@@ -28,6 +28,7 @@ from dicomai.results.gate.error import refuse
 from dicomai.results.gate.header import code_of, is_coded
 from dicomai.results.gate.references import known_instances
 from dicomai.results.gate.request import check_procedure
+from dicomai.results.gate.voxels import Place
 
 TOLERANCE_MM: Final = 0.01
 _NOT_DETECTED: Final = Code("260415000", "SCT", "Not detected")
@@ -38,14 +39,12 @@ _CERTAINTY: Final = Code("111012", "DCM", "Certainty of Finding")
 _PERCENT: Final = Code("%", "UCUM", "percent")
 _OF_A_FINDING: Final = frozenset({"NUM", "SCOORD", "SCOORD3D"})
 _Found = Segment | Detection | Classification
-Numbers = Mapping[str, tuple[int, str]]
 
 
 def check_report(
     report: Dataset,
-    seg: Dataset | None,
     others: Sequence[Dataset],
-    numbers: Numbers,
+    places: Mapping[str, Place],
     findings: Findings,
     sources: Sequence[Dataset],
 ) -> None:
@@ -53,19 +52,19 @@ def check_report(
 
     Parameters
     ----------
-    report, seg
-        As read back; no SEG where no mask has a voxel, or where none was asked for.
+    report
+        As read back.
     others
         All other objects of the analysis.
-    numbers
-        Tracking id to (segment number, tracking UID) of the SEG.
+    places
+        Tracking id to the segment that shows it.
     findings, sources
         What was found, in what.
     """
     uid = str(report.SOPInstanceUID)
     _status(report, uid)
     items = list(_walk(report))
-    _references(uid, items, seg, others, findings, sources)
+    _references(uid, items, others, findings, sources)
     groups = _groups(uid, items)
     _words(uid, items, findings)
     _observer(report, uid)
@@ -94,7 +93,7 @@ def check_report(
         refuse("content", uid, f"its findings are {sorted(groups)}, not {sorted(expected)}")
     for tracking_id, found in expected.items():
         group = groups[tracking_id]
-        _tracking(uid, group, tracking_id, numbers, seg)
+        _tracking(uid, group, tracking_id, places, findings)
         _algorithm(uid, group, findings)
         _measured(uid, group, found)
         if isinstance(found, Classification):
@@ -159,14 +158,13 @@ def _groups(uid: str, items: list[Dataset]) -> dict[str, Dataset]:
 def _references(
     uid: str,
     items: list[Dataset],
-    seg: Dataset | None,
     others: Sequence[Dataset],
     findings: Findings,
     sources: Sequence[Dataset],
 ) -> None:
     known = known_instances(findings, sources)
     made = {str(each.SOPInstanceUID) for each in others}
-    known |= made | ({str(seg.SOPInstanceUID)} if seg is not None else set())
+    known |= made
     tied = {
         str(each.ReferencedSOPInstanceUID)
         for item in items
@@ -218,25 +216,33 @@ def _uid_of(group: Dataset) -> str:
 
 
 def _tracking(
-    uid: str, group: Dataset, tracking_id: str, numbers: Numbers, seg: Dataset | None
+    uid: str,
+    group: Dataset,
+    tracking_id: str,
+    places: Mapping[str, Place],
+    findings: Findings,
 ) -> None:
     uids = [_uid_of(group)]
     if not uids[0]:
         refuse("tracking", uid, f'"{tracking_id}" has no tracking UID')
-    drawn = [item for item in group.ContentSequence if _name(item) == "121191"]
-    if tracking_id not in numbers:
+    name = "121191" if isinstance(findings.where, Grid) else "121214"
+    drawn = [item for item in group.ContentSequence if _name(item) == name]
+    if tracking_id not in places:
         if drawn:
             refuse("references", uid, f'"{tracking_id}" refers to a segment that is not there')
         return
-    number, tracking_uid = numbers[tracking_id]
-    if uids != [tracking_uid]:
+    place = places[tracking_id]
+    if uids != [place.tracking_uid]:
         refuse("tracking", uid, f'"{tracking_id}" has another tracking UID than its segment')
-    assert seg is not None
-    references = [item.ReferencedSOPSequence[0] for item in drawn]
-    if [
-        (str(each.ReferencedSOPInstanceUID), int(each.ReferencedSegmentNumber))
-        for each in references
-    ] != [(str(seg.SOPInstanceUID), number)]:
+    if len(drawn) != 1:
+        refuse("references", uid, f'"{tracking_id}" does not refer to its segment')
+    said = drawn[0].ReferencedSOPSequence[0]
+    frame, number = said.get("ReferencedFrameNumber"), said.get("ReferencedSegmentNumber")
+    if isinstance(findings.where, Grid):
+        right = frame is None and number == place.number
+    else:  # a region on one image is a frame, and then no segment is named (PS3.3 10.3)
+        right = number is None and frame in place.frames
+    if said.ReferencedSOPInstanceUID != place.seg_uid or not right:
         refuse("references", uid, f'"{tracking_id}" does not refer to its segment')
 
 
@@ -367,7 +373,10 @@ def _conclusion(uid: str, items: list[Dataset], findings: Findings) -> None:
 
 def _region(uid: str, group: Dataset, found: Detection, findings: Findings) -> None:
     if isinstance(found.region, PixelBox):
-        _on_image(uid, group, found.region)
+        if found.mask is None or not found.mask.any():
+            _on_image(uid, group, found.region)
+        elif any(item.ValueType == "SCOORD" for item in _walk(group)):
+            refuse("coordinates", uid, f'"{found.tracking_id}" has a segment and an outline')
         return
     if not isinstance(findings.where, Grid):
         refuse("coordinates", uid, f'"{found.tracking_id}" has no place in a projection image')

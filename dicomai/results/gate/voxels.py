@@ -1,8 +1,9 @@
-"""The voxels of a SEG, decoded bit by bit and placed by the standard's formula."""
+"""The voxels of Segmentations, in the bytes that would be sent, held against the masks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -11,199 +12,260 @@ from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import Code
 from dicomai.findings import Detection, Findings, Segment
-from dicomai.imaging.geometry import OFF_GRID_MM, Grid
+from dicomai.imaging.geometry import Grid
+from dicomai.results.gate.classes import LABELMAP, SEG
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.header import is_coded
+from dicomai.results.gate.planes import Image, Slice, corners_of, group, slices_of
+from dicomai.routing.route import ResultObject
 
 TOLERANCE_MM: Final = 0.01
-# What imaging allowed is allowed here too, rounding apart.
-IRREGULAR_MM: Final = OFF_GRID_MM + 1e-6
 
 # CID 7150, for a detection of which nobody says more.
 _ABNORMAL: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")
-_PIXELS: Final[dict[str, object]] = {
-    "SegmentationType": "BINARY",
-    "BitsAllocated": 1,
-    "BitsStored": 1,
-    "HighBit": 0,
+_ALL: Final[dict[str, object]] = {
     "PixelRepresentation": 0,
     "SamplesPerPixel": 1,
     "PhotometricInterpretation": "MONOCHROME2",
 }
+_BYTES: Final[dict[str, object]] = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+_PIXELS: Final[dict[str, dict[str, object]]] = {
+    "BINARY": {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0},
+    "FRACTIONAL": {
+        **_BYTES,
+        "SegmentationFractionalType": "PROBABILITY",
+        "MaximumFractionalValue": 255,
+    },
+    "LABELMAP": _BYTES,
+}
+_WORDS: Final[dict[str, object]] = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15}
+_Frames = npt.NDArray[np.bool_] | npt.NDArray[np.unsignedinteger]
 
-_Corners = npt.NDArray[np.float64]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The segment of a finding: in which object, under which number, tracked as what.
+
+    `frames` are those, from 1, that show it.
+    """
+
+    seg_uid: str
+    number: int
+    tracking_uid: str
+    frames: tuple[int, ...]
 
 
 def check_voxels(
-    seg: Dataset, findings: Findings, sources: Sequence[Dataset]
-) -> dict[str, tuple[int, str]]:
-    """Check each segment against its mask; return tracking id to (segment number, tracking UID)."""
-    uid = str(seg.SOPInstanceUID)
-    where = findings.where
-    if not isinstance(where, Grid):
-        refuse("geometry", uid, "it has voxels for a projection image, which has no place")
-    if seg.FrameOfReferenceUID != where.frame_of_reference_uid:
-        refuse("geometry", uid, "its frame of reference is not that of the findings")
-    if any(source.FrameOfReferenceUID != seg.FrameOfReferenceUID for source in sources):
-        refuse("geometry", uid, "its frame of reference is not that of every source image")
-    for keyword, wanted in _PIXELS.items():
-        if seg.get(keyword) != wanted:
-            refuse("attributes", uid, f"{keyword} is {seg.get(keyword)}, not {wanted}")
-    lossy = any(source.get("LossyImageCompression") == "01" for source in sources)
-    if lossy and seg.LossyImageCompression != "01":
-        refuse("attributes", uid, "it does not say that its images were compressed with loss")
-    planes = _source_planes(uid, where, sources)
-    frames = _frames(seg, uid, where.shape_kji)
-    placed = _placed(seg, uid, planes, where)
-    return _segments(seg, uid, findings, frames, placed)
-
-
-def _corners(
-    position: object, orientation: object, spacing: object, rows: int, columns: int
-) -> _Corners:
-    """Return where the centres of four corner pixels lie, (4, 3) LPS mm (PS3.3 C.7.6.2.1.1)."""
-    origin = np.asarray(position, dtype=np.float64)
-    cosines = np.asarray(orientation, dtype=np.float64)
-    between_rows, between_columns = np.asarray(spacing, dtype=np.float64)
-    along_row, along_column = cosines[:3] * between_columns, cosines[3:] * between_rows
-    return np.array(
-        [
-            origin + column * along_row + row * along_column
-            for row in (0, rows - 1)
-            for column in (0, columns - 1)
-        ]
-    )
-
-
-def _source_planes(uid: str, where: Grid, sources: Sequence[Dataset]) -> list[_Corners]:
-    """Return the corners of each source image by k, having held them against the grid."""
-    by_uid = {str(source.SOPInstanceUID): source for source in sources}
-    depth, rows, columns = where.shape_kji
-    if len(where.sop_instance_uids) != depth:
-        refuse("geometry", uid, "the findings do not name the image of every slice")
-    planes = []
-    for k, sop in enumerate(where.sop_instance_uids):
-        source = by_uid.get(sop)
-        if source is None:
-            refuse("references", uid, f"slice {k} lies on {sop}, which is no source image")
-        if (source.Rows, source.Columns) != (rows, columns):
-            refuse("geometry", uid, f"{sop} has another number of rows or columns than the masks")
-        corners = _corners(
-            source.ImagePositionPatient,
-            source.ImageOrientationPatient,
-            source.PixelSpacing,
-            rows,
-            columns,
-        )
-        expected = [
-            where.index_to_lps[:3] @ (k, j, i, 1) for j in (0, rows - 1) for i in (0, columns - 1)
-        ]
-        if np.linalg.norm(corners - np.array(expected), axis=1).max() > IRREGULAR_MM:
-            refuse("geometry", uid, f"the masks' grid does not lie on {sop} at slice {k}")
-        planes.append(corners)
-    return planes
-
-
-def _frames(seg: Dataset, uid: str, shape_kji: tuple[int, int, int]) -> npt.NDArray[np.bool_]:
-    """Return the frames, (F, J, I) bool: one bit a voxel, lowest first, no padding between."""
-    _, rows, columns = shape_kji
-    if (seg.Rows, seg.Columns) != (rows, columns):
-        refuse("geometry", uid, "its frames have another number of rows or columns than the masks")
-    count = int(seg.NumberOfFrames)
-    bits = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")
-    size = count * rows * columns
-    if bits.size < size or len(seg.PerFrameFunctionalGroupsSequence) != count:
-        refuse("readable", uid, f"it does not hold the {count} frames that it announces")
-    return bits[:size].reshape(count, rows, columns).astype(bool)
-
-
-def _group(seg: Dataset, frame: Dataset, keyword: str) -> Dataset | None:
-    holder = frame if keyword in frame else seg.SharedFunctionalGroupsSequence[0]
-    items = holder.get(keyword)
-    return items[0] if items else None
-
-
-def _placed(
-    seg: Dataset, uid: str, planes: list[_Corners], where: Grid
-) -> dict[tuple[int, int], int]:
-    """Return (segment number, k) to frame number from 0, each frame held against its image."""
-    every = np.array(planes)
-    placed: dict[tuple[int, int], int] = {}
-    for number, frame in enumerate(seg.PerFrameFunctionalGroupsSequence):
-        position = _group(seg, frame, "PlanePositionSequence")
-        orientation = _group(seg, frame, "PlaneOrientationSequence")
-        measures = _group(seg, frame, "PixelMeasuresSequence")
-        segment = _group(seg, frame, "SegmentIdentificationSequence")
-        if position is None or orientation is None or measures is None or segment is None:
-            refuse("attributes", uid, f"frame {number + 1} does not say where it lies")
-        corners = _corners(
-            position.ImagePositionPatient,
-            orientation.ImageOrientationPatient,
-            measures.PixelSpacing,
-            int(seg.Rows),
-            int(seg.Columns),
-        )
-        between = measures.get("SpacingBetweenSlices")
-        step = float(np.linalg.norm(where.index_to_lps[:3, 0]))
-        if between is not None and abs(float(between) - step) > TOLERANCE_MM:
-            refuse("geometry", uid, f"its slices are {step:.3f} mm apart, and it says {between}")
-        away = np.linalg.norm(every - corners, axis=2).max(axis=1)
-        k = int(away.argmin())
-        if away[k] > TOLERANCE_MM:
-            refuse("geometry", uid, f"frame {number + 1} lies {away[k]:.3f} mm off every image")
-        sources = {
-            str(each.ReferencedSOPInstanceUID)
-            for derivation in frame.get("DerivationImageSequence") or ()
-            for each in derivation.get("SourceImageSequence") or ()
-        }
-        if sources != {where.sop_instance_uids[k]}:
-            refuse("references", uid, f"frame {number + 1} names another image than lies there")
-        key = (int(segment.ReferencedSegmentNumber), k)
-        if key in placed:
-            refuse("geometry", uid, f"segment {key[0]} has two frames at slice {k}")
-        placed[key] = number
-    return placed
-
-
-def _segments(
-    seg: Dataset,
-    uid: str,
+    segs: Sequence[Dataset],
     findings: Findings,
-    frames: npt.NDArray[np.bool_],
-    placed: dict[tuple[int, int], int],
-) -> dict[str, tuple[int, str]]:
+    sources: Sequence[Dataset],
+    wanted: Collection[ResultObject],
+) -> dict[str, Place]:
+    """Check each segment of objects of one class against its mask.
+
+    Returns
+    -------
+    dict
+        Tracking id to its place. Every mask that has a voxel has one.
+    """
+    kind, whole = _form(str(segs[0].SOPClassUID), wanted)
     all_found: tuple[Segment | Detection, ...] = (*findings.segments, *findings.detections)
     expected = {
         found.tracking_id: found
         for found in all_found
         if found.mask is not None and found.mask.any()
     }
-    described = {str(item.TrackingID): item for item in seg.SegmentSequence}
-    numbered = sorted(int(item.SegmentNumber) for item in seg.SegmentSequence)
+    places: dict[str, Place] = {}
+    for seg in segs:
+        uid = str(seg.SOPInstanceUID)
+        _header(seg, uid, findings, sources, kind)
+        slices = slices_of(uid, findings, sources)
+        frames = _frames(seg, uid, kind, slices)
+        placed = _placed(seg, uid, slices, findings)
+        here = _segments(seg, uid, findings, expected, (frames, placed), whole=whole)
+        if twice := set(here) & set(places):
+            refuse("content", uid, f"it has {min(twice)}, and so has another one")
+        places |= here
+    if set(places) != set(expected):
+        uid = str(segs[0].SOPInstanceUID)
+        refuse("content", uid, f"its segments are {sorted(places)}, not {sorted(expected)}")
+    return places
+
+
+def _form(sop_class: str, wanted: Collection[ResultObject]) -> tuple[str, bool]:
+    """Return the type of segmentation that was asked for, and whether with all its frames."""
+    if sop_class == LABELMAP:
+        return "LABELMAP", False
+    if "SEG" not in wanted and "SEG:ALL-FRAMES" in wanted:
+        return "BINARY", True
+    fractional = "SEG" not in wanted and "SEG:FRACTIONAL" in wanted
+    return ("FRACTIONAL" if fractional else "BINARY"), False
+
+
+def _header(
+    seg: Dataset, uid: str, findings: Findings, sources: Sequence[Dataset], kind: str
+) -> None:
+    where = findings.where
+    if isinstance(where, Grid):
+        if seg.get("FrameOfReferenceUID") != where.frame_of_reference_uid:
+            refuse("geometry", uid, "its frame of reference is not that of the findings")
+        if any(source.FrameOfReferenceUID != seg.FrameOfReferenceUID for source in sources):
+            refuse("geometry", uid, "its frame of reference is not that of every source image")
+    elif seg.get("FrameOfReferenceUID") != sources[0].get("FrameOfReferenceUID"):
+        refuse("geometry", uid, "its frame of reference is not that of its image")
+    if seg.SegmentationType != kind:
+        refuse("attributes", uid, f"SegmentationType is {seg.SegmentationType}, not {kind}")
+    pixels = {**_ALL, **_PIXELS[kind]}
+    if kind == "LABELMAP" and len(seg.SegmentSequence) > 255:
+        pixels |= _WORDS
+    for keyword, value in pixels.items():
+        if seg.get(keyword) != value:
+            refuse("attributes", uid, f"{keyword} is {seg.get(keyword)}, not {value}")
+    lossy = any(source.get("LossyImageCompression") == "01" for source in sources)
+    if lossy and seg.LossyImageCompression != "01":
+        refuse("attributes", uid, "it does not say that its images were compressed with loss")
+
+
+def _frames(seg: Dataset, uid: str, kind: str, slices: Sequence[Slice]) -> _Frames:
+    """Return the frames, (F, J, I); one bit a voxel, lowest first, no padding between, or bytes."""
+    rows, columns = int(slices[0].source.Rows), int(slices[0].source.Columns)
+    if (seg.Rows, seg.Columns) != (rows, columns):
+        refuse("geometry", uid, "its frames have another number of rows or columns than the masks")
+    count = int(seg.NumberOfFrames)
+    octets = np.frombuffer(seg.PixelData, np.uint8)
+    values: npt.NDArray[np.unsignedinteger] = octets
+    if seg.BitsAllocated == 16:
+        values = octets.view("<u2")
+    elif kind == "BINARY":
+        values = np.unpackbits(octets, bitorder="little")
+    size = count * rows * columns
+    if values.size < size or len(seg.PerFrameFunctionalGroupsSequence) != count:
+        refuse("readable", uid, f"it does not hold the {count} frames that it announces")
+    frames = values[:size].reshape(count, rows, columns)
+    return frames.astype(bool) if kind == "BINARY" else frames
+
+
+def _placed(
+    seg: Dataset, uid: str, slices: Sequence[Slice], findings: Findings
+) -> dict[tuple[int, int], int]:
+    """Return (segment number, k) to frame number from 0, each frame held against its image.
+
+    A label map's frames are of no single segment: 0 stands there.
+    """
+    placed: dict[tuple[int, int], int] = {}
+    for number, frame in enumerate(seg.PerFrameFunctionalGroupsSequence):
+        segment = group(seg, number, "SegmentIdentificationSequence")
+        if segment is None and seg.SOPClassUID == SEG:
+            refuse("attributes", uid, f"frame {number + 1} does not say which segment it is of")
+        k = _slice_of(seg, uid, number, slices, findings)
+        shown: set[Image] = {
+            (str(each.ReferencedSOPInstanceUID), int(each.get("ReferencedFrameNumber") or 0))
+            for derivation in frame.get("DerivationImageSequence") or ()
+            for each in derivation.get("SourceImageSequence") or ()
+        }
+        if shown != {slices[k].image}:
+            refuse("references", uid, f"frame {number + 1} names another image than lies there")
+        key = (int(segment.ReferencedSegmentNumber) if segment is not None else 0, k)
+        if key in placed:
+            refuse("geometry", uid, f"segment {key[0]} has two frames at slice {k}")
+        placed[key] = number
+    return placed
+
+
+def _slice_of(
+    seg: Dataset, uid: str, number: int, slices: Sequence[Slice], findings: Findings
+) -> int:
+    where = findings.where
+    if not isinstance(where, Grid):
+        return 0
+    position = group(seg, number, "PlanePositionSequence")
+    orientation = group(seg, number, "PlaneOrientationSequence")
+    measures = group(seg, number, "PixelMeasuresSequence")
+    if position is None or orientation is None or measures is None:
+        refuse("attributes", uid, f"frame {number + 1} does not say where it lies")
+    corners = corners_of(
+        position.ImagePositionPatient,
+        orientation.ImageOrientationPatient,
+        measures.PixelSpacing,
+        int(seg.Rows),
+        int(seg.Columns),
+    )
+    between = measures.get("SpacingBetweenSlices")
+    affine = where.index_to_lps
+    normal = np.cross(affine[:3, 2], affine[:3, 1])
+    step = abs(float(affine[:3, 0] @ normal)) / float(np.linalg.norm(normal))
+    if between is not None and abs(float(between) - step) > TOLERANCE_MM:
+        refuse("geometry", uid, f"its slices are {step:.3f} mm apart, and it says {between}")
+    every = np.array([each.corners for each in slices])
+    away = np.linalg.norm(every - corners, axis=2).max(axis=1)
+    k = int(away.argmin())
+    if away[k] > TOLERANCE_MM:
+        refuse("geometry", uid, f"frame {number + 1} lies {away[k]:.3f} mm off every image")
+    return k
+
+
+def _segments(
+    seg: Dataset,
+    uid: str,
+    findings: Findings,
+    expected: dict[str, Segment | Detection],
+    drawn: tuple[_Frames, dict[tuple[int, int], int]],
+    *,
+    whole: bool,
+) -> dict[str, Place]:
+    frames, placed = drawn
+    labels = seg.SOPClassUID == LABELMAP
+    items = [item for item in seg.SegmentSequence if item.SegmentNumber != 0 or not labels]
+    described = {str(item.TrackingID): item for item in items}
+    numbered = sorted(int(item.SegmentNumber) for item in items)
     if numbered != list(range(1, len(numbered) + 1)):
         refuse("content", uid, f"its segments have the numbers {numbered}")
-    if set(described) != set(expected) or len(seg.SegmentSequence) != len(expected):
+    if not set(described) <= set(expected) or len(described) != len(items):
         refuse("content", uid, f"its segments are {sorted(described)}, not {sorted(expected)}")
-    numbers = {}
-    for tracking_id, found in expected.items():
-        item = described[tracking_id]
-        number = int(item.SegmentNumber)
+    places = {}
+    for tracking_id, item in described.items():
+        number, found = int(item.SegmentNumber), expected[tracking_id]
         _described(item, uid, found, findings)
+        shown = []
         assert found.mask is not None
-        for k, plane in enumerate(found.mask):
-            frame = placed.pop((number, k), None)
-            drawn = frames[frame] if frame is not None else np.zeros_like(plane)
-            if not np.array_equal(drawn, plane):
+        for k in range(len(found.mask)):
+            frame = placed.get((0 if labels else number, k))
+            if frame is None and whole:
+                refuse("content", uid, f'segment "{item.SegmentLabel}" lacks slice {k}')
+            shown += [frame + 1] if frame is not None else []
+            wrong = _wrong(None if frame is None else frames[frame], seg, number, found, k)
+            if wrong:
                 refuse(
                     "geometry",
                     uid,
-                    f'segment "{item.SegmentLabel}" differs from its mask in '
-                    f"{int((drawn != plane).sum())} voxels of slice {k}",
+                    f'segment "{item.SegmentLabel}" differs from its mask in {wrong} voxels of '
+                    f"slice {k}",
                 )
-        numbers[tracking_id] = (number, str(item.TrackingUID))
-    if placed:
-        refuse("content", uid, f"frames of segment {min(placed)[0]} belong to nothing found")
-    return numbers
+        places[tracking_id] = Place(
+            seg_uid=uid, number=number, tracking_uid=str(item.TrackingUID), frames=tuple(shown)
+        )
+    if strange := {key[0] for key in placed} - ({0} if labels else set(numbered)):
+        refuse("content", uid, f"frames of segment {min(strange)} belong to nothing found")
+    if labels and int(frames.max(initial=0)) > len(numbered):
+        refuse("content", uid, "it has labels that belong to nothing found")
+    return places
+
+
+def _wrong(
+    frame: _Frames | None, seg: Dataset, number: int, found: Segment | Detection, k: int
+) -> int:
+    """Return in how many voxels a frame is not what was found; no frame is an empty one."""
+    assert found.mask is not None
+    mask = found.mask[k]
+    if seg.SegmentationType == "FRACTIONAL":
+        probability = found.probability if isinstance(found, Segment) else None
+        likely = mask if probability is None else probability[k]
+        said = np.zeros(mask.shape) if frame is None else frame.astype(np.float64)
+        return int((np.abs(said - 255.0 * likely) > 1).sum())
+    if frame is None:
+        return int(mask.sum())
+    drawn = frame if seg.SegmentationType == "BINARY" else frame == number
+    return int((drawn != mask).sum())
 
 
 def _described(item: Dataset, uid: str, found: Segment | Detection, findings: Findings) -> None:
