@@ -83,7 +83,7 @@ def checked(objects: Sequence[Path], source: Source, package: Package, pictures:
     """
     findings = read_back(objects, source, package)
     gate.check(list(objects), findings, source.headers)
-    values = source.voxels if isinstance(source, SourceVolume) else source.pixels
+    values = source.voxels if isinstance(source, SourceVolume) else source.grey
     return Returned(found=line(findings), pictures=tuple(overlays(findings, values, pictures)))
 
 

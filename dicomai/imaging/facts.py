@@ -27,6 +27,7 @@ class Facts:
     sex: str = ""
     body_part: str = ""
     view_position: str = ""
+    presentation_intent: str = ""
 
 
 def facts_of(dataset: Dataset) -> Facts:
@@ -37,6 +38,7 @@ def facts_of(dataset: Dataset) -> Facts:
         sex=text(dataset, "PatientSex").upper(),
         body_part=text(dataset, "BodyPartExamined").upper(),
         view_position=text(dataset, "ViewPosition").upper() or _view_position(dataset),
+        presentation_intent=text(dataset, "PresentationIntentType").upper(),
     )
 
 

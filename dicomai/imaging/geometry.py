@@ -7,7 +7,7 @@ first voxel. Only an encoder adds the half pixel that SCOORD wants.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +126,11 @@ class Plane:
     shape_ji
         Rows, columns.
     spacing_ji_mm
-        Between rows, between columns, on the detector; None where the image does not say.
+        Between rows, between columns; None where the image does not say.
+    spacing_at
+        Where it holds: in the "patient" where someone calibrated it or an ultrasound scanner or a
+        microscope measured it, on the "detector" of an X-ray, which is further from the tube, so
+        that lengths come out too long; empty without a spacing.
     sop_instance_uid
         The image.
     """
@@ -134,3 +138,4 @@ class Plane:
     shape_ji: tuple[int, int]
     spacing_ji_mm: tuple[float, float] | None
     sop_instance_uid: str
+    spacing_at: Literal["patient", "detector", ""] = ""

@@ -1,30 +1,38 @@
-"""From the data set of a projection X-ray to pixels in which dense tissue is bright."""
+"""From the data set of a single image to the pixels that a model takes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, numbers, text
+from dicomai.imaging.attributes import name_of, numbers, text, whole
+from dicomai.imaging.display import displayed, rgb
 from dicomai.imaging.facts import Facts, facts_of
 from dicomai.imaging.frame import check_single_frame
 from dicomai.imaging.geometry import Plane
+from dicomai.imaging.intake import PLAIN, Intake
 from dicomai.imaging.modality import modality_values
 from dicomai.imaging.pixels import check_greyscale, sop_class_name
 
 MODALITIES: Final = ("CR", "DX", "RG", "MG", "PX", "IO")
+"""Of projection X-rays."""
+PICTURES: Final = ("US", "ES", "XC", "GM", "DMS", "OP", "SC", "OT")
+"""Of ultrasound, endoscopy, photographs, microscopy, dermoscopy, ophthalmology and captures."""
+_CENTIMETRES: Final = 3
+"""Of an ultrasound region (PS3.3 C.8.5.5.1.15)."""
 USUAL_ORIENTATION: Final = ("L", "F")
 """Frontal chest as it is hung: rows run to the patient's left, columns to the feet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SourceImagePixels:
-    """A projection image.
+    """A single image that is no slice: a projection X-ray, ultrasound, photograph or capture.
 
     Attributes
     ----------
@@ -32,7 +40,8 @@ class SourceImagePixels:
         Its size and spacing; it has no place in the patient.
     pixels
         (J, I) float32 in modality units, turned round for MONOCHROME1, so that what lets fewer
-        X-rays pass is brighter. Padding has the lowest value of what is no padding.
+        X-rays pass is brighter; padding has the lowest value of what is no padding. As shown, from
+        0 to 1, where the model takes it so. (J, I, 3) RGB from 0 to 1 for a model of colour.
     facts
         What the image says of patient and acquisition.
     headers
@@ -46,41 +55,42 @@ class SourceImagePixels:
     headers: tuple[Dataset, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def grey(self) -> npt.NDArray[np.float32]:
+        """The pixels, (J, I); of a colour image its luminance (ITU-R BT.601)."""
+        if self.pixels.ndim == 2:
+            return self.pixels
+        return np.asarray(self.pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32))
 
-def image_of(dataset: Dataset) -> SourceImagePixels:
-    """Return a projection X-ray as a model wants it.
+
+def image_of(dataset: Dataset, intake: Intake = PLAIN) -> SourceImagePixels:
+    """Return an image as a model wants it.
 
     Raises
     ------
     InputError
-        It is no greyscale projection of one frame, lies on its side, or can't be decoded.
+        It is a slice or has several frames, is in colour where the model takes grey or the other
+        way round, lies on its side, or can't be decoded.
     """
     name, subject = name_of(dataset), text(dataset, "SOPInstanceUID")
     modality = text(dataset, "Modality")
-    check_greyscale(dataset)
+    if not intake.colour:
+        check_greyscale(dataset)
     check_single_frame(dataset)
-    if modality not in MODALITIES:
+    if modality not in MODALITIES + PICTURES:
         raise InputError(
             f"{name} ({sop_class_name(dataset)}, modality {modality or 'unknown'}) is no "
-            "projection X-ray, and the model takes one.",
+            "projection X-ray, ultrasound, photograph or capture, and the model takes one.",
             subject=subject,
         )
-    noted = _check_hanging(dataset)
-    values, padding = modality_values(dataset)
-    pixels = values.astype(np.float32)
-    kept = pixels if padding is None else pixels[~padding]
-    if not kept.size:
-        raise InputError(f"{name} is nothing but padding.", subject=subject)
-    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
-        # Low values are shown bright, so they are what is dense; the range stays the same.
-        pixels = kept.max() + kept.min() - pixels
-    if padding is not None:
-        pixels[padding] = pixels[~padding].min()
-    height, width = pixels.shape
+    noted = _check_hanging(dataset) if modality in MODALITIES else ()
+    pixels = rgb(dataset) if intake.colour else _grey(dataset, intake)
+    spacing_ji_mm, spacing_at = _spacing(dataset)
     return SourceImagePixels(
         plane=Plane(
-            shape_ji=(height, width),
-            spacing_ji_mm=_spacing_ji_mm(dataset),
+            shape_ji=(pixels.shape[0], pixels.shape[1]),
+            spacing_ji_mm=spacing_ji_mm,
+            spacing_at=spacing_at,
             sop_instance_uid=subject,
         ),
         pixels=pixels,
@@ -91,14 +101,52 @@ def image_of(dataset: Dataset) -> SourceImagePixels:
     )
 
 
-def _spacing_ji_mm(dataset: Dataset) -> tuple[float, float] | None:
-    """Pixel Spacing where someone calibrated, else that on the detector (PS3.3 10.7.1.3)."""
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        if text(dataset, keyword):
-            between_rows, between_columns = numbers(dataset, keyword, 2)
-            if min(between_rows, between_columns) > 0:
-                return between_rows, between_columns
-    return None
+def _grey(dataset: Dataset, intake: Intake) -> npt.NDArray[np.float32]:
+    values, padding = modality_values(dataset)
+    pixels = values.astype(np.float32)
+    kept = pixels if padding is None else pixels[~padding]
+    if not kept.size:
+        raise InputError(
+            f"{name_of(dataset)} is nothing but padding.", subject=text(dataset, "SOPInstanceUID")
+        )
+    if intake.displayed:
+        return displayed(pixels, padding, dataset)
+    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+        # Low values are shown bright, so they are what is dense; the range stays the same.
+        pixels = kept.max() + kept.min() - pixels
+    if padding is not None:
+        pixels[padding] = pixels[~padding].min()
+    return pixels
+
+
+def _spacing(
+    dataset: Dataset,
+) -> tuple[tuple[float, float] | None, Literal["patient", "detector", ""]]:
+    """Return the spacing of rows and columns, mm, and where it holds (PS3.3 10.7.1.3).
+
+    Pixel Spacing of an X-ray is calibrated where it says so or differs from that of the detector.
+    """
+    xray = text(dataset, "Modality") in MODALITIES
+    pixel, imager = _pair(dataset, "PixelSpacing"), _pair(dataset, "ImagerPixelSpacing")
+    if pixel:
+        calibrated = text(dataset, "PixelSpacingCalibrationType") or imager not in {None, pixel}
+        return pixel, "patient" if calibrated or not xray else "detector"
+    if imager:
+        return imager, "detector"
+    regions: Sequence[Dataset] = dataset.get("SequenceOfUltrasoundRegions") or []
+    if len(regions) == 1 and whole(regions[0], "PhysicalUnitsXDirection", 0) == _CENTIMETRES:
+        (down,) = numbers(regions[0], "PhysicalDeltaY", 1)
+        (across,) = numbers(regions[0], "PhysicalDeltaX", 1)
+        if down and across and whole(regions[0], "PhysicalUnitsYDirection", 0) == _CENTIMETRES:
+            return (abs(down) * 10, abs(across) * 10), "patient"
+    return None, ""
+
+
+def _pair(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
+    if not text(dataset, keyword):
+        return None
+    between_rows, between_columns = numbers(dataset, keyword, 2)
+    return (between_rows, between_columns) if min(between_rows, between_columns) > 0 else None
 
 
 def _check_hanging(dataset: Dataset) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intake:
-    """How a series becomes the volume of a model.
+    """How a series becomes the input of a model.
 
     Attributes
     ----------
@@ -18,12 +18,18 @@ class Intake:
         By how much the distance between two slices may differ from the usual one.
     suv_body_weight
         PET in standardised uptake values by body weight, g/mL, instead of modality units.
+    displayed
+        A projection image as it is shown, by its VOI LUT or window, instead of modality units.
+    colour
+        An image in colour, instead of greyscale.
     """
 
     part: str = ""
     uneven_mm: float = 0.0
     suv_body_weight: bool = False
+    displayed: bool = False
+    colour: bool = False
 
 
 PLAIN = Intake()
-"""One volume of evenly spaced slices in modality units."""
+"""One volume of evenly spaced slices, or one greyscale image, in modality units."""

@@ -110,8 +110,9 @@ def modality_transform(dataset: Dataset) -> ModalityTransform:
         padding = (value, whole(dataset, "PixelPaddingRangeLimit", value))
     tables = dataset.get("ModalityLUTSequence")
     if tables:
+        entries, first, _ = lookup_table(dataset, tables[0], "modality")
         return ModalityTransform(
-            name=name, subject=subject, table=_table(dataset, tables[0]), padding=padding
+            name=name, subject=subject, table=(entries, first), padding=padding
         )
     (slope,) = numbers(dataset, "RescaleSlope", 1, (1.0,))
     (intercept,) = numbers(dataset, "RescaleIntercept", 1, (0.0,))
@@ -131,8 +132,16 @@ def modality_values(dataset: Dataset) -> tuple[Values, Padding]:
         return transform.values(pixels.frame(0))
 
 
-def _table(dataset: Dataset, item: Dataset) -> tuple[npt.NDArray[np.float64], int]:
-    """Return the entries of a LUT, and the stored value of the first (PS3.3 C.11.1.1)."""
+def lookup_table(
+    dataset: Dataset, item: Dataset, kind: str
+) -> tuple[npt.NDArray[np.float64], int, int]:
+    """Return the entries of a LUT, the value of the first, and the bits of each (PS3.3 C.11.1.1).
+
+    Raises
+    ------
+    InputError
+        It does not hold what its descriptor says; `kind` names it.
+    """
     count, first, bits = (int(part) for part in numbers(item, "LUTDescriptor", 3))
     count = count % (1 << 16) or 1 << 16
     if whole(dataset, "PixelRepresentation", 0) == 1 and first >= 1 << 15:
@@ -146,11 +155,11 @@ def _table(dataset: Dataset, item: Dataset) -> tuple[npt.NDArray[np.float64], in
         entries = np.atleast_1d(np.asarray(value, dtype=np.float64))[:count]
     if len(entries) != count or bits not in range(8, 17):
         raise InputError(
-            f"{name_of(dataset)}: its modality LUT announces {count} entries of {bits} bits and "
+            f"{name_of(dataset)}: its {kind} LUT announces {count} entries of {bits} bits and "
             f"holds {len(entries)}. Have the modality mend it.",
             subject=text(dataset, "SOPInstanceUID"),
         )
-    return entries, first
+    return entries, first, bits
 
 
 def _check_hounsfield(dataset: Dataset) -> None:

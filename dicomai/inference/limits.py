@@ -26,6 +26,8 @@ def check(limits: Limits, facts: Facts, where: Grid | Plane, model: str, subject
         *_listed("view_position", facts.view_position, limits.view_position, limits),
         *_of_the_grid(limits, where),
     ]
+    if facts.presentation_intent == "FOR PROCESSING" and not limits.for_processing:
+        outside.append("it holds the raw values of the detector, meant for processing")
     if outside:
         raise InputError(
             f"Series {subject} was not analysed by {model}, because it lies outside its limits: "

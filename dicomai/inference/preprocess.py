@@ -46,28 +46,27 @@ def prepare_volume(source: SourceVolume, preprocess: Preprocess, infer: Infer) -
 
 
 def prepare_image(source: SourceImagePixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
-    """Return an image as the network takes it, (1, J, I) float32.
+    """Return an image as the network takes it, (1, J, I) float32; (3, J, I) in colour.
 
     It is scaled in proportion until it fits `shape_ji`, and padded evenly with the lowest value.
     """
     assert preprocess.shape_ji is not None
     pixels = scaled(source.pixels, preprocess)
-    height, width = pixels.shape
+    height, width = pixels.shape[:2]
     between_rows, between_columns = source.plane.spacing_ji_mm or (1.0, 1.0)
     # Pixels are square for the network, whatever they are on the detector.
     tall, wide = height * between_rows, width * between_columns
     per_pixel = max(tall / preprocess.shape_ji[0], wide / preprocess.shape_ji[1])
     new_height = min(preprocess.shape_ji[0], max(1, round(tall / per_pixel)))
     new_width = min(preprocess.shape_ji[1], max(1, round(wide / per_pixel)))
-    small = (
-        axis_weights(height, new_height, height / new_height)
-        @ pixels
-        @ axis_weights(width, new_width, width / new_width).T
-    )
-    out = np.full(preprocess.shape_ji, preprocess.scale_to[0], dtype=np.float32)
-    top, left = (out.shape[0] - new_height) // 2, (out.shape[1] - new_width) // 2
-    out[top : top + new_height, left : left + new_width] = small
-    return out[None]
+    rows = axis_weights(height, new_height, height / new_height)
+    columns = axis_weights(width, new_width, width / new_width).T
+    planes = [pixels] if pixels.ndim == 2 else [pixels[..., each] for each in range(3)]
+    out = np.full((len(planes), *preprocess.shape_ji), preprocess.scale_to[0], dtype=np.float32)
+    top, left = (out.shape[1] - new_height) // 2, (out.shape[2] - new_width) // 2
+    for channel, plane in zip(out, planes, strict=True):
+        channel[top : top + new_height, left : left + new_width] = rows @ plane @ columns
+    return out
 
 
 def scaled(values: npt.NDArray[np.float32], preprocess: Preprocess) -> npt.NDArray[np.float32]:

@@ -121,6 +121,8 @@ class Limits(_Table):
     uneven_spacing_mm: Annotated[float, Field(ge=0)] = 0.0
     """By how much the distance between two slices may differ from the usual one; the series is
     then resampled to an even spacing. 0 refuses every uneven series."""
+    for_processing: bool = False
+    """Whether X-rays meant for processing are taken, the raw values of a detector."""
     allow_missing: tuple[Fact, ...] = ()
 
 
@@ -135,8 +137,11 @@ class Input(_Table):
     """What to order by where several fit, as "-instances" or "SliceThickness"."""
     part: str = ""
     """Of a series of several volumes the one to take, as "b-value 0" or "time 1, echo time 10"."""
-    values: Literal["modality", "suv_bw"] = "modality"
-    """Of a PET series: as they are, or standardised uptake values by body weight, g/mL."""
+    values: Literal["modality", "suv_bw", "displayed"] = "modality"
+    """As they are; of a PET series, standardised uptake values by body weight, g/mL; of an image,
+    as it is shown by its VOI LUT or window, from 0 to 1."""
+    colour: bool = False
+    """Whether the network takes red, green and blue, each from 0 to 1; else greyscale."""
 
 
 class Preprocess(_Table):
@@ -303,11 +308,13 @@ class Manifest(_Table):
 
     @property
     def intake(self) -> Intake:
-        """How a series becomes the volume that the model takes."""
+        """How a series or an image becomes what the model takes."""
         return Intake(
             part=self.input[0].part,
             uneven_mm=self.limits.uneven_spacing_mm,
             suv_body_weight=self.input[0].values == "suv_bw",
+            displayed=self.input[0].values == "displayed",
+            colour=self.input[0].colour,
         )
 
     @model_validator(mode="after")
@@ -321,8 +328,13 @@ class Manifest(_Table):
             raise ValueError("an image takes the inferer whole and preprocess.shape_ji")
         if not image and self.preprocess.shape_ji is not None:
             raise ValueError("preprocess.shape_ji belongs to an image")
-        if image and (self.input[0].part or self.input[0].values != "modality"):
-            raise ValueError("part and values of an input belong to a volume")
+        taken = self.input[0]
+        if image and (taken.part or taken.values == "suv_bw"):
+            raise ValueError('part and values = "suv_bw" of an input belong to a volume')
+        if not image and (taken.colour or taken.values == "displayed"):
+            raise ValueError('colour and values = "displayed" of an input belong to an image')
+        if taken.colour and taken.values != "modality":
+            raise ValueError("a colour image is as it is: leave values out")
         if image and self.preprocess.spacing_mm is not None:
             raise ValueError("preprocess.spacing_mm belongs to a volume")
         labels = [each.label for each in self.output]

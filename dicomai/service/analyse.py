@@ -90,9 +90,8 @@ def load(
             f"{package.name} takes one image, and the job has {len(datasets)}.",
             subject=job.study_instance_uid,
         )
-    source: Source = (
-        volume_of(datasets, package.manifest.intake) if volume else image_of(datasets[0])
-    )
+    intake = package.manifest.intake
+    source: Source = volume_of(datasets, intake) if volume else image_of(datasets[0], intake)
     return Loaded(
         source=source,
         request=Analyse(
@@ -172,7 +171,7 @@ def encoded(
 
 def image_of_source(source: Source) -> npt.NDArray[np.generic]:
     """Return the voxels or pixels that the model saw."""
-    return source.voxels if isinstance(source, SourceVolume) else source.pixels
+    return source.voxels if isinstance(source, SourceVolume) else source.grey
 
 
 def report_of(predecessor: Predecessor | None) -> PredecessorSR | None:

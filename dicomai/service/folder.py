@@ -214,7 +214,7 @@ def analysed(
 def _source(package: Package, datasets: Sequence[Dataset]) -> SourceVolume | SourceImagePixels:
     if package.manifest.input[0].kind == "volume":
         return volume_of(datasets, package.manifest.intake)
-    return image_of(datasets[0])
+    return image_of(datasets[0], package.manifest.intake)
 
 
 def _encoded(

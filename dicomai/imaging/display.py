@@ -1,0 +1,102 @@
+"""Images as they are shown: VOI LUT and window (PS3.3 C.11.2), palettes (PS3.3 C.7.6.3.1.5)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.pixels.processing import apply_color_lut
+
+from dicomai.errors import InputError
+from dicomai.imaging.attributes import name_of, numbers, text, values_checked_here
+from dicomai.imaging.modality import Padding, lookup_table
+from dicomai.imaging.pixels import stored_pixels
+
+Picture = npt.NDArray[np.float32]
+
+
+def displayed(values: Picture, padding: Padding, dataset: Dataset) -> Picture:
+    """Return a greyscale image as it is shown, (J, I) float32 from 0, black, to 1, white.
+
+    By its first VOI LUT, else its first window, else from its lowest to its highest value; turned
+    round for MONOCHROME1.
+
+    Parameters
+    ----------
+    values : (J, I) float32
+        Modality units.
+    padding : (J, I) bool or None
+        Is shown black.
+    """
+    tables = dataset.get("VOILUTSequence")
+    if tables:
+        entries, first, bits = lookup_table(dataset, tables[0], "VOI")
+        index = np.clip(np.round(values).astype(np.int64) - first, 0, len(entries) - 1)
+        out = np.asarray(entries[index] / ((1 << bits) - 1))
+    elif text(dataset, "WindowCenter") and text(dataset, "WindowWidth"):
+        out = _windowed(values.astype(np.float64), dataset)
+    else:
+        kept = values if padding is None else values[~padding]
+        low, high = float(kept.min()), float(kept.max())
+        out = (values.astype(np.float64) - low) / ((high - low) or 1.0)
+    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+        out = 1 - out
+    shown = np.clip(out, 0, 1).astype(np.float32)
+    if padding is not None:
+        shown[padding] = 0
+    return shown
+
+
+def _windowed(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
+    """Return values by the first window (PS3.3 C.11.2.1.2, C.11.2.1.3)."""
+    centre, width = (_first(dataset, keyword) for keyword in ("WindowCenter", "WindowWidth"))
+    function = text(dataset, "VOILUTFunction").upper() or "LINEAR"
+    if function == "SIGMOID" and width > 0:
+        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700))))
+    if function == "LINEAR_EXACT" and width > 0:
+        return np.asarray((values - centre) / width + 0.5)
+    if function == "LINEAR" and width > 1:
+        return np.asarray((values - (centre - 0.5)) / (width - 1) + 0.5)
+    if function == "LINEAR" and width == 1:
+        return np.asarray((values > centre - 0.5).astype(np.float64))
+    raise InputError(
+        f"{name_of(dataset)}: a window of width {width:g} by {function} can't be. Have the "
+        "modality mend it.",
+        subject=text(dataset, "SOPInstanceUID"),
+    )
+
+
+def _first(dataset: Dataset, keyword: str) -> float:
+    count = len(text(dataset, keyword).split("\\"))
+    return numbers(dataset, keyword, count)[0]
+
+
+def rgb(dataset: Dataset) -> Picture:
+    """Return a colour image of one frame, (J, I, 3) float32 from 0 to 1, whatever it is stored as.
+
+    Raises
+    ------
+    InputError
+        It is no colour image, or can't be decoded.
+    """
+    photometric = text(dataset, "PhotometricInterpretation")
+    pixels = stored_pixels(dataset)
+    with values_checked_here():
+        values = pixels.frame(0)
+        bits = pixels.stored
+        if photometric == "PALETTE COLOR":
+            try:
+                values = apply_color_lut(values, dataset)
+            except (AttributeError, ValueError, IndexError, KeyError) as error:
+                raise InputError(
+                    f"{name_of(dataset)}: its palette can't be read: {error}. Have the modality "
+                    "mend it.",
+                    subject=pixels.subject,
+                ) from None
+            bits = 8 * values.dtype.itemsize
+    if values.ndim != 3 or values.shape[2] < 3:
+        raise InputError(
+            f"{name_of(dataset)} is a greyscale image ({photometric}), and the model takes colour.",
+            subject=pixels.subject,
+        )
+    return np.asarray(values[..., :3] / ((1 << bits) - 1), dtype=np.float32)

@@ -1,0 +1,195 @@
+"""Single images: as shown, in grey and in colour, with the spacing that they have."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import Dataset, dcmread
+from pydicom.pixels.processing import apply_voi_lut
+
+from dicomai.errors import InputError
+from dicomai.imaging.geometry import Plane
+from dicomai.imaging.image import image_of
+from dicomai.imaging.intake import Intake
+from dicomai.imaging.series import read_object
+from dicomai.inference.limits import check
+from dicomai.inference.preprocess import prepare_image
+from dicomai.models.manifest import Limits, Preprocess
+
+SHOWN = Intake(displayed=True)
+COLOUR = Intake(colour=True)
+
+
+@pytest.fixture
+def xray(sample_data: Path) -> Dataset:
+    """MONOCHROME1, 8 bits, window 128 by 256, For Presentation."""
+    return dcmread(sample_data / "modalities" / "dx" / "dx_image.dcm")
+
+
+@pytest.mark.parametrize("name", ["mg_L_monochrome2.dcm", "mg_R_monochrome1.dcm"])
+def test_a_mammogram_is_shown_by_its_sigmoid_and_turned_round(name: str, sample_data: Path) -> None:
+    dataset = dcmread(sample_data / "modalities" / "mg" / name)
+    theirs = apply_voi_lut(dataset.pixel_array, dataset) / 4095
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        theirs = 1 - theirs
+    shown = image_of(dataset, SHOWN).pixels
+    np.testing.assert_allclose(shown, theirs, atol=1e-5)
+    assert 0 <= shown.min() < shown.max() <= 1
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID", ""])
+def test_windows_do_what_pydicom_makes_of_them(function: str, xray: Dataset) -> None:
+    xray.WindowCenter, xray.WindowWidth, xray.VOILUTFunction = [100.5, 9], [80, 9], function
+    if not function:
+        del xray.VOILUTFunction  # which means LINEAR
+    theirs = 1 - np.clip(apply_voi_lut(xray.pixel_array, xray) / 255, 0, 1)
+    np.testing.assert_allclose(image_of(xray, SHOWN).pixels, theirs, atol=1e-5)
+
+
+def test_without_a_window_the_full_range_is_shown(xray: Dataset) -> None:
+    del xray.WindowCenter, xray.WindowWidth
+    shown = image_of(xray, SHOWN).pixels
+    stored = xray.pixel_array.astype(float)
+    np.testing.assert_allclose(
+        shown, 1 - (stored - stored.min()) / (stored.max() - stored.min()), atol=1e-6
+    )
+
+
+def test_a_voi_lut_is_looked_up(sample_data: Path) -> None:
+    dataset = dcmread(sample_data / "modalities" / "mr-vlut" / "vlut_04.dcm")
+    bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+    theirs = apply_voi_lut(dataset.pixel_array, dataset) / (2**bits - 1)
+    np.testing.assert_allclose(image_of(dataset, SHOWN).pixels, theirs, atol=1e-6)
+    # It is for display only: unasked, the values are those of the modality.
+    np.testing.assert_array_equal(image_of(dataset).pixels, dataset.pixel_array)
+
+
+def test_padding_is_shown_black(xray: Dataset) -> None:
+    pixels = xray.pixel_array.copy()
+    pixels[:3] = 0
+    xray.PixelPaddingValue = 0
+    xray.PixelData = pixels.tobytes()
+    shown = image_of(xray, SHOWN).pixels
+    assert not shown[:3].any()
+    assert shown[3:].max() > 0.9
+
+
+@pytest.mark.parametrize(("function", "width"), [("LINEAR", 0), ("SIGMOID", 0), ("CUBIC", 9)])
+def test_a_window_that_can_not_be_is_refused(function: str, width: int, xray: Dataset) -> None:
+    xray.WindowWidth, xray.VOILUTFunction = width, function
+    with pytest.raises(InputError, match=f"a window of width {width} by {function} can't be"):
+        image_of(xray, SHOWN)
+
+
+def test_images_for_processing_are_refused_unless_the_model_takes_them(xray: Dataset) -> None:
+    def say(limits: Limits) -> None:
+        image = image_of(xray)
+        check(limits, image.facts, image.plane, "nodule", "1.2.3")
+
+    say(Limits(modality=("DX",)))
+    xray.PresentationIntentType = "FOR PROCESSING"
+    with pytest.raises(InputError, match="the raw values of the detector"):
+        say(Limits(modality=("DX",)))
+    say(Limits(modality=("DX",), for_processing=True))
+
+
+def test_a_spacing_says_where_it_holds(xray: Dataset) -> None:
+    def spacing(pixel: object, imager: object, calibration: str = "") -> tuple[object, str]:
+        other = copy.deepcopy(xray)
+        for keyword, value in (("PixelSpacing", pixel), ("ImagerPixelSpacing", imager)):
+            if value is None:
+                del other[keyword]
+            else:
+                setattr(other, keyword, value)
+        other.PixelSpacingCalibrationType = calibration
+        plane = image_of(other).plane
+        return plane.spacing_ji_mm, plane.spacing_at
+
+    assert spacing([0.2, 0.3], [0.2, 0.3]) == ((0.2, 0.3), "detector")
+    assert spacing([0.19, 0.29], [0.2, 0.3]) == ((0.19, 0.29), "patient")
+    assert spacing([0.2, 0.3], [0.2, 0.3], "FIDUCIAL") == ((0.2, 0.3), "patient")
+    assert spacing([0.2, 0.3], None) == ((0.2, 0.3), "detector")
+    assert spacing(None, [0.2, 0.3]) == ((0.2, 0.3), "detector")
+    assert spacing(None, None) == (None, "")
+    assert spacing([0, 0], [0.2, 0.3]) == ((0.2, 0.3), "detector")
+
+
+def test_an_ultrasound_region_tells_the_spacing(sample_data: Path) -> None:
+    cine = dcmread(sample_data / "modalities" / "us" / "us_cine_rgb_6frames.dcm")
+    with pytest.raises(InputError, match=r"multi-frame object .* 6 frames"):
+        image_of(cine, COLOUR)
+    cine.NumberOfFrames = 1
+    cine.PixelData = cine.PixelData[: cine.Rows * cine.Columns * 3]
+    image = image_of(cine, COLOUR)
+    assert image.plane.spacing_ji_mm == pytest.approx((0.2, 0.2))
+    assert image.plane.spacing_at == "patient"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "modalities/photo/vl_photo_lesion_planar1.dcm",
+        "modalities/us/US-YBR_FULL_422-EVRLE.dcm",
+        "transfer-syntaxes/palette/examples_palette.dcm",
+        "transfer-syntaxes/palette/OBXXXX1A_rle.dcm",
+        "transfer-syntaxes/testpattern/testpattern_palette16.dcm",
+        "transfer-syntaxes/testpattern/testpattern_palette8.dcm",
+        "transfer-syntaxes/planar/color-pl.dcm",
+        "transfer-syntaxes/sc-rgb/SC_rgb_16bit.dcm",
+        "transfer-syntaxes/sc-rgb/SC_ybr_full_uncompressed.dcm",
+        "transfer-syntaxes/sc-rgb/SC_rgb_dcmtk_ebcyn2.dcm",
+    ],
+)
+def test_colours_are_those_that_dcmtk_shows(
+    name: str, sample_data: Path, tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    path = sample_data / name
+    dataset = read_object(path)
+    dataset.Modality = dataset.get("Modality") or "OT"
+    image = image_of(dataset, COLOUR)
+    assert image.pixels.dtype == np.float32
+    assert image.pixels.shape == (*image.plane.shape_ji, 3)
+    command = [peer("dcmj2pnm"), "+op", path, tmp_path / "shown.ppm"]
+    subprocess.run(command, check=True, capture_output=True)
+    theirs = np.asarray(Image.open(tmp_path / "shown.ppm"), dtype=float) / 255
+    assert np.abs(image.pixels - theirs).max() < 2.5 / 255  # both round
+    assert np.abs(image.pixels - theirs).mean() < 0.6 / 255
+
+
+def test_grey_and_colour_are_not_mistaken_for_each_other(sample_data: Path, xray: Dataset) -> None:
+    photo = dcmread(sample_data / "modalities" / "photo" / "vl_photo_lesion_planar1.dcm")
+    with pytest.raises(InputError, match=r"is a colour image \(RGB\)"):
+        image_of(photo)
+    with pytest.raises(InputError, match=r"is a greyscale image \(MONOCHROME1\), and the model"):
+        image_of(xray, COLOUR)
+    grey = image_of(photo, COLOUR).grey
+    assert grey.shape == (photo.Rows, photo.Columns)
+    assert 0 < grey.min() < grey.max() < 1
+
+
+def test_a_palette_that_is_cut_off_is_refused(sample_data: Path) -> None:
+    path = sample_data / "transfer-syntaxes" / "palette" / "examples_palette.dcm"
+    dataset = read_object(path)
+    del dataset.GreenPaletteColorLookupTableData
+    with pytest.raises(InputError, match="its palette can't be read"):
+        image_of(dataset, COLOUR)
+
+
+def test_a_network_of_colour_gets_three_planes(sample_data: Path) -> None:
+    photo = dcmread(sample_data / "modalities" / "photo" / "vl_photo_lesion_planar1.dcm")
+    image = image_of(photo, COLOUR)
+    assert isinstance(image.plane, Plane)
+    height, width = image.plane.shape_ji
+    half = (height // 2, width // 2)
+    prepared = prepare_image(image, Preprocess(shape_ji=half, clip=(0, 1), scale_to=(0, 1)))
+    assert prepared.shape == (3, *half)
+    assert (height % 2, width % 2) == (0, 0)
+    blocks = image.pixels.reshape(half[0], 2, half[1], 2, 3).mean(axis=(1, 3))
+    # The mean of the linear interpolation reaches a little into the neighbours.
+    assert np.abs(np.moveaxis(prepared, 0, -1) - blocks).mean() < 0.01
