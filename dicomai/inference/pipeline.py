@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
-from dicomai.errors import ConfigError, InputError
+from dicomai.errors import ConfigError
 from dicomai.findings import Classification, Detection, Findings, Segment, SourceImage, Sphere
 from dicomai.imaging.attributes import text
-from dicomai.imaging.geometry import Grid, Plane
 from dicomai.imaging.image import SourceImagePixels
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import limits
@@ -115,7 +114,6 @@ def analyse(
         )
     where = source.grid if isinstance(source, SourceVolume) else source.plane
     limits.check(manifest.limits, source.facts, where, manifest.name, source.series_instance_uid)
-    _check_results_can_say(where, source.series_instance_uid)
     run = _Run(progress)
     run.warnings += source.warnings
     segments: tuple[Segment, ...] = ()
@@ -137,16 +135,6 @@ def analyse(
         warnings=tuple(run.warnings),
         stages_s=run.stages_s,
     )
-
-
-def _check_results_can_say(where: Grid | Plane, subject: str) -> None:
-    """Refuse an input whose results would not say right where they lie."""
-    if isinstance(where, Grid) and where.frame_numbers:
-        raise InputError(
-            f"Series {subject} is enhanced multi-frame, and results can't name single frames yet. "
-            "Have the modality send classic single-frame images.",
-            subject=subject,
-        )
 
 
 def _of_an_image(model: Model, source: SourceImagePixels, run: _Run) -> tuple[Classification, ...]:
