@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -55,14 +57,18 @@ class ReceiverProcess:
         program = Path(__file__).with_name("receiver_process.py")
         command = [*self.prefix, sys.executable, str(program), json.dumps(self.settings)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            )
         assert self.process.stdout is not None
         if self.process.stdout.readline() != b"ready\n":
             self.kill()
             pytest.fail(self.log.read_text())
 
     def kill(self) -> None:
-        self.process.kill()
+        # A tracer that is killed lets go of what it traced.
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.wait()
 
     def wait(self) -> int:
