@@ -229,6 +229,8 @@ class Incoming:
 
         What is refused is not written any further.
         """
+        if not piece:  # nothing has begun yet, and nothing goes on
+            return
         begins = self.bytes == 0
         self.bytes += len(piece)
         if self._refusal is not None:

@@ -183,6 +183,23 @@ def test_an_object_is_the_same_however_it_is_cut(receiver: Receiver, scu: Scu) -
     assert receiver.data_sets() == sent
 
 
+def test_empty_fragments_before_an_object_open_nothing(receiver: Receiver, scu: Scu) -> None:
+    descriptors = Path(f"/proc/{receiver.process.pid}/fd")
+    with associated(receiver) as peer:
+        peer.send(whole(store_rq(), scu.tiny()))
+        assert peer.status() == 0
+        before = len(list(descriptors.iterdir()))
+        peer.send(pdu(4, pdv(store_rq(), COMMAND | LAST)), pdu(4, pdv(b"", 0)) * 20)
+        peer.send(pdu(4, pdv(scu.tiny(), LAST)))
+        assert peer.status() == 0
+        # Each would else hold back what is ingested, until the association ends.
+        assert not list(receiver.spool.rglob("*.part"))
+        assert len(list(descriptors.iterdir())) == before
+        peer.send(pdu(4, pdv(store_rq(), COMMAND | LAST)), pdu(4, pdv(b"", LAST)))
+        assert peer.status() == 0xC000
+    assert receiver.data_sets() == [scu.tiny()] * 2
+
+
 def test_a_head_that_comes_late_is_checked_all_the_same(receiver: Receiver, scu: Scu) -> None:
     private = scu.element(0x0009, 0x0010, "LO", b"SOMEONE")
     private += struct.pack("<HH2sHL", 0x0009, 0x1001, b"OB", 0, 3_000_000) + bytes(3_000_000)
