@@ -12,30 +12,39 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Final, Literal
 
 FOLDER: Final = ".slots"
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 Full = Literal["all", "node"]
 """Which limit is reached: that of the receiver, or that of the node."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A file that this process has locked."""
+
+    name: str
+    lock: int
+
+
 class Slot:
     """The place of one association; free again when it is released, or its process has died."""
 
-    _locks: tuple[int, ...]
+    def __init__(self, slots: Slots, places: tuple[_Place, ...]) -> None:
+        self._slots = slots
+        self._places = places
 
     def release(self) -> None:
         """Free the place; only the first call counts."""
-        locks, self._locks = self._locks, ()
-        for lock in locks:
-            os.close(lock)
+        places, self._places = self._places, ()
+        for place in places:
+            self._slots.give_back(place)
 
 
-@dataclass(frozen=True, slots=True)
 class Slots:
     """The places below a folder that all receiver processes of this host share.
 
@@ -47,8 +56,14 @@ class Slots:
         How many associations may be open in all.
     """
 
-    folder: Path
-    limit: int
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+        # Of this process: there is no use in trying them. Others are tried from a place on that is
+        # likely to be ours alone, so most associations take a single try.
+        self._held: set[str] = set()
+        self._holding = Lock()
+        self._first = os.getpid() * 7919
 
     def take(self, node: str, node_limit: int) -> Slot | Full:
         """Return a place for an association of a node, or which limit is reached.
@@ -60,26 +75,48 @@ class Slots:
         node_limit
             How many it may have; 0: as many as all.
         """
-        self.folder.mkdir(mode=0o750, exist_ok=True)
-        locks = []
+        places = []
         if node_limit:
             digest = hashlib.sha256(node.encode()).hexdigest()[:16]
             own = self._first_free(f"node-{digest}", node_limit)
             if own is None:
                 return "node"
-            locks.append(own)
+            places.append(own)
         general = self._first_free("all", self.limit)
         if general is None:
-            Slot(tuple(locks)).release()
+            Slot(self, tuple(places)).release()
             return "all"
-        return Slot((*locks, general))
+        return Slot(self, (*places, general))
 
-    def _first_free(self, kind: str, limit: int) -> int | None:
-        for number in range(limit):
-            path = self.folder / f"{kind}-{number:02d}"
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return lock
-            os.close(lock)
+    def give_back(self, place: _Place) -> None:
+        """Free a place that this process holds."""
+        with self._holding:
+            self._held.discard(place.name)
+            os.close(place.lock)
+
+    def _first_free(self, kind: str, limit: int) -> _Place | None:
+        with self._holding:
+            for count in range(limit):
+                name = f"{kind}-{(self._first + count) % limit:02d}"
+                if name in self._held:
+                    continue
+                lock = self._opened(name)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(lock)
+                    continue
+                except BaseException:
+                    os.close(lock)
+                    raise
+                self._held.add(name)
+                return _Place(name, lock)
         return None
+
+    def _opened(self, name: str) -> int:
+        path = f"{self.folder}/{name}"
+        try:
+            return os.open(path, _FLAGS, 0o640)
+        except FileNotFoundError:
+            self.folder.mkdir(mode=0o750, exist_ok=True)
+            return os.open(path, _FLAGS, 0o640)
