@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
+    from dicomai.dicom.uid import StudyInstanceUID
     from dicomai.service.story import StudyStory
     from dicomai.store.instances import Instance
     from dicomai.store.studies import Study
@@ -36,6 +37,14 @@ def study(
             "--accept", metavar="KEY", help="A held study belongs to this patient: let it go on."
         ),
     ] = "",
+    patient: Annotated[
+        str,
+        typer.Option(
+            "--patient",
+            metavar="ID",
+            help="Its images have a wrong Patient ID: reissue the results for this one.",
+        ),
+    ] = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -49,6 +58,9 @@ def study(
 
     if accept:
         _accept(name, accept, config)
+        return
+    if patient:
+        _reissue(name, patient, config)
         return
     _, engine = opened(config)
     with reading(engine) as connection:
@@ -74,17 +86,34 @@ def _accept(name: str, key: str, config: Path | None) -> None:
 
     settings, engine = opened(config)
     with reading(engine) as connection:
-        found = story.find(connection, name)
+        uid = _only(name, story.find(connection, name))
+    decide.accept(engine, uid, IdentityKey(key), now())
+    audit.record(settings.service.data, "study --accept", f"{uid} {key}")
+    say(f"Study {uid} belongs to {key} now, and is decided on anew.")
+
+
+def _reissue(name: str, patient: str, config: Path | None) -> None:
+    from dicomai.dicom.dates import now
+    from dicomai.service import reissue, story
+    from dicomai.store.engine import reading
+
+    settings, engine = opened(config)
+    with reading(engine) as connection:
+        uid = _only(name, story.find(connection, name))
+    made = reissue.reissue(settings, engine, uid, patient, now)
+    audit.record(settings.service.data, "study --patient", f"{uid} {patient}")
+    numbers = ", ".join(map(str, made))
+    say(f"Study {uid}: its results are reissued and queued for delivery, as job {numbers}.")
+
+
+def _only(name: str, found: Sequence[Study]) -> StudyInstanceUID:
     if len(found) > 1:
         raise DicomaiError(
             f"{len(found)} studies have the accession number {name}. Give the Study Instance UID "
             f"of the one that is meant: dicomai study {name}",
             subject=name,
         )
-    uid = found[0].study_instance_uid
-    decide.accept(engine, uid, IdentityKey(key), now())
-    audit.record(settings.service.data, "study --accept", f"{uid} {key}")
-    say(f"Study {uid} belongs to {key} now, and is decided on anew.")
+    return found[0].study_instance_uid
 
 
 def show_studies(found: Sequence[Study]) -> None:

@@ -46,6 +46,8 @@ class Node:
         Specific Character Set of undeclared bytes above 127; empty: unknown.
     answers_find
         It answers C-FIND, so identity is compared there before a delivery.
+    rejection_notes
+        It takes the notes that withdraw results which were reissued for another patient (IHE IOCM).
     retrieve
         How studies are fetched from it: `move`, C-MOVE to our receiver, which it must know as a
         destination; or `get`, C-GET.
@@ -67,6 +69,7 @@ class Node:
     issuer_of_patient_id: str = ""
     charset_default: str = ""
     answers_find: bool = False
+    rejection_notes: bool = False
     retrieve: Literal["move", "get"] = "move"
 
 

@@ -22,10 +22,11 @@ from dicomai.errors import (
 from dicomai.net import scu
 from dicomai.net.node import Node
 from dicomai.net.scu import StoreOutcome, StudyIdentity
+from dicomai.results.reissue import note_uid
 from dicomai.service.asked import classes_for
 from dicomai.service.attempt import Attempt, Lost, Worker, attempt
 from dicomai.settings import Settings
-from dicomai.store import deliveries, events, instances, jobs, nodes
+from dicomai.store import deliveries, events, instances, jobs, nodes, reissues
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job
@@ -77,7 +78,7 @@ class Deliverer:
         node = self._node(job)
         try:
             with this.stage("compare"):
-                objects = self._objects(job)
+                objects = self._objects(job, node)
                 if node.answers_find:
                     self._compare(job, node, objects)
             with this.stage("send"):
@@ -102,9 +103,12 @@ class Deliverer:
             subject=job.node,
         )
 
-    def _objects(self, job: Job) -> tuple[Instance, ...]:
+    def _objects(self, job: Job, node: Node) -> tuple[Instance, ...]:
+        """Return what the node gets; a note that withdraws results only who has those."""
         assert job.result_of is not None
         with reading(self.worker.engine) as connection:
+            analysis = jobs.existing(connection, job.result_of)
+            withdrawn_at = reissues.withdrawn_at(connection, analysis)
             objects = instances.of_job(connection, job.result_of)
             asked = {each.route for each in jobs.routes_of(connection, job.id)}
         if not objects:
@@ -114,7 +118,13 @@ class Deliverer:
                 subject=job.study_instance_uid,
             )
         classes = classes_for(self.settings.routes, asked)
-        return tuple(each for each in objects if each.sop_class_uid in classes)
+        note = note_uid(analysis.uuid)
+        takes_note = node.rejection_notes and node.name in withdrawn_at
+        return tuple(
+            each
+            for each in objects
+            if (takes_note if each.sop_instance_uid == note else each.sop_class_uid in classes)
+        )
 
     def _compare(self, job: Job, node: Node, objects: tuple[Instance, ...]) -> None:
         """Hold results whose patient or accession number is another one at the destination."""
@@ -140,7 +150,8 @@ class Deliverer:
                 f"{node.name} has this study under another {' and another '.join(different)} than "
                 "the images that came here. Nothing was sent. Find out which is right; when the "
                 f"images were corrected and have come again, or {node.name} was: dicomai retry "
-                f"{job.id}",
+                f"{job.id}. If the Patient ID there is right: dicomai study "
+                f"{job.study_instance_uid} --patient ID",
                 subject=job.study_instance_uid,
             )
 

@@ -1,0 +1,156 @@
+"""Reissues: the results of an analysis once more, as those of a corrected patient."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from sqlalchemy import Connection, Table, exists, insert, select
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.identity import IdentityKey
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.store import deliveries, instances, schema, studies
+from dicomai.store.instances import InstanceRow
+from dicomai.store.job import Job, JobId, job_of
+from dicomai.store.jobs import NotNow, tell
+from dicomai.store.moves import move
+
+jobs = schema.jobs
+_COPIED: Final = (
+    "kind",
+    "study_instance_uid",
+    "model",
+    "package_sha256",
+    "choice",
+    "generation",
+    "node",
+    "priority",
+    "urgency",
+    "ageing",
+    "rank",
+    "claim",
+    "attempts",
+    "crashes",
+    "worker",
+    "beat",
+    "stage",
+    "progress",
+    "error_sentence",
+    "error_stage",
+    "error_subject",
+    "started_at",
+    "stages_s",
+)
+
+
+def current(connection: Connection, study: StudyInstanceUID) -> tuple[Job, ...]:
+    """Return the analyses of a study that are done and that none has replaced."""
+    newer = jobs.alias("newer")
+    found = connection.execute(
+        select(jobs)
+        .where(
+            jobs.c.study_instance_uid == study,
+            jobs.c.kind == "analyse",
+            jobs.c.state == "done",
+            ~exists().where(newer.c.supersedes == jobs.c.id),
+        )
+        .order_by(jobs.c.id)
+    )
+    return tuple(job_of(row) for row in found)
+
+
+def reissue(
+    connection: Connection,
+    old: Job,
+    unique: uuid.UUID,
+    patient_key: IdentityKey,
+    produced: Sequence[InstanceRow],
+    now: Instant,
+) -> JobId:
+    """Put reissued results into the catalogue, done, and queue them for delivery.
+
+    The study is the corrected patient's from now on, and what of the old results has not gone out
+    is cancelled.
+
+    Raises
+    ------
+    NotNow
+        Meanwhile the study went, or another analysis took the place of this one.
+    """
+    study = studies.lock(connection, old.study_instance_uid)
+    still = {each.id for each in current(connection, old.study_instance_uid)}
+    if study is None or study.status == "deleting" or old.id not in still:
+        raise NotNow(
+            f"{old.title} was replaced meanwhile, or its study is being deleted. Look at the study "
+            f"and repeat this: dicomai study {old.study_instance_uid}",
+            subject=str(old.id),
+        )
+    studies.set_patient_key(connection, old.study_instance_uid, patient_key)
+    row = connection.execute(select(jobs).where(jobs.c.id == old.id)).one()._mapping
+    fingerprint = f"{old.fingerprint} reissued {unique}"
+    added = connection.execute(
+        insert(jobs)
+        .values(
+            **{name: row[name] for name in _COPIED},
+            uuid=str(unique),
+            state="done",
+            patient_key=patient_key,
+            fingerprint=fingerprint,
+            supersedes=old.id,
+            summary={**old.summary, "reissue_of": old.id},
+            created_at=now,
+            finished_at=now,
+        )
+        .returning(jobs)
+    ).one()
+    job = job_of(added)
+    _copy(connection, schema.job_inputs, old.id, job.id)
+    _copy(connection, schema.job_routes, old.id, job.id)
+    for each in produced:
+        instances.add(connection, replace(each, job_id=job.id, origin="produced"), now)
+    _cancel_undelivered(connection, old, job, now)
+    sentence = (
+        f"{job.title} holds the results of job {old.id} once more, for the Patient ID that a "
+        "person gave."
+    )
+    tell(connection, job, "results reissued", sentence, now)
+    deliveries.queue(connection, job, now)
+    return job.id
+
+
+def delivered_to(connection: Connection, analysis: JobId) -> frozenset[str]:
+    """Return the nodes that have some of an analysis's results."""
+    sent = schema.deliveries
+    found = connection.execute(
+        select(jobs.c.node)
+        .join(sent, sent.c.job_id == jobs.c.id)
+        .where(jobs.c.result_of == analysis, sent.c.state.in_(("sent", "warning")))
+        .distinct()
+    )
+    return frozenset(found.scalars())
+
+
+def withdrawn_at(connection: Connection, analysis: Job) -> frozenset[str]:
+    """Return the nodes that have what the results of an analysis take the place of."""
+    old = analysis.supersedes
+    return frozenset() if old is None else delivered_to(connection, old)
+
+
+def _cancel_undelivered(connection: Connection, old: Job, new: Job, now: Instant) -> None:
+    for each in move(
+        connection,
+        ("waiting", "queued", "held"),
+        "cancelled",
+        jobs.c.result_of == old.id,
+        finished_at=now,
+    ):
+        tell(connection, each, "job cancelled", f"Job {new.id} takes its place.", now)
+
+
+def _copy(connection: Connection, table: Table, old: JobId, new: JobId) -> None:
+    rows = connection.execute(select(table).where(table.c.job_id == old)).all()
+    for row in rows:
+        connection.execute(insert(table).values({**row._mapping, "job_id": new}))

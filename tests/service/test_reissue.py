@@ -1,0 +1,189 @@
+"""Results of a study whose images have a wrong Patient ID: reissued, delivered, withdrawn."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+from ward import Ward, open_ward
+
+from dicomai.dicom.dates import now
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import InputError, NotFound
+from dicomai.inference.runner_process import RunnerProcess
+from dicomai.net.node import Node
+from dicomai.service.deliver import Deliverer
+from dicomai.service.reissue import reissue
+from dicomai.service.supervise import Supervisor
+from dicomai.store import deliveries, instances, studies
+from dicomai.store.engine import reading
+from dicomai.store.job import JobId
+
+
+class Pacs:
+    """A node that knows the study under another Patient ID, once that is asked."""
+
+    def __init__(self, port: int) -> None:
+        self.patient_id = ""
+        self.stored: list[Dataset] = []
+        self.port = port
+        entity = AE("PACS1")
+        entity.supported_contexts = AllStoragePresentationContexts
+        entity.add_supported_context("1.2.840.10008.5.1.4.1.2.2.1")
+        self._server = entity.start_server(
+            ("127.0.0.1", port),
+            block=False,
+            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)],
+        )
+
+    def close(self) -> None:
+        self._server.shutdown()
+
+    def _store(self, event: evt.Event) -> int:
+        found = event.dataset
+        found.file_meta = event.file_meta
+        self.stored.append(found)
+        return 0
+
+    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        if self.patient_id:
+            found = Dataset()
+            found.StudyInstanceUID = event.identifier.StudyInstanceUID
+            found.PatientID = self.patient_id
+            yield 0xFF00, found
+
+
+@pytest.fixture
+def pacs(free_port: int) -> Iterator[Pacs]:
+    made = Pacs(free_port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def analysed(
+    tmp_path: Path, runner: RunnerProcess, pacs: Pacs
+) -> Iterator[Callable[..., tuple[Ward, StudyInstanceUID, JobId]]]:
+    """A study of P1 with its results, queued for the node."""
+    opened = []
+
+    def make(**node: bool) -> tuple[Ward, StudyInstanceUID, JobId]:
+        peer = Node(
+            name="PACS1",
+            ae_title="PACS1",
+            host="127.0.0.1",
+            port=pacs.port,
+            answers_find=True,
+            **node,  # type: ignore[arg-type]
+        )
+        ward = open_ward(tmp_path, peer)
+        opened.append(ward)
+        study = StudyInstanceUID(ward.study("P1"))
+        job = ward.queue(study, mode="live", destinations=("PACS1",))
+        Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
+        assert ward.job(job).state == "done"
+        return ward, study, job
+
+    yield make
+    for each in opened:
+        each.engine.dispose()
+
+
+def deliver(ward: Ward) -> bool:
+    return Deliverer(settings=ward.settings, worker=ward.worker()).work_once()
+
+
+def states(ward: Ward, analysis: JobId) -> list[tuple[str, str | None]]:
+    with reading(ward.engine) as connection:
+        return [(each.state, each.held_by) for each in deliveries.of_analysis(connection, analysis)]
+
+
+def test_a_delivery_that_is_held_for_its_patient_goes_out_when_it_is_reissued(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]],
+    pacs: Pacs,
+    tmp_path: Path,
+    peer: Callable[[str], str],
+) -> None:
+    ward, study, old = analysed()
+    pacs.patient_id = "P2"
+    assert deliver(ward)
+    assert states(ward, old) == [("held", "identity")]
+    (new,) = reissue(ward.settings, ward.engine, study, "P2", now)
+    assert states(ward, old) == [("cancelled", None)]
+    assert deliver(ward)
+    assert states(ward, new) == [("done", None)]
+    before = {row.sop_instance_uid for row in ward.results(old)}
+    after = {str(each.SOPInstanceUID) for each in pacs.stored}
+    assert {each.PatientID for each in pacs.stored} == {"P2"}
+    assert len(after) == len(before)
+    assert not after & before
+    # They refer to each other, and to the images, by names that exist.
+    report = next(each for each in pacs.stored if each.Modality == "SR")
+    named = {
+        str(element.value)
+        for element in report.iterall()
+        if element.keyword == "ReferencedSOPInstanceUID"
+    }
+    with reading(ward.engine) as connection:
+        images = {each.sop_instance_uid for each in instances.of_study(connection, study)} - before
+        assert studies.get(connection, study).patient_key == "P2"  # type: ignore[union-attr]
+    assert named <= images
+    assert named & after
+    for number, each in enumerate(pacs.stored):
+        path = tmp_path / f"{number}.dcm"
+        each.save_as(path, enforce_file_format=True)
+        checked = subprocess.run([peer("dciodvfy"), "-new", path], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("takes_notes", [False, True])
+def test_what_left_before_is_withdrawn_where_the_node_takes_notes(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]],
+    pacs: Pacs,
+    tmp_path: Path,
+    peer: Callable[[str], str],
+    takes_notes: bool,
+) -> None:
+    ward, study, _ = analysed(rejection_notes=takes_notes)
+    assert deliver(ward)
+    withdrawn = {str(each.SOPInstanceUID) for each in pacs.stored}
+    pacs.stored.clear()
+    pacs.patient_id = "P2"
+    (new,) = reissue(ward.settings, ward.engine, study, "P2", now)
+    assert deliver(ward)
+    assert states(ward, new) == [("done", None)]
+    notes = [each for each in pacs.stored if each.Modality == "KO"]
+    assert bool(notes) is takes_notes
+    for note in notes:
+        assert note.ConceptNameCodeSequence[0].CodeValue == "113038"
+        assert {
+            str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+            for item in note.ContentSequence
+        } == withdrawn
+        assert (note.PatientID, note.StudyInstanceUID) == ("P2", study)
+        note.save_as(tmp_path / "note.dcm", enforce_file_format=True)
+        checked = subprocess.run(
+            [peer("dciodvfy"), "-new", tmp_path / "note.dcm"], capture_output=True, text=True
+        )
+        assert checked.returncode == 0, checked.stderr
+
+
+def test_what_cannot_be_reissued_is_said(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]],
+) -> None:
+    ward, study, _ = analysed()
+    for patient, words in (
+        ("P1", "have that Patient ID"),
+        ("山田", "does not fit the results' character set"),
+        ("a\\b", "is no Patient ID"),
+    ):
+        with pytest.raises(InputError, match=words):
+            reissue(ward.settings, ward.engine, study, patient, now)
+    with pytest.raises(NotFound, match="has no results"):
+        reissue(ward.settings, ward.engine, StudyInstanceUID("1.2.3"), "P2", now)
+    assert len(reissue(ward.settings, ward.engine, study, "P2", now)) == 1
+    assert len(reissue(ward.settings, ward.engine, study, "P3", now)) == 1
