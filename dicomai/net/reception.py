@@ -18,6 +18,7 @@ import structlog
 from dicomai.dicom.dates import Instant, now
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import DicomaiError, DiskFull, InputError
+from dicomai.net.admission import VERIFICATION
 from dicomai.net.head import Head, head_so_far, read_head
 from dicomai.spool import entries
 from dicomai.spool.durable import free_bytes
@@ -341,6 +342,8 @@ def _unpadded(uid: str) -> str:
 
 def _mismatch(request: Request, head: Head) -> str:
     """Return how command set, presentation context and data set disagree, or nothing."""
+    if request.abstract_syntax == VERIFICATION:
+        return "An object came in a context of Verification, which brings none."
     said = _unpadded(request.sop_class_uid)
     if said != request.abstract_syntax:
         return f"The command says class {said!a} in a context of {request.abstract_syntax}."

@@ -55,10 +55,12 @@ def command_set(*elements: tuple[int, bytes]) -> bytes:
     return element(0, struct.pack("<L", len(body))) + body
 
 
-def store_rq(sop_instance: str = "1.2.3.4", *, data_set_type: int = 1) -> bytes:
+def store_rq(
+    sop_instance: str = "1.2.3.4", *, sop_class: str = CT, data_set_type: int = 1
+) -> bytes:
     uid = sop_instance.encode() + b"\0" * (len(sop_instance) % 2)
     return command_set(
-        (0x0002, CT.encode() + b"\0"),
+        (0x0002, sop_class.encode() + b"\0" * (len(sop_class) % 2)),
         (0x0100, b"\1\0"),
         (0x0110, b"\7\0"),
         (0x0700, b"\0\0"),
@@ -313,6 +315,25 @@ def test_a_request_without_a_data_set_is_no_object(receiver: Receiver, scu: Scu)
         peer.send(whole(store_rq(data_set_type=0x0101)), whole(store_rq(), scu.tiny()))
         assert [peer.status(), peer.status()] == [0xC000, 0]
     assert receiver.data_sets() == [scu.tiny()]
+
+
+def test_who_may_only_echo_can_store_nothing(make_receiver: MakeReceiver) -> None:
+    receiver = make_receiver(nodes=[{"name": "ct1", "ae_title": "CT1", "may": ["echo"]}])
+    with associated(receiver) as peer:
+        # Implicit little endian, as context 3 has it.
+        uids = ((0x0008, 0x16, VERIFICATION), (0x0008, 0x18, "1.2.3.4"))
+        uids += ((0x0020, 0x0D, "1.2.3.1"), (0x0020, 0x0E, "1.2.3.2"))
+        implicit = b"".join(
+            struct.pack("<HHL", group, number, len(uid) + len(uid) % 2)
+            + uid.encode()
+            + b"\0" * (len(uid) % 2)
+            for group, number, uid in uids
+        )
+        peer.send(whole(store_rq(sop_class=VERIFICATION), implicit, 3))
+        assert peer.status() == 0xA900
+        peer.send(whole(ECHO_RQ, context_id=3))
+        assert peer.status() == 0
+    assert receiver.data_sets() == []
 
 
 def test_a_response_reads_back_with_pynetdicom() -> None:
