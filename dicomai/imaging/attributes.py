@@ -22,7 +22,8 @@ def values_checked_here() -> Iterator[None]:
 
 def name_of(dataset: Dataset) -> str:
     """Return how a sentence calls an object, or a frame of one: by its SOP Instance UID."""
-    uid = text(dataset, "SOPInstanceUID") or "without SOP Instance UID"
+    uid = "".join(c if c.isprintable() else "?" for c in text(dataset, "SOPInstanceUID"))
+    uid = uid or "without SOP Instance UID"
     frame = text(dataset, "ReferencedFrameNumber")
     return f"Frame {frame} of object {uid}" if frame else f"Object {uid}"
 

@@ -304,6 +304,8 @@ def _without_unused_bits(pixels: Samples, allocated: int, stored: int, shift: in
 def _in_short(error: Exception) -> str:
     """Return the reason of pydicom's many lines: its plugins are a programmer's matter."""
     said = str(error)
+    if "the frame is cut off" in said:
+        return "it is cut off"
     if "all available plugins" in said:
         return "every decoder refuses it"
     return " ".join(said.split())[:200].rstrip(".:") or type(error).__name__

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEGLossless, RLELossless
 
 from dicomai.errors import InputError
@@ -113,6 +113,31 @@ def test_lossless_jpeg_of_dcmtk_is_read_with_every_predictor(
             dataset = read_object(tmp_path / "jpeg.dcm")
             assert dataset.file_meta.TransferSyntaxUID == JPEGLossless
             np.testing.assert_array_equal(stored_values(dataset), truth, str((signed, predictor)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ct512/ct512_rle.dcm",
+        "ct512/ct512_jpeg-baseline-50.dcm",
+        "ct512/ct512_jpeg-extended-51.dcm",
+        "ct512/ct512_jpeg-lossless-57.dcm",
+        "ct512/ct512_jpeg-lossless-sv1-70.dcm",
+        "ct512/ct512_jpegls-lossless-80.dcm",
+        "ct512/ct512_j2k-lossless-90.dcm",
+        "htj2k/CT_small_htj2k_201.dcm",
+        "htj2k/CT_small_htj2k_203.dcm",
+        "sc-rgb/SC_rgb_jpeg_gdcm.dcm",
+        "sc-rgb/SC_rgb_jpeg_dcmtk.dcm",
+    ],
+)
+def test_a_frame_that_is_cut_off_is_refused(name: str, sample_data: Path) -> None:
+    dataset = read_object(sample_data / "transfer-syntaxes" / name)
+    (frame,) = generate_frames(dataset.PixelData, number_of_frames=1)
+    for part in (0.3, 0.9, 0.99):
+        dataset.PixelData = encapsulate([frame[: int(len(frame) * part)]])
+        with pytest.raises(InputError, match="the pixel data can't be decoded as"):
+            stored_values(dataset)
 
 
 @pytest.mark.parametrize("signed", [False, True])
