@@ -82,7 +82,11 @@ class Slots:
             if own is None:
                 return "node"
             places.append(own)
-        general = self._first_free("all", self.limit)
+        try:
+            general = self._first_free("all", self.limit)
+        except BaseException:
+            Slot(self, tuple(places)).release()
+            raise
         if general is None:
             Slot(self, tuple(places)).release()
             return "all"

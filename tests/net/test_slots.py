@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from dicomai.net.slots import Slot, Slots
 
@@ -69,3 +73,21 @@ def test_names_of_nodes_are_no_paths(tmp_path: Path) -> None:
     slots = Slots(tmp_path / "slots", 1)
     assert isinstance(slots.take("../../etc/passwd\0", 1), Slot)
     assert [path.parent for path in tmp_path.rglob("*") if path.is_file()] == [slots.folder] * 2
+
+
+def test_a_place_that_could_not_be_taken_is_free_again(tmp_path: Path) -> None:
+    slots = Slots(tmp_path / "slots", 3)
+    first = slots.take("ct1", 1)
+    assert isinstance(first, Slot)
+    first.release()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    # Room for the node's own place, and none for that of all.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            slots.take("ct1", 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert isinstance(slots.take("ct1", 1), Slot)
