@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -299,10 +300,15 @@ def _read(path: Path) -> _Object:
     return _Object(
         path=path,
         data_set_at=found.data_set_at,
-        sop_class=UID(found.sop_class_uid),
+        sop_class=_uid(found.sop_class_uid),
         sop_instance_uid=found.sop_instance_uid,
-        transfer_syntax=UID(found.transfer_syntax_uid),
+        transfer_syntax=_uid(found.transfer_syntax_uid),
     )
+
+
+@lru_cache(maxsize=256)  # pydicom looks at each character, and objects come in series
+def _uid(uid: str) -> UID:
+    return UID(uid)
 
 
 def _batches(

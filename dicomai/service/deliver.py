@@ -9,8 +9,6 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from dicomai.dicom.dates import Instant
-from dicomai.dicom.uid import SOPInstanceUID
 from dicomai.errors import (
     ConfigError,
     DatabaseError,
@@ -27,6 +25,7 @@ from dicomai.service.asked import classes_for
 from dicomai.service.attempt import Attempt, Lost, Worker, attempt
 from dicomai.settings import Settings
 from dicomai.store import deliveries, events, instances, jobs, nodes, reissues
+from dicomai.store.deliveries import DeliveryObject
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job
@@ -118,8 +117,10 @@ class Deliverer:
                 subject=job.study_instance_uid,
             )
         classes = classes_for(self.settings.routes, asked)
-        note = note_uid(analysis.uuid)
-        takes_note = node.rejection_notes and node.name in withdrawn_at
+        note, takes_note = (
+            note_uid(analysis.uuid),
+            node.rejection_notes and node.name in withdrawn_at,
+        )
         return tuple(
             each
             for each in objects
@@ -181,14 +182,22 @@ class Deliverer:
         data = self.settings.folders.data
         by_path = {data / each.path: each.sop_instance_uid for each in objects}
         told = 0
-        unnoted: list[tuple[SOPInstanceUID, StoreOutcome]] = []
+        unnoted: list[DeliveryObject] = []
         noted_at = time.monotonic()
 
         def on_each(outcome: StoreOutcome) -> None:
             nonlocal told, noted_at
             told += 1
             this.heart.progress("send", told / len(objects))
-            unnoted.append((by_path[outcome.path], outcome))
+            unnoted.append(
+                DeliveryObject(
+                    sop_instance_uid=by_path[outcome.path],
+                    state=_STATES[outcome.kind],
+                    status=outcome.status,
+                    sentence=outcome.sentence,
+                    at=self.worker.clock(),
+                )
+            )
             if time.monotonic() - noted_at >= _NOTE_S:
                 self._note(this, unnoted)
                 unnoted.clear()
@@ -206,43 +215,27 @@ class Deliverer:
         if transient:
             raise TransientError(transient[0].sentence, subject=transient[0].sop_instance_uid)
 
-    def _note(self, this: Attempt, told: Sequence[tuple[SOPInstanceUID, StoreOutcome]]) -> None:
-        now = self.worker.clock()
+    def _note(self, this: Attempt, told: Sequence[DeliveryObject]) -> None:
+        job = this.job
 
         def note(connection: Connection) -> bool:
-            return all(self._noted(connection, this.job, *each, now) for each in told)
+            if not deliveries.note_objects(connection, job.held, told):
+                return False
+            for each in told:
+                if each.state == "warning":
+                    events.record(
+                        connection,
+                        job.study_instance_uid,
+                        "delivered with a warning",
+                        each.sentence,
+                        {"node": job.node, "object": each.sop_instance_uid, "status": each.status},
+                        each.at,
+                        job.id,
+                    )
+            return True
 
         if not this.write(note):
             raise Lost
-
-    def _noted(
-        self,
-        connection: Connection,
-        job: Job,
-        sop: SOPInstanceUID,
-        outcome: StoreOutcome,
-        now: Instant,
-    ) -> bool:
-        noted = deliveries.note_object(
-            connection,
-            job.held,
-            sop,
-            _STATES[outcome.kind],
-            outcome.status,
-            outcome.sentence,
-            now,
-        )
-        if noted and outcome.kind == "warning":
-            events.record(
-                connection,
-                job.study_instance_uid,
-                "delivered with a warning",
-                outcome.sentence,
-                {"node": job.node, "object": sop, "status": outcome.status},
-                now,
-                job.id,
-            )
-        return noted
 
     def _settle(self, this: Attempt, objects: tuple[Instance, ...]) -> None:
         """Finish the job, or say which objects the node refused for good."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
@@ -107,27 +107,21 @@ def hold_unless_free(
     return None
 
 
-def note_object(
-    connection: Connection,
-    held: Held,
-    sop: SOPInstanceUID,
-    state: DeliveryState,
-    status: int | None,
-    sentence: str,
-    now: Instant,
-) -> bool:
-    """Note what became of one object of a running delivery; False: it is ours no more."""
+def note_objects(connection: Connection, held: Held, told: Sequence[DeliveryObject]) -> bool:
+    """Note what became of objects of a running delivery; False: it is ours no more."""
     still = connection.execute(
         select(jobs.c.id).where(*ours(held), jobs.c.state == "running").with_for_update()
     ).first()
     if still is None:
         return False
-    table = schema.deliveries
-    this = table.c.job_id == held.job_id, table.c.sop_instance_uid == sop
-    values = {"state": state, "status": status, "sentence": sentence, "at": now}
-    touched = connection.execute(update(table).where(*this).values(**values))
-    if not touched.rowcount:
-        connection.execute(insert(table).values(job_id=held.job_id, sop_instance_uid=sop, **values))
+    if told:
+        table = schema.deliveries
+        before = delete(table).where(
+            table.c.job_id == held.job_id, table.c.sop_instance_uid == bindparam("sop")
+        )
+        connection.execute(before, [{"sop": each.sop_instance_uid} for each in told])
+        rows = [{"job_id": held.job_id, **asdict(each)} for each in told]
+        connection.execute(insert(table), rows)
     return True
 
 

@@ -217,7 +217,11 @@ def test_what_was_delivered_is_named_as_predecessor(engine: Engine) -> None:
     with writing(engine) as connection:
         before = analyses.predecessor(connection, new)
         sop = SOPInstanceUID("1.2.3.9")
-        assert deliveries.note_object(connection, delivery.held, sop, "sent", 0, "", NOW)
+        for state in ("transient", "sent"):  # the last word on it counts
+            told = deliveries.DeliveryObject(
+                sop_instance_uid=sop, state=state, status=0, sentence="", at=NOW
+            )
+            assert deliveries.note_objects(connection, delivery.held, [told])
         assert deliveries.finish(connection, delivery.held, {}, {}, NOW)
         (sent,) = deliveries.objects(connection, delivery.id)
     assert before is not None
