@@ -71,7 +71,8 @@ class Segment:
     laterality: Code | None = None
     mask: Mask
     probability: npt.NDArray[np.float32] | None = None
-    """(K, J, I) 0 to 1: how likely each voxel belongs to it; None: the model does not say."""
+    """(n,) 0 to 1: how likely each voxel of the mask belongs to it, in the order of its indices;
+    None: the model does not say."""
     measurements: tuple[Measurement, ...] = ()
     display_rgb: tuple[int, int, int] = (230, 60, 60)
 

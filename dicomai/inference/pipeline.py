@@ -287,6 +287,7 @@ def _segment(
             if region is None
             else region.whole(source.grid)
         ),
+        probability=None if region is None else region.values,
         measurements=(
             ()
             if region is None

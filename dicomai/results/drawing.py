@@ -124,7 +124,7 @@ def with_marks(image: Image.Image, rings: Sequence[Ring], frames: Sequence[Frame
 def _tag(
     draw: ImageDraw.ImageDraw, image: Image.Image, at: tuple[float, float], text: str, rgb: Rgb
 ) -> None:
-    font = _font(17)
+    font = typeface(17)
     width = draw.textlength(text, font)
     x = min(max(4.0, at[0]), image.width - width - 4)
     y = min(max(4.0, at[1]), image.height - 24.0)
@@ -133,7 +133,7 @@ def _tag(
 
 def with_sides(image: Image.Image, sides: tuple[str, str, str, str]) -> Image.Image:
     """Return an image with the patient's sides at its edges: left, right, top, bottom."""
-    draw, font = ImageDraw.Draw(image), _font(20)
+    draw, font = ImageDraw.Draw(image), typeface(20)
     left, right, top, bottom = sides
     middle_x, middle_y = image.width / 2, image.height / 2
     places = (
@@ -165,9 +165,9 @@ def sheet(image: Image.Image, legend: Legend, inset: Image.Image | None = None) 
     draw.rectangle((left, 0, page.width, height), fill=_PANEL)
     x, y = left + _MARGIN, _MARGIN
     inner = _PANEL_PX - 2 * _MARGIN
-    y = _lines(draw, (x, y), legend.model, _font(19), _BRIGHT, inner)
-    y = _lines(draw, (x, y + 4), NOT_FOR_DIAGNOSIS, _font(15), _WARNING, inner)
-    y = _lines(draw, (x, y), "UNVERIFIED", _font(15), _WARNING, inner)
+    y = paragraph(draw, (x, y), legend.model, typeface(19), _BRIGHT, inner)
+    y = paragraph(draw, (x, y + 4), NOT_FOR_DIAGNOSIS, typeface(15), _WARNING, inner)
+    y = paragraph(draw, (x, y), "UNVERIFIED", typeface(15), _WARNING, inner)
     y += 10
     draw.line((x, y, x + inner, y), fill=(58, 63, 73))
     y += 12
@@ -175,11 +175,11 @@ def sheet(image: Image.Image, legend: Legend, inset: Image.Image | None = None) 
     room = foot - 12 - (_INSET_PX + 12 if inset is not None else 0)
     y = _entries(draw, (x, y), legend.entries, inner, room)
     if not legend.entries:
-        y = _lines(draw, (x, y), legend.conclusion, _font(15), _BRIGHT, inner)
+        y = paragraph(draw, (x, y), legend.conclusion, typeface(15), _BRIGHT, inner)
     if inset is not None and y < foot - _INSET_PX - 10:
         page.paste(inset.resize((_INSET_PX, _INSET_PX)), (x, foot - _INSET_PX - 14))
     for number, text in enumerate(legend.place):
-        draw.text((x, foot + 20 * number), text, font=_font(14), fill=_DIM)
+        draw.text((x, foot + 20 * number), text, font=typeface(14), fill=_DIM)
     return page
 
 
@@ -193,13 +193,13 @@ def _entries(
     x, y = at
     for shown, entry in enumerate(entries):
         if y + 46 > room and shown < len(entries) - 1:
-            draw.text((x, y), f"and {len(entries) - shown} more", font=_font(15), fill=_DIM)
+            draw.text((x, y), f"and {len(entries) - shown} more", font=typeface(15), fill=_DIM)
             return y + 24
         if entry.rgb is not None:
             draw.rounded_rectangle((x, y + 3, x + 13, y + 16), radius=3, fill=entry.rgb)
         indent = 22 if entry.rgb is not None else 0
-        y = _lines(draw, (x + indent, y), entry.label, _font(16), _BRIGHT, inner - indent)
-        y = _lines(draw, (x + indent, y), entry.value, _font(15), _DIM, inner - indent)
+        y = paragraph(draw, (x + indent, y), entry.label, typeface(16), _BRIGHT, inner - indent)
+        y = paragraph(draw, (x + indent, y), entry.value, typeface(15), _DIM, inner - indent)
         if entry.share is not None:
             end = x + indent + (inner - indent)
             draw.rounded_rectangle((x + indent, y + 3, end, y + 9), radius=3, fill=(58, 63, 73))
@@ -211,7 +211,7 @@ def _entries(
     return y
 
 
-def _lines(
+def paragraph(
     draw: ImageDraw.ImageDraw,
     at: tuple[int, int],
     text: str,
@@ -237,5 +237,6 @@ def _lines(
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def typeface(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font of pictures and pages at a size in pixels."""
     return ImageFont.load_default(size)

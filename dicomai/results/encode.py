@@ -19,10 +19,13 @@ from dicomai.results.capture import encode_sc
 from dicomai.results.context import ResultContext
 from dicomai.results.key_objects import encode_ko
 from dicomai.results.objects import DEFAULT
+from dicomai.results.page import encode_pdf
+from dicomai.results.parametric_map import encode_pm
 from dicomai.results.presentation import encode_pr
 from dicomai.results.provenance import job_of
 from dicomai.results.seg import drawn, encode_segs
 from dicomai.results.sr import encode_sr
+from dicomai.results.structure_set import encode_rtstruct
 from dicomai.routing.route import ResultObject
 
 
@@ -54,8 +57,8 @@ def encode(
         report refers, where a mask has a voxel; key images and marks only where something has a
         place.
     image
-        The voxels (K, J, I) or pixels (J, I) that the model saw, in the modality's units: "SC"
-        needs them.
+        The voxels (K, J, I) or pixels (J, I) that the model saw, in the modality's units: "SC" and
+        "PDF" need them.
 
     Raises
     ------
@@ -75,6 +78,12 @@ def encode(
         others.append(keys)
     if "PR" in objects:
         others += encode_pr(job)
+    if "PM" in objects:
+        others += encode_pm(job)
+    if "RTSTRUCT" in objects and (contours := encode_rtstruct(job)) is not None:
+        others.append(contours)
+    if "PDF" in objects:
+        others.append(encode_pdf(job))
     return (*(each.dataset for each in forms), *others, encode_sr(job, forms, others))
 
 

@@ -70,6 +70,24 @@ KINDS: Final = MappingProxyType[Kind, ObjectKind](
             words="labels",
             role=Code("LABELS", OURS, "Label map of the segments"),
         ),
+        "PM": ObjectKind(
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.30",
+            modality="OT",
+            words="map",
+            role=Code("PROBABILITIES", OURS, "Map of probabilities"),
+        ),
+        "RTSTRUCT": ObjectKind(
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.481.3",
+            modality="RTSTRUCT",
+            words="contours",
+            role=Code("CONTOURS", OURS, "Contours of the segments"),
+        ),
+        "PDF": ObjectKind(
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.104.1",
+            modality="DOC",
+            words="page",
+            role=Code("PAGE", OURS, "Page that sums up"),
+        ),
     }
 )
 

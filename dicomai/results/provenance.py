@@ -15,7 +15,7 @@ from pydicom import config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicomai.dicom import charset, dates
 from dicomai.dicom.codes import Code
@@ -35,7 +35,7 @@ PROCESSING_EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
 _UNVERIFIED: Final = " - unverified"
 _DOCUMENTS: Final[frozenset[uids.Kind]] = frozenset({"SR", "KO"})
 # Their modules have no Content Date and Time, but a date of their own.
-_UNDATED: Final[frozenset[uids.Kind]] = frozenset({"PR"})
+_UNDATED: Final[frozenset[uids.Kind]] = frozenset({"PR", "RTSTRUCT"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -246,7 +246,7 @@ def _body_part(result: Dataset, source: Dataset) -> None:
         result.BodyPartExamined = part
     if known and side in {"L", "R"}:
         result.Laterality = side
-    elif not known and result.Modality in {"OT", "PR"}:
+    elif not known and result.Modality in {"OT", "PR", "DOC"}:
         result.Laterality = ""  # of a body part that may be one of a pair (PS3.3 C.7.3.1)
 
 
@@ -374,7 +374,9 @@ def _file_meta(result: Dataset) -> None:
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = result.SOPClassUID
     meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # The data of one long contour do not fit into an element with an explicit representation.
+    structures = result.SOPClassUID == KINDS["RTSTRUCT"].sop_class_uid
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian if structures else ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     result.file_meta = meta

@@ -152,7 +152,7 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
     kind: uids.Kind = "LABELMAP" if form == "SEG:LABELMAP" else "SEG"
     slices = job.slices()
     result = hd.seg.Segmentation(
-        source_images=[_image(each, job.findings.where, k) for k, each in enumerate(slices)],
+        source_images=images_of(job),
         pixel_array=_fractions(segments) if form == "SEG:FRACTIONAL" else _stacked(segments),
         segmentation_type=_TYPES.get(form, hd.seg.SegmentationTypeValues.BINARY),
         segment_descriptions=[_description(segment, job) for segment in segments],
@@ -169,12 +169,12 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
         omit_empty_frames=form != "SEG:ALL-FRAMES",
     )
     result.ContentCreatorName = ""  # type 2: no person made it
-    _name_dimensions(result, uids.dimension_uid(job.uuid, kind, number))
+    name_dimensions(result, uids.dimension_uid(job.uuid, kind, number))
     described = [item for item in result.SegmentSequence if item.SegmentNumber != 0]
     for item, segment in zip(described, segments, strict=True):
         _mend_segment(item, segment)
     if isinstance(job.findings.where, Grid) and job.findings.where.frame_numbers:
-        _name_frames(result, slices)
+        name_frames(result, slices)
     if not isinstance(job.findings.where, Grid):
         directions = text(job.sources[0], "PatientOrientation").upper().split("\\")
         known = all(re.fullmatch("[LRAPHF]{1,3}", each) for each in directions)
@@ -182,6 +182,11 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
     note_loss(result, job)
     complete(result, job, kind, number)
     return Encoded(dataset=result, segments=segments)
+
+
+def images_of(job: Job) -> list[Dataset]:
+    """Return the slices as highdicom takes them: images of one frame each, without text."""
+    return [_image(each, job.findings.where, k) for k, each in enumerate(job.slices())]
 
 
 def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
@@ -210,8 +215,8 @@ def _stand_in_uid(k: int) -> str:
     return f"{_STUDY}.{k + 1}"
 
 
-def _name_frames(result: Dataset, slices: tuple[Dataset, ...]) -> None:
-    """Put the objects and frames in the place of the images that stood for them."""
+def name_frames(result: Dataset, slices: tuple[Dataset, ...]) -> None:
+    """Put the objects and frames in the place of the images of `images_of`."""
     stood_for = {_stand_in_uid(k): each for k, each in enumerate(slices)}
     for frame in result.PerFrameFunctionalGroupsSequence:
         for derivation in frame.get("DerivationImageSequence") or ():
@@ -230,11 +235,20 @@ def _whole(image: Dataset) -> Dataset:
     return item
 
 
+def spread(mask: Mask, probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return (K, J, I) float32: the probabilities of the voxels of a mask, 0 outside."""
+    out = np.zeros(mask.shape, np.float32)
+    out[mask] = np.clip(probability, 0, 1)
+    return out
+
+
 def _fractions(segments: tuple[Drawn, ...]) -> npt.NDArray[np.float32]:
     """Return probabilities (K, J, I, S); where a model gives none, 1 inside and 0 outside."""
     return np.stack(
         [
-            each.mask.astype(np.float32) if each.probability is None else each.probability
+            each.mask.astype(np.float32)
+            if each.probability is None
+            else spread(each.mask, each.probability)
             for each in segments
         ],
         axis=-1,
@@ -280,7 +294,8 @@ def _mend_segment(item: Dataset, segment: Drawn) -> None:
         ]
 
 
-def _name_dimensions(result: Dataset, dimension_uid: str) -> None:
+def name_dimensions(result: Dataset, dimension_uid: str) -> None:
+    """Give the dimensions of an object their UID."""
     # highdicom draws this one at random, and an encoding has to be repeatable.
     for item in result.DimensionOrganizationSequence:
         item.DimensionOrganizationUID = dimension_uid

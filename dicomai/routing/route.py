@@ -11,10 +11,20 @@ from dicomai.routing.condition import Condition
 Mode = Literal["off", "shadow", "live"]
 Exclusion = Literal["localizer", "secondary", "derived", "produced"]
 ResultObject = Literal[
-    "SEG", "SEG:ALL-FRAMES", "SEG:FRACTIONAL", "SEG:LABELMAP", "SR", "SC", "KO", "PR"
+    "SEG",
+    "SEG:ALL-FRAMES",
+    "SEG:FRACTIONAL",
+    "SEG:LABELMAP",
+    "SR",
+    "SC",
+    "KO",
+    "PR",
+    "PM",
+    "RTSTRUCT",
+    "PDF",
 ]
 """A form of a result: Segmentation, Structured Report, Secondary Capture, Key Object Selection,
-Grayscale Softcopy Presentation State."""
+Grayscale Softcopy Presentation State, Parametric Map, RT Structure Set, Encapsulated PDF."""
 RESULT_OBJECTS: tuple[ResultObject, ...] = get_args(ResultObject)
 SEG_FORMS: tuple[ResultObject, ...] = ("SEG", "SEG:ALL-FRAMES", "SEG:FRACTIONAL")
 """Of these an analysis gives one."""
@@ -40,7 +50,8 @@ class Route:
     objects
         What they get: "SEG" masks (or one of "SEG:ALL-FRAMES" with its empty frames,
         "SEG:FRACTIONAL" probabilities), "SEG:LABELMAP" masks as labels, "SR" the report, "SC"
-        pictures, "KO" the key images, "PR" contours and boxes to show on the images. There is
+        pictures, "KO" the key images, "PR" contours and boxes to show on the images, "PM"
+        probabilities as Parametric Map, "RTSTRUCT" contours, "PDF" a page that sums up. There is
         always an "SR".
     priority
         Higher runs earlier; waiting jobs rise with time, so that none starves.

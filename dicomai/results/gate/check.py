@@ -13,11 +13,14 @@ from pydicom.dataset import Dataset, FileDataset
 
 from dicomai.findings import Findings
 from dicomai.results.gate.capture import check_capture
-from dicomai.results.gate.classes import KO, LABELMAP, PR, SC, SEG, SEVERAL, SR
+from dicomai.results.gate.classes import KO, LABELMAP, PDF, PM, PR, RTSTRUCT, SC, SEG, SEVERAL, SR
+from dicomai.results.gate.contours import check_contours, has_contours
 from dicomai.results.gate.error import GateError, refuse
 from dicomai.results.gate.header import check_header
 from dicomai.results.gate.key_images import check_key_images, has_keys
+from dicomai.results.gate.maps import check_maps, mapped
 from dicomai.results.gate.marks import check_marks, has_marks
+from dicomai.results.gate.page import check_page
 from dicomai.results.gate.report import check_report
 from dicomai.results.gate.voxels import Place, check_voxels
 from dicomai.routing.route import ResultObject
@@ -98,6 +101,9 @@ def _expected(findings: Findings, wanted: Collection[ResultObject]) -> set[str]:
                 ("SC", SC, True),
                 ("KO", KO, has_keys(findings)),
                 ("PR", PR, has_marks(findings)),
+                ("PM", PM, bool(mapped(findings))),
+                ("RTSTRUCT", RTSTRUCT, has_contours(findings)),
+                ("PDF", PDF, True),
             )
             if kind in wanted and given
         }
@@ -107,13 +113,22 @@ def _expected(findings: Findings, wanted: Collection[ResultObject]) -> set[str]:
 def _check_shown(
     by_class: Mapping[str, Sequence[FileDataset]], findings: Findings, sources: Sequence[Dataset]
 ) -> None:
-    """Check what is made for the eye."""
+    """Check what is made beside masks and report."""
     for picture in by_class.get(SC, ()):
         with _strict_text(picture):
             check_capture(picture, findings)
     for keys in by_class.get(KO, ()):
         with _strict_text(keys):
             check_key_images(keys, findings)
+    for page in by_class.get(PDF, ()):
+        with _strict_text(page):
+            check_page(page, findings)
+    for contours in by_class.get(RTSTRUCT, ()):
+        with _strict_text(contours):
+            check_contours(contours, findings, sources)
+    if maps := by_class.get(PM, ()):
+        with _strict_text(maps[0]):
+            check_maps(maps, findings, sources)
     if states := by_class.get(PR, ()):
         with _strict_text(states[0]):
             check_marks(states, findings, sources)

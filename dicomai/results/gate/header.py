@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import Code
 from dicomai.findings import Findings
-from dicomai.results.gate.classes import KO, LABELMAP, PR, SC, SEG, SR
+from dicomai.results.gate.classes import KO, LABELMAP, PDF, PM, PR, RTSTRUCT, SC, SEG, SR
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.references import check_references, known_instances
 from dicomai.results.gate.request import check_request
@@ -93,6 +93,36 @@ _TYPE_1: Final = {
         "PresentationLUTShape",
     ),
 }
+_TYPE_1[PM] = (
+    *_CONTENT_DATE,
+    "ImageType",
+    "ContentLabel",
+    "ContentQualification",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "NumberOfFrames",
+    "DimensionOrganizationSequence",
+    "ReferencedSeriesSequence",
+    "FloatPixelData",
+)
+_TYPE_1[RTSTRUCT] = (
+    "StructureSetLabel",
+    "StructureSetDate",
+    "FrameOfReferenceUID",
+    "ReferencedFrameOfReferenceSequence",
+    "StructureSetROISequence",
+    "ROIContourSequence",
+    "RTROIObservationsSequence",
+)
+_TYPE_1[PDF] = (
+    *_CONTENT_DATE,
+    "ConversionType",
+    "BurnedInAnnotation",
+    "SourceInstanceSequence",
+    "DocumentTitle",
+    "MIMETypeOfEncapsulatedDocument",
+    "EncapsulatedDocument",
+)
 _TYPE_1[LABELMAP] = _TYPE_1[SEG]
 # Type 2: may be empty, must be there.
 _TYPE_2: Final = (
@@ -120,7 +150,17 @@ _SAME: Final = (
     "StudyDescription",
     "ReferringPhysicianName",
 )
-_MODALITY: Final = {SEG: "SEG", LABELMAP: "SEG", SR: "SR", SC: "OT", KO: "KO", PR: "PR"}
+_MODALITY: Final = {
+    SEG: "SEG",
+    LABELMAP: "SEG",
+    PM: "OT",
+    RTSTRUCT: "RTSTRUCT",
+    PDF: "DOC",
+    SR: "SR",
+    SC: "OT",
+    KO: "KO",
+    PR: "PR",
+}
 _DEVICES: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://dicomai.org/devices")
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
 _OFFSET: Final = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydicom.dataset import Dataset
 
 from dicomai.findings import Findings
-from dicomai.results.gate.classes import LABELMAP, PR, SC, SEG, SR
+from dicomai.results.gate.classes import LABELMAP, PDF, PM, PR, RTSTRUCT, SC, SEG, SR
 from dicomai.results.gate.error import refuse
 
 
@@ -66,12 +66,24 @@ def check_references(
 def _listed(result: Dataset) -> list[tuple[str, _Place]]:
     """Return the instances that a header lists, each with what it says of study, series, class."""
     study = str(result.StudyInstanceUID)
-    if result.SOPClassUID == SC:
+    images = {SC: "SourceImageSequence", PDF: "SourceInstanceSequence"}.get(result.SOPClassUID)
+    if images is not None:
         return [
             (str(each.ReferencedSOPInstanceUID), ("", "", str(each.ReferencedSOPClassUID)))
-            for each in result.SourceImageSequence
+            for each in result[images].value
         ]
-    if result.SOPClassUID in (SEG, LABELMAP, PR):
+    if result.SOPClassUID == RTSTRUCT:
+        return [
+            (
+                str(each.ReferencedSOPInstanceUID),
+                (study, str(series.SeriesInstanceUID), str(each.ReferencedSOPClassUID)),
+            )
+            for frame in result.ReferencedFrameOfReferenceSequence
+            for named in frame.RTReferencedStudySequence
+            for series in named.RTReferencedSeriesSequence
+            for each in series.ContourImageSequence
+        ]
+    if result.SOPClassUID in (SEG, LABELMAP, PM, PR):
         items = (
             "ReferencedImageSequence" if result.SOPClassUID == PR else "ReferencedInstanceSequence"
         )

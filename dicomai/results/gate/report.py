@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import Code
 from dicomai.findings import (
-    Box,
     Classification,
     Detection,
     Findings,
     Measurement,
-    PixelBox,
     Segment,
-    Sphere,
 )
 from dicomai.imaging.geometry import Grid
+from dicomai.results.gate.content import name, walk
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.header import code_of, is_coded
+from dicomai.results.gate.header import is_coded
 from dicomai.results.gate.references import known_instances
+from dicomai.results.gate.regions import check_region
 from dicomai.results.gate.request import check_procedure
 from dicomai.results.gate.voxels import Place
 
-TOLERANCE_MM: Final = 0.01
 _NOT_DETECTED: Final = Code("260415000", "SCT", "Not detected")
 _PRESENT: Final = Code("52101004", "SCT", "Present")  # CID 240
 _ABSENT: Final = Code("272519000", "SCT", "Absent")
@@ -63,7 +58,7 @@ def check_report(
     """
     uid = str(report.SOPInstanceUID)
     _status(report, uid)
-    items = list(_walk(report))
+    items = list(walk(report))
     _references(uid, items, others, findings, sources)
     groups = _groups(uid, items)
     _words(uid, items, findings)
@@ -86,7 +81,7 @@ def check_report(
             refuse("content", uid, "nothing was found, and it does not say just that")
         (group,) = groups.values()
         _algorithm(uid, group, findings)
-        if any(item.ValueType in {"NUM", "SCOORD", "SCOORD3D"} for item in _walk(group)):
+        if any(item.ValueType in {"NUM", "SCOORD", "SCOORD3D"} for item in walk(group)):
             refuse("content", uid, "nothing was found, and it measures something")
         return
     if set(groups) != set(expected):
@@ -101,8 +96,8 @@ def check_report(
         else:
             _named(uid, group, found)
         if isinstance(found, Detection):
-            _region(uid, group, found, findings)
-        elif any(item.ValueType in {"SCOORD", "SCOORD3D"} for item in _walk(group)):
+            check_region(uid, group, found, findings)
+        elif any(item.ValueType in {"SCOORD", "SCOORD3D"} for item in walk(group)):
             refuse("coordinates", uid, f'"{tracking_id}" has a place that was not found')
     unique = {_uid_of(group) for group in groups.values()}
     if len(unique) != len(groups):
@@ -126,29 +121,16 @@ def _status(report: Dataset, uid: str) -> None:
 
 
 def _observer(report: Dataset, uid: str) -> None:
-    said = {
-        _name(item): item.get("UID") or item.get("TextValue") for item in report.ContentSequence
-    }
+    said = {name(item): item.get("UID") or item.get("TextValue") for item in report.ContentSequence}
     if (said.get("121012"), said.get("121016")) != (report.DeviceUID, report.DeviceSerialNumber):
         refuse("provenance", uid, "its observer is not the device that its header names")
-
-
-def _walk(holder: Dataset) -> Iterator[Dataset]:
-    for item in holder.get("ContentSequence") or ():
-        yield item
-        yield from _walk(item)
-
-
-def _name(item: Dataset) -> str:
-    names = item.get("ConceptNameCodeSequence")
-    return code_of(names[0]) if names else ""
 
 
 def _groups(uid: str, items: list[Dataset]) -> dict[str, Dataset]:
     groups: dict[str, Dataset] = {}
     for item in items:
-        if item.ValueType == "CONTAINER" and _name(item) == "125007":
-            ids = [str(each.TextValue) for each in item.ContentSequence if _name(each) == "112039"]
+        if item.ValueType == "CONTAINER" and name(item) == "125007":
+            ids = [str(each.TextValue) for each in item.ContentSequence if name(each) == "112039"]
             if len(ids) != 1 or ids[0] in groups:
                 refuse("tracking", uid, "a group has no tracking identifier of its own")
             groups[ids[0]] = item
@@ -183,7 +165,7 @@ def _references(
                 )
     series = {str(source.SeriesInstanceUID) for source in sources}
     for item in items:
-        if _name(item) == "121232" and str(item.UID) not in series:
+        if name(item) == "121232" and str(item.UID) not in series:
             refuse("references", uid, f"it says that {item.UID} is the series of its images")
     frame_of_reference = getattr(findings.where, "frame_of_reference_uid", None)
     for item in items:
@@ -211,7 +193,7 @@ def _words(uid: str, items: list[Dataset], findings: Findings) -> None:
 
 
 def _uid_of(group: Dataset) -> str:
-    uids = [str(item.UID) for item in group.ContentSequence if _name(item) == "112040"]
+    uids = [str(item.UID) for item in group.ContentSequence if name(item) == "112040"]
     return uids[0] if len(uids) == 1 else ""
 
 
@@ -225,8 +207,8 @@ def _tracking(
     uids = [_uid_of(group)]
     if not uids[0]:
         refuse("tracking", uid, f'"{tracking_id}" has no tracking UID')
-    name = "121191" if isinstance(findings.where, Grid) else "121214"
-    drawn = [item for item in group.ContentSequence if _name(item) == name]
+    segment = "121191" if isinstance(findings.where, Grid) else "121214"
+    drawn = [item for item in group.ContentSequence if name(item) == segment]
     if tracking_id not in places:
         if drawn:
             refuse("references", uid, f'"{tracking_id}" refers to a segment that is not there')
@@ -249,8 +231,8 @@ def _tracking(
 def _algorithm(uid: str, group: Dataset, findings: Findings) -> None:
     algorithm = findings.algorithm
     said = {
-        name: [str(item.TextValue) for item in group.ContentSequence if _name(item) == name]
-        for name in ("111001", "111003", "111002")
+        concept: [str(item.TextValue) for item in group.ContentSequence if name(item) == concept]
+        for concept in ("111001", "111003", "111002")
     }
     if said["111001"] != [algorithm.name] or said["111003"] != [algorithm.version]:
         refuse("provenance", uid, "a group names another algorithm or version")
@@ -258,17 +240,17 @@ def _algorithm(uid: str, group: Dataset, findings: Findings) -> None:
         refuse("provenance", uid, "a group lacks the digest of the model's package")
 
 
-def _coded(group: Dataset, name: str) -> list[Dataset]:
+def _coded(group: Dataset, concept: str) -> list[Dataset]:
     return [
         item.ConceptCodeSequence[0]
         for item in group.get("ContentSequence") or ()
-        if item.ValueType == "CODE" and _name(item) == name
+        if item.ValueType == "CODE" and name(item) == concept
     ]
 
 
-def _only(group: Dataset, name: str, code: Code | None) -> bool:
+def _only(group: Dataset, concept: str, code: Code | None) -> bool:
     """Tell whether a group says this code under a name and no other; with None, whether none."""
-    said = _coded(group, name)
+    said = _coded(group, concept)
     return len(said) == (code is not None) and all(is_coded(each, code) for each in said if code)
 
 
@@ -284,8 +266,8 @@ def _named(uid: str, group: Dataset, found: Segment | Detection) -> None:
         refuse("content", uid, f'"{found.tracking_id}" is not where it was found')
     sides = [
         item.ConceptCodeSequence[0]
-        for item in _walk(group)
-        if item.ValueType == "CODE" and _name(item) == "272741003"
+        for item in walk(group)
+        if item.ValueType == "CODE" and name(item) == "272741003"
     ]
     wanted_sides = (found.laterality,) if found.laterality else ()
     if len(sides) != len(wanted_sides) or not all(map(is_coded, sides, wanted_sides)):
@@ -297,13 +279,13 @@ def _measured(uid: str, group: Dataset, found: _Found) -> None:
     wanted = list(found.measurements) if not isinstance(found, Classification) else []
     if not isinstance(found, Segment):
         wanted.append(Measurement(name=_CERTAINTY, value=found.probability * 100, unit=_PERCENT))
-    for item in _walk(group):
+    for item in walk(group):
         if item.ValueType != "NUM":
             continue
         match = next((each for each in wanted if _says(item, each)), None)
         if match is None:
-            name = item.ConceptNameCodeSequence[0].get("CodeMeaning")
-            refuse("content", uid, f'{name} of "{found.tracking_id}" is not what was measured')
+            meaning = item.ConceptNameCodeSequence[0].get("CodeMeaning")
+            refuse("content", uid, f'{meaning} of "{found.tracking_id}" is not what was measured')
         wanted.remove(match)
     if wanted:
         refuse("content", uid, f'"{found.tracking_id}" lacks its {wanted[0].name.meaning}')
@@ -336,7 +318,7 @@ def _classified(uid: str, group: Dataset, found: Classification) -> None:
 def _no_strays(uid: str, items: list[Dataset], groups: Mapping[str, Dataset]) -> None:
     """Check that every number and place belongs to a finding."""
     inside = sum(
-        each.ValueType in _OF_A_FINDING for group in groups.values() for each in _walk(group)
+        each.ValueType in _OF_A_FINDING for group in groups.values() for each in walk(group)
     )
     if sum(item.ValueType in _OF_A_FINDING for item in items) != inside:
         refuse("content", uid, "a number or a place stands outside its findings")
@@ -344,7 +326,7 @@ def _no_strays(uid: str, items: list[Dataset], groups: Mapping[str, Dataset]) ->
 
 def _conclusion(uid: str, items: list[Dataset], findings: Findings) -> None:
     """Check what the one line says that many will read alone."""
-    said = [str(item.TextValue).casefold() for item in items if _name(item) == "121077"]
+    said = [str(item.TextValue).casefold() for item in items if name(item) == "121077"]
     if len(said) != 1 or "not for primary diagnosis" not in said[0]:
         refuse("status", uid, "it has no conclusion that says what it is not for")
     (line,) = said
@@ -369,87 +351,3 @@ def _conclusion(uid: str, items: list[Dataset], findings: Findings) -> None:
     for kind, count in kinds.items():
         if f" {count} {kind.casefold()}{'s' if count > 1 else ''}: " not in line:
             refuse("content", uid, f"its conclusion does not say that there is {count} {kind}")
-
-
-def _region(uid: str, group: Dataset, found: Detection, findings: Findings) -> None:
-    if isinstance(found.region, PixelBox):
-        if found.mask is None or not found.mask.any():
-            _on_image(uid, group, found.region)
-        elif any(item.ValueType == "SCOORD" for item in _walk(group)):
-            refuse("coordinates", uid, f'"{found.tracking_id}" has a segment and an outline')
-        return
-    if not isinstance(findings.where, Grid):
-        refuse("coordinates", uid, f'"{found.tracking_id}" has no place in a projection image')
-    points = _points(group, "111010")
-    if len(points) != 1 or points[0].shape != (1, 3):
-        refuse("coordinates", uid, f'"{found.tracking_id}" has no centre')
-    if isinstance(found.region, Sphere):
-        middle = np.array(found.region.centre_lps_mm)
-        wanted = _ends(middle, found.region.diameter_mm / 2)
-    else:
-        middle = np.mean([found.region.corner_lps_mm, found.region.opposite_lps_mm], axis=0)
-        wanted = _box_corners(found.region, findings.where)
-    if np.abs(points[0][0] - middle).max() > TOLERANCE_MM:
-        refuse("coordinates", uid, f'the centre of "{found.tracking_id}" lies elsewhere')
-    surface = _points(group, "121231")
-    if len(points) + len(surface) != sum(item.ValueType == "SCOORD3D" for item in _walk(group)):
-        refuse("coordinates", uid, f'"{found.tracking_id}" has more places than one')
-    if found.mask is not None and found.mask.any():
-        if surface:
-            refuse("coordinates", uid, f'"{found.tracking_id}" has a segment and an outline')
-        return  # its voxels say where it is, and were checked
-    if not surface or not _same_points(np.concatenate(surface), wanted):
-        refuse("coordinates", uid, f'the outline of "{found.tracking_id}" lies elsewhere')
-
-
-def _points(group: Dataset, name: str) -> list[npt.NDArray[np.float64]]:
-    return [
-        np.array(item.GraphicData, dtype=np.float64).reshape(-1, 3)
-        for item in group.ContentSequence
-        if item.ValueType == "SCOORD3D" and _name(item) == name
-    ]
-
-
-def _same_points(ours: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> bool:
-    """Tell whether both sets hold the same points, in whatever order."""
-    apart = np.linalg.norm(ours[:, None] - wanted[None], axis=2)
-    return bool(apart.min(axis=0).max() <= TOLERANCE_MM and apart.min(axis=1).max() <= TOLERANCE_MM)
-
-
-def _ends(middle: npt.NDArray[np.float64], radius: float) -> npt.NDArray[np.float64]:
-    return np.concatenate([middle + radius * np.eye(3), middle - radius * np.eye(3)])
-
-
-def _box_corners(box: Box, grid: Grid) -> npt.NDArray[np.float64]:
-    """Return the eight corners: the diagonal, split along the axes of the grid."""
-    axes = grid.index_to_lps[:3, :3]
-    first = np.array(box.corner_lps_mm)
-    steps = np.linalg.solve(axes, np.array(box.opposite_lps_mm) - first)
-    return np.array(
-        [
-            first + axes @ (steps * np.array([k, j, i]))
-            for k in (0, 1)
-            for j in (0, 1)
-            for i in (0, 1)
-        ]
-    )
-
-
-def _on_image(uid: str, group: Dataset, box: PixelBox) -> None:
-    outlines = [item for item in group.ContentSequence if item.ValueType == "SCOORD"]
-    if len(outlines) != 1:
-        refuse("coordinates", uid, "a box on an image has no outline, or several")
-    image = outlines[0].ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-    if image != box.sop_instance_uid:
-        refuse("coordinates", uid, "a box lies on another image than the one it was found on")
-    points = list(pairwise(outlines[0].GraphicData))[::2]  # column, row
-    # The centre of pixel (0, 0) is at (0.5, 0.5) (PS3.3 C.18.6.1.2): whole pixels reach half out.
-    (top, left), (bottom, right) = box.first_ji, box.last_ji
-    low = (left + 0.5 - 0.5, top + 0.5 - 0.5)
-    high = (right + 0.5 + 0.5, bottom + 0.5 + 0.5)
-    found = np.array(points, dtype=np.float64)
-    if (
-        np.abs(found.min(axis=0) - low).max() > TOLERANCE_MM
-        or np.abs(found.max(axis=0) - high).max() > TOLERANCE_MM
-    ):
-        refuse("coordinates", uid, "a box lies elsewhere on its image")

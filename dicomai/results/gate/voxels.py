@@ -102,9 +102,10 @@ def _form(sop_class: str, wanted: Collection[ResultObject]) -> tuple[str, bool]:
     return ("FRACTIONAL" if fractional else "BINARY"), False
 
 
-def _header(
-    seg: Dataset, uid: str, findings: Findings, sources: Sequence[Dataset], kind: str
+def check_frame_of_reference(
+    seg: Dataset, uid: str, findings: Findings, sources: Sequence[Dataset]
 ) -> None:
+    """Check that an object lies in the frame of reference of the findings and of each image."""
     where = findings.where
     if isinstance(where, Grid):
         if seg.get("FrameOfReferenceUID") != where.frame_of_reference_uid:
@@ -113,6 +114,12 @@ def _header(
             refuse("geometry", uid, "its frame of reference is not that of every source image")
     elif seg.get("FrameOfReferenceUID") != sources[0].get("FrameOfReferenceUID"):
         refuse("geometry", uid, "its frame of reference is not that of its image")
+
+
+def _header(
+    seg: Dataset, uid: str, findings: Findings, sources: Sequence[Dataset], kind: str
+) -> None:
+    check_frame_of_reference(seg, uid, findings, sources)
     if seg.SegmentationType != kind:
         refuse("attributes", uid, f"SegmentationType is {seg.SegmentationType}, not {kind}")
     pixels = {**_ALL, **_PIXELS[kind]}
@@ -153,18 +160,12 @@ def _placed(
     A label map's frames are of no single segment: 0 stands there.
     """
     placed: dict[tuple[int, int], int] = {}
-    for number, frame in enumerate(seg.PerFrameFunctionalGroupsSequence):
+    for number in range(len(seg.PerFrameFunctionalGroupsSequence)):
         segment = group(seg, number, "SegmentIdentificationSequence")
         if segment is None and seg.SOPClassUID == SEG:
             refuse("attributes", uid, f"frame {number + 1} does not say which segment it is of")
-        k = _slice_of(seg, uid, number, slices, findings)
-        shown: set[Image] = {
-            (str(each.ReferencedSOPInstanceUID), int(each.get("ReferencedFrameNumber") or 0))
-            for derivation in frame.get("DerivationImageSequence") or ()
-            for each in derivation.get("SourceImageSequence") or ()
-        }
-        if shown != {slices[k].image}:
-            refuse("references", uid, f"frame {number + 1} names another image than lies there")
+        k = slice_of(seg, uid, number, slices, findings)
+        check_source(seg, uid, number, slices[k])
         key = (int(segment.ReferencedSegmentNumber) if segment is not None else 0, k)
         if key in placed:
             refuse("geometry", uid, f"segment {key[0]} has two frames at slice {k}")
@@ -172,9 +173,22 @@ def _placed(
     return placed
 
 
-def _slice_of(
+def check_source(result: Dataset, uid: str, number: int, there: Slice) -> None:
+    """Check that a frame is said to be derived from the image on which it lies, and no other."""
+    frame = result.PerFrameFunctionalGroupsSequence[number]
+    shown: set[Image] = {
+        (str(each.ReferencedSOPInstanceUID), int(each.get("ReferencedFrameNumber") or 0))
+        for derivation in frame.get("DerivationImageSequence") or ()
+        for each in derivation.get("SourceImageSequence") or ()
+    }
+    if shown != {there.image}:
+        refuse("references", uid, f"frame {number + 1} names another image than lies there")
+
+
+def slice_of(
     seg: Dataset, uid: str, number: int, slices: Sequence[Slice], findings: Findings
 ) -> int:
+    """Return the slice on which a frame lies, from 0, by where it says that it lies."""
     where = findings.where
     if not isinstance(where, Grid):
         return 0
@@ -259,7 +273,10 @@ def _wrong(
     mask = found.mask[k]
     if seg.SegmentationType == "FRACTIONAL":
         probability = found.probability if isinstance(found, Segment) else None
-        likely = mask if probability is None else probability[k]
+        likely = mask.astype(np.float64)
+        if probability is not None:
+            before = int(np.count_nonzero(found.mask[:k]))
+            np.place(likely, mask, probability[before : before + int(np.count_nonzero(mask))])
         said = np.zeros(mask.shape) if frame is None else frame.astype(np.float64)
         return int((np.abs(said - 255.0 * likely) > 1).sum())
     if frame is None:
