@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -163,6 +164,16 @@ class Reception:
             )
         return self._writer
 
+    def leave_folder(self) -> None:
+        """Go on in another folder: a sync of this one may have failed, and is not tried again.
+
+        The names that stand in it, and its own, are as uncertain as that of the object refused.
+        """
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(OSError):
+                writer.end("lost", now())
+
     def end(self, how: Ending, reason: str = "") -> None:
         """Write down how it ended and log it, with the reason if it was ours; once."""
         with self._busy:
@@ -312,7 +323,12 @@ class Incoming:
                 self._know(read_head(data_set, self.request.transfer_syntax))
         assert self._head is not None
         self.reception.check_room()
-        self._part.keep(self._head.study_instance_uid)
+        try:
+            self._part.keep(self._head.study_instance_uid)
+        except (DiskFull, OSError):
+            self._close()
+            self.reception.leave_folder()
+            raise
 
     def _refuse(self, trouble: DicomaiError | OSError) -> None:
         sentence = trouble.sentence if isinstance(trouble, DicomaiError) else str(trouble)
