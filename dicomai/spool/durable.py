@@ -1,24 +1,30 @@
 """Files, names and folders that outlive a power cut: the one place that makes them durable.
 
-Bytes first, then the name, then the folder that holds the name; only then may anyone be told. A
-sync that failed is never tried again: the kernel may have dropped the pages and say success the
+Bytes first, then the name, then the folder that holds the name; only then may anyone be told. Where
+somebody waits (`Part.settle`), the disk takes the bytes first, and both are synced as one. A sync that failed is never tried again: the kernel may have dropped the pages and say success the
 second time, so what was being written is taken away and refused.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from dicomai.errors import DiskFull
 
 Bytes = bytes | bytearray | memoryview
+
+# Python has none. To the disk, which may still have it in its own cache: a sync it is not.
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_LIBC.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE
+_WRITE_AND_WAIT: Final = 7  # and SYNC_FILE_RANGE_WAIT_BEFORE and _AFTER
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Another file system, one that has no links, or a file with as many as it can have.
@@ -85,6 +91,8 @@ class Part:
         self._gathered += sum(map(len, chunks))
         if self._gathered >= _GATHER_BYTES or len(self._chunks) >= _GATHER_CHUNKS:
             self.put()
+            # The disk begins with these while the next ones come.
+            _to_disk(self._descriptor, _WRITE)
 
     def put(self) -> None:
         """Write all that was appended; raises so."""
@@ -124,15 +132,42 @@ class Part:
         ):
             yield view
 
-    def become(self, path: Path, sync: Callable[[], None] | None = None) -> None:
-        """Make the bytes, then the name, then the folder durable.
+    def settle(self, path: Path, sync_folders: Callable[[], None]) -> None:
+        """Give it its name, and make bytes, name and folders durable, with one commit of a journal.
+
+        Bytes, synced, and then the name, synced, are two commits, and a sender waits for each. So
+        the disk takes the bytes, the name is given, and then both are synced. A journal flushes its
+        disk before it commits, so it has no name whose bytes are not there; and no one is told of
+        either before this returns.
 
         Parameters
         ----------
         path
             Its name from now on.
-        sync
-            Makes its folder durable, where who calls has a cheaper way than opening it.
+        sync_folders
+            Makes its folder durable, and those above that are new.
+
+        Raises
+        ------
+        DiskFull
+            No room; nothing is left behind.
+        OSError
+            The disk failed; nothing is left behind.
+        """
+        self.put()
+        try:
+            _to_disk(self._descriptor, _WRITE_AND_WAIT)
+            self._path.replace(path)
+            self._path = path  # closed now, it is taken away under this name
+            os.fsync(self._descriptor)
+        except OSError as trouble:
+            raise _worded(trouble, path) from trouble
+        sync_folders()
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+
+    def become(self, path: Path) -> None:
+        """Make the bytes, then the name, then the folder durable.
 
         Raises
         ------
@@ -151,7 +186,7 @@ class Part:
             with suppress(FileNotFoundError):
                 self._path.unlink()
             raise _worded(trouble, path) from trouble
-        _name(path, sync or partial(sync_folder, path.parent))
+        _name(path)
 
 
 def write_durably(path: Path, chunks: Iterable[Bytes]) -> None:
@@ -317,14 +352,20 @@ def _make_folder(folder: Path) -> None:
         raise _worded(trouble, folder) from trouble
 
 
-def _name(path: Path, sync: Callable[[], None]) -> None:
+def _name(path: Path) -> None:
     """Make a new name durable, or take it away: it must not look acknowledged."""
     try:
-        sync()
+        sync_folder(path.parent)
     except (OSError, DiskFull):
         with suppress(OSError):
             path.unlink()
         raise
+
+
+def _to_disk(descriptor: int, how: int) -> None:
+    if _LIBC.sync_file_range(descriptor, 0, 0, how) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def _write_all(descriptor: int, chunk: Bytes) -> None:

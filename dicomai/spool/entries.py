@@ -218,7 +218,7 @@ class Arriving(Part):
         writer.note(study)
         received_at = max(now(), self._begun)
         path = writer.folder / f"{self._counter:06d}-{received_at:016d}.dcm"
-        self.become(path, writer.sync)
+        self.settle(path, writer.sync)
         return Entry(
             association=writer.facts, counter=self._counter, received_at=received_at, path=path
         )

@@ -17,7 +17,8 @@ from dicomai.net.c_store import command_elements
 Receiver = Any  # of conftest.py, which tests can't import
 MakeReceiver = Callable[..., Receiver]
 Scu = Any
-WATCHED = "mkdir,openat,write,writev,fsync,fdatasync,rename,sendto"
+WATCHED = "mkdir,openat,write,writev,sync_file_range,fsync,fdatasync,rename,sendto"
+WAITS = "SYNC_FILE_RANGE_WAIT_BEFORE|SYNC_FILE_RANGE_WRITE|SYNC_FILE_RANGE_WAIT_AFTER"
 OBJECTS, ASSOCIATIONS = 6, 5
 
 
@@ -116,10 +117,13 @@ def assert_durable(path: Path, spool: Path, made: list[Call], told: int) -> None
     named = one("rename", f'"{path}"')
     part = Path(named.arguments.split('"')[1])
     written = [each for each in made if each.name.startswith("write") and path_of(each) == part]
-    (data,) = syncs(made, part)
+    # On the disk before it has its name; name and data then synced as one, and the folder.
+    sent = [each for each in made if each.name == "sync_file_range" and path_of(each) == part]
     assert written
-    assert max(each.ended for each in written) < data.began
-    assert data.ended < named.began
+    assert max(each.ended for each in written) < sent[-1].began
+    assert sent[-1].arguments.endswith(WAITS)
+    assert sent[-1].ended < named.began
+    assert is_synced(path, since=named)
     assert is_synced(folder, since=named)
     # Who sends it is a name in that folder, and the folder one in the spool.
     (facts,) = (name.name for name in folder.iterdir() if name.name.startswith("from-"))
@@ -131,12 +135,19 @@ def syncs(made: list[Call], path: Path) -> list[Call]:
     return [call for call in made if call.name in ("fsync", "fdatasync") and path_of(call) == path]
 
 
-@pytest.mark.parametrize("failing", [1, 2, 3], ids=["data", "folder", "spool"])
+@pytest.mark.parametrize(
+    ("failing", "nth"), [("sync_file_range", 1), ("fsync", 1), ("fsync", 2), ("fsync", 3)]
+)
 def test_an_object_whose_sync_fails_is_refused_and_never_synced_again(
-    make_receiver: MakeReceiver, scu: Scu, peer: Callable[[str], str], tmp_path: Path, failing: int
+    make_receiver: MakeReceiver,
+    scu: Scu,
+    peer: Callable[[str], str],
+    tmp_path: Path,
+    failing: str,
+    nth: int,
 ) -> None:
     trace = tmp_path / "trace"
-    broken = f"inject=fsync:error=EIO:when={failing}"
+    broken = f"inject={failing}:error=EIO:when={nth}"
     receiver = make_receiver(prefix=traced(peer, trace, "-e", broken))
     with scu.calling(receiver.port) as association:
         assert scu.send(association, scu.tiny()) == 0xA700
@@ -146,6 +157,7 @@ def test_an_object_whose_sync_fails_is_refused_and_never_synced_again(
         assert scu.send(association, second, sop_instance="1.2.3.5") == 0
     assert receiver.data_sets() == [second]
     scu.eventually(lambda: any("stored" in line for line in receiver.lines()))
-    synced = [path_of(call) for call in calls(trace.read_text()) if call.name == "fsync"]
-    of_the_first = [path for path in synced if path.name.startswith(".000001-")]
-    assert len(of_the_first) == (0 if failing == 1 else 1)
+    tried = [line for line in trace.read_text().splitlines() if f"{failing}(" in line]
+    assert sum("INJECTED" in line for line in tried) == 1
+    first = [line for line in tried if "000001-" in line]
+    assert len(first) == 1

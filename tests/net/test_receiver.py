@@ -226,7 +226,7 @@ def test_everything_is_durable_before_the_answer_is_sent(
     make_receiver: MakeReceiver, scu: Scu, peer: Callable[[str], str], tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace"
-    watched = "mkdir,fsync,fdatasync,rename,sendto"
+    watched = "mkdir,fsync,fdatasync,sync_file_range,rename,sendto"
     receiver = make_receiver(
         prefix=[
             peer("strace"),
@@ -251,15 +251,16 @@ def test_everything_is_durable_before_the_answer_is_sent(
     ]
     names = []
     for step in steps:
-        if found := re.search(r"(mkdir|rename)\((.*)\) = 0|(fsync)\(\d+<(.*)>", step):
+        if found := re.search(r"(mkdir|rename)\((.*)\) = 0|(\w*sync\w*)\(\d+<([^>]*)>", step):
             names.append(" ".join(part for part in found.groups() if part))
         elif re.search(r'sendto\(\d+<.*>, "\\4', step):  # a P-DATA-TF: the response
             names.append("answer")
     assert names[: names.index("answer") + 1] == [
         'mkdir "/.new-T", 0750',
         'rename "/.new-T", "/T"',
-        "fsync /T/.000001-T.part",
+        "sync_file_range /T/.000001-T.part",
         'rename "/T/.000001-T.part", "/T/000001-T.dcm"',
+        "fsync /T/000001-T.dcm",
         "fsync /T",
         "fsync",
         "answer",
@@ -368,7 +369,7 @@ def test_sigterm_lets_the_object_in_hand_be_finished(
     with scu.calling(receiver.port) as association:
         threading.Thread(
             target=lambda: (
-                scu.eventually(lambda: list(receiver.spool.rglob(".*.part"))),
+                scu.eventually(lambda: list(receiver.spool.rglob("*000001-*"))),
                 os.kill(int(traced.read_text().split()[0]), signal.SIGTERM),
             )
         ).start()
