@@ -1,7 +1,9 @@
 """Files, names and folders that outlive a power cut: the one place that makes them durable.
 
 Bytes first, then the name, then the folder that holds the name; only then may anyone be told. Where
-somebody waits (`Part.settle`), the disk takes the bytes first, and both are synced as one. A sync that failed is never tried again: the kernel may have dropped the pages and say success the
+somebody waits (`Part.settle`), the disk takes the bytes first, and both are synced as one.
+
+A sync that failed is never tried again: the kernel may have dropped the pages and say success the
 second time, so what was being written is taken away and refused.
 """
 
