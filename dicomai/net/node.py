@@ -45,7 +45,10 @@ class Node:
     charset_default
         Specific Character Set of undeclared bytes above 127; empty: unknown.
     answers_find
-        It answers C-FIND, so identity is compared there before a delivery.
+        It answers C-FIND, so identity is compared there before a delivery, and what it sends is
+        counted there before a study is taken for whole.
+    fetch_missing
+        What it counts and has not sent when `decide.patience_s` is over is fetched from it.
     rejection_notes
         It takes the notes that withdraw results which were reissued for another patient (IHE IOCM).
     retrieve
@@ -69,6 +72,7 @@ class Node:
     issuer_of_patient_id: str = ""
     charset_default: str = ""
     answers_find: bool = False
+    fetch_missing: bool = False
     rejection_notes: bool = False
     retrieve: Literal["move", "get"] = "move"
 

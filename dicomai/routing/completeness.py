@@ -93,6 +93,47 @@ def after_release(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """A series as a node counts it, and as it is here.
+
+    Attributes
+    ----------
+    there, here
+        Objects at the node, and those that came here from others than us.
+    of_a_kind
+        Of a modality that came: what is made of the images, by us or by others, is not waited for.
+    """
+
+    node: str
+    series_instance_uid: str
+    there: int
+    here: int
+    of_a_kind: bool
+
+    @property
+    def sentence(self) -> str:
+        """What is missing."""
+        return (
+            f"{self.node} counts {self.there} objects of series {self.series_instance_uid}, and "
+            f"{self.here} are here"
+        )
+
+
+def lacking(counted: Iterable[Counted]) -> tuple[Counted, ...]:
+    """Return the series that came and that are larger at a node."""
+    return tuple(each for each in counted if 0 < each.here < each.there)
+
+
+def confirmed(counted: Iterable[Counted]) -> tuple[str, ...]:
+    """Return the nodes that have of each series, of the kinds that came, as much as is here."""
+    nodes: dict[str, bool] = {}
+    for each in counted:
+        if each.of_a_kind:
+            nodes[each.node] = nodes.get(each.node, True) and each.here == each.there
+    return tuple(sorted(node for node, equal in nodes.items() if equal))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
     """What is known of a study's arrival.
 
@@ -106,12 +147,15 @@ class Arrived:
         The nodes that have an association open that carried objects of it.
     gaps
         A sentence for each changed series that misses slices, see `gaps_of`.
+    counted
+        What nodes say that they have of it.
     """
 
     last_at: Instant
     quiet_until: Instant
     open_at: tuple[str, ...] = ()
     gaps: tuple[str, ...] = ()
+    counted: tuple[Counted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +223,12 @@ def decide(
         f"an association of {node} that sent objects of it is open"
         for node in sorted(set(arrived.open_at))
     ]
-    vetoes = [*behind, *open_at, *arrived.gaps]
+    fewer = [each.sentence for each in lacking(arrived.counted)]
+    vetoes = [*behind, *open_at, *arrived.gaps, *fewer]
     if not vetoes:
-        return Whole(because=f"Nothing more came until {_clock(quiet_until)}.")
+        as_many = confirmed(arrived.counted)
+        more = f", and {', '.join(as_many)} counts as many objects" if as_many else ""
+        return Whole(because=f"Nothing more came until {_clock(quiet_until)}{more}.")
     reasons = "; ".join(vetoes)
     until = Instant(arrived.last_at + patience)
     if now < until or not _silent(late, hosts, patience):

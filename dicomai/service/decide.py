@@ -19,7 +19,7 @@ from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
 from dicomai.dicom.identity import Ambiguous, IdentityKey, judge
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError, NotFound, TransientError
-from dicomai.routing.completeness import Arrived, Host, NotYet, gaps_of
+from dicomai.routing.completeness import Arrived, Host, NotYet, gaps_of, lacking
 from dicomai.routing.completeness import decide as decide_whole
 from dicomai.routing.exclusion import Excluded, exclude
 from dicomai.routing.fingerprint import fingerprint
@@ -27,10 +27,21 @@ from dicomai.routing.image import Image, Series, series_of
 from dicomai.routing.matching import Matched, Unmatched, match
 from dicomai.routing.route import Route
 from dicomai.routing.selection import ModelInputs
-from dicomai.store import analyses, associations, events, hosts, instances, series, studies
+from dicomai.store import (
+    analyses,
+    associations,
+    counts,
+    events,
+    hosts,
+    instances,
+    retrievals,
+    series,
+    studies,
+)
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Instance
 from dicomai.store.job import JobId, JobInput, JobRoute, NewAnalysis
+from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.studies import Study
 
 Outcome = Literal["not yet", "held", "decided", "nothing to do", "defect"]
@@ -51,6 +62,8 @@ class Rules:
         See the tables [decide] and [worker] of the settings.
     zone
         Of the modalities: their today is the day that `max_study_age_days` counts from.
+    fetch_missing
+        The nodes from which what they count and did not send is fetched.
     """
 
     routes: tuple[Route, ...]
@@ -58,6 +71,7 @@ class Rules:
     patience: Microseconds
     ageing: Microseconds
     zone: ZoneInfo
+    fetch_missing: frozenset[str] = frozenset()
 
 
 def decide_due(engine: Engine, rules: Rules, now: Instant) -> dict[StudyInstanceUID, Outcome]:
@@ -163,6 +177,7 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
             each.node for each in associations.of_study(connection, uid) if each.ended_at is None
         ),
         gaps=_gaps([each for each in theirs if each.series_instance_uid in changed]),
+        counted=counts.of_study(connection, uid),
     )
     known = [
         Host(name=each.name, ingested_to=each.ingested_to, beat_at=each.beat_at)
@@ -173,12 +188,28 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
         because = None if whole.ordinary else whole.because
         studies.postpone(connection, uid, because, whole.again_at, now)
         return "not yet"
+    _fetch_missing(connection, uid, arrived, rules, now)
     for sentence in foreign:
         events.record(connection, uid, "series left out", sentence, {}, now)
     applied = _apply(connection, study, theirs, rows, rules, now)
     series.mark_decided(connection, uid, [each.series_instance_uid for each in listed], now)
     studies.set_decided(connection, uid, f"{whole.because} {applied}", now)
     return "decided"
+
+
+def _fetch_missing(
+    connection: Connection, uid: StudyInstanceUID, arrived: Arrived, rules: Rules, now: Instant
+) -> None:
+    """Queue the retrieval of what never came; it is decided on again when it has come."""
+    missing: dict[str, set[SeriesInstanceUID]] = {}
+    for each in lacking(arrived.counted):
+        if each.node in rules.fetch_missing:
+            missing.setdefault(each.node, set()).add(SeriesInstanceUID(each.series_instance_uid))
+    for node, wanted in missing.items():
+        retrieval = NewRetrieval(
+            node=node, study_instance_uid=uid, series=frozenset(wanted), ageing=rules.ageing
+        )
+        retrievals.queue(connection, retrieval, now)
 
 
 def _of_patient(

@@ -16,6 +16,7 @@ from dicomai.dicom.dates import seconds
 from dicomai.models.registry import open_registry
 from dicomai.routing.selection import ModelInputs, parse_input
 from dicomai.service import duties
+from dicomai.service.count import COUNT_S, Counter
 from dicomai.service.decide import Rules, decide_due
 from dicomai.service.ingest import Ingest, ingest
 from dicomai.service.loops import Loop, keep
@@ -42,6 +43,7 @@ def schedule(settings: Settings, life: Life) -> None:
         keep(
             (
                 Loop("ingest", partial(_ingesting, settings, engine), life.stop),
+                Loop("count", partial(_counting, settings, engine), life.stop, idle_s=COUNT_S),
                 Loop("decide", partial(_deciding, settings, engine), life.stop),
             ),
             life,
@@ -76,6 +78,7 @@ def rules_of(settings: Settings) -> Rules:
         patience=seconds(settings.decide.patience_s),
         ageing=seconds(settings.worker.ageing_s),
         zone=ZoneInfo(settings.service.timezone),
+        fetch_missing=frozenset(node.name for node in settings.nodes if node.fetch_missing),
     )
 
 
@@ -111,6 +114,10 @@ def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) ->
         return bool(done.catalogued or done.set_aside)
 
     return once
+
+
+def _counting(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
+    return Counter(settings=settings, engine=engine, clock=present).count_once
 
 
 def _deciding(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:

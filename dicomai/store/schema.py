@@ -125,6 +125,23 @@ study_headers: Final = Table(
     Index("ix_study_headers_study_date", "study_date"),
 )
 
+series_counts: Final = Table(
+    "series_counts",
+    metadata,
+    # What a node said that it has (C-FIND); of series that are not here too.
+    Column(
+        "study_instance_uid",
+        Text,
+        ForeignKey("studies.study_instance_uid", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("node", Text, primary_key=True),
+    Column("series_instance_uid", Text, primary_key=True),
+    Column("modality", Text, nullable=False),
+    Column("objects", Integer, nullable=False),
+    Column("counted_at", MOMENT, nullable=False),
+)
+
 series_identities: Final = Table(
     "series_identities",
     metadata,

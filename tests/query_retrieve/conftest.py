@@ -385,15 +385,15 @@ class Site:
         """Take over what is in the spool."""
         ingest(self.engine, ingest_of(self.settings), now)
 
-    def put(self, *paths: Path) -> None:
-        """Have objects come from CT1; return when they are in the catalogue."""
+    def put(self, *paths: Path, node: str = "CT1") -> None:
+        """Have objects come from a node; return when they are in the catalogue."""
         spool = self.settings.folders.spool
         writer = entries.opened(
             spool,
             calling_ae="CT1",
             called_ae="DICOMAI",
             address="127.0.0.1",
-            node="CT1",
+            node=node,
             started_at=now(),
         )
         for path in paths:

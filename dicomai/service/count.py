@@ -1,0 +1,144 @@
+"""Counting at the nodes: how much they have of what they send, asked before a study is whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from sqlalchemy import Engine
+
+from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
+from dicomai.errors import DatabaseError, DicomaiError
+from dicomai.net import find as finding
+from dicomai.net.find import Match
+from dicomai.net.node import Node
+from dicomai.routing.completeness import confirmed
+from dicomai.settings import Settings
+from dicomai.store import counts, studies
+from dicomai.store.counts import SeriesCount
+from dicomai.store.engine import reading, writing
+from dicomai.store.studies import Study
+
+COUNT_S: Final = 2.0
+AGAIN_S: Final = 30.0
+"""How long a node is left in peace, for a study of which nothing new came."""
+_MOST: Final = 100
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class Counter:
+    """Asks nodes that answer C-FIND what they have of the studies that are arriving.
+
+    Attributes
+    ----------
+    settings
+        Nodes, our AE title.
+    engine
+        The catalogue.
+    clock
+        The present.
+    """
+
+    settings: Settings
+    engine: Engine
+    clock: Callable[[], Instant]
+    _asked: dict[tuple[StudyInstanceUID, str], tuple[Instant, float]] = field(default_factory=dict)
+
+    def count_once(self) -> bool:
+        """Ask for each study that is due; return whether any was counted.
+
+        A node that gives no answer confirms nothing and vetoes nothing.
+        """
+        asking = {
+            node.name: node for node in self.settings.nodes if node.answers_find and node.host
+        }
+        if not asking:
+            return False
+        with reading(self.engine) as connection:
+            arriving = studies.listing(connection, _MOST, "open")
+        known = {study.study_instance_uid for study in arriving}
+        self._asked = {key: asked for key, asked in self._asked.items() if key[0] in known}
+        worked = False
+        for study in arriving:
+            for name in study.nodes:
+                node = asking.get(name)
+                if node is not None and self._is_due(study, node):
+                    self._asked[study.study_instance_uid, name] = (
+                        study.last_object_at,
+                        time.monotonic(),
+                    )
+                    worked |= self._count(study, node)
+        return worked
+
+    def _is_due(self, study: Study, node: Node) -> bool:
+        if self.clock() < study.last_object_at + seconds(min(node.floor_s, node.quiet_s)):
+            return False
+        asked = self._asked.get((study.study_instance_uid, node.name))
+        if asked is None:
+            return True
+        return asked[0] < study.last_object_at or time.monotonic() - asked[1] >= AGAIN_S
+
+    def _count(self, study: Study, node: Node) -> bool:
+        uid = study.study_instance_uid
+        try:
+            found = self._series(uid, node)
+        except DatabaseError:
+            raise
+        except DicomaiError as error:
+            log.warning("not counted", node=node.name, study=uid, why=error.sentence)
+            return False
+        with writing(self.engine) as connection:
+            now = self.clock()
+            current = studies.lock(connection, uid)
+            if current is None or current.status != "open":
+                return False
+            counts.note(connection, uid, node.name, found, now)
+            # All that it has is here: no more than the floor is waited for.
+            floor = Instant(current.last_object_at + seconds(node.floor_s))
+            if (
+                current.nodes == (node.name,)
+                and not current.full_quiet
+                and floor < current.quiet_until
+                and node.name in confirmed(counts.of_study(connection, uid))
+            ):
+                studies.set_quiet(connection, uid, floor, full_quiet=False)
+        return True
+
+    def _series(self, study: StudyInstanceUID, node: Node) -> list[SeriesCount]:
+        wanted = finding.query("series", {"StudyInstanceUID": study})
+        our_ae, files = self.settings.receiver.ae_title, self.settings.tls.files
+        matches = [
+            match
+            for match in finding.find(node, our_ae, wanted, files)
+            if match.text("StudyInstanceUID") in ("", study)
+        ]
+        return [
+            SeriesCount(
+                series_instance_uid=SeriesInstanceUID(
+                    validated(match.text("SeriesInstanceUID"), "SeriesInstanceUID")
+                ),
+                modality=match.text("Modality"),
+                objects=self._objects(study, node, match),
+            )
+            for match in matches
+        ]
+
+    def _objects(self, study: StudyInstanceUID, node: Node, series: Match) -> int:
+        """Return the number that the node tells, or else count its objects."""
+        told = series.text("NumberOfSeriesRelatedInstances")
+        if told.isdigit():
+            return int(told)
+        keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series.text("SeriesInstanceUID")}
+        matches = finding.find(
+            node,
+            self.settings.receiver.ae_title,
+            finding.query("image", keys),
+            self.settings.tls.files,
+        )
+        return sum(1 for _ in matches)
