@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import os
 import platform
 import shlex
@@ -85,7 +86,8 @@ def main() -> None:
     processors = len(os.sched_getaffinity(0))
     print(f"Command: python benchmarks/decode.py {shlex.join(sys.argv[1:])}".rstrip())
     print(
-        f"Machine: {platform.machine()}, {processors} processors, Python {sys.version.split()[0]}"
+        f"Machine: {platform.machine()}, {processors} processors, load {os.getloadavg()[0]:.1f}, "
+        f"Python {sys.version.split()[0]}"
     )
     print(f"{given.slices} slices, {given.rounds} rounds; milliseconds for each slice\n")
     print(f"| transfer syntax | pydicom | one thread | {processors} threads | one : all |")
@@ -93,6 +95,26 @@ def main() -> None:
     warnings.simplefilter("ignore")
     for name, dataset in images(given.data).items():
         print(_row(name, dataset, given.slices, given.rounds), flush=True)
+    print(_control(given.slices, given.rounds))
+
+
+def _control(slices: int, rounds: int) -> str:
+    """Return the row of what surely runs at the same time: on a busy machine it gains as little."""
+    octets = [bytes(1 << 22)] * slices
+
+    def digest(each: bytes) -> bytes:
+        return hashlib.sha256(each).digest()
+
+    one, many = [], []
+    for _ in range(rounds):
+        one.append(seconds(lambda: [digest(each) for each in octets]))
+        many.append(seconds(lambda: in_parallel(digest, octets)))
+    ratio = statistics.median(a / b for a, b in zip(one, many, strict=True))
+    scale = 1000 / slices
+    return (
+        f"| control: SHA-256 of 4 MiB | | {statistics.median(one) * scale:.2f} "
+        f"| {statistics.median(many) * scale:.2f} | {ratio:.2f} |"
+    )
 
 
 def _row(name: str, dataset: Dataset, slices: int, rounds: int) -> str:

@@ -280,13 +280,17 @@ def in_parallel(work: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> lis
     The libraries that decode let other threads run meanwhile. The first error ends it.
     """
     threads = min(len(tasks), len(os.sched_getaffinity(0)))
+    # A part for each thread, and some more, so that none waits long for the last.
+    size = max(1, len(tasks) // (4 * threads)) if threads else 1
+    parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
     # Warnings are silenced for the whole process: here once, for all threads.
     with values_checked_here():
         if threads < 2:
             return [work(task) for task in tasks]
         pool = ThreadPoolExecutor(threads, "decode")
         try:
-            return list(pool.map(work, tasks))
+            done = pool.map(lambda part: [work(task) for task in part], parts)
+            return [result for part in done for result in part]
         finally:
             pool.shutdown(cancel_futures=True)
 
