@@ -10,6 +10,7 @@ requests go straight from the socket to their reception, and are answered from t
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from pynetdicom.transport import AssociationSocket
 from dicomai.net.c_store import StoreRequest, p_data, response
 from dicomai.net.limits import Limits
 from dicomai.net.messages import Malformed, Messages
-from dicomai.net.pdu_stream import PDU_HEAD, PDV_HEAD, Ended, PduStream, TooSlow
+from dicomai.net.pdu_stream import PDU_HEAD, PDV_HEAD, TICK_S, Ended, PduStream, TooSlow
 from dicomai.net.reception import Incoming
 from dicomai.spool.durable import Bytes
 
@@ -55,6 +56,26 @@ Storage: TypeAlias = Callable[["Acceptor", StoreRequest, int], Incoming | None]
 
 class _Over(Exception):
     """This side ended the association while its thread waited for the peer."""
+
+
+class _Connection(AssociationSocket):
+    """One whose peer may take its time to read, as long as it may be silent."""
+
+    def __init__(self, association: Association, wire: socket.socket, sending_s: float) -> None:
+        super().__init__(association, wire)
+        self._sending_s = sending_s
+
+    def send(self, bytestream: bytes) -> None:
+        """Send at once; a connection that broke is an event."""
+        wire = self.socket
+        if not isinstance(wire, ssl.SSLSocket):  # the kernel bounds each way by itself
+            super().send(bytestream)
+            return
+        with suppress(OSError):  # closed meanwhile: then it can't be sent, either
+            wire.settimeout(self._sending_s)
+        super().send(bytestream)
+        with suppress(OSError):
+            wire.settimeout(TICK_S)
 
 
 class UpperLayer(DULServiceProvider):
@@ -91,7 +112,7 @@ class UpperLayer(DULServiceProvider):
 
     def hear(self, wire: socket.socket, read_ahead: Bytes) -> None:
         """Take the connection, and what was read of it already."""
-        self.socket = self._connection = AssociationSocket(self.assoc, wire)
+        self.socket = self._connection = _Connection(self.assoc, wire, self._limits.silence_s)
         self._stream = PduStream(
             wire, self._limits, read_ahead, tick=self._tick, overwrites=self._overwrites
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import build_context
 
 from dicomai.net.c_store import StoreRequest, command_elements, p_data, response
+from dicomai.net.pdu_stream import TICK_S
+from tests.conftest import Authority
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -121,7 +124,9 @@ class Peer:
 
 
 @contextmanager
-def associated(receiver: Receiver, *, max_pdu_bytes: int = 0) -> Iterator[Peer]:
+def associated(
+    receiver: Receiver, *, max_pdu_bytes: int = 0, over: Callable[[], socket.socket] | None = None
+) -> Iterator[Peer]:
     """CT in context 1, Verification in 3."""
     request = A_ASSOCIATE()
     request.application_context_name = "1.2.840.10008.3.1.1.1"
@@ -133,7 +138,7 @@ def associated(receiver: Receiver, *, max_pdu_bytes: int = 0) -> Iterator[Peer]:
     contexts = [build_context(CT, EXPLICIT), build_context(VERIFICATION, IMPLICIT)]
     contexts[0].context_id, contexts[1].context_id = 1, 3
     request.presentation_context_definition_list = contexts
-    with socket.create_connection(("127.0.0.1", receiver.port), 20) as wire:
+    with over() if over else socket.create_connection(("127.0.0.1", receiver.port), 20) as wire:
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         wire.sendall(A_ASSOCIATE_RQ(request).encode())
         peer = Peer(wire)
@@ -308,6 +313,39 @@ def test_an_answer_keeps_to_what_the_peer_takes(receiver: Receiver, scu: Scu) ->
     elements = command_elements(gathered)
     assert elements is not None
     assert elements[0x0900] == b"\0\0"
+
+
+def test_a_peer_may_take_its_time_to_read_answers_over_tls(
+    make_receiver: MakeReceiver, authority: Authority, free_ports: Callable[[int], list[int]]
+) -> None:
+    port = free_ports(2)[1]
+    certificate, key = authority.issue("receiver")
+    files = {"certificate": str(certificate), "key": str(key)}
+    receiver = make_receiver(tls={"port": port, "files": files})
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.check_hostname = False
+
+    def over() -> socket.socket:
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
+        plain.connect(("127.0.0.1", port))
+        plain.settimeout(20)
+        return context.wrap_socket(plain)
+
+    # An answer has the UID of its request, so these are more than any way there and back takes.
+    request, count = whole(store_rq("1" * 60_000, data_set_type=0x0101)), 120
+    left, answered = memoryview(request * count), 0
+    with associated(receiver, over=over) as peer:
+        while answered < count:
+            # Until nothing goes any more, for longer than a tick of the receiver's.
+            peer.wire.settimeout(2 * TICK_S)
+            with suppress(TimeoutError):
+                while left:
+                    left = left[peer.wire.send(left[: 2**14]) :]
+            peer.wire.settimeout(20)
+            while answered < count - -(-len(left) // len(request)):
+                assert peer.status() == 0xC000
+                answered += 1
 
 
 def test_a_request_without_a_data_set_is_no_object(receiver: Receiver, scu: Scu) -> None:
