@@ -51,6 +51,7 @@ class StorageAcceptor(Acceptor):
         """Have pynetdicom know the context of a message that it gets."""
         if (context := self.contexts.get(context_id)) is not None:
             known = build_context(context.abstract_syntax, context.transfer_syntax)
-            known.context_id, known.result = context_id, 0
+            # Not by its setter, which takes odd ones only: some peers have others.
+            known._context_id, known.result = context_id, 0
             known._as_scp, known._as_scu = True, False
             self._accepted_cx.setdefault(context_id, known)

@@ -376,8 +376,10 @@ class Acceptor(Association):
                 continue
             self._is_paused = False
             context_id, message = self.dimse.get_msg(block=False)
-            if message is not None and context_id is not None:
+            # Several, where they came in one PDU.
+            while message is not None and context_id is not None and not self._kill:
                 self._serve_request(message, context_id)
+                context_id, message = self.dimse.get_msg(block=False)
             if self.is_established and self.acse.is_release_requested():
                 self.acse.send_release(is_response=True)
                 self.is_released, self.is_established = True, False

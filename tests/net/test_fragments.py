@@ -125,7 +125,11 @@ class Peer:
 
 @contextmanager
 def associated(
-    receiver: Receiver, *, max_pdu_bytes: int = 0, over: Callable[[], socket.socket] | None = None
+    receiver: Receiver,
+    *,
+    max_pdu_bytes: int = 0,
+    over: Callable[[], socket.socket] | None = None,
+    ids: tuple[int, int] = (1, 3),
 ) -> Iterator[Peer]:
     """CT in context 1, Verification in 3."""
     request = A_ASSOCIATE()
@@ -136,7 +140,8 @@ def associated(
     ours.implementation_class_uid = "1.2.3"
     request.user_information = [longest, ours]
     contexts = [build_context(CT, EXPLICIT), build_context(VERIFICATION, IMPLICIT)]
-    contexts[0].context_id, contexts[1].context_id = 1, 3
+    # Its own, for pynetdicom takes odd ones only.
+    contexts[0]._context_id, contexts[1]._context_id = ids
     request.presentation_context_definition_list = contexts
     with over() if over else socket.create_connection(("127.0.0.1", receiver.port), 20) as wire:
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -241,6 +246,20 @@ def test_other_messages_are_answered_between_objects(receiver: Receiver, scu: Sc
         assert peer.hear()[0] == 6
     stored = (1, b"\x01\x80", b"\7\0", b"\0\0")
     assert answered == [stored, (3, b"\x30\x80", b"\x09\0", b"\0\0"), stored]
+
+
+def test_messages_that_come_together_are_all_answered(receiver: Receiver) -> None:
+    with associated(receiver) as peer:
+        peer.send(pdu(4, pdv(ECHO_RQ, COMMAND | LAST, 3) * 3))
+        assert [peer.status() for _ in range(3)] == [0] * 3
+
+
+def test_contexts_with_even_ids_are_served(receiver: Receiver, scu: Scu) -> None:
+    with associated(receiver, ids=(2, 4)) as peer:  # PS3.8 9.3.2.2 has odd ones
+        peer.send(whole(store_rq(), scu.tiny(), 2), whole(ECHO_RQ, context_id=4))
+        assert [peer.status(), peer.status()] == [0, 0]
+        peer.send(RELEASE)
+        assert peer.hear()[0] == 6
 
 
 HALF = pdu(4, pdv(store_rq(), COMMAND | LAST)) + pdu(4, pdv(b"\x08\0\x16\0", 0))
