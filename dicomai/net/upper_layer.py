@@ -118,6 +118,11 @@ class UpperLayer(DULServiceProvider):
         )
         self._messages = Messages(self, self._stream.begin_message, self._stream.end_message)
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether an object has begun that is not whole."""
+        return self._incoming is not None
+
     def start(self) -> None:
         """Let the association go on; there is no thread to start."""
         self.assoc._dul_ready.set()
@@ -383,7 +388,10 @@ class Acceptor(Association):
             if self.is_established and self.acse.is_release_requested():
                 self.acse.send_release(is_response=True)
                 self.is_released, self.is_established = True, False
-                evt.trigger(self, evt.EVT_RELEASED, {})
+                # In the midst of an object it is no end of what was to come.
+                evt.trigger(
+                    self, evt.EVT_ABORTED if self.dul.is_receiving else evt.EVT_RELEASED, {}
+                )
                 self.kill()
             elif self.acse.is_aborted():
                 self.dul.receive_pdu(wait=False)  # so that EVT_ACSE_RECV is told

@@ -304,7 +304,7 @@ def test_what_breaks_the_protocol_is_aborted_and_harms_no_neighbour(
 def test_an_end_within_an_object_keeps_nothing_of_it(receiver: Receiver, scu: Scu) -> None:
     abort = bytes.fromhex("07000000000400000000")
     for number, (ending, how) in enumerate(
-        {RELEASE: "released", abort: "aborted", b"": "lost"}.items()
+        {RELEASE: "aborted", abort: "aborted", b"": "lost"}.items()
     ):
         with associated(receiver) as peer:
             peer.send(whole(store_rq(), scu.tiny()))
