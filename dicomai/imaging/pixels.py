@@ -49,7 +49,7 @@ def check_greyscale(dataset: Dataset) -> None:
     if whole(dataset, "SamplesPerPixel", 1) != 1 or photometric not in GREYSCALE:
         raise InputError(
             f"{name} ({kind}) is a colour image ({photometric or 'no photometric interpretation'}),"
-            " and models take greyscale images. Choose the original series.",
+            " and the model takes greyscale ones. Choose another series, or a model of colour.",
             subject=subject,
         )
     if "MOSAIC" in text(dataset, "ImageType").split("\\"):
