@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import struct
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ INFLATED_RATIO: Final = 200
 GE_PRIVATE_SYNTAX: Final = "1.2.840.113619.5.2"
 """Implicit VR little endian with big endian pixels; General Electric's own."""
 
+_HEAD_BYTES: Final = 1024
+_ELEMENT: Final = struct.Struct("<HH2sH")
 _NO_PREAMBLE: Final = "It is no DICOM file: it lacks the preamble and DICM (PS3.10 7.1)."
 
 
@@ -71,20 +74,49 @@ def media(path: Path) -> Media:
     InputError
         It is no Part 10 file, or lacks one of the three UIDs.
     """
-    with path.open("rb") as file:
-        if file.read(132)[128:] != b"DICM":
+    with path.open("rb", buffering=0) as file:
+        head = file.read(_HEAD_BYTES)
+        if head[128:132] != b"DICM":
             raise InputError(_NO_PREAMBLE)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            meta, start = _meta(mapped)
+        values = _plain_meta(head)
+        if values is None:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                meta, start = _meta(mapped, trusting=False)
+            values = {tag & 0xFFFF: each.value or b"" for tag, each in meta.items()}, start
     found = Media(
-        sop_class_uid=_uid(meta, 0x00020002),
-        sop_instance_uid=_uid(meta, 0x00020003),
-        transfer_syntax_uid=_uid(meta, 0x00020010),
-        data_set_at=start,
+        sop_class_uid=_text(values[0].get(0x0002)),
+        sop_instance_uid=_text(values[0].get(0x0003)),
+        transfer_syntax_uid=_text(values[0].get(0x0010)),
+        data_set_at=values[1],
     )
     if not (found.sop_class_uid and found.sop_instance_uid and found.transfer_syntax_uid):
         raise InputError("Its meta information lacks SOP class, SOP instance or transfer syntax.")
     return found
+
+
+def _plain_meta(head: bytes) -> tuple[dict[int, bytes], int] | None:
+    """Return the values of group 0002 and where it ends, if all is as it should be; else None.
+
+    A sender looks at every file; what is odd is for `_meta`, which takes longer.
+    """
+    values: dict[int, bytes] = {}
+    at = 132
+    while len(head) - at >= _ELEMENT.size:
+        group, number, vr, length = _ELEMENT.unpack_from(head, at)
+        if group != 2:
+            said = values.get(0, b"")
+            return (values, at) if int.from_bytes(said, "little") == at - 144 else None
+        at += _ELEMENT.size
+        if vr == b"OB":
+            if len(head) - at < 4:
+                return None
+            length = int.from_bytes(head[at : at + 4], "little")
+            at += 4
+        elif vr not in (b"UL", b"UI", b"SH", b"AE"):
+            return None
+        values[number] = head[at : at + length]
+        at += length
+    return None
 
 
 @contextmanager
@@ -152,12 +184,18 @@ def _encapsulated(syntax: str) -> bool | None:
 
 def _uid(elements: Elements, tag: int) -> str:
     element = elements.get(tag)
-    value = element.value if element is not None else None
+    return _text(element.value if element is not None else None)
+
+
+def _text(value: bytes | None) -> str:
     return (value or b"").decode("ascii", "replace").rstrip("\0 ")
 
 
-def _meta(mapped: mmap.mmap) -> tuple[Elements, int]:
-    """Return the group 0002 (always explicit little endian) and where the data set begins."""
+def _meta(mapped: mmap.mmap, *, trusting: bool = True) -> tuple[Elements, int]:
+    """Return the group 0002 (always explicit little endian) and where the data set begins.
+
+    It ends where its group length says, or (without trust in that) with its last element.
+    """
     with memoryview(mapped) as buffer:
         walk = Walk(buffer, implicit=False, little=True, encapsulated=None)
         elements: dict[int, Element] = {}
@@ -166,7 +204,7 @@ def _meta(mapped: mmap.mmap) -> tuple[Elements, int]:
             if bytes(buffer[position : position + 2]) != b"\x02\x00":
                 break
             # A meta element inside the data set is none; but a wrong group length hides none.
-            if declared_end and position >= declared_end and 0x00020010 in elements:
+            if trusting and declared_end and position >= declared_end and 0x00020010 in elements:
                 break
             element, position = walk.element(position, len(buffer), 0)
             elements[element.tag] = element

@@ -237,7 +237,8 @@ def _listed(connection: Connection, query: Select[Any]) -> tuple[Instance, ...]:
 
 
 def _instance(row: Row[Any]) -> Instance:
-    values = {name: row._mapping[name] for name in Instance.__dataclass_fields__}
+    columns = row._mapping
+    values = {name: columns[name] for name in Instance.__dataclass_fields__}
     return Instance(**{**values, "path": PurePosixPath(values["path"])})
 
 
