@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import FileMetaDataset
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
 
@@ -33,9 +34,12 @@ def test_it_is_what_pydicom_reads_in_every_sample(sample_data: Path) -> None:
     files = sorted((sample_data / "transfer-syntaxes").rglob("*.dcm"))
     assert len(files) > 20
     for path in files:
-        theirs = read_file_meta_info(path)
+        try:
+            theirs = read_file_meta_info(path)
+        except InvalidDicomError:  # no preamble
+            theirs = FileMetaDataset()
         if "MediaStorageSOPInstanceUID" not in theirs:
-            with pytest.raises(InputError, match="lacks SOP class, SOP instance"):
+            with pytest.raises(InputError, match="lacks"):
                 media(path)
             continue
         found = media(path)
