@@ -151,6 +151,8 @@ class Findings:
     sought
         What the model looks for, in words; with nothing found this is what an SR says was not
         found, and above which threshold.
+    not_analysed
+        Why the model did not look, in words; then there is nothing else. Empty where it did.
     deviations
         What was done otherwise than the manifest says, one sentence each: they stand in every
         result.
@@ -165,6 +167,7 @@ class Findings:
     segments: tuple[Segment, ...] = ()
     detections: tuple[Detection, ...] = ()
     classifications: tuple[Classification, ...] = ()
+    not_analysed: str = ""
     deviations: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     stages_s: dict[str, float] = field(default_factory=dict)

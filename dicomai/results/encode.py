@@ -21,6 +21,7 @@ from dicomai.results.key_objects import encode_ko
 from dicomai.results.objects import DEFAULT
 from dicomai.results.page import encode_pdf
 from dicomai.results.parametric_map import encode_pm
+from dicomai.results.plain_report import encode_plain
 from dicomai.results.presentation import encode_pr
 from dicomai.results.provenance import job_of
 from dicomai.results.seg import drawn, encode_segs
@@ -84,6 +85,10 @@ def encode(
         others.append(contours)
     if "PDF" in objects:
         others.append(encode_pdf(job))
+    if "SR:ENHANCED" in objects:
+        others.append(encode_plain(job, "SR:ENHANCED"))
+    if "SR:TEXT" in objects:
+        others.append(encode_plain(job, "SR:TEXT"))
     return (*(each.dataset for each in forms), *others, encode_sr(job, forms, others))
 
 

@@ -12,14 +12,12 @@ from dicomai.dicom.codes import Code
 from dicomai.findings import Box, Findings, PixelBox, Sphere
 from dicomai.imaging.geometry import Grid
 from dicomai.results import summary
+from dicomai.results.content_item import observed_by, text_item
 from dicomai.results.provenance import Job, code_item, complete, reference
 from dicomai.results.request import evidence, requests
 
 OF_INTEREST: Final = Code("113000", "DCM", "Of Interest")
 DESCRIPTION: Final = Code("113012", "DCM", "Key Object Description")
-OBSERVER_TYPE: Final = Code("121005", "DCM", "Observer Type")
-DEVICE: Final = Code("121007", "DCM", "Device")
-DEVICE_UID: Final = Code("121012", "DCM", "Device Observer UID")
 MOST_DETECTIONS: Final = 20
 
 
@@ -87,22 +85,8 @@ def selection(job: Job, title: Code, said: str, images: Sequence[Dataset]) -> Da
     )
     if asked := requests(job):
         result.ReferencedRequestSequence = asked
-    observer = _item("CODE", "HAS OBS CONTEXT", OBSERVER_TYPE)
-    observer.ConceptCodeSequence = [code_item(DEVICE)]
-    device = _item("UIDREF", "HAS OBS CONTEXT", DEVICE_UID)
-    device.UID = job.device_uid
-    text = _item("TEXT", "CONTAINS", DESCRIPTION)
-    text.TextValue = said
-    result.ContentSequence = [observer, device, text, *(_image(each) for each in images)]
+    result.ContentSequence = [*observed_by(job), text_item(DESCRIPTION, said), *map(_image, images)]
     return result
-
-
-def _item(value_type: str, relationship: str, name: Code) -> Dataset:
-    item = Dataset()
-    item.RelationshipType = relationship
-    item.ValueType = value_type
-    item.ConceptNameCodeSequence = [code_item(name)]
-    return item
 
 
 def _image(image: Dataset) -> Dataset:

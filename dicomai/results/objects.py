@@ -14,7 +14,7 @@ from dicomai.results.uids import (
     SEGMENTATION_STORAGE,
     Kind,
 )
-from dicomai.routing.route import ResultObject
+from dicomai.routing.route import SEG_FORMS, ResultObject
 
 DEFAULT: Final[tuple[ResultObject, ...]] = ("SEG", "SR")
 SECONDARY_CAPTURE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.7"
@@ -88,6 +88,18 @@ KINDS: Final = MappingProxyType[Kind, ObjectKind](
             words="page",
             role=Code("PAGE", OURS, "Page that sums up"),
         ),
+        "SR:ENHANCED": ObjectKind(
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.88.22",
+            modality="SR",
+            words="numbers",
+            role=Code("NUMBERS", OURS, "Report in words and numbers"),
+        ),
+        "SR:TEXT": ObjectKind(
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.88.11",
+            modality="SR",
+            words="text",
+            role=Code("TEXT", OURS, "Report in words"),
+        ),
     }
 )
 
@@ -99,11 +111,14 @@ def kind_of(sop_class_uid: str) -> Kind:
 
 def classes_of(objects: Iterable[ResultObject]) -> frozenset[str]:
     """Return the SOP classes of what was asked for; the report is always among them."""
-    return frozenset(KINDS[_kind(each)].sop_class_uid for each in ("SR", *objects))
+    return frozenset(KINDS[_kind(each)].sop_class_uid for each in (*DEFAULT[1:], *objects))
 
 
-def _kind(wanted: str) -> Kind:
+def _kind(wanted: ResultObject) -> Kind:
     if wanted == "SEG:LABELMAP":
         return "LABELMAP"
-    (kind,) = (each for each in KINDS if each == wanted.partition(":")[0])
-    return kind
+    if wanted in SEG_FORMS:
+        return "SEG"
+    if wanted == "NOT-ANALYSED":
+        return "SR"
+    return next(each for each in KINDS if each == wanted)

@@ -33,7 +33,7 @@ from dicomai.results.source import REQUEST, Carried, carried, put, texts
 ACQUISITION_EQUIPMENT: Final = Code("109101", "DCM", "Acquisition Equipment")
 PROCESSING_EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
 _UNVERIFIED: Final = " - unverified"
-_DOCUMENTS: Final[frozenset[uids.Kind]] = frozenset({"SR", "KO"})
+_DOCUMENTS: Final[frozenset[uids.Kind]] = frozenset({"SR", "KO", "SR:ENHANCED", "SR:TEXT"})
 # Their modules have no Content Date and Time, but a date of their own.
 _UNDATED: Final[frozenset[uids.Kind]] = frozenset({"PR", "RTSTRUCT"})
 

@@ -26,6 +26,7 @@ from dicomai.results.sr_groups import groups, pydicom_code
 CONTAINS: Final = sr.RelationshipTypeValues.CONTAINS
 COMMENT: Final = Code("121106", "DCM", "Comment")
 CONCLUSION: Final = Code("121077", "DCM", "Conclusion")
+SUMMARY: Final = Code("121111", "DCM", "Summary")
 QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluations")
 IMAGE_LIBRARY: Final = Code("111028", "DCM", "Image Library")
 IMAGE_LIBRARY_GROUP: Final = Code("126200", "DCM", "Image Library Group")
@@ -47,7 +48,7 @@ def encode_sr(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset] = ())
         All other objects of the analysis: the report ties them together.
     """
     context = job.context
-    evidence = list(_evidence(job))
+    evidence = list(inputs(job))
     evidence += [_as_evidence(each) for each in [*(one.dataset for one in segs), *others]]
     result = sr.Comprehensive3DSR(
         evidence=evidence,
@@ -75,7 +76,7 @@ def encode_sr(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset] = ())
 
 def _uses_own_codes(job: Job) -> bool:
     found: tuple[Segment | Detection, ...] = (*job.findings.segments, *job.findings.detections)
-    return any(
+    return bool(job.findings.not_analysed) or any(
         number.method is not None and number.method.scheme == OURS
         for each in found
         for number in each.measurements
@@ -93,6 +94,7 @@ def words(job: Job) -> tuple[tuple[Code, str], ...]:
         (COMMENT, f"Intended use: {algorithm.intended_use}"),
         (COMMENT, f"Not for: {algorithm.not_for}"),
         (COMMENT, "UNVERIFIED: no one has checked this result."),
+        (SUMMARY, summary.plain(findings, _looked_at(job))),
     ]
     if findings.detections or findings.classifications:
         said.append((COMMENT, "Certainty of Finding is the model's own score in percent."))
@@ -199,7 +201,7 @@ def _library(job: Job) -> sr.ContainerContentItem:
             str(image.SOPInstanceUID),
             relationship_type=CONTAINS,
         )
-        for image in _evidence(job)
+        for image in inputs(job)
     ]
     group.ContentSequence = sr.ContentSequence(items)
     library = sr.ContainerContentItem(name=pydicom_code(IMAGE_LIBRARY), relationship_type=CONTAINS)
@@ -207,7 +209,7 @@ def _library(job: Job) -> sr.ContainerContentItem:
     return library
 
 
-def _evidence(job: Job) -> Iterator[Dataset]:
+def inputs(job: Job) -> Iterator[Dataset]:
     """Yield every image that the model saw: the sources, and inputs from other series."""
     seen = set()
     for source in job.sources:

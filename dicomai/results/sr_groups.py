@@ -12,7 +12,7 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as PydicomCode
 
-from dicomai.dicom.codes import PERCENT, Code
+from dicomai.dicom.codes import OURS, PERCENT, Code
 from dicomai.errors import InputError
 from dicomai.findings import (
     Box,
@@ -38,6 +38,8 @@ LATERALITY: Final = Code("272741003", "SCT", "Laterality")
 PRESENT: Final = Code("52101004", "SCT", "Present")
 ABSENT: Final = Code("272519000", "SCT", "Absent")
 NOT_DETECTED: Final = Code("260415000", "SCT", "Not detected")
+
+NOT_ANALYSED: Final = Code("NOT-ANALYSED", OURS, "Not analysed")
 
 _Points: TypeAlias = npt.NDArray[np.float64]
 Group: TypeAlias = (
@@ -158,9 +160,10 @@ def _classification(classification: Classification, job: Job) -> Group:
 
 
 def _nothing_found(job: Job) -> Group:
+    looked = not job.findings.not_analysed
     return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(job, "nothing found"),
-        finding_type=pydicom_code(NOT_DETECTED),
+        tracking_identifier=_tracking(job, "nothing found" if looked else "not analysed"),
+        finding_type=pydicom_code(NOT_DETECTED if looked else NOT_ANALYSED),
         algorithm_id=algorithm_identification(job.findings),
         source_images=_source_images(job),
     )

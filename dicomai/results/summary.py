@@ -16,6 +16,8 @@ def line(findings: Findings) -> str:
     Where nothing was found, what was sought stands there: a reader must be able to tell "none"
     from "not looked for". Plain ASCII, so that it fits every character set if the labels do.
     """
+    if findings.not_analysed:
+        return f"not analysed: {findings.not_analysed}"
     if findings.nothing_found and not findings.classifications:
         return f"nothing found; looked for {_lowered(findings.sought)}"
     parts = [
@@ -28,6 +30,51 @@ def line(findings: Findings) -> str:
         if text
     ]
     return "; ".join(parts)
+
+
+def plain(findings: Findings, looked_at: str) -> str:
+    """Return what was found in whole sentences, for who does not know the model.
+
+    Parameters
+    ----------
+    looked_at
+        What the model saw, as `133 images of 1 series`.
+    """
+    algorithm = findings.algorithm
+    program = f"A computer program ({algorithm.name} {algorithm.version})"
+    said = [f"{program} looked at {looked_at}."]
+    if findings.not_analysed:
+        said = [f"{program} could not look at these images: {findings.not_analysed}"]
+    elif findings.nothing_found and not findings.classifications:
+        said.append(f"It found nothing of what it looks for: {_lowered(findings.sought)}.")
+    there = [each for each in findings.segments if each.mask.any()]
+    if there:
+        said.append(f"It outlined: {', '.join(map(_outlined, there))}.")
+    missing = [_lowered(each.label) for each in findings.segments if not each.mask.any()]
+    if missing and not findings.nothing_found:
+        said.append(f"It did not find: {', '.join(missing)}.")
+    if findings.detections:
+        count = len(findings.detections)
+        places = "1 place" if count == 1 else f"{count} places"
+        surest = max(findings.detections, key=lambda each: each.probability)
+        said.append(
+            f"It marked {places} for a look; of the surest ({_lowered(kind(surest))}) it is "
+            f"{percent(surest.probability)} certain."
+        )
+    said += [
+        f"Of {_lowered(each.label)} it says: {'present' if each.present else 'not present'} "
+        f"({percent(each.probability)})."
+        for each in findings.classifications
+    ]
+    if findings.not_analysed:
+        return said[0]
+    said.append("It can be wrong, and no one has checked what it says.")
+    return " ".join(said)
+
+
+def _outlined(segment: Segment) -> str:
+    volume = next((m for m in segment.measurements if m.name.same_concept(_VOLUME)), None)
+    return _lowered(segment.label) + (f" ({measured(volume)})" if volume else "")
 
 
 def measured(measurement: Measurement) -> str:

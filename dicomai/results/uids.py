@@ -7,7 +7,9 @@ from typing import Final, Literal, get_args
 
 from dicomai.dicom import uid
 
-Kind = Literal["SEG", "SR", "SC", "KO", "PR", "LABELMAP", "PM", "RTSTRUCT", "PDF"]
+Kind = Literal[
+    "SEG", "SR", "SC", "KO", "PR", "LABELMAP", "PM", "RTSTRUCT", "PDF", "SR:ENHANCED", "SR:TEXT"
+]
 LABELMAP_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66.7"
 SEGMENTATION_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 COMPREHENSIVE_3D_SR_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.88.34"

@@ -22,6 +22,9 @@ ResultObject = Literal[
     "PM",
     "RTSTRUCT",
     "PDF",
+    "SR:ENHANCED",
+    "SR:TEXT",
+    "NOT-ANALYSED",
 ]
 """A form of a result: Segmentation, Structured Report, Secondary Capture, Key Object Selection,
 Grayscale Softcopy Presentation State, Parametric Map, RT Structure Set, Encapsulated PDF."""
@@ -51,8 +54,9 @@ class Route:
         What they get: "SEG" masks (or one of "SEG:ALL-FRAMES" with its empty frames,
         "SEG:FRACTIONAL" probabilities), "SEG:LABELMAP" masks as labels, "SR" the report, "SC"
         pictures, "KO" the key images, "PR" contours and boxes to show on the images, "PM"
-        probabilities as Parametric Map, "RTSTRUCT" contours, "PDF" a page that sums up. There is
-        always an "SR".
+        probabilities as Parametric Map, "RTSTRUCT" contours, "PDF" a page that sums up,
+        "SR:ENHANCED" and "SR:TEXT" reports for who takes no Comprehensive 3D SR. There is always
+        an "SR". With "NOT-ANALYSED" it says why when the model can't take a study.
     priority
         Higher runs earlier; waiting jobs rise with time, so that none starves.
     urgent

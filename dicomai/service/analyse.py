@@ -20,6 +20,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import TransferSyntaxUID
 from dicomai.errors import IdentityError, InputError, TransientError
 from dicomai.findings import Findings
+from dicomai.imaging.geometry import Plane
 from dicomai.imaging.image import image_of
 from dicomai.imaging.series import read_object
 from dicomai.imaging.volume import SourceVolume, volume_of
@@ -145,6 +146,20 @@ def check_answer(findings: Findings, request: Analyse) -> None:
         )
 
 
+def context_of(
+    job: Job, timezone: str, charset_default: str, predecessor: PredecessorSR | None, route: str
+) -> ResultContext:
+    """Return who encodes the results of a job, and when: the same each time."""
+    return ResultContext(
+        created_at=job.created_at,
+        software_version=version("dicomai"),
+        charset_default=charset_default,
+        timezone=timezone,
+        predecessor=predecessor,
+        route=route,
+    )
+
+
 def encoded(
     job: Job,
     findings: Findings,
@@ -157,16 +172,46 @@ def encoded(
     objects: Collection[ResultObject] = DEFAULT,
 ) -> tuple[bytes, ...]:
     """Return the results of a job as Part 10 files; the same job and findings, the same bytes."""
-    context = ResultContext(
-        created_at=job.created_at,
-        software_version=version("dicomai"),
-        charset_default=charset_default,
-        timezone=timezone,
-        predecessor=predecessor,
-        route=route,
-    )
+    context = context_of(job, timezone, charset_default, predecessor, route)
     made = encode(findings, source.headers, job.uuid, context, objects, image_of_source(source))
     return tuple(written(each) for each in made)
+
+
+def why_not(
+    job: Job,
+    package: Package,
+    rows: Sequence[Instance],
+    data: Path,
+    reason: str,
+    context: ResultContext,
+) -> bytes:
+    """Return a checked report that says why a model can't take the input of a job.
+
+    Raises
+    ------
+    InputError
+        No image can be read, so there is nobody to write a report for.
+    GateError
+        The report breaks a rule.
+    """
+    headers = [_read(row, data) for row in rows]
+    first = headers[0]
+    findings = Findings(
+        algorithm=package.algorithm,
+        where=Plane(
+            shape_ji=(int(first.get("Rows") or 0), int(first.get("Columns") or 0)),
+            spacing_ji_mm=None,
+            sop_instance_uid=str(first.SOPInstanceUID),
+        ),
+        inputs=inputs_of(headers),
+        sought=package.manifest.sought,
+        not_analysed=reason,
+    )
+    only: tuple[ResultObject, ...] = ("SR",)
+    (report,) = encode(findings, headers, job.uuid, context, only)
+    octets = written(report)
+    gate.check((octets,), findings, headers, charset_default=context.charset_default, wanted=only)
+    return octets
 
 
 def image_of_source(source: Source) -> npt.NDArray[np.generic]:

@@ -245,5 +245,5 @@ def _encoded(
 
 def _file_name(result: Dataset, findings: Findings) -> str:
     kind = kind_of(result.SOPClassUID)
-    number = f"-{result.InstanceNumber}" if kind in ("SC", "PR") else ""
-    return f"{findings.algorithm.name}-{kind.lower()}{number}.dcm"
+    number = f"-{result.InstanceNumber}" if kind in ("SC", "PR", "PM", "LABELMAP") else ""
+    return f"{findings.algorithm.name}-{kind.lower().replace(':', '-')}{number}.dcm"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull
+from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull, InputError
 from dicomai.findings import Findings
 from dicomai.inference.runner_process import RunnerDied, RunnerProcess
 from dicomai.models.registry import Registry, open_registry
@@ -53,6 +53,11 @@ class _Facts:
     predecessor: Predecessor | None
     routes: tuple[JobRoute, ...]
     """Who asked for it."""
+
+    @property
+    def route_names(self) -> str:
+        """The routes that asked, as results name them."""
+        return ", ".join(each.route for each in self.routes)
 
     @property
     def charset_default(self) -> str:
@@ -117,11 +122,34 @@ class Supervisor:
     def _do(self, this: Attempt) -> None:
         with this.stage("load"):
             facts = self._facts(this.job)
-            loaded = self._load(this, facts)
-        findings = self._run(this, loaded)
+        try:
+            with this.stage("load"):
+                loaded = self._load(this, facts)
+            findings = self._run(this, loaded)
+        except InputError as error:
+            if "NOT-ANALYSED" not in objects_of(self.settings.routes, this.job.model):
+                raise
+            while not self._say_why_not(this, facts, error.sentence):
+                facts = self._facts(this.job)
+            return
         while not self._commit(this, facts, loaded, findings):
             # Results that these replace went out meanwhile: these must name them.
             facts = self._facts(this.job)
+
+    def _say_why_not(self, this: Attempt, facts: _Facts, reason: str) -> bool:
+        """Commit a report that says why the model can't take the input; False as `_commit`."""
+        with this.stage("encode"):
+            context = analyse.context_of(
+                this.job,
+                self.settings.service.timezone,
+                facts.charset_default,
+                analyse.report_of(facts.predecessor),
+                facts.route_names,
+            )
+            package = self._registry().get_trusted(this.job.model)
+            data = self.settings.folders.data
+            report = analyse.why_not(this.job, package, facts.rows, data, reason, context)
+        return self._finish(this, facts, (report,), f"not analysed: {reason}")
 
     def _commit(self, this: Attempt, facts: _Facts, loaded: Loaded, findings: Findings) -> bool:
         """Encode, check and commit; False when the report must name another predecessor.
@@ -131,7 +159,7 @@ class Supervisor:
         Lost
             The job is ours no more, or its study is held or another patient's now.
         """
-        data, predecessor = self.settings.folders.data, facts.predecessor
+        predecessor = facts.predecessor
         objects = objects_of(self.settings.routes, this.job.model)
         with this.stage("encode"):
             results = analyse.encoded(
@@ -141,7 +169,7 @@ class Supervisor:
                 timezone=self.settings.service.timezone,
                 charset_default=facts.charset_default,
                 predecessor=analyse.report_of(predecessor),
-                route=", ".join(each.route for each in facts.routes),
+                route=facts.route_names,
                 objects=objects,
             )
         with this.stage("check"):
@@ -151,6 +179,10 @@ class Supervisor:
                 quarantine, now = self.settings.folders.quarantine, self.worker.clock()
                 analyse.set_aside(this.job, results, quarantine, error.sentence, now)
                 raise
+        return self._finish(this, facts, results, summary.line(findings))
+
+    def _finish(self, this: Attempt, facts: _Facts, results: tuple[bytes, ...], found: str) -> bool:
+        data, predecessor = self.settings.folders.data, facts.predecessor
         with this.stage("commit"):
             rows = analyse.placed(
                 this.job, results, data, self._reading(facts), self.worker.clock()
@@ -161,7 +193,7 @@ class Supervisor:
                     this.job.held,
                     rows,
                     this.stages_s,
-                    {"found": summary.line(findings)},
+                    {"found": found},
                     self.worker.clock(),
                     predecessor.job.id if predecessor else None,
                 )

@@ -13,7 +13,20 @@ from pydicom.dataset import Dataset, FileDataset
 
 from dicomai.findings import Findings
 from dicomai.results.gate.capture import check_capture
-from dicomai.results.gate.classes import KO, LABELMAP, PDF, PM, PR, RTSTRUCT, SC, SEG, SEVERAL, SR
+from dicomai.results.gate.classes import (
+    ENHANCED_SR,
+    KO,
+    LABELMAP,
+    PDF,
+    PM,
+    PR,
+    RTSTRUCT,
+    SC,
+    SEG,
+    SEVERAL,
+    SR,
+    TEXT_SR,
+)
 from dicomai.results.gate.contours import check_contours, has_contours
 from dicomai.results.gate.error import GateError, refuse
 from dicomai.results.gate.header import check_header
@@ -21,7 +34,7 @@ from dicomai.results.gate.key_images import check_key_images, has_keys
 from dicomai.results.gate.maps import check_maps, mapped
 from dicomai.results.gate.marks import check_marks, has_marks
 from dicomai.results.gate.page import check_page
-from dicomai.results.gate.report import check_report
+from dicomai.results.gate.report import check_plain_report, check_report
 from dicomai.results.gate.voxels import Place, check_voxels
 from dicomai.routing.route import ResultObject
 
@@ -104,6 +117,8 @@ def _expected(findings: Findings, wanted: Collection[ResultObject]) -> set[str]:
                 ("PM", PM, bool(mapped(findings))),
                 ("RTSTRUCT", RTSTRUCT, has_contours(findings)),
                 ("PDF", PDF, True),
+                ("SR:ENHANCED", ENHANCED_SR, True),
+                ("SR:TEXT", TEXT_SR, True),
             )
             if kind in wanted and given
         }
@@ -120,6 +135,9 @@ def _check_shown(
     for keys in by_class.get(KO, ()):
         with _strict_text(keys):
             check_key_images(keys, findings)
+    for plain in (*by_class.get(ENHANCED_SR, ()), *by_class.get(TEXT_SR, ())):
+        with _strict_text(plain):
+            check_plain_report(plain, findings, numbers=plain.SOPClassUID == ENHANCED_SR)
     for page in by_class.get(PDF, ()):
         with _strict_text(page):
             check_page(page, findings)

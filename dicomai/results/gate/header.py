@@ -14,7 +14,19 @@ from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import Code
 from dicomai.findings import Findings
-from dicomai.results.gate.classes import KO, LABELMAP, PDF, PM, PR, RTSTRUCT, SC, SEG, SR
+from dicomai.results.gate.classes import (
+    ENHANCED_SR,
+    KO,
+    LABELMAP,
+    PDF,
+    PM,
+    PR,
+    RTSTRUCT,
+    SC,
+    SEG,
+    SR,
+    TEXT_SR,
+)
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.references import check_references, known_instances
 from dicomai.results.gate.request import check_request
@@ -93,6 +105,9 @@ _TYPE_1: Final = {
         "PresentationLUTShape",
     ),
 }
+_TYPE_1[ENHANCED_SR] = _TYPE_1[TEXT_SR] = tuple(
+    each for each in _TYPE_1[SR] if each != "ContentTemplateSequence"
+)
 _TYPE_1[PM] = (
     *_CONTENT_DATE,
     "ImageType",
@@ -156,6 +171,8 @@ _MODALITY: Final = {
     PM: "OT",
     RTSTRUCT: "RTSTRUCT",
     PDF: "DOC",
+    ENHANCED_SR: "SR",
+    TEXT_SR: "SR",
     SR: "SR",
     SC: "OT",
     KO: "KO",

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from pydicom.dataset import Dataset
 
 from dicomai.findings import Findings
-from dicomai.results.gate.classes import LABELMAP, PDF, PM, PR, RTSTRUCT, SC, SEG, SR
+from dicomai.results.gate.classes import (
+    ENHANCED_SR,
+    LABELMAP,
+    PDF,
+    PM,
+    PR,
+    RTSTRUCT,
+    SC,
+    SEG,
+    SR,
+    TEXT_SR,
+)
 from dicomai.results.gate.error import refuse
 
 
@@ -52,7 +63,8 @@ def check_references(
     """Check that what the header lists are things the model saw; of an SR, all and each result."""
     known = _places(others if result.SOPClassUID == SR else (), findings, sources)
     listed = _listed(result)
-    if result.SOPClassUID == SR and (missing := set(known) - {each for each, _ in listed}):
+    report = result.SOPClassUID in (SR, ENHANCED_SR, TEXT_SR)
+    if report and (missing := set(known) - {each for each, _ in listed}):
         refuse("references", uid, f"its evidence lacks {min(missing)}")
     if not listed:
         refuse("references", uid, "it refers to no image")

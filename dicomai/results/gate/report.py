@@ -20,13 +20,14 @@ from dicomai.findings import (
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.content import name, walk
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.header import is_coded
+from dicomai.results.gate.header import code_of, is_coded
 from dicomai.results.gate.references import known_instances
 from dicomai.results.gate.regions import check_region
 from dicomai.results.gate.request import check_procedure
 from dicomai.results.gate.voxels import Place
 
 _NOT_DETECTED: Final = Code("260415000", "SCT", "Not detected")
+_NOT_ANALYSED: Final = Code("NOT-ANALYSED", "99DICOMAI", "Not analysed")
 _PRESENT: Final = Code("52101004", "SCT", "Present")  # CID 240
 _ABSENT: Final = Code("272519000", "SCT", "Absent")
 _ABNORMAL: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")  # CID 7150
@@ -58,6 +59,7 @@ def check_report(
     """
     uid = str(report.SOPInstanceUID)
     _status(report, uid)
+    _root(report, uid)
     items = list(walk(report))
     _references(uid, items, others, findings, sources)
     groups = _groups(uid, items)
@@ -77,8 +79,9 @@ def check_report(
     _no_strays(uid, items, groups)
     _conclusion(uid, items, findings)
     if not expected:
-        if len(groups) != 1 or not _only(next(iter(groups.values())), "121071", _NOT_DETECTED):
-            refuse("content", uid, "nothing was found, and it does not say just that")
+        verdict = _NOT_ANALYSED if findings.not_analysed else _NOT_DETECTED
+        if len(groups) != 1 or not _only(next(iter(groups.values())), "121071", verdict):
+            refuse("content", uid, f"it does not say just that: {verdict.meaning}")
         (group,) = groups.values()
         _algorithm(uid, group, findings)
         if any(item.ValueType in {"NUM", "SCOORD", "SCOORD3D"} for item in walk(group)):
@@ -104,6 +107,40 @@ def check_report(
         refuse("tracking", uid, "two findings have one tracking UID")
 
 
+def check_plain_report(report: Dataset, findings: Findings, *, numbers: bool) -> None:
+    """Check a report in words, and its numbers where it is to have them."""
+    uid = str(report.SOPInstanceUID)
+    _status(report, uid)
+    items = list(walk(report))
+    _words(uid, items, findings)
+    _conclusion(uid, items, findings)
+    devices = [str(item.UID) for item in items if name(item) == "121012"]
+    if devices != [str(report.DeviceUID)]:
+        refuse("provenance", uid, "its observer is not the device that its header names")
+    wanted: list[Measurement] = []
+    for segment in findings.segments:
+        wanted += segment.measurements if segment.mask.any() else ()
+    scored: tuple[Detection | Classification, ...] = (
+        *findings.detections,
+        *findings.classifications,
+    )
+    for each in scored:
+        wanted.append(Measurement(name=_CERTAINTY, value=each.probability * 100, unit=_PERCENT))
+        wanted += each.measurements if isinstance(each, Detection) else ()
+    said = sorted(
+        (
+            code_of(item.ConceptNameCodeSequence[0]),
+            round(float(item.MeasuredValueSequence[0].NumericValue), 4),
+            code_of(item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0]),
+        )
+        for item in items
+        if item.ValueType == "NUM"
+    )
+    true = sorted((each.name.value, round(each.value, 4), each.unit.value) for each in wanted)
+    if said != (true if numbers else []):
+        refuse("content", uid, "its numbers are not those that were measured")
+
+
 def _status(report: Dataset, uid: str) -> None:
     wanted = {
         "VerificationFlag": "UNVERIFIED",
@@ -115,6 +152,9 @@ def _status(report: Dataset, uid: str) -> None:
             refuse("status", uid, f"{keyword} is {report.get(keyword)}, not {value}")
     if "VerifyingObserverSequence" in report:
         refuse("status", uid, "it names someone who verified it")
+
+
+def _root(report: Dataset, uid: str) -> None:
     template = report.ContentTemplateSequence[0]
     if (template.MappingResource, template.TemplateIdentifier) != ("DCMR", "1500"):
         refuse("attributes", uid, "its root is not TID 1500")
@@ -330,6 +370,10 @@ def _conclusion(uid: str, items: list[Dataset], findings: Findings) -> None:
     if len(said) != 1 or "not for primary diagnosis" not in said[0]:
         refuse("status", uid, "it has no conclusion that says what it is not for")
     (line,) = said
+    if findings.not_analysed:
+        if f"not analysed: {findings.not_analysed}".casefold() not in line:
+            refuse("content", uid, "its conclusion does not say why nothing was analysed")
+        return
     if ("nothing found; looked for" in line) != (
         findings.nothing_found and not findings.classifications
     ):

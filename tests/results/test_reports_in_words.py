@@ -1,0 +1,213 @@
+"""Reports in words: for people, for who takes no other, and for what was not analysed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from dicomai.results import summary
+from dicomai.results.gate import GateError, check
+
+ALL = ("SEG", "SR", "SR:ENHANCED", "SR:TEXT")
+ENHANCED = "Enhanced SR Storage"
+TEXT = "Basic Text SR Storage"
+ROOT = "Comprehensive 3D SR Storage"
+
+
+def _read(raw: bytes) -> Dataset:
+    return pydicom.dcmread(io.BytesIO(raw))
+
+
+def _items(holder: Dataset) -> list[Dataset]:
+    return [each for item in holder.get("ContentSequence", ()) for each in (item, *_items(item))]
+
+
+def _written(dataset: Dataset) -> bytes:
+    out = io.BytesIO()
+    dataset.save_as(out)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def made(study: Any, found: Any) -> dict[str, bytes]:
+    """All reports of everything, by class, with the Segmentation."""
+    findings = found.everything(study)
+    files = study.files(findings, ALL)
+    check(files, findings, study.headers, wanted=ALL)
+    return {_read(raw).SOPClassUID.name: raw for raw in files}
+
+
+@pytest.fixture(scope="module")
+def refusal(study: Any, found: Any) -> Any:
+    """What is said of images that the model did not look at."""
+    return replace(found.nothing(study), not_analysed="Slices are 10 mm thick, and 5 is the most.")
+
+
+def test_a_summary_is_in_whole_sentences(study: Any, found: Any) -> None:
+    said = summary.plain(found.everything(study), "9 images of 1 series")
+    assert said == (
+        "A computer program (chest-ct-lungs 1.2.0) looked at 9 images of 1 series. It outlined: "
+        "right lung (2,310 mL), left lung (1,980 mL). It did not find: accessory lobe. It marked "
+        "3 places for a look; of the surest (nodule) it is 90 % certain. Of nodule it says: not "
+        "present (12 %). It can be wrong, and no one has checked what it says."
+    )
+    assert "found nothing of what it looks for: nodules of 4 mm" in summary.plain(
+        found.nothing(study), "1 image of 1 series"
+    )
+
+
+def test_the_words_are_the_same_in_all_reports(made: dict[str, bytes]) -> None:
+    def words(name: str) -> list[str]:
+        return [item.TextValue for item in _items(_read(made[name])) if item.ValueType == "TEXT"]
+
+    assert [text for text in words(TEXT) if text not in words(ROOT)] == []
+    assert any(text.startswith("A computer program") for text in words(TEXT))
+
+
+def test_the_enhanced_report_has_the_numbers_and_the_basic_one_none(
+    made: dict[str, bytes],
+) -> None:
+    numbers = [
+        (item.ConceptNameCodeSequence[0].CodeMeaning, item.MeasuredValueSequence[0].NumericValue)
+        for item in _items(_read(made[ENHANCED]))
+        if item.ValueType == "NUM"
+    ]
+    assert ("Volume", 2310.4567) in numbers
+    assert ("Certainty of Finding", 90) in numbers
+    assert not any(item.ValueType == "NUM" for item in _items(_read(made[TEXT])))
+
+
+def test_a_refusal_says_why_and_nothing_else(study: Any, refusal: Any) -> None:
+    (raw,) = study.files(refusal, ("SR",))
+    check([raw], refusal, study.headers, wanted=("SR",))
+    report = _read(raw)
+    coded = [
+        item.ConceptCodeSequence[0].CodeMeaning
+        for item in _items(report)
+        if item.ValueType == "CODE" and item.ConceptNameCodeSequence[0].CodeValue == "121071"
+    ]
+    assert coded == ["Not analysed"]
+    texts = [item.TextValue for item in _items(report) if item.ValueType == "TEXT"]
+    assert (
+        "A computer program (chest-ct-lungs 1.2.0) could not look at these images: "
+        "Slices are 10 mm thick, and 5 is the most."
+    ) in texts
+
+
+def test_peers_find_no_error(
+    peer: Callable[[str], str],
+    study: Any,
+    made: dict[str, bytes],
+    refusal: Any,
+    tmp_path: Path,
+) -> None:
+    files = {**made, "refusal": study.files(refusal, ("SR",))[0]}
+    for name, raw in files.items():
+        path = tmp_path / "report.dcm"
+        path.write_bytes(raw)
+        said = subprocess.run([peer("dciodvfy"), "-new", path], capture_output=True, text=True)
+        assert not [line for line in said.stderr.splitlines() if line.startswith("Error")], name
+        if name != "Segmentation Storage":
+            dump = subprocess.run([peer("dsrdump"), path], capture_output=True, text=True)
+            assert dump.returncode == 0, name
+            assert "E: " not in dump.stderr, name
+
+
+@pytest.mark.slow
+def test_pixelmed_finds_no_error_in_a_refusal(
+    peer: Callable[[str], str], study: Any, refusal: Any, tmp_path: Path
+) -> None:
+    java = Path(peer("java")).resolve()
+    if not Path("/usr/share/java/pixelmed.jar").exists():
+        pytest.skip("libpixelmed-java is not installed")
+    path = tmp_path / "refusal.dcm"
+    path.write_bytes(study.files(refusal, ("SR",))[0])
+    program = Path(__file__).with_name("pixelmed_process.py")
+    done = subprocess.run(
+        [sys.executable, program, path],
+        capture_output=True, text=True, check=True, timeout=120,
+        env={**os.environ, "JAVA_HOME": str(java.parents[1])},
+    )  # fmt: skip
+    (said,) = json.loads(done.stdout.splitlines()[-1]).values()
+    assert "IOD validation complete" in said
+    assert not [line for line in said.splitlines() if line.startswith("Error")]
+
+
+def _another_number(report: Dataset) -> None:
+    number = next(item for item in _items(report) if item.ValueType == "NUM")
+    number.MeasuredValueSequence[0].NumericValue = "1"
+
+
+def _verified(report: Dataset) -> None:
+    report.VerificationFlag = "VERIFIED"
+
+
+def _another_observer(report: Dataset) -> None:
+    next(item for item in _items(report) if item.ValueType == "UIDREF").UID = "2.25.1"
+
+
+def _less_said(report: Dataset) -> None:
+    report.ContentSequence[-1].ContentSequence = report.ContentSequence[-1].ContentSequence[:1]
+
+
+def _another_conclusion(report: Dataset) -> None:
+    for item in _items(report):
+        if item.ValueType == "TEXT" and item.ConceptNameCodeSequence[0].CodeValue == "121077":
+            item.TextValue = item.TextValue.replace("not present", "present")
+
+
+def _less_evidence(report: Dataset) -> None:
+    series = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    del series.ReferencedSOPSequence[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "rule"),
+    [
+        (ENHANCED, _another_number, "content"),
+        (ENHANCED, _verified, "status"),
+        (ENHANCED, _another_conclusion, "content"),
+        (TEXT, _another_observer, "provenance"),
+        (TEXT, _less_said, "provenance"),
+        (TEXT, _less_evidence, "references"),
+    ],
+)
+def test_a_changed_report_is_refused(
+    study: Any,
+    found: Any,
+    made: dict[str, bytes],
+    name: str,
+    change: Callable[[Dataset], None],
+    rule: str,
+) -> None:
+    broken = _read(made[name])
+    change(broken)
+    files = [raw for each, raw in made.items() if each != name]
+    with pytest.raises(GateError) as refused:
+        check([*files, _written(broken)], found.everything(study), study.headers, wanted=ALL)
+    assert refused.value.rule == rule, refused.value
+
+
+def test_a_refusal_that_says_something_else_is_refused(
+    study: Any, found: Any, refusal: Any
+) -> None:
+    (nothing,) = study.files(found.nothing(study), ("SR",))
+    with pytest.raises(GateError, match="rule of content"):
+        check([nothing], refusal, study.headers, wanted=("SR",))
+    (raw,) = study.files(refusal, ("SR",))
+    with pytest.raises(GateError, match="rule of content"):
+        check([raw], found.nothing(study), study.headers, wanted=("SR",))
+    other = replace(refusal, not_analysed="Another reason.")
+    with pytest.raises(GateError, match="rule of content"):
+        check([raw], other, study.headers, wanted=("SR",))

@@ -1,0 +1,48 @@
+"""What a model can't take: a failed job, or a report that says why where a route asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import bodies
+import pydicom
+import pytest
+from ward import Ward, open_ward
+
+from dicomai.inference.runner_process import RunnerProcess
+from dicomai.routing.route import ResultObject, Route
+from dicomai.service.supervise import Supervisor
+
+
+@pytest.fixture
+def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ward]:
+    monkeypatch.setattr(bodies, "SHAPE", (2, 24, 32))  # too few slices for a volume
+    opened = open_ward(tmp_path)
+    yield opened
+    opened.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("objects", "state"), [(("SEG", "SR"), "failed"), (("SEG", "SR", "NOT-ANALYSED"), "done")]
+)
+def test_a_report_says_why_only_where_a_route_asks_for_it(
+    ward: Ward, runner: RunnerProcess, objects: tuple[ResultObject, ...], state: str
+) -> None:
+    routes = (Route(name="all", model="bodies", objects=objects),)
+    settings = replace(ward.settings, routes=routes)
+    job = ward.queue(ward.study("P1"))
+    Supervisor(settings=settings, runner=runner, worker=ward.worker()).work_once()
+    done = ward.job(job)
+    assert done.state == state
+    reports = [pydicom.dcmread(ward.file(row)) for row in ward.results(job)]
+    if state == "failed":
+        assert "only 2 slices" in done.error_sentence
+        assert not reports
+        return
+    assert "not analysed: " in str(done.summary["found"])
+    (report,) = reports
+    words = [item.TextValue for item in report.ContentSequence[-1].ContentSequence]
+    assert any("could not look at these images" in text for text in words)
+    assert any("not analysed: Series" in text and "only 2 slices" in text for text in words)
