@@ -158,12 +158,14 @@ def _inflated(data: memoryview) -> dict[int, bytes]:
     for limit in _INFLATE_STEPS:
         machine = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            grown = machine.decompress(data, limit)
+            # What is not inflated it would keep, and an object may have gigabytes; what can't be
+            # made smaller is hardly larger deflated.
+            grown = machine.decompress(data[: 2 * limit], limit)
         except zlib.error as trouble:
             raise InputError(
                 f"Its transfer syntax says deflated, and its data set is not: {trouble}."
             ) from trouble
-        whole = machine.eof or len(grown) < limit
+        whole = machine.eof or (len(grown) < limit and len(data) <= 2 * limit)
         try:
             return _Walk(memoryview(grown), implicit=False, order="<").head(whole=whole)
         except _Short:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -118,3 +120,32 @@ def test_heads_of_real_objects_are_those_that_pydicom_reads(sample_data: Path) -
     assert refusals == {  # the one that lies
         "SC_rgb_jpeg.dcm": "Its transfer syntax says explicit VR, and its data set is not."
     }
+
+
+def test_a_deflated_object_of_any_size_takes_little_memory() -> None:
+    pixels = random.Random(1).randbytes(20_000_000)
+    data_set = Dataset()
+    data_set.SOPClassUID, data_set.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4"
+    data_set.StudyInstanceUID, data_set.SeriesInstanceUID = "1.2.3.1", "1.2.3.2"
+    data_set.add_new(0x7FE00010, "OB", pixels)
+    deflated = encoded(data_set, "1.2.840.10008.1.2.1.99")
+    tracemalloc.start()
+    try:
+        head = read_head(memoryview(deflated), "1.2.840.10008.1.2.1.99")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert head.sop_instance_uid == "1.2.3.4"
+    assert peak_bytes < 1_000_000
+
+
+def test_a_deflated_head_that_begins_late_is_found() -> None:
+    data_set = Dataset()
+    data_set.SOPClassUID, data_set.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4"
+    data_set.add_new(0x00090010, "LO", "SOMEONE")
+    data_set.add_new(0x00091001, "OB", random.Random(1).randbytes(3_000_000))
+    data_set.StudyInstanceUID, data_set.SeriesInstanceUID = "1.2.3.1", "1.2.3.2"
+    deflated = encoded(data_set, "1.2.840.10008.1.2.1.99")
+    assert read_head(memoryview(deflated), "1.2.840.10008.1.2.1.99").study_instance_uid == "1.2.3.1"
+    with pytest.raises(InputError, match="cut off"):
+        read_head(memoryview(deflated)[:200_000], "1.2.840.10008.1.2.1.99")
