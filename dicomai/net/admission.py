@@ -16,6 +16,8 @@ from dicomai.net.slots import Full
 from dicomai.net.tls import Certificate, pin_of
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
+MPPS: Final = "1.2.840.10008.3.1.2.3.3"
+"""Modality Performed Procedure Step, which says how far the objects are."""
 
 # SOP classes of PS3.6 that have the word Storage in their names and are of other services.
 _OTHER_SERVICES: Final = ("Storage Commitment", "Media Storage Directory")
@@ -177,7 +179,7 @@ def allowed(node: Node, abstract_syntax: str) -> bool:
         return False
     if abstract_syntax == VERIFICATION:
         return "echo" in node.may
-    return "store" in node.may and is_storage(abstract_syntax)
+    return "store" in node.may and (abstract_syntax == MPPS or is_storage(abstract_syntax))
 
 
 def chosen_syntaxes(proposals: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:

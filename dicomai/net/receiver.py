@@ -24,6 +24,7 @@ from pynetdicom.pdu_primitives import A_P_ABORT
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import ConfigError
+from dicomai.net import mpps
 from dicomai.net.admission import (
     LOCAL_FAILURE,
     VERIFICATION,
@@ -196,6 +197,8 @@ class _Receiver:
                 server_class=_SharingServer if self._config.shares_port else _Server,
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._requested),
+                    (evt.EVT_N_CREATE, self._step),
+                    (evt.EVT_N_SET, self._step),
                     (evt.EVT_ACSE_RECV, self._told),
                     (evt.EVT_RELEASED, self._released),
                     (evt.EVT_ABORTED, self._aborted),
@@ -345,6 +348,14 @@ class _Receiver:
                 retrieved=request.move_originator == self._config.ae_title,
             )
         )
+
+    def _step(self, event: evt.Event) -> tuple[int, None]:
+        """Take what a modality says of a procedure step."""
+        association = event.assoc
+        assert isinstance(association, Acceptor)
+        with self._lock:
+            reception = self._receptions[association]
+        return mpps.take(event, reception), None
 
     def _told(self, event: evt.Event) -> None:
         """See whether the connection broke: pynetdicom calls that an abort by the provider."""

@@ -18,12 +18,12 @@ import structlog
 
 from dicomai.dicom.dates import Instant, now
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomai.errors import DicomaiError, DiskFull, InputError
+from dicomai.errors import DicomaiError, DiskFull, InputError, TransientError
 from dicomai.net.admission import VERIFICATION
 from dicomai.net.head import Head, head_so_far, read_head
 from dicomai.spool import entries
 from dicomai.spool.durable import free_bytes
-from dicomai.spool.entries import Ending
+from dicomai.spool.entries import Ending, EntryKind
 
 SUCCESS: Final = 0x0000
 OUT_OF_RESOURCES: Final = 0xA700
@@ -173,6 +173,23 @@ class Reception:
         if writer is not None:
             with suppress(OSError):
                 writer.end("lost", now())
+
+    def keep_message(self, kind: EntryKind, *chunks: bytes) -> None:
+        """Keep a message about a procedure step, durably; may be acknowledged when this returns.
+
+        Raises
+        ------
+        DiskFull, OSError
+            Nothing of it is left.
+        """
+        with self._busy:
+            if self._ended:
+                raise TransientError("The receiver is stopping.")
+            self.check_room()
+            with self.writer(retrieved=False).begin() as arriving:
+                for chunk in chunks:
+                    arriving.write(chunk)
+                arriving.keep(None, kind)
 
     def end(self, how: Ending, reason: str = "") -> None:
         """Write down how it ended and log it, with the reason if it was ours; once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -119,6 +119,48 @@ class Counted:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTold:
+    """What a modality says of a procedure step.
+
+    Attributes
+    ----------
+    made, missing
+        The objects that it lists, and those of them that are not here.
+    unlisted
+        How many of this study are here that no step lists.
+    """
+
+    node: str
+    state: Literal["in progress", "completed", "discontinued"]
+    made: int = 0
+    missing: int = 0
+    unlisted: int = 0
+
+    @property
+    def veto(self) -> str:
+        """Why the study may not be whole, or nothing."""
+        if self.state == "in progress":
+            return f"{self.node} says that a procedure step of it is in progress"
+        if self.state == "completed" and self.missing:
+            return f"{self.node} made {self.made} objects, and {self.missing} of them are missing"
+        return ""
+
+
+def completed(steps: Sequence[StepTold]) -> bool:
+    """Tell whether the modalities list exactly what is here."""
+    return (
+        any(each.state == "completed" and each.made for each in steps)
+        and all(each.state != "in progress" for each in steps)
+        and all(not each.missing and not each.unlisted for each in steps)
+    )
+
+
+def discontinued(steps: Sequence[StepTold]) -> bool:
+    """Tell whether all work on a study was broken off: nobody wants it analysed."""
+    return bool(steps) and all(each.state == "discontinued" for each in steps)
+
+
 def lacking(counted: Iterable[Counted]) -> tuple[Counted, ...]:
     """Return the series that came and that are larger at a node."""
     return tuple(each for each in counted if 0 < each.here < each.there)
@@ -149,6 +191,8 @@ class Arrived:
         A sentence for each changed series that misses slices, see `gaps_of`.
     counted
         What nodes say that they have of it.
+    steps
+        What modalities say of their work on it.
     """
 
     last_at: Instant
@@ -156,6 +200,7 @@ class Arrived:
     open_at: tuple[str, ...] = ()
     gaps: tuple[str, ...] = ()
     counted: tuple[Counted, ...] = ()
+    steps: tuple[StepTold, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,10 +269,12 @@ def decide(
         for node in sorted(set(arrived.open_at))
     ]
     fewer = [each.sentence for each in lacking(arrived.counted)]
-    vetoes = [*behind, *open_at, *arrived.gaps, *fewer]
+    at_work = [each.veto for each in arrived.steps if each.veto]
+    vetoes = [*behind, *open_at, *arrived.gaps, *fewer, *at_work]
     if not vetoes:
         as_many = confirmed(arrived.counted)
         more = f", and {', '.join(as_many)} counts as many objects" if as_many else ""
+        more += ", and it is all that the modality made" if completed(arrived.steps) else ""
         return Whole(because=f"Nothing more came until {_clock(quiet_until)}{more}.")
     reasons = "; ".join(vetoes)
     until = Instant(arrived.last_at + patience)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
@@ -16,9 +16,9 @@ from dicomai.errors import DatabaseError, DicomaiError
 from dicomai.net import find as finding
 from dicomai.net.find import Match
 from dicomai.net.node import Node
-from dicomai.routing.completeness import confirmed
+from dicomai.routing.completeness import completed, confirmed
 from dicomai.settings import Settings
-from dicomai.store import counts, studies
+from dicomai.store import counts, steps, studies
 from dicomai.store.counts import SeriesCount
 from dicomai.store.engine import reading, writing
 from dicomai.store.studies import Study
@@ -58,14 +58,13 @@ class Counter:
         asking = {
             node.name: node for node in self.settings.nodes if node.answers_find and node.host
         }
-        if not asking:
-            return False
         with reading(self.engine) as connection:
             arriving = studies.listing(connection, _MOST, "open")
         known = {study.study_instance_uid for study in arriving}
         self._asked = {key: asked for key, asked in self._asked.items() if key[0] in known}
         worked = False
         for study in arriving:
+            worked |= self._is_completed(study)
             for name in study.nodes:
                 node = asking.get(name)
                 if node is not None and self._is_due(study, node):
@@ -75,6 +74,30 @@ class Counter:
                     )
                     worked |= self._count(study, node)
         return worked
+
+    def _is_completed(self, study: Study) -> bool:
+        """Wait no longer than the floor where the modality says that it has sent all."""
+        uid = study.study_instance_uid
+        with reading(self.engine) as connection:
+            if len(study.nodes) != 1 or not completed(steps.told(connection, uid)):
+                return False
+        with writing(self.engine) as connection:
+            current = studies.lock(connection, uid)
+            if current is None or current.status != "open" or current.nodes != study.nodes:
+                return False
+            whole = completed(steps.told(connection, uid))
+            return whole and self._shorten(connection, current)
+
+    def _shorten(self, connection: Connection, study: Study) -> bool:
+        """Move the end of the quiet time to the floor; False: it is there, or may not be."""
+        node = next((each for each in self.settings.nodes if each.name == study.nodes[0]), None)
+        if node is None or study.full_quiet:
+            return False
+        floor = Instant(study.last_object_at + seconds(node.floor_s))
+        if floor >= study.quiet_until:
+            return False
+        studies.set_quiet(connection, study.study_instance_uid, floor, full_quiet=False)
+        return True
 
     def _is_due(self, study: Study, node: Node) -> bool:
         if self.clock() < study.last_object_at + seconds(min(node.floor_s, node.quiet_s)):
@@ -100,14 +123,10 @@ class Counter:
                 return False
             counts.note(connection, uid, node.name, found, now)
             # All that it has is here: no more than the floor is waited for.
-            floor = Instant(current.last_object_at + seconds(node.floor_s))
-            if (
-                current.nodes == (node.name,)
-                and not current.full_quiet
-                and floor < current.quiet_until
-                and node.name in confirmed(counts.of_study(connection, uid))
+            if current.nodes == (node.name,) and node.name in confirmed(
+                counts.of_study(connection, uid)
             ):
-                studies.set_quiet(connection, uid, floor, full_quiet=False)
+                self._shorten(connection, current)
         return True
 
     def _series(self, study: StudyInstanceUID, node: Node) -> list[SeriesCount]:

@@ -19,7 +19,7 @@ from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
 from dicomai.dicom.identity import Ambiguous, IdentityKey, judge
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError, NotFound, TransientError
-from dicomai.routing.completeness import Arrived, Host, NotYet, gaps_of, lacking
+from dicomai.routing.completeness import Arrived, Host, NotYet, discontinued, gaps_of, lacking
 from dicomai.routing.completeness import decide as decide_whole
 from dicomai.routing.exclusion import Excluded, exclude
 from dicomai.routing.fingerprint import fingerprint
@@ -36,6 +36,7 @@ from dicomai.store import (
     instances,
     retrievals,
     series,
+    steps,
     studies,
 )
 from dicomai.store.engine import reading, writing
@@ -178,6 +179,7 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
         ),
         gaps=_gaps([each for each in theirs if each.series_instance_uid in changed]),
         counted=counts.of_study(connection, uid),
+        steps=steps.told(connection, uid),
     )
     known = [
         Host(name=each.name, ingested_to=each.ingested_to, beat_at=each.beat_at)
@@ -191,7 +193,10 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
     _fetch_missing(connection, uid, arrived, rules, now)
     for sentence in foreign:
         events.record(connection, uid, "series left out", sentence, {}, now)
-    applied = _apply(connection, study, theirs, rows, rules, now)
+    if discontinued(arrived.steps):
+        applied = f"{arrived.steps[0].node} broke off its procedure, so no route was looked at."
+    else:
+        applied = _apply(connection, study, theirs, rows, rules, now)
     series.mark_decided(connection, uid, [each.series_instance_uid for each in listed], now)
     studies.set_decided(connection, uid, f"{whole.because} {applied}", now)
     return "decided"

@@ -19,7 +19,7 @@ from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.dates import now as present
 from dicomai.errors import DicomaiError
 from dicomai.settings import Settings
-from dicomai.store import jobs, leases, nodes, retention
+from dicomai.store import jobs, leases, nodes, retention, steps
 from dicomai.store.engine import writing
 from dicomai.store.leases import LeaseObserver
 from dicomai.store.retention import Keep
@@ -135,7 +135,8 @@ def prune(engine: Engine, keep: Keep, now: Instant) -> int:
     """Delete jobs and what no study keeps, when they were over long ago; return how many."""
     before = Instant(now - keep.jobs)
     with writing(engine) as connection:
-        return retention.prune_jobs(connection, before) + retention.prune_rest(connection, before)
+        pruned = retention.prune_jobs(connection, before) + steps.prune(connection, before)
+        return pruned + retention.prune_rest(connection, before)
 
 
 def _do(duty: Duty) -> None:

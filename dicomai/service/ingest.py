@@ -22,12 +22,13 @@ from dicomai.dicom.dates import Instant
 from dicomai.errors import InputError, TransientError
 from dicomai.net.node import ANY_NODE, Node
 from dicomai.routing.completeness import Quiet, after_release
+from dicomai.service import step
 from dicomai.service.arrival import Arrived, note_arrived, wait_of
 from dicomai.service.received import Reading, ReceivedObject, read_object
 from dicomai.spool import quarantine, reader
 from dicomai.spool.durable import Names
 from dicomai.spool.entries import AssociationId, End, Entry
-from dicomai.store import archive, associations, events, hosts, studies
+from dicomai.store import archive, associations, events, hosts, steps, studies
 from dicomai.store.engine import writing
 from dicomai.store.instances import Added
 from dicomai.store.studies import StudyGoing
@@ -120,7 +121,11 @@ def ingest(
     try:
         for entry in reader.entries(config.spool):
             waiting.append(_Marked(entry=entry, attempt=reader.mark(entry)))
-            if waiting[-1].attempt > 1:  # it may have killed: by itself, at once
+            if entry.kind != "object":  # after what came before it
+                batch, waiting = waiting[:-1], waiting[-1:]
+                done += _take(this, batch)
+                done += _take_message(this, waiting.pop())
+            elif waiting[-1].attempt > 1:  # it may have killed: by itself, at once
                 done += _take(this, [waiting.pop()])
             elif len(waiting) == BATCH:
                 batch, waiting = waiting, []
@@ -180,6 +185,32 @@ def _take(this: _Pass, batch: Sequence[_Marked]) -> Ingested:
         set_aside=len(batch) - len(arrived) + damaged,
         postponed=postponed,
     )
+
+
+def _take_message(this: _Pass, marked: _Marked) -> Ingested:
+    """Take over what a modality says of a procedure step."""
+    entry = marked.entry
+    try:
+        if marked.attempt > reader.MAX_ATTEMPTS:
+            raise InputError(
+                f"Ingest ended {reader.MAX_ATTEMPTS} times while it worked on this message. It is "
+                "kept here; please report it."
+            )
+        message = step.read(entry.path, entry.association.node)
+        now = this.now()
+        with writing(this.engine) as connection:
+            hosts.note_ingested(connection, this.config.host, this.reached, now)
+            steps.note(connection, message, now)
+    except InputError as error:
+        _set_aside(this, entry, error.sentence)
+        return Ingested(set_aside=1)
+    except (TransientError, OSError):
+        _unmark([entry])
+        raise
+    this.after_step("committed")
+    reader.remove(entry)
+    this.after_step("removed")
+    return Ingested(catalogued=1)
 
 
 def _placed(this: _Pass, batch: Sequence[_Marked]) -> list[Arrived]:

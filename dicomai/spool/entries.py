@@ -6,6 +6,7 @@
                                               and that we had asked for it
                         lock                  held (flock) for as long as its receiver lives
                         NNNNNN-<µs>.dcm       object: its place in the association, its receipt
+                        NNNNNN-<µs>.create    N-CREATE of a procedure step; .set: its N-SET
                         NNNNNN-<µs>.attempt1  an ingest that began on it
                         study-<UID>           a study that this association sent something of
                         end-<µs>-released     when and how it ended
@@ -25,7 +26,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ from dicomai.spool.durable import (
 
 AssociationId = NewType("AssociationId", str)
 Ending = Literal["released", "aborted", "lost"]
+EntryKind = Literal["object", "create", "set"]
 
 FACTS_PREFIX: Final = "from-"
 RETRIEVED: Final = "retrieved"
@@ -56,8 +58,10 @@ NEW_PREFIX: Final = ".new-"
 OLD_PREFIX: Final = ".old-"
 ASSOCIATION: Final = re.compile(r"\d{16}-[0-9a-f]{8}", re.ASCII)
 END: Final = re.compile(r"end-(\d{16})-(released|aborted|lost)", re.ASCII)
-OBJECT: Final = re.compile(r"(\d{6,})-(\d{16})\.dcm", re.ASCII)
+OBJECT: Final = re.compile(r"(\d{6,})-(\d{16})\.(dcm|create|set)", re.ASCII)
 PART: Final = re.compile(r"\.\d{6,}-(\d{16})\.part", re.ASCII)
+_SUFFIXES: Final[Mapping[EntryKind, str]] = {"object": "dcm", "create": "create", "set": "set"}
+_KINDS: Final[Mapping[str, EntryKind]] = {f".{end}": kind for kind, end in _SUFFIXES.items()}
 # What can't stand in a name of a file, or parts one fact from the next.
 _QUOTED: Final = str.maketrans(
     {chr(code): f"%{code:02X}" for code in (*range(32), *map(ord, "%,/"), 127)}
@@ -105,6 +109,11 @@ class Entry:
     counter: int
     received_at: Instant
     path: Path
+
+    @property
+    def kind(self) -> EntryKind:
+        """An object, or a message about a procedure step."""
+        return _KINDS[self.path.suffix]
 
 
 @dataclass(slots=True)
@@ -201,13 +210,15 @@ class Arriving(Part):
     def __enter__(self) -> Arriving:
         return self
 
-    def keep(self, study: StudyInstanceUID) -> Entry:
+    def keep(self, study: StudyInstanceUID | None, kind: EntryKind = "object") -> Entry:
         """Keep it durably; may be acknowledged when this returns.
 
         Parameters
         ----------
         study
-            Whose it is; validated, for it becomes a file's name.
+            Whose it is; validated, for it becomes a file's name. None: it is a message.
+        kind
+            What it is.
 
         Raises
         ------
@@ -215,9 +226,10 @@ class Arriving(Part):
             Nothing of it is left.
         """
         writer = self._writer
-        writer.note(study)
+        if study is not None:
+            writer.note(study)
         received_at = max(now(), self._begun)
-        path = writer.folder / f"{self._counter:06d}-{received_at:016d}.dcm"
+        path = writer.folder / f"{self._counter:06d}-{received_at:016d}.{_SUFFIXES[kind]}"
         self.settle(path, writer.sync)
         return Entry(
             association=writer.facts, counter=self._counter, received_at=received_at, path=path

@@ -37,6 +37,7 @@ from dicomai.store.states import (
     PauseSubject,
     Release,
     RouteMode,
+    StepStatus,
     StudyStatus,
     WaitingFor,
 )
@@ -140,6 +141,27 @@ series_counts: Final = Table(
     Column("modality", Text, nullable=False),
     Column("objects", Integer, nullable=False),
     Column("counted_at", MOMENT, nullable=False),
+)
+
+procedure_steps: Final = Table(
+    "procedure_steps",
+    metadata,
+    Column("step", Text, primary_key=True),
+    Column("node", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("objects", Json, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("changed_at", MOMENT, nullable=False),
+    CheckConstraint(one_of("status", StepStatus), name="status"),
+)
+
+procedure_step_studies: Final = Table(
+    "procedure_step_studies",
+    metadata,
+    # It may come before its study does.
+    Column("study_instance_uid", Text, primary_key=True),
+    Column("step", Text, ForeignKey("procedure_steps.step", ondelete="CASCADE"), primary_key=True),
+    Index("ix_procedure_step_studies_step", "step"),
 )
 
 series_identities: Final = Table(

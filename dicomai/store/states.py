@@ -35,6 +35,7 @@ HeldBy = Literal[
 ]
 RouteMode = Literal["live", "shadow"]
 DeliveryState = Literal["sent", "warning", "transient", "refused"]
+StepStatus = Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"]
 PauseSubject = Literal["node", "route", "model"]
 PauseMode = Literal["paused", "draining"]
 Release = Literal["released", "aborted", "lost"]
