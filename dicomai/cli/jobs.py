@@ -162,6 +162,34 @@ def cancel(number: JobArgument, config: ConfigOption = None) -> None:
     say(f"{cancelled.title} is cancelled.")
 
 
+def withdraw(
+    number: JobArgument,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why, for who reads the note.")
+    ],
+    config: ConfigOption = None,
+) -> None:
+    """Take back the results of an analysis.
+
+    A rejection note (Key Object Selection, "Rejected for Patient Safety Reasons") goes to each node
+    that has something of them and takes such notes (rejection_notes); what had not been sent stays
+    here. The results stay in the archive.
+    """
+    from dicomai.dicom.dates import now
+    from dicomai.service.withdraw import withdraw as take_back
+    from dicomai.store.job import JobId
+
+    settings, engine = opened(config)
+    done = take_back(engine, settings, JobId(number), reason, now())
+    audit.record(settings.service.data, "withdraw", str(number))
+    where = ", ".join(done.nodes) or "nobody"
+    say(f"Job {number} is withdrawn. The note is job {done.job}, and goes to {where}.")
+    for name in done.by_hand:
+        say(f"{name} has its results and takes no rejection notes: remove them there by hand.")
+    for each in done.cancelled:
+        say(f"Delivery {each} was cancelled.")
+
+
 def _error(job: Job) -> str:
     if not job.error_kind:
         return ""

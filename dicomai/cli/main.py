@@ -117,6 +117,7 @@ for command in (
     study.study,
     jobs.retry,
     jobs.cancel,
+    jobs.withdraw,
     pauses.pause,
     pauses.resume,
     pauses.drain,

@@ -50,7 +50,7 @@ class Node:
     fetch_missing
         What it counts and has not sent when `decide.patience_s` is over is fetched from it.
     rejection_notes
-        It takes the notes that withdraw results which were reissued for another patient (IHE IOCM).
+        It takes the notes that withdraw results: reissued for another patient, or withdrawn (IHE IOCM).
     retrieve
         How studies are fetched from it: `move`, C-MOVE to our receiver, which it must know as a
         destination; or `get`, C-GET.

@@ -223,7 +223,7 @@ def complete(result: Dataset, job: Job, kind: uids.Kind, number: int = 1) -> Non
         result.SpecificCharacterSet = list(terms) if len(terms) > 1 else terms[0]
     elif "SpecificCharacterSet" in result:
         del result.SpecificCharacterSet
-    _file_meta(result)
+    file_meta(result)
 
 
 def _series(result: Dataset, job: Job, kind: uids.Kind, number: int) -> None:
@@ -369,7 +369,8 @@ def text_element(keyword: str, value: str) -> DataElement:
     return DataElement(tag, vr, value[:longest], validation_mode=config.IGNORE)
 
 
-def _file_meta(result: Dataset) -> None:
+def file_meta(result: Dataset) -> None:
+    """Put the File Meta Information on a result (PS3.10 7.1)."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = result.SOPClassUID

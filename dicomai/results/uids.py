@@ -6,9 +6,21 @@ import uuid
 from typing import Final, Literal, get_args
 
 from dicomai.dicom import uid
+from dicomai.dicom.uid import SOPInstanceUID
 
 Kind = Literal[
-    "SEG", "SR", "SC", "KO", "PR", "LABELMAP", "PM", "RTSTRUCT", "PDF", "SR:ENHANCED", "SR:TEXT"
+    "SEG",
+    "SR",
+    "SC",
+    "KO",
+    "PR",
+    "LABELMAP",
+    "PM",
+    "RTSTRUCT",
+    "PDF",
+    "SR:ENHANCED",
+    "SR:TEXT",
+    "REJECTION",
 ]
 LABELMAP_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66.7"
 SEGMENTATION_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -25,6 +37,11 @@ def series_uid(job: uuid.UUID, kind: Kind) -> str:
 def instance_uid(job: uuid.UUID, kind: Kind, number: int = 1) -> str:
     """Return the SOP Instance UID of a job's result of one kind; `number` is from 1."""
     return uid.derived(job, kind, "instance", *((number,) if number > 1 else ()))
+
+
+def rejection_uid(job: uuid.UUID) -> SOPInstanceUID:
+    """Return the SOP Instance UID of the note that withdraws a job's results."""
+    return SOPInstanceUID(instance_uid(job, "REJECTION"))
 
 
 def dimension_uid(job: uuid.UUID, kind: Kind, number: int = 1) -> str:

@@ -20,6 +20,7 @@ from dicomai.errors import (
 from dicomai.net import scu
 from dicomai.net.node import Node
 from dicomai.net.scu import StoreOutcome, StudyIdentity
+from dicomai.results.objects import KEY_OBJECT_STORAGE
 from dicomai.results.reissue import note_uid
 from dicomai.service.asked import classes_for
 from dicomai.service.attempt import Attempt, Lost, Worker, attempt
@@ -116,6 +117,8 @@ class Deliverer:
                 f"run: dicomai retry {job.result_of} --again",
                 subject=job.study_instance_uid,
             )
+        if all(each.sop_class_uid == KEY_OBJECT_STORAGE for each in objects):
+            return objects  # a withdrawal: its note is all there is
         classes = classes_for(self.settings.routes, asked)
         note, takes_note = (
             note_uid(analysis.uuid),

@@ -1,0 +1,72 @@
+"""A note that withdraws results: all of them, of this patient, and nothing else."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from dicomai.results.gate.classes import KO
+from dicomai.results.gate.error import refuse
+from dicomai.results.gate.header import code_of
+
+_SAME = (
+    "StudyInstanceUID",
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "IssuerOfPatientID",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+)
+
+
+def check_rejection(octets: bytes, results: Sequence[Dataset], reason: str) -> None:
+    """Return when a note rejects just these results, for this reason.
+
+    Raises
+    ------
+    GateError
+        Names the rule that it breaks.
+    """
+    note = pydicom.dcmread(io.BytesIO(octets))
+    uid = str(note.SOPInstanceUID)
+    if note.SOPClassUID != KO or note.Modality != "KO":
+        refuse("attributes", uid, "it is no Key Object Selection")
+    for keyword in _SAME:
+        for result in results:
+            if str(note.get(keyword) or "") != str(result.get(keyword) or ""):
+                refuse("identity", uid, f"{keyword} differs from that of {result.SOPInstanceUID}")
+    if uid in {str(result.SOPInstanceUID) for result in results} or str(note.SeriesInstanceUID) in {
+        str(result.SeriesInstanceUID) for result in results
+    }:
+        refuse("identity", uid, "it claims to be one of the results that it rejects")
+    title = note.ConceptNameCodeSequence[0]
+    if (code_of(title), title.CodingSchemeDesignator) != ("113037", "DCM"):
+        refuse("content", uid, "its title does not reject")
+    rejected = {
+        str(each.ReferencedSOPInstanceUID): str(each.ReferencedSOPClassUID)
+        for item in note.ContentSequence
+        for each in item.get("ReferencedSOPSequence") or ()
+    }
+    wanted = {str(each.SOPInstanceUID): str(each.SOPClassUID) for each in results}
+    if rejected != wanted:
+        refuse("content", uid, "it does not reject just the results of the analysis")
+    listed = {
+        (study.StudyInstanceUID, series.SeriesInstanceUID, each.ReferencedSOPInstanceUID)
+        for study in note.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for each in series.ReferencedSOPSequence
+    }
+    places = {
+        (each.StudyInstanceUID, each.SeriesInstanceUID, each.SOPInstanceUID) for each in results
+    }
+    if listed != places:
+        refuse("references", uid, "its evidence is not the results of the analysis")
+    said = " ".join(str(item.get("TextValue", "")) for item in note.ContentSequence)
+    if reason not in said:
+        refuse("content", uid, "it does not say why")

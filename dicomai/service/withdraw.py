@@ -1,0 +1,130 @@
+"""Results that turned out wrong are taken back: a note goes wherever they went."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import pydicom
+from sqlalchemy import Engine
+
+from dicomai.dicom.dates import Instant
+from dicomai.errors import NotFound
+from dicomai.results.context import ResultContext
+from dicomai.results.encode import written
+from dicomai.results.gate.rejection import check_rejection
+from dicomai.results.rejection import encode_rejection
+from dicomai.results.uids import COMPREHENSIVE_3D_SR_STORAGE, rejection_uid
+from dicomai.service.analyse import placed
+from dicomai.service.received import Reading
+from dicomai.settings import Settings
+from dicomai.store import analyses, deliveries, instances, jobs
+from dicomai.store.engine import reading, writing
+from dicomai.store.instances import Instance
+from dicomai.store.job import Job, JobId, JobRoute
+from dicomai.store.jobs import NotNow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawal:
+    """What became of a withdrawal.
+
+    Attributes
+    ----------
+    job
+        The job that carries the note.
+    nodes
+        Who gets it: those that have something of the results and take rejection notes.
+    by_hand
+        Who has something of them and takes none: there a person has to remove them.
+    cancelled
+        Deliveries that had not begun, and don't any more.
+    """
+
+    job: JobId
+    nodes: tuple[str, ...]
+    by_hand: tuple[str, ...]
+    cancelled: tuple[JobId, ...]
+
+
+def withdraw(
+    engine: Engine, settings: Settings, job: JobId, reason: str, now: Instant
+) -> Withdrawal:
+    """Take back the results of an analysis: keep a rejection note, and queue it.
+
+    Raises
+    ------
+    NotFound, NotNow
+        There is no such job; or it is no analysis that gave results, is withdrawn already, or is
+        being delivered just now.
+    GateError
+        The note breaks a rule; nothing was changed.
+    """
+    with reading(engine) as connection:
+        old = jobs.existing(connection, job)
+        rows = instances.of_job(connection, job)
+        known = instances.newest(connection, old.study_instance_uid, rejection_uid(old.uuid))
+    if known is not None:
+        raise NotNow(f"{old.title} is withdrawn already, by job {known.job_id}.", subject=str(job))
+    if old.kind != "analyse" or old.state != "done" or not rows:
+        raise NotNow(
+            f"{old.title} is {old.state} and has no results to withdraw. To keep it from making "
+            f"some: dicomai cancel {job}",
+            subject=str(job),
+        )
+    octets = _note(settings, old, rows, reason, now)
+    node = next((each for each in settings.nodes if each.name == rows[0].node), None)
+    reads = Reading(
+        issuer_of_patient_id=node.issuer_of_patient_id if node else "",
+        placeholder_ids=settings.decide.placeholder_ids,
+    )
+    (row,) = placed(old, (octets,), settings.folders.data, reads, now)
+    with writing(engine) as connection:
+        went, cancelled = [], []
+        for each in deliveries.of_analysis(connection, job):
+            if each.state == "running":
+                raise NotNow(f"{each.title} runs just now. Repeat this when it is over.")
+            if each.state in ("waiting", "queued", "held"):
+                because = f"The results of {old.title} are withdrawn."
+                cancelled.append(jobs.cancel(connection, each.id, because, now).id)
+            sent = deliveries.objects(connection, each.id)
+            if each.state == "done" or any(one.state in ("sent", "warning") for one in sent):
+                went.append(each.node)
+        takes = {each.name for each in settings.nodes if each.rejection_notes}
+        noted = tuple(each for each in went if each in takes)
+        new = analyses.add_withdrawal(connection, old, _fingerprint(old), now)
+        instances.add(connection, replace(row, job_id=new.id), now)
+        route = JobRoute(route="withdrawal", mode="live", destinations=noted)
+        analyses.add_destination(connection, new.id, route, now)
+        jobs.tell(connection, old, "results withdrawn", f"{old.title}: {reason}", now)
+    return Withdrawal(
+        job=new.id,
+        nodes=noted,
+        by_hand=tuple(each for each in went if each not in takes),
+        cancelled=tuple(cancelled),
+    )
+
+
+def _note(
+    settings: Settings, old: Job, rows: tuple[Instance, ...], reason: str, now: Instant
+) -> bytes:
+    data = settings.folders.data
+    ordered = sorted(rows, key=lambda each: each.sop_class_uid == COMPREHENSIVE_3D_SR_STORAGE)
+    try:
+        headers = [pydicom.dcmread(data / each.path, stop_before_pixels=True) for each in ordered]
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"{error.filename} is missing from the archive, so the results of {old.title} can't be "
+            "named in a note. Withdraw them at the PACS.",
+            subject=str(old.id),
+        ) from error
+    context = ResultContext(created_at=now, software_version=version("dicomai"))
+    octets = written(encode_rejection(headers, old.uuid, reason, context))
+    check_rejection(octets, headers, reason)
+    return octets
+
+
+def _fingerprint(old: Job) -> str:
+    return hashlib.sha256(f"withdrawal of {uuid.UUID(str(old.uuid))}".encode()).hexdigest()

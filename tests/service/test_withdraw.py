@@ -1,0 +1,123 @@
+"""Results that were wrong are taken back wherever they went, once."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pydicom
+import pytest
+from ward import Ward, open_ward
+
+from dicomai.dicom.dates import now
+from dicomai.inference.runner_process import RunnerProcess
+from dicomai.net.node import Node
+from dicomai.service.again import again
+from dicomai.service.deliver import Deliverer
+from dicomai.service.supervise import Supervisor
+from dicomai.service.withdraw import withdraw
+from dicomai.store import deliveries, events
+from dicomai.store.engine import reading, writing
+from dicomai.store.job import JobId
+from dicomai.store.jobs import NotNow
+from tests.conftest import StorePeer
+
+REASON = "The left and the right lung were exchanged."
+
+
+@pytest.fixture
+def done(
+    tmp_path: Path, runner: RunnerProcess, storescp: StorePeer
+) -> Iterator[tuple[Ward, JobId]]:
+    """An analysis whose results wait for a node."""
+    node = Node(
+        name="PACS1",
+        ae_title="STORESCP",
+        host="127.0.0.1",
+        port=storescp.port,
+        rejection_notes=True,
+    )
+    ward = open_ward(tmp_path, node)
+    job = ward.queue(ward.study("P1"), mode="live", destinations=("PACS1",))
+    Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
+    yield ward, job
+    ward.engine.dispose()
+
+
+def deliver(ward: Ward) -> bool:
+    return Deliverer(settings=ward.settings, worker=ward.worker()).work_once()
+
+
+def test_a_rejection_note_goes_where_the_results_went(
+    done: tuple[Ward, JobId],
+    runner: RunnerProcess,
+    storescp: StorePeer,
+    peer: Callable[[str], str],
+) -> None:
+    ward, job = done
+    assert deliver(ward)
+    before = set(storescp.files())
+    results = {pydicom.dcmread(file).SOPInstanceUID for file in before}
+    taken = withdraw(ward.engine, ward.settings, job, REASON, now())
+    assert (taken.nodes, taken.cancelled) == (("PACS1",), ())
+    assert deliver(ward)
+    assert not deliver(ward)
+    (file,) = set(storescp.files()) - before
+    note = pydicom.dcmread(file)
+    assert note.ConceptNameCodeSequence[0].CodeValue == "113037"
+    rejected = {
+        each.ReferencedSOPInstanceUID
+        for item in note.ContentSequence
+        for each in item.get("ReferencedSOPSequence", ())
+    }
+    assert rejected == results
+    assert any(REASON in str(item.get("TextValue", "")) for item in note.ContentSequence)
+    checked = subprocess.run([peer("dciodvfy"), "-new", file], capture_output=True, text=True)
+    assert not [line for line in checked.stderr.splitlines() if line.startswith("Error")]
+    dumped = subprocess.run([peer("dsrdump"), file], capture_output=True, text=True)
+    assert dumped.returncode == 0, dumped.stderr
+    with pytest.raises(NotNow, match="withdrawn already"):
+        withdraw(ward.engine, ward.settings, job, REASON, now())
+    # A new run names no predecessor: what it would replace is gone.
+    with writing(ward.engine) as connection:
+        new = again(connection, taken.job, now())
+    Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
+    assert ward.job(new).state == "done"
+    (report,) = (
+        read
+        for read in (pydicom.dcmread(ward.file(row)) for row in ward.results(new))
+        if read.Modality == "SR"
+    )
+    assert "PredecessorDocumentsSequence" not in report
+
+
+def test_what_was_not_sent_is_never_sent(done: tuple[Ward, JobId], storescp: StorePeer) -> None:
+    ward, job = done
+    with reading(ward.engine) as connection:
+        (waiting,) = deliveries.of_analysis(connection, job)
+    taken = withdraw(ward.engine, ward.settings, job, REASON, now())
+    assert (taken.nodes, taken.cancelled) == ((), (waiting.id,))
+    assert not deliver(ward)
+    assert not storescp.files()
+    with reading(ward.engine) as connection:
+        told = [each.sentence for each in events.story(connection, waiting.study_instance_uid)]
+    assert any(REASON in sentence for sentence in told)
+
+
+def test_a_job_without_results_is_not_withdrawn(done: tuple[Ward, JobId]) -> None:
+    ward, _ = done
+    queued = ward.queue(ward.study("P2"))
+    with pytest.raises(NotNow, match="dicomai cancel"):
+        withdraw(ward.engine, ward.settings, queued, REASON, now())
+
+
+def test_a_node_that_takes_no_notes_is_named(done: tuple[Ward, JobId]) -> None:
+    ward, job = done
+    assert deliver(ward)
+    (node,) = ward.settings.nodes
+    settings = replace(ward.settings, nodes=(replace(node, rejection_notes=False),))
+    taken = withdraw(ward.engine, settings, job, REASON, now())
+    assert (taken.nodes, taken.by_hand) == ((), ("PACS1",))
+    assert not deliver(ward)
