@@ -50,7 +50,8 @@ class Node:
     fetch_missing
         What it counts and has not sent when `decide.patience_s` is over is fetched from it.
     rejection_notes
-        It takes the notes that withdraw results: reissued for another patient, or withdrawn (IHE IOCM).
+        It takes the notes that withdraw results: those reissued for another patient, and those that
+        a person withdraws (IHE IOCM).
     retrieve
         How studies are fetched from it: `move`, C-MOVE to our receiver, which it must know as a
         destination; or `get`, C-GET.
