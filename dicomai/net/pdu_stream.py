@@ -18,9 +18,9 @@ PDU_HEAD: Final = struct.Struct(">BxL")
 PDV_HEAD: Final = struct.Struct(">LBB")
 # How often a thread that waits for its peer looks after its timers.
 TICK_S: Final = 1.0
-# Room for a CT slice, which so is written in two calls. What nothing came into takes no memory.
-_BUFFER_BYTES: Final = 2**20
-_LEAST_FREE_BYTES: Final = 2**17
+# Twice the largest PDU that is offered, and little enough to stay in the processor's cache.
+_BUFFER_BYTES: Final = 2**18
+_LEAST_FREE_BYTES: Final = 2**16
 _LINGER_S: Final = 1.0
 _LINGER_BYTES: Final = 2**23
 

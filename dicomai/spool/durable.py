@@ -32,8 +32,10 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Another file system, one that has no links, or a file with as many as it can have.
 _NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP})
 _CHUNK_BYTES: Final = 2**20
-# Each call costs other threads a wait for the interpreter; so much is written with one.
 _GATHER_BYTES: Final = 2**18
+# The kernel keeps what one call writes in one piece of memory, and large pieces are seldom at hand:
+# half a megabyte took 0.2 ms in calls of 64 KiB, over 1 ms in larger ones (benchmarks/receive.md).
+_CALL_BYTES: Final = 2**16
 _GATHER_CHUNKS: Final = 512  # the kernel takes 1024
 # So much of a file that is being written may still be on its way to the disk.
 _FLUSH_BYTES: Final = 2**24
@@ -99,16 +101,16 @@ class Part:
     def put(self) -> None:
         """Write all that was appended; raises so."""
         chunks, self._chunks = self._chunks, []
-        size, self._gathered = self._gathered, 0
-        if not size:
-            return
+        self._written += self._gathered
+        self._gathered = 0
         try:
-            written = os.writev(self._descriptor, chunks)
-            if written < size:
-                _write_all(self._descriptor, b"".join(chunks)[written:])
+            for together in _in_calls(chunks):
+                size = sum(map(len, together))
+                written = os.writev(self._descriptor, together)
+                if written < size:
+                    _write_all(self._descriptor, b"".join(together)[written:])
         except OSError as trouble:
             raise _worded(trouble, self._path) from trouble
-        self._written += size
 
     def flush(self) -> None:
         """Have the disk begin with what was written, and memory let go of what it has.
@@ -362,6 +364,22 @@ def _name(path: Path) -> None:
         with suppress(OSError):
             path.unlink()
         raise
+
+
+def _in_calls(chunks: Iterable[Bytes]) -> Iterator[list[Bytes]]:
+    """Give what each call is to write: the chunks in order, cut where it must be."""
+    together: list[Bytes] = []
+    room = _CALL_BYTES
+    for chunk in chunks:
+        rest = memoryview(chunk).cast("B")
+        while rest:
+            together.append(rest[:room])
+            rest, room = rest[room:], max(0, room - len(rest))
+            if not room:
+                yield together
+                together, room = [], _CALL_BYTES
+    if together:
+        yield together
 
 
 def _to_disk(descriptor: int, how: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
-import threading
+import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import Any
 import pytest
 
 from dicomai.net.c_store import command_elements
+from dicomai.net.reception import file_meta
 
+CT = "1.2.840.10008.5.1.4.1.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
 Receiver = Any  # of conftest.py, which tests can't import
 MakeReceiver = Callable[..., Receiver]
 Scu = Any
@@ -76,23 +80,19 @@ def test_data_name_and_folders_are_durable_before_every_success(
 ) -> None:
     trace = tmp_path / "trace"
     receiver = make_receiver(prefix=traced(peer, trace))
-    together = threading.Barrier(ASSOCIATIONS)
-    answers: list[int | None] = []
-
-    def send(association_number: int) -> None:
-        with scu.calling(receiver.port) as association:
-            together.wait()
-            for number in range(OBJECTS):
-                uid = f"1.2.9.{association_number}.{number}"
-                data_set = scu.tiny(sop_instance=uid.encode(), tail=bytes(300_000))
-                answers.append(scu.send(association, data_set, sop_instance=uid))
-
-    senders = [threading.Thread(target=send, args=(each,)) for each in range(ASSOCIATIONS)]
-    for sender in senders:
-        sender.start()
-    for sender in senders:
-        sender.join()
-    assert answers == [0] * OBJECTS * ASSOCIATIONS
+    senders = []
+    for each in range(ASSOCIATIONS):
+        files = []
+        for number in range(OBJECTS):
+            uid = f"1.2.9.{each}.{number}"
+            pixels = struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, 300_000) + bytes(300_000)
+            files.append(tmp_path / f"{uid}.dcm")
+            files[-1].write_bytes(
+                file_meta(CT, uid, EXPLICIT) + scu.tiny(sop_instance=uid.encode(), tail=pixels)
+            )
+        command = [peer("storescu"), "-aet", "CT1", "-aec", "DICOMAI", "127.0.0.1"]
+        senders.append(subprocess.Popen([*command, str(receiver.port), *map(str, files)]))
+    assert [sender.wait(60) for sender in senders] == [0] * ASSOCIATIONS
     scu.eventually(lambda: len(receiver.lines()) == ASSOCIATIONS)
 
     kept = {scu.meta_of(path)[1]: path for path in receiver.spool.rglob("*.dcm")}
