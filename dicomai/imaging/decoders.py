@@ -87,10 +87,9 @@ DECODER_DEPENDENCIES: Final = {
 """What pydicom asks of the module of a plugin."""
 
 _END: Final = b"\xff\xd9"
-"""The marker that ends a JPEG image and a JPEG 2000 codestream, and stands nowhere within."""
+"""The marker that ends a JPEG, JPEG-LS or JPEG 2000 image, and stands nowhere within."""
 _PADDING: Final = 16
 """How many bytes after the end are let pass."""
-_ENDED_BY_A_MARKER: Final = frozenset(DECODERS) - {RLELossless, JPEGLSLossless, JPEGLSNearLossless}
 
 _Codec = Callable[[bytes], npt.NDArray[np.generic]]
 
@@ -115,6 +114,14 @@ def is_available(uid: str) -> bool:
     return uid in DECODER_DEPENDENCIES
 
 
+def is_cut_off(syntax: UID, frame: bytes) -> bool:
+    """Return whether the end of a compressed frame is missing.
+
+    Some codecs paint what is missing grey and report success; one searches it for seconds.
+    """
+    return syntax != RLELossless and _END not in frame[-_PADDING:]
+
+
 def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
     """Return the samples of one frame, in as many bytes as Bits Allocated says; pydicom calls it.
 
@@ -131,9 +138,6 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
         runner.set_option("planar_configuration", 0)
     if runner.transfer_syntax == RLELossless:
         return _unpacked(src, shape, np.dtype(f"u{allocated // 8}"))
-    # Where the rest of a frame is missing, these codecs paint it grey and report success.
-    if runner.transfer_syntax in _ENDED_BY_A_MARKER and _END not in src[-_PADDING:]:
-        raise ValueError("the frame is cut off: the marker that ends it is missing")
     if runner.samples_per_pixel > 1:
         # Colour is JPEG lossless here, and this codec leaves the colour space as it is.
         found = imagecodecs.jpegsof3_decode(src)

@@ -17,7 +17,7 @@ from pydicom.uid import UID, RLELossless
 
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, text, values_checked_here, whole
-from dicomai.imaging.decoders import DECODERS, NATIVE
+from dicomai.imaging.decoders import DECODERS, NATIVE, is_cut_off
 
 GREYSCALE: Final = ("MONOCHROME1", "MONOCHROME2")
 MOST_BYTES: Final = 1 << 33
@@ -133,7 +133,9 @@ class StoredPixels:
         """Return a frame by the first plugin that takes it."""
         if self.syntax in NATIVE:
             return self._by(self.frames[0], index, "", self._options(self.count))
-        octets = self.frames[index] if self.count == 1 else encapsulate([self.frames[index]])
+        if is_cut_off(self.syntax, self.frames[index]):
+            raise ValueError("it is cut off")
+        octets = encapsulate([self.frames[index]])
         order = DECODERS[self.syntax]
         said: Exception | None = None
         for plugin in order.grey if self.samples == 1 else order.colour:
@@ -239,7 +241,7 @@ def _frames(pixels: StoredPixels, dataset: Dataset) -> tuple[bytes, ...]:
         raise pixels.undecodable("it is empty")
     if pixels.syntax not in NATIVE and pixels.syntax not in DECODERS:
         raise pixels.undecodable("no decoder for it is installed")
-    if pixels.count == 1 or pixels.syntax in NATIVE:
+    if pixels.syntax in NATIVE:
         return (octets,)
     offsets = None
     if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
@@ -308,8 +310,6 @@ def _without_unused_bits(pixels: Samples, allocated: int, stored: int, shift: in
 def _in_short(error: Exception) -> str:
     """Return the reason of pydicom's many lines: its plugins are a programmer's matter."""
     said = str(error)
-    if "the frame is cut off" in said:
-        return "it is cut off"
     if "all available plugins" in said:
         return "every decoder refuses it"
     return " ".join(said.split())[:200].rstrip(".:") or type(error).__name__
