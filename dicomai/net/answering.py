@@ -19,11 +19,12 @@ import structlog
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dimse_primitives import C_CANCEL, C_FIND, C_GET, C_MOVE, C_STORE
-from pynetdicom.dsutils import decode, encode
+from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext
 
 from dicomai.dicom.part10 import media
 from dicomai.errors import DicomaiError, InputError, NotFound
+from dicomai.net.decoding import decoded
 from dicomai.net.identifier import ROOTS, Asked, read, written
 from dicomai.net.status import meaning
 from dicomai.net.suboperations import Tally
@@ -198,13 +199,9 @@ class _Service:
         return (UNABLE_TO_SEND if whole else WITH_FAILURES), ""
 
     def _identifier(self) -> Dataset:
-        syntax = UID(str(self._context.transfer_syntax[0]))
         raw = self._request.Identifier
         assert raw is not None
-        try:
-            return decode(raw, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
-        except Exception as trouble:
-            raise InputError("The identifier can't be read.") from trouble
+        return decoded(raw, str(self._context.transfer_syntax[0]))
 
     def _find(self, asked: Asked) -> tuple[int, str]:
         peer = self._peer

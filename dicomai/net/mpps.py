@@ -11,14 +11,13 @@ from typing import Final
 
 import structlog
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import N_CREATE, N_SET
-from pynetdicom.dsutils import decode
 
 from dicomai.dicom.uid import validated
 from dicomai.errors import DicomaiError, InputError
 from dicomai.net.admission import MPPS
+from dicomai.net.decoding import decoded
 from dicomai.net.reception import Reception, file_meta
 from dicomai.spool.entries import EntryKind
 
@@ -26,6 +25,7 @@ SUCCESS: Final = 0x0000
 PROCESSING_FAILURE: Final = 0x0110
 INVALID_ATTRIBUTE: Final = 0x0106
 INVALID_INSTANCE: Final = 0x0117
+NO_SUCH_CLASS: Final = 0x0118
 _IN_PROGRESS: Final = "IN PROGRESS"
 _STATUSES: Final = (_IN_PROGRESS, "COMPLETED", "DISCONTINUED")
 
@@ -35,6 +35,9 @@ _log = structlog.get_logger()
 def take(event: evt.Event, reception: Reception) -> int:
     """Keep the N-CREATE or N-SET of an event, and return the status to answer."""
     request = event.request
+    if event.context.abstract_syntax != MPPS:
+        wrong = InputError("A message about a procedure step came in a context of another class.")
+        return _refused(reception, wrong, NO_SUCH_CLASS)
     if isinstance(request, N_CREATE):
         kind: EntryKind = "create"
         instance, raw = request.AffectedSOPInstanceUID, request.AttributeList
@@ -50,7 +53,7 @@ def take(event: evt.Event, reception: Reception) -> int:
         raw = BytesIO()
     syntax = event.context.transfer_syntax
     try:
-        _check(kind, _decoded(raw, syntax))
+        _check(kind, decoded(raw, str(syntax)))
     except InputError as wrong:
         return _refused(reception, wrong, INVALID_ATTRIBUTE)
     try:
@@ -58,17 +61,6 @@ def take(event: evt.Event, reception: Reception) -> int:
     except (DicomaiError, OSError) as trouble:
         return _refused(reception, trouble, PROCESSING_FAILURE)
     return SUCCESS
-
-
-def _decoded(raw: BytesIO, transfer_syntax: str) -> Dataset:
-    syntax = UID(str(transfer_syntax))
-    raw.seek(0)
-    try:
-        return decode(raw, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
-    except Exception as trouble:
-        raise InputError("The message can't be read.") from trouble
-    finally:
-        raw.seek(0)
 
 
 def _check(kind: EntryKind, message: Dataset) -> None:

@@ -20,6 +20,7 @@ from dicomai.service.count import COUNT_S, Counter
 from dicomai.service.decide import Rules, decide_due
 from dicomai.service.ingest import Ingest, ingest
 from dicomai.service.loops import Loop, keep
+from dicomai.service.pull import Puller
 from dicomai.service.tree import Life
 from dicomai.settings import Settings
 from dicomai.spool import reader
@@ -28,6 +29,8 @@ from dicomai.store.engine import open_engine, reading, writing
 
 _PUBLISH_S: Final = 2.0
 """How often idleness is told of: decisions wait for it, and each time costs a sync."""
+_PULL_S: Final = 1.0
+"""How often the schedules of pulls are looked at."""
 _RELOAD_S: Final = 30.0
 """How long packages are taken to lie as they were read: each look digests their weights."""
 
@@ -44,6 +47,7 @@ def schedule(settings: Settings, life: Life) -> None:
             (
                 Loop("ingest", partial(_ingesting, settings, engine), life.stop),
                 Loop("count", partial(_counting, settings, engine), life.stop, idle_s=COUNT_S),
+                Loop("pull", partial(_pulling, settings, engine), life.stop, idle_s=_PULL_S),
                 Loop("decide", partial(_deciding, settings, engine), life.stop),
             ),
             life,
@@ -118,6 +122,10 @@ def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) ->
 
 def _counting(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
     return Counter(settings=settings, engine=engine, clock=present).count_once
+
+
+def _pulling(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
+    return Puller(settings=settings, engine=engine, clock=present).pull_once
 
 
 def _deciding(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:

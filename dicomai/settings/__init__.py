@@ -20,6 +20,7 @@ from dicomai.errors import ConfigError, NotFound
 from dicomai.net.node import Node
 from dicomai.net.tls import checked
 from dicomai.routing.condition import Condition, parse
+from dicomai.routing.pull import Pull
 from dicomai.routing.route import Route
 from dicomai.settings.problems import (
     ENVIRONMENT,
@@ -94,6 +95,7 @@ class Settings:
     log: LogSettings
     nodes: tuple[Node, ...]
     routes: tuple[Route, ...]
+    pulls: tuple[Pull, ...] = ()
 
     @property
     def folders(self) -> Folders:
@@ -217,6 +219,7 @@ def _resolved(file: Path, document: Document) -> Settings:
         log=document.log,
         nodes=document.nodes,
         routes=document.routes,
+        pulls=document.pulls,
     )
 
 

@@ -87,7 +87,12 @@ def cross_checked(file: Path, raw: Toml) -> list[Problem]:
     def add(key: str, reason: str, remedy: str) -> None:
         problems.append(Problem(file=str(file), key=key, reason=reason, remedy=remedy))
 
-    for table_name, unique in (("nodes", "name"), ("nodes", "ae_title"), ("routes", "name")):
+    for table_name, unique in (
+        ("nodes", "name"),
+        ("nodes", "ae_title"),
+        ("routes", "name"),
+        ("pulls", "name"),
+    ):
         seen: dict[object, int] = {}
         for number, table in tables_of(raw, table_name):
             value = table.get(unique)
@@ -97,6 +102,12 @@ def cross_checked(file: Path, raw: Toml) -> list[Problem]:
                 reason = f'"{value}" is {table_name}[{seen[value]}] too'
                 add(f"{table_name}[{number}].{unique}", reason, "Give each one of its own.")
     nodes = {str(table.get("name")): table for _, table in tables_of(raw, "nodes")}
+    for number, table in tables_of(raw, "pulls"):
+        name = str(table.get("node"))
+        if name not in nodes:
+            add(f"pulls[{number}].node", f'no node "{name}"{hint(name, nodes)}', "Add it.")
+        elif not nodes[name].get("host"):
+            add(f"pulls[{number}].node", f'node "{name}" has no host', "Give it host and port.")
     for number, table in tables_of(raw, "routes"):
         destinations = table.get("destinations", [])
         for position, name in enumerate(destinations if isinstance(destinations, list) else []):

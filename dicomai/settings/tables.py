@@ -11,11 +11,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt
 from pydicom.charset import python_encoding
+from pydicom.datadict import tag_for_keyword
 
 from dicomai.net.limits import Limits
 from dicomai.net.node import ANY_NODE, Node
 from dicomai.net.tls import PORT as TLS_PORT
 from dicomai.net.tls import TlsFiles, pin_of
+from dicomai.routing.pull import Pull
 from dicomai.routing.route import Route
 
 # It becomes part of a file's name in the spool.
@@ -77,6 +79,16 @@ def _node(node: Node) -> Node:
             f"{node.charset_default!a} is no Specific Character Set (PS3.3 C.12.1.1.2)"
         )
     return node
+
+
+def _pull(pull: Pull) -> Pull:
+    if pull.every_s < 1 or pull.days < 0:
+        raise ValueError("every_s must be 1 or more, and days 0 or more")
+    for each in pull.keys:
+        keyword, found, _ = each.partition("=")
+        if not found or tag_for_keyword(keyword) is None:
+            raise ValueError(f"{each!a} is no KEYWORD=VALUE with a keyword of DICOM")
+    return pull
 
 
 def _path(value: object) -> object:
@@ -295,9 +307,14 @@ class Document(Section):
     log: LogSettings = LogSettings()
     nodes: tuple[Annotated[Node, AfterValidator(_node)], ...] = ()
     routes: tuple[Route, ...] = ()
+    pulls: tuple[Annotated[Pull, AfterValidator(_pull)], ...] = ()
 
 
-TABLES: Final[Mapping[str, type[Node] | type[Route]]] = {"nodes": Node, "routes": Route}
+TABLES: Final[Mapping[str, type[Node] | type[Route] | type[Pull]]] = {
+    "nodes": Node,
+    "routes": Route,
+    "pulls": Pull,
+}
 SECTIONS: Final[Mapping[str, type[Section]]] = {
     name: field.annotation
     for name, field in Document.model_fields.items()

@@ -100,14 +100,25 @@ def series_of(job: Job) -> frozenset[SeriesInstanceUID]:
     return frozenset(SeriesInstanceUID(uid) for uid in job.choice.split())
 
 
+def asked(connection: Connection, study: StudyInstanceUID) -> bool:
+    """Tell whether a study was ever to be fetched, whatever became of that."""
+    found = connection.execute(
+        select(jobs.c.id)
+        .where(jobs.c.study_instance_uid == study, jobs.c.kind == "retrieve")
+        .limit(1)
+    )
+    return found.first() is not None
+
+
 def here(connection: Connection, study: StudyInstanceUID) -> frozenset[SOPInstanceUID]:
-    """Return the objects of a study that the catalogue has from others."""
+    """Return the objects of a study that the catalogue has; our results too, which a node may have
+    by now.
+    """
     instances = schema.instances
     found = connection.execute(
         select(instances.c.sop_instance_uid).where(
             instances.c.study_instance_uid == study,
             instances.c.newest,
-            instances.c.origin != "produced",
         )
     )
     return frozenset(SOPInstanceUID(uid) for uid in found.scalars())

@@ -23,7 +23,7 @@ from dicomai.net.get import STUDY_ROOT_GET
 from dicomai.net.node import Node
 from dicomai.service import story
 from dicomai.service.retrieve import Retriever
-from dicomai.store import instances, jobs, retrievals
+from dicomai.store import instances, jobs, retrievals, schema
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
 from dicomai.store.retrievals import NewRetrieval
@@ -83,6 +83,12 @@ def test_a_series_is_fetched_alone_and_the_rest_afterwards(
     again = fetch(here, queue(here, mueller.uid))
     assert again.summary["completed"] == 0
     assert len(objects_of(here, mueller.uid)) == 5
+    # A result of ours that the node has by now is not asked for either.
+    table = schema.instances
+    with writing(here.engine) as connection:
+        ours = table.c.sop_instance_uid == mueller.sop_uid(2, 1)
+        connection.execute(table.update().where(ours).values(origin="produced", job_id=1))
+    assert fetch(here, queue(here, mueller.uid)).summary["completed"] == 0
 
 
 def test_the_same_retrieval_is_under_way_once(site: Callable[..., Any], full_orthanc: Any) -> None:

@@ -1,0 +1,111 @@
+"""Pulls: nodes that can't send by themselves are asked for new studies, and these are fetched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from zoneinfo import ZoneInfo
+
+import structlog
+from sqlalchemy import Engine
+
+from dicomai.dicom.dates import Instant, as_datetime, seconds
+from dicomai.dicom.uid import StudyInstanceUID, validated
+from dicomai.errors import DatabaseError, DicomaiError
+from dicomai.net import find as finding
+from dicomai.routing.pull import Pull
+from dicomai.settings import Settings
+from dicomai.store import events, retrievals, studies
+from dicomai.store.engine import reading, writing
+from dicomai.store.retrievals import NewRetrieval
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class Puller:
+    """Asks nodes by their schedules, and queues what they have and we don't.
+
+    Attributes
+    ----------
+    settings
+        Pulls, nodes, our AE title.
+    engine
+        The catalogue.
+    clock
+        The present.
+    """
+
+    settings: Settings
+    engine: Engine
+    clock: Callable[[], Instant]
+    _asked: dict[str, float] = field(default_factory=dict)
+    _trouble: dict[str, str] = field(default_factory=dict)
+
+    def pull_once(self) -> bool:
+        """Ask for each pull that is due; return whether anything was queued."""
+        queued = 0
+        for pull in self.settings.pulls:
+            asked = self._asked.get(pull.name)
+            if asked is None or time.monotonic() - asked >= pull.every_s:
+                self._asked[pull.name] = time.monotonic()
+                queued += self._pull(pull)
+        return bool(queued)
+
+    def _pull(self, pull: Pull) -> int:
+        try:
+            queued = sum(self._queued(pull, uid) for uid in self._found(pull))
+        except DatabaseError:
+            raise
+        except DicomaiError as error:
+            self._tell(pull, error.sentence)
+            return 0
+        self._trouble.pop(pull.name, None)
+        if queued:
+            log.info("studies to be fetched", pull=pull.name, node=pull.node, count=queued)
+        return queued
+
+    def _found(self, pull: Pull) -> list[StudyInstanceUID]:
+        """Return the studies that match, the oldest first as far as the node tells."""
+        zone = ZoneInfo(self.settings.service.timezone)
+        today = as_datetime(self.clock()).astimezone(zone).date()
+        wanted = finding.query("study", pull.asked(today))
+        matches = finding.find(
+            self.settings.node(pull.node),
+            self.settings.receiver.ae_title,
+            wanted,
+            self.settings.tls.files,
+        )
+        found = {
+            StudyInstanceUID(validated(match.text("StudyInstanceUID"), "StudyInstanceUID")): (
+                match.text("StudyDate"),
+                match.text("StudyTime"),
+            )
+            for match in matches
+        }
+        return sorted(found, key=lambda uid: (found[uid], uid))
+
+    def _queued(self, pull: Pull, uid: StudyInstanceUID) -> bool:
+        """Queue a study, unless it is here or was ever asked for."""
+        with reading(self.engine) as connection:
+            if studies.get(connection, uid) is not None or retrievals.asked(connection, uid):
+                return False
+        wanted = NewRetrieval(
+            node=pull.node,
+            study_instance_uid=uid,
+            priority=pull.priority,
+            ageing=seconds(self.settings.worker.ageing_s),
+        )
+        with writing(self.engine) as connection:
+            return retrievals.queue(connection, wanted, self.clock()).outcome == "queued"
+
+    def _tell(self, pull: Pull, sentence: str) -> None:
+        """Tell of trouble once, not each time."""
+        if self._trouble.get(pull.name) == sentence:
+            return
+        self._trouble[pull.name] = sentence
+        log.warning("pull waits", pull=pull.name, node=pull.node, why=sentence)
+        told = f"Pull {pull.name} can't ask {pull.node}: {sentence}"
+        with writing(self.engine) as connection:
+            events.record(connection, None, "pull failed", told, {"pull": pull.name}, self.clock())

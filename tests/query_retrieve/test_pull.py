@@ -1,0 +1,106 @@
+"""Studies that are fetched by a schedule, from archives that don't send by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomai.dicom.dates import Instant, now
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.net.node import Node
+from dicomai.routing.pull import Pull
+from dicomai.service.pull import Puller
+from dicomai.service.retrieve import Retriever
+from dicomai.settings import SettingsError, load
+from dicomai.store import instances, jobs, schema
+from dicomai.store.engine import reading, writing
+
+
+def at(day: str) -> Instant:
+    return Instant(int(datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC).timestamp() * 1e6))
+
+
+def puller(site: Any, day: str, *pulls: Pull) -> Puller:
+    settings = replace(site.settings, pulls=pulls)
+    return Puller(settings=settings, engine=site.engine, clock=lambda: at(day))
+
+
+def queued(site: Any) -> list[str]:
+    with reading(site.engine) as connection:
+        return sorted(job.study_instance_uid for job in jobs.listing(connection, 100))
+
+
+def test_what_is_new_at_the_node_is_fetched_once(
+    site: Callable[..., Any], pacs: Any, mueller: Any, yamada: Any, doe: Any
+) -> None:
+    here = site(pacs.node(retrieve="get"))
+    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
+    assert puller(here, "20260301", pull).pull_once()
+    assert queued(here) == [mueller.uid]  # the others are of other days
+    assert Retriever(settings=here.settings, worker=here.worker()).work_once()
+    with reading(here.engine) as connection:
+        assert len(instances.of_study(connection, StudyInstanceUID(mueller.uid))) == 5
+    assert not puller(here, "20260301", pull).pull_once()  # it is here
+    spring = replace(pull, days=100)
+    assert puller(here, "20260520", spring).pull_once()
+    assert queued(here) == [mueller.uid, yamada.uid, doe.uid]
+    with writing(here.engine) as connection:
+        for job in jobs.listing(connection, 2):
+            jobs.cancel(connection, job.id, "Enough.", now())
+    assert not puller(here, "20260520", spring).pull_once()  # a person said no
+
+
+def test_a_schedule_is_kept_and_trouble_is_told_once(
+    site: Callable[..., Any], full_orthanc: Any, mueller: Any
+) -> None:
+    away = Node(name="AWAY", ae_title="AWAY", host="127.0.0.1", port=1)
+    here = site(full_orthanc.node(), away)
+    pulls = (
+        Pull(name="away", node="AWAY", every_s=1000),
+        Pull(name="ct", node="PACS1", every_s=1000, days=0, keys=("ModalitiesInStudy=CT",)),
+    )
+    pulling = puller(here, "20260301", *pulls)
+    assert pulling.pull_once()
+    assert mueller.uid in queued(here)
+    assert len(queued(here)) == 2
+    assert not pulling.pull_once()  # not due yet
+    with reading(here.engine) as connection:
+        kinds = connection.execute(schema.events.select()).all()
+    (told,) = [each.sentence for each in kinds if each.kind == "pull failed"]
+    assert told.startswith("Pull away can't ask AWAY: AWAY can't be reached")
+
+
+def test_days_count_today() -> None:
+    pull = Pull(name="ct", node="PACS1", keys=("Modality=CT",))
+    day = date(2026, 3, 1)
+    assert pull.asked(day) == {"StudyDate": "20260301", "Modality": "CT"}
+    assert replace(pull, days=3).asked(day)["StudyDate"] == "20260227-20260301"
+    assert replace(pull, days=0).asked(day) == {"Modality": "CT"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ('node = "PACS2"', 'pulls[0].node: no node "PACS2"; "PACS1"?'),
+        ('node = "CT1"', 'pulls[0].node: node "CT1" has no host'),
+        ('node = "PACS1"\nkeys = ["Modalty=CT"]', "'Modalty=CT' is no KEYWORD=VALUE"),
+        ('node = "PACS1"\nevery_s = 0', "every_s must be 1 or more"),
+    ],
+)
+def test_a_pull_that_cannot_be_is_an_error_of_the_configuration(
+    tmp_path: Path, wrong: str, words: str
+) -> None:
+    file = tmp_path / "dicomai.toml"
+    file.write_text(
+        '[[nodes]]\nname = "PACS1"\nae_title = "P"\nhost = "h"\nport = 1\n'
+        '[[nodes]]\nname = "CT1"\nae_title = "C"\n'
+        f'[[pulls]]\nname = "ct"\n{wrong}\n'
+    )
+    with pytest.raises(SettingsError) as caught:
+        load(file, {})
+    assert words in caught.value.sentence
