@@ -149,3 +149,50 @@ def test_the_table_of_inputs_says_what_happens(
     written = [line for line in page.splitlines() if line.startswith("| `")]
     (tmp_path / "inputs.md").write_text("\n".join(rows))
     assert rows == written, f"what happens now: {tmp_path / 'inputs.md'}"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "words", "sources"),
+    [
+        ("mr-feet-first.tar.xz", 'kind = "volume"\npart = "time 2"', "", 10),
+        ("mr-enhanced-siemens-xa10", 'kind = "volume"\npart = "time 3"', "", 1),
+        (
+            "made-uneven",
+            'kind = "volume"\n[limits]\nuneven_spacing_mm = 1.0\nmodality = ["CT"]',
+            "unevenly spaced, 2.00 to 3.00 mm apart",
+            6,
+        ),
+    ],
+)
+def test_a_manifest_opens_what_is_refused_otherwise(
+    name: str,
+    key: str,
+    words: str,
+    sources: int,
+    outline: Path,
+    sample_data: Path,
+    tmp_path: Path,
+) -> None:
+    manifest = OUTLINE.replace('kind = "volume"', key)
+    if "[limits]" in key:
+        manifest = manifest.replace('[limits]\nmodality = ["CT", "MR", "PT"]\n', "")
+    (outline / "model.toml").write_text(manifest)
+    folder = sample_data / "modalities" / name
+    if folder.is_file():
+        with tarfile.open(folder) as archive:
+            archive.extractall(tmp_path / "series", filter="data")
+        folder = tmp_path / "series"
+    out = tmp_path / "out"
+    answer = CliRunner().invoke(
+        app, ["run", str(outline), str(folder), "--out", str(out), "--device", "cpu", "--json"]
+    )
+    assert answer.exit_code == 0, answer.output
+    found = {each.Modality: each for each in map(pydicom.dcmread, out.rglob("*.dcm"))}
+    assert set(found) == {"SEG", "SR"}
+    images = {
+        image.ReferencedSOPInstanceUID
+        for frame in found["SEG"].PerFrameFunctionalGroupsSequence
+        for image in frame.DerivationImageSequence[0].SourceImageSequence
+    }
+    assert 0 < len(images) <= sources
+    assert any(words in line for line in [*warnings_of(found["SR"]), ""])
