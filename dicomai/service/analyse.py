@@ -6,6 +6,7 @@ Each takes values and files; claiming, beating and committing are the supervisor
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -252,6 +253,8 @@ def check(
         gate.check(
             results, findings, source.headers, charset_default=charset_default, wanted=objects
         )
+        if (dciodvfy := shutil.which("dciodvfy")) is not None:
+            gate.check_with_dciodvfy(results, dciodvfy)
     except gate.GateError as error:
         if error.rule == "identity":
             raise IdentityError(error.sentence, subject=error.subject) from error

@@ -7,6 +7,7 @@ them gets wrong, the other does not repeat. It reads the very bytes that would b
 from __future__ import annotations
 
 from dicomai.results.gate.check import check
+from dicomai.results.gate.dciodvfy import check_with_dciodvfy
 from dicomai.results.gate.error import GateError, Rule
 
-__all__ = ["GateError", "Rule", "check"]
+__all__ = ["GateError", "Rule", "check", "check_with_dciodvfy"]

@@ -1,0 +1,54 @@
+"""Where dciodvfy is installed, the gate asks it too, and hears what is the results' own fault."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from dicomai.results.gate import GateError, check_with_dciodvfy
+
+ALL = ("SEG", "SEG:LABELMAP", "SR", "SC", "KO", "PR", "PM", "RTSTRUCT", "PDF", "SR:TEXT")
+
+
+def _changed(raw: bytes, change: Callable[[Dataset], None]) -> bytes:
+    read = pydicom.dcmread(io.BytesIO(raw))
+    change(read)
+    out = io.BytesIO()
+    read.save_as(out)
+    return out.getvalue()
+
+
+def _no_orientation(seg: Dataset) -> None:
+    del seg.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+
+
+def _an_age(seg: Dataset) -> None:
+    seg.PatientAge = "060Y"
+    seg["PatientAge"]._value = "60"  # as some modality writes it
+
+
+def test_true_results_of_every_kind_pass(
+    peer: Callable[[str], str], study: Any, found: Any
+) -> None:
+    check_with_dciodvfy(study.files(found.everything(study), ALL), peer("dciodvfy"))
+
+
+def test_an_error_is_refused_with_its_words(
+    peer: Callable[[str], str], study: Any, found: Any
+) -> None:
+    seg, report = study.files(found.everything(study))
+    with pytest.raises(GateError, match=r"dciodvfy says: .*PatientOrientation") as refused:
+        check_with_dciodvfy([_changed(seg, _no_orientation), report], peer("dciodvfy"))
+    assert refused.value.rule == "attributes"
+
+
+def test_a_fault_of_the_images_is_not_the_results(
+    peer: Callable[[str], str], study: Any, found: Any
+) -> None:
+    seg, report = study.files(found.everything(study))
+    check_with_dciodvfy([_changed(seg, _an_age), report], peer("dciodvfy"))
