@@ -1,0 +1,369 @@
+"""Each rule of the gate that other tests don't reach: what breaks it is refused in its words."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from dicomai.dicom.codes import LEFT
+from dicomai.findings import Findings, Sphere
+from dicomai.results.gate import GateError, check
+
+ALL = ("SEG", "SR", "SC", "KO", "PR", "PM", "RTSTRUCT", "PDF")
+SEG = "Segmentation Storage"
+SR = "Comprehensive 3D SR Storage"
+SC = "Secondary Capture Image Storage"
+KO = "Key Object Selection Document Storage"
+PR = "Grayscale Softcopy Presentation State Storage"
+PM = "Parametric Map Storage"
+RT = "RT Structure Set Storage"
+PDF = "Encapsulated PDF Storage"
+Change = Callable[[Dataset], None]
+
+
+def _read(raw: bytes) -> Dataset:
+    return pydicom.dcmread(io.BytesIO(raw))
+
+
+@pytest.fixture(scope="module")
+def findings(study: Any, found: Any) -> Findings:
+    """Everything, with probabilities."""
+    everything: Findings = found.everything(study)
+    right, *others = everything.segments
+    likely = np.linspace(0.5, 1, int(right.mask.sum()), dtype=np.float32)
+    return replace(everything, segments=(replace(right, probability=likely), *others))
+
+
+@pytest.fixture(scope="module")
+def files(study: Any, findings: Findings) -> list[bytes]:
+    """True results of every kind."""
+    result: list[bytes] = study.files(findings, ALL)
+    return result
+
+
+def _refused(
+    files: list[bytes], kind: str, change: Change, findings: Findings, headers: list[Dataset],
+    wanted: tuple[str, ...] = ALL,
+) -> str:  # fmt: skip
+    broken = next(each for each in map(_read, files) if each.SOPClassUID.name == kind)
+    uid = broken.SOPInstanceUID
+    change(broken)
+    out = io.BytesIO()
+    broken.save_as(out)
+    others = [raw for raw in files if _read(raw).SOPInstanceUID != uid]
+    with pytest.raises(GateError) as refused:
+        check([out.getvalue(), *others], findings, headers, wanted=wanted)  # type: ignore[arg-type]
+    return refused.value.sentence
+
+
+def _items(holder: Dataset) -> list[Dataset]:
+    return [each for item in holder.get("ContentSequence", ()) for each in (item, *_items(item))]
+
+
+def _named(report: Dataset, code: str) -> list[Dataset]:
+    return [
+        item
+        for item in _items(report)
+        if "ConceptNameCodeSequence" in item and item.ConceptNameCodeSequence[0].CodeValue == code
+    ]
+
+
+def _group(report: Dataset, tracking_id: str) -> Dataset:
+    return next(
+        item
+        for item in _named(report, "125007")
+        if any(each.get("TextValue") == tracking_id for each in item.ContentSequence)
+    )
+
+
+def _drop(report: Dataset, tracking_id: str, code: str) -> None:
+    group = _group(report, tracking_id)
+    group.ContentSequence = [
+        each for each in group.ContentSequence if each.ConceptNameCodeSequence[0].CodeValue != code
+    ]
+
+
+def _give(report: Dataset, to: str, code: str, of: str) -> None:
+    (item,) = (
+        each
+        for each in _group(report, of).ContentSequence
+        if each.ConceptNameCodeSequence[0].CodeValue == code
+    )
+    _group(report, to).ContentSequence.append(copy.deepcopy(item))
+
+
+def _colour_only(sc: Dataset) -> None:
+    sc.PixelData = bytes((230, 60, 60)) * (sc.Rows * sc.Columns)
+
+
+def _another_class(dataset: Dataset) -> None:
+    dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def _frames_elsewhere(rt: Dataset) -> None:
+    rt.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3"
+
+
+def _more_points(rt: Dataset) -> None:
+    rt.ROIContourSequence[0].ContourSequence[0].NumberOfContourPoints = 99
+
+
+def _no_slice(rt: Dataset) -> None:
+    contour = rt.ROIContourSequence[0].ContourSequence[0]
+    contour.ContourImageSequence[0].ReferencedSOPInstanceUID = "1.2.3"
+
+
+def _source_uid(ko: Dataset) -> None:
+    uid = ko.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    name = uid.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+    ko.SOPInstanceUID = ko.file_meta.MediaStorageSOPInstanceUID = name
+
+
+def _no_uid(sc: Dataset) -> None:
+    sc["SeriesInstanceUID"]._value = "2.25.x"
+
+
+def _lost_character(sr: Dataset) -> None:
+    sr.SpecificCharacterSet = "ISO_IR 192"
+    _named(sr, "121106")[0].TextValue += " \ufffd"
+
+
+def _another_template(dataset: Dataset) -> None:
+    dataset.ContentTemplateSequence[0].TemplateIdentifier = "1"
+
+
+def _fewer_keys(ko: Dataset) -> None:
+    gone = ko.ContentSequence.pop()
+    uid = gone.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+    series = ko.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    series.ReferencedSOPSequence = [
+        each for each in series.ReferencedSOPSequence if each.ReferencedSOPInstanceUID != uid
+    ]
+
+
+def _half_a_map(pm: Dataset) -> None:
+    pm.FloatPixelData = pm.FloatPixelData[: len(pm.FloatPixelData) // 2]
+
+
+def _slice_twice(pm: Dataset) -> None:
+    frames = pm.PerFrameFunctionalGroupsSequence
+    frames[1].PlanePositionSequence = frames[0].PlanePositionSequence
+    frames[1].DerivationImageSequence = frames[0].DerivationImageSequence
+    size = pm.Rows * pm.Columns * 4
+    pm.FloatPixelData = pm.FloatPixelData[:size] * 2 + pm.FloatPixelData[2 * size :]
+
+
+def _meaningless(pm: Dataset) -> None:
+    del pm.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+
+
+def _in_display_units(pr: Dataset) -> None:
+    line = pr.GraphicAnnotationSequence[0].GraphicObjectSequence[0]
+    line.GraphicAnnotationUnits = "DISPLAY"
+
+
+def _marked_twice(pr: Dataset) -> None:
+    pr.GraphicAnnotationSequence.append(copy.deepcopy(pr.GraphicAnnotationSequence[0]))
+
+
+def _marked_too(pr: Dataset) -> None:
+    item = copy.deepcopy(pr.GraphicAnnotationSequence[0])
+    item.GraphicLayer = "FINDING3"  # the lobe that was not found
+    pr.GraphicAnnotationSequence.append(item)
+
+
+def _another_length(pdf: Dataset) -> None:
+    pdf.EncapsulatedDocumentLength -= 10
+
+
+def _no_image(sc: Dataset) -> None:
+    sc.SourceImageSequence[0].ReferencedSOPInstanceUID = "1.2.3"
+
+
+def _someone_verified(sr: Dataset) -> None:
+    sr.VerifyingObserverSequence = [Dataset()]
+
+
+def _checked(sr: Dataset) -> None:
+    for item in _items(sr):
+        if "UNVERIFIED" in str(item.get("TextValue", "")):
+            item.TextValue = "Fine."
+
+
+def _no_digest(sr: Dataset) -> None:
+    for item in _named(sr, "111002"):
+        item.TextValue = "none"
+
+
+def _two_names(sr: Dataset) -> None:
+    _give(sr, "right lung", "112039", "left lung")
+
+
+def _larger_frames(seg: Dataset) -> None:
+    seg.Rows += 1
+
+
+def _more_frames(seg: Dataset) -> None:
+    seg.NumberOfFrames += 1
+
+
+def _nowhere(seg: Dataset) -> None:
+    del seg.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence
+
+
+def _no_segment(seg: Dataset) -> None:
+    del seg.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence
+
+
+def _frame_twice(seg: Dataset) -> None:
+    frames = seg.PerFrameFunctionalGroupsSequence
+    for keyword in (
+        "PlanePositionSequence",
+        "SegmentIdentificationSequence",
+        "DerivationImageSequence",
+    ):
+        frames[1][keyword] = frames[0][keyword]
+
+
+def _unknown_segment(seg: Dataset) -> None:
+    seg.SegmentSequence[0].TrackingID = "liver"
+
+
+def _a_segment_less(seg: Dataset) -> None:
+    del seg.SegmentSequence[2]
+
+
+def _another_type(seg: Dataset) -> None:
+    seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning = "Liver"
+
+
+def _no_parameters(seg: Dataset) -> None:
+    seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters = ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        (SC, _colour_only, "it is blank"),
+        (SC, _another_class, "names another class"),
+        (SC, _no_image, "which the model did not see"),
+        (SC, _no_uid, "is no UID"),
+        (RT, _frames_elsewhere, "its frame of reference is not"),
+        (RT, _more_points, "another number of points"),
+        (RT, _no_slice, "lies on no slice"),
+        (KO, _source_uid, "SOP Instance UID of a source image"),
+        (KO, _another_template, "its root is not TID 2010"),
+        (KO, _fewer_keys, "do not show all that was found"),
+        (PM, _half_a_map, "does not hold the frames"),
+        (PM, _slice_twice, "each slice once"),
+        (PM, _meaningless, "does not say what its values are"),
+        (PR, _in_display_units, "not in pixels of the images"),
+        (PR, _marked_twice, "marks one thing twice"),
+        (PR, _marked_too, "that lies elsewhere"),
+        (PDF, _another_length, "another length than it says"),
+        (SR, _lost_character, "can't be read back"),
+        (SR, _someone_verified, "someone who verified it"),
+        (SR, _another_template, "its root is not TID 1500"),
+        (SR, _checked, "that no one has checked it"),
+        (SR, _no_digest, "lacks the digest"),
+        (SR, _two_names, "no tracking identifier of its own"),
+        (SR, lambda sr: _drop(sr, "right lung", "112040"), "has no tracking UID"),
+        (SR, lambda sr: _drop(sr, "right lung", "121191"), "does not refer to its segment"),
+        (SR, lambda sr: _drop(sr, "right lung", "118565006"), "lacks its Volume"),
+        (SR, lambda sr: _give(sr, "nodule 2", "121191", "nodule 1"), "segment that is not there"),
+        (SR, lambda sr: _give(sr, "right lung", "111010", "nodule 1"), "place that was not found"),
+        (SR, lambda sr: _give(sr, "nodule 1", "121231", "nodule 2"), "a segment and an outline"),
+        (SEG, _larger_frames, "another number of rows or columns"),
+        (SEG, _more_frames, "does not hold the"),
+        (SEG, _nowhere, "does not say where it lies"),
+        (SEG, _no_segment, "does not say which segment"),
+        (SEG, _frame_twice, "has two frames"),
+        (SEG, _unknown_segment, "its segments are"),
+        (SEG, _a_segment_less, "belong to nothing found"),
+        (SEG, _another_type, "is not coded as"),
+        (SEG, _no_parameters, "lacks the digest of its package"),
+    ],
+)
+def test_what_breaks_a_rule_is_refused_in_its_words(
+    study: Any, findings: Findings, files: list[bytes], kind: str, change: Change, words: str
+) -> None:
+    assert words in _refused(files, kind, change, findings, study.headers)
+
+
+def test_a_map_less_is_refused(study: Any, findings: Findings, files: list[bytes]) -> None:
+    right, left, empty = findings.segments
+    likely = replace(left, probability=np.full(int(left.mask.sum()), 0.5, np.float32))
+    more = replace(findings, segments=(right, likely, empty))
+    with pytest.raises(GateError, match="there are 2 maps to be made"):
+        check(files, more, study.headers, wanted=ALL)
+
+
+def test_findings_and_sources_that_do_not_fit_are_refused(
+    study: Any, findings: Findings, files: list[bytes]
+) -> None:
+    def said(these: Findings, headers: list[Dataset]) -> str:
+        with pytest.raises(GateError) as refused:
+            check(files, these, headers, wanted=ALL)
+        return refused.value.sentence
+
+    short = replace(study.grid, sop_instance_uids=study.grid.sop_instance_uids[:-1])
+    assert "do not name the image of every slice" in said(
+        replace(findings, where=short), study.headers
+    )
+    strange = replace(study.grid, sop_instance_uids=("1.2.3", *study.grid.sop_instance_uids[1:]))
+    assert "which is no source image" in said(replace(findings, where=strange), study.headers)
+    nodule = replace(findings.detections[1], mask=findings.detections[0].mask)
+    more = replace(findings, detections=(findings.detections[0], nodule, findings.detections[2]))
+    assert "its segments are" in said(more, study.headers)
+    lossy, larger, elsewhere = (copy.deepcopy(study.headers) for _ in range(3))
+    lossy[3].LossyImageCompression = "01"
+    assert "compressed with loss" in said(findings, lossy)
+    larger[3].Rows += 1
+    assert "rows or columns than the masks" in said(findings, larger)
+    elsewhere[3].FrameOfReferenceUID = "1.2.3"
+    assert "every source image" in said(findings, elsewhere)
+
+
+def test_a_report_that_says_more_than_nothing_is_refused(study: Any, found: Any) -> None:
+    nothing = found.nothing(study)
+
+    def change(report: Dataset) -> None:
+        _named(report, "121071")[0].ConceptCodeSequence[0].CodeValue = LEFT.value
+
+    said = _refused(study.files(nothing), SR, change, nothing, study.headers, ("SEG", "SR"))
+    assert "it does not say just that" in said
+
+
+def test_places_on_a_projection_are_held_against_it(xray: Any, found: Any) -> None:
+    boxed = found.on_xray(xray)
+    files = xray.files(boxed)
+
+    def said(change: Change, these: Findings = boxed) -> str:
+        return _refused(files, SR, change, these, xray.headers, ("SEG", "SR"))
+
+    def no_outline(report: Dataset) -> None:
+        _drop(report, "nodule 1", "111030")
+
+    def another_image(report: Dataset) -> None:
+        image = _named(report, "111030")[0].ContentSequence[0].ReferencedSOPSequence[0]
+        image.ReferencedSOPInstanceUID = "1.2.826.0.1.3680043.10.99.1.2"
+
+    assert "no outline, or several" in said(no_outline)
+    two = replace(boxed, inputs=(*boxed.inputs, replace(boxed.inputs[0],
+                  sop_instance_uid="1.2.826.0.1.3680043.10.99.1.2")))  # fmt: skip
+    files = xray.files(two)
+    assert "another image than the one" in said(another_image, two)
+    ball = replace(
+        boxed.detections[0], region=Sphere(centre_lps_mm=(0.0, 0.0, 0.0), diameter_mm=3.0)
+    )
+    assert "no place in a projection image" in said(
+        lambda _: None, replace(two, detections=(ball,))
+    )
