@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pydicom
@@ -52,3 +54,16 @@ def test_a_fault_of_the_images_is_not_the_results(
 ) -> None:
     seg, report = study.files(found.everything(study))
     check_with_dciodvfy([_changed(seg, _an_age), report], peer("dciodvfy"))
+
+
+def test_dcentvfy_finds_that_all_results_are_of_one_patient_and_study(
+    peer: Callable[[str], str], study: Any, found: Any, tmp_path: Path
+) -> None:
+    files = study.files(found.everything(study), ALL)
+    paths = [tmp_path / f"{number}.dcm" for number in range(len(files))]
+    for path, raw in zip(paths, files, strict=True):
+        path.write_bytes(raw)
+    said = subprocess.run(
+        [peer("dcentvfy"), *paths], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Error" not in said.stdout + said.stderr
