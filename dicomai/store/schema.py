@@ -26,6 +26,10 @@ from sqlalchemy import (
 from dicomai.errors import ERROR_KINDS
 from dicomai.store.columns import ID, MOMENT, Json, one_of
 from dicomai.store.columns import metadata as metadata
+from dicomai.store.network_schema import procedure_step_studies as procedure_step_studies
+from dicomai.store.network_schema import procedure_steps as procedure_steps
+from dicomai.store.network_schema import series_counts as series_counts
+from dicomai.store.network_schema import study_headers as study_headers
 from dicomai.store.states import (
     Breaker,
     DeliveryState,
@@ -37,7 +41,6 @@ from dicomai.store.states import (
     PauseSubject,
     Release,
     RouteMode,
-    StepStatus,
     StudyStatus,
     WaitingFor,
 )
@@ -100,68 +103,6 @@ series: Final = Table(
     Column("instances", Integer, nullable=False),
     Column("changed_at", MOMENT, nullable=False),
     Column("decided_at", MOMENT),
-)
-
-study_headers: Final = Table(
-    "study_headers",
-    metadata,
-    # What peers ask for when they look for a study.
-    Column(
-        "study_instance_uid",
-        Text,
-        ForeignKey("studies.study_instance_uid", ondelete="CASCADE"),
-        primary_key=True,
-    ),
-    Column("patient_id", Text, nullable=False),
-    # Without regard to case: the whole, and each of its scripts.
-    Column("patient_names", Text, nullable=False),
-    Column("accession_number", Text, nullable=False),
-    Column("study_date", Text, nullable=False),
-    # Each between backslashes.
-    Column("modalities", Text, nullable=False),
-    # All that it says of patient and study.
-    Column("attributes", Json, nullable=False),
-    Index("ix_study_headers_patient_id", "patient_id", "study_instance_uid"),
-    Index("ix_study_headers_accession_number", "accession_number"),
-    Index("ix_study_headers_study_date", "study_date"),
-)
-
-series_counts: Final = Table(
-    "series_counts",
-    metadata,
-    # What a node said that it has (C-FIND); of series that are not here too.
-    Column(
-        "study_instance_uid",
-        Text,
-        ForeignKey("studies.study_instance_uid", ondelete="CASCADE"),
-        primary_key=True,
-    ),
-    Column("node", Text, primary_key=True),
-    Column("series_instance_uid", Text, primary_key=True),
-    Column("modality", Text, nullable=False),
-    Column("objects", Integer, nullable=False),
-    Column("counted_at", MOMENT, nullable=False),
-)
-
-procedure_steps: Final = Table(
-    "procedure_steps",
-    metadata,
-    Column("step", Text, primary_key=True),
-    Column("node", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("objects", Json, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("changed_at", MOMENT, nullable=False),
-    CheckConstraint(one_of("status", StepStatus), name="status"),
-)
-
-procedure_step_studies: Final = Table(
-    "procedure_step_studies",
-    metadata,
-    # It may come before its study does.
-    Column("study_instance_uid", Text, primary_key=True),
-    Column("step", Text, ForeignKey("procedure_steps.step", ondelete="CASCADE"), primary_key=True),
-    Index("ix_procedure_step_studies_step", "step"),
 )
 
 series_identities: Final = Table(
