@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,10 +18,13 @@ from dicomai.errors import InputError
 from dicomai.imaging.geometry import Grid
 from dicomai.imaging.intake import Intake
 from dicomai.imaging.resample import resampling
+from dicomai.imaging.stack import POSITION_TOLERANCE_MM
 from dicomai.imaging.volume import SourceVolume, volume_of
 from dicomai.inference.measure import centre_lps_mm, volume_ml, voxel_count
 
 TOLERANCE_MM = 0.01
+LEAST_TILT_MM = 2 * POSITION_TOLERANCE_MM
+"""For a step of usual length: so the last slice lies outside the tolerance."""
 ANY = Intake(uneven_mm=100.0)
 Maker = Callable[..., list[Dataset]]
 Sample = Callable[[str], tuple[Dataset, ...]]
@@ -48,7 +52,9 @@ def places(draw: st.DrawFn) -> Place:
     in_plane = st.floats(0.4, 2.0).map(lambda value: round(value, 3))
     # Up to 30 degrees, as gantries tilt; sometimes along the rows too.
     most = between * 0.4
-    tilt = draw(st.tuples(*[st.floats(-most, most).map(lambda value: round(value, 3))] * 2))
+    # What lies within the tolerance of positions counts as straight.
+    tilts = st.tuples(*[st.floats(-most, most).map(lambda value: round(value, 3))] * 2)
+    tilt = draw(st.just((0.0, 0.0)) | tilts.filter(lambda ji: math.hypot(*ji) > LEAST_TILT_MM))
     depth = draw(st.integers(3, 6))
     gaps = draw(
         st.one_of(st.none(), st.lists(st.floats(0.5, 2.5), min_size=depth - 1, max_size=depth - 1))
