@@ -18,13 +18,13 @@ from dicomai.results import summary
 from dicomai.service import analyse
 from dicomai.service.analyse import Loaded
 from dicomai.service.asked import objects_of
-from dicomai.service.attempt import Attempt, Lost, Worker, attempt
+from dicomai.service.attempt import Attempt, Lost, Worker, work_once
 from dicomai.service.received import Reading
 from dicomai.settings import Settings
 from dicomai.spool.durable import free_bytes
 from dicomai.store import analyses, instances, jobs
 from dicomai.store.analyses import Predecessor
-from dicomai.store.engine import reading, writing
+from dicomai.store.engine import reading
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobRoute
 from dicomai.store.states import JobKind
@@ -92,18 +92,7 @@ class Supervisor:
             was claimed.
         """
         self._check_room()
-        with writing(self.worker.engine) as connection:
-            job = jobs.claim(
-                connection,
-                self.worker.name,
-                KINDS,
-                self._registry().names,
-                self.worker.clock(),
-            )
-        if job is None:
-            return False
-        attempt(self.worker, job, self._do)
-        return True
+        return work_once(self.worker, KINDS, self._registry().names, self._do)
 
     def _check_room(self) -> None:
         data, reserve = self.settings.folders.data, self.settings.receiver.reserve_bytes
@@ -120,14 +109,15 @@ class Supervisor:
         return open_registry(self.settings.folders.models)
 
     def _do(self, this: Attempt) -> None:
-        with this.stage("load"):
-            facts = self._facts(this.job)
+        facts: _Facts | None = None
         try:
             with this.stage("load"):
+                facts = self._facts(this.job)
                 loaded = self._load(this, facts)
             findings = self._run(this, loaded)
         except InputError as error:
-            if "NOT-ANALYSED" not in objects_of(self.settings.routes, this.job.model):
+            asked = objects_of(self.settings.routes, this.job.model)
+            if facts is None or "NOT-ANALYSED" not in asked:
                 raise
             while not self._say_why_not(this, facts, error.sentence):
                 facts = self._facts(this.job)
