@@ -180,6 +180,15 @@ def _marked_too(pr: Dataset) -> None:
     pr.GraphicAnnotationSequence.append(item)
 
 
+def _nothing_listed(pr: Dataset) -> None:
+    pr.ReferencedSeriesSequence[0].ReferencedImageSequence = []
+
+
+def _two_places(sr: Dataset) -> None:
+    _give(sr, "nodule 2", "111010", "nodule 1")
+    _group(sr, "nodule 2").ContentSequence[-1].ConceptNameCodeSequence[0].CodeValue = "111011"
+
+
 def _another_length(pdf: Dataset) -> None:
     pdf.EncapsulatedDocumentLength -= 10
 
@@ -268,6 +277,8 @@ def _no_parameters(seg: Dataset) -> None:
         (PR, _in_display_units, "not in pixels of the images"),
         (PR, _marked_twice, "marks one thing twice"),
         (PR, _marked_too, "that lies elsewhere"),
+        (PR, _nothing_listed, "it refers to no image"),
+        (SR, _two_places, "has more places than one"),
         (PDF, _another_length, "another length than it says"),
         (SR, _lost_character, "can't be read back"),
         (SR, _someone_verified, "someone who verified it"),

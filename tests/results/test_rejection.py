@@ -60,6 +60,11 @@ def _evidence_elsewhere(note: Dataset) -> None:
     study.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
 
 
+def _one_of_them(note: Dataset) -> None:
+    series = note.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    note.SeriesInstanceUID = series.SeriesInstanceUID
+
+
 def _silent(note: Dataset) -> None:
     next(item for item in note.ContentSequence if item.ValueType == "TEXT").TextValue = "Gone."
 
@@ -70,6 +75,7 @@ def _silent(note: Dataset) -> None:
         (_set("PatientID", "PID-9"), "identity"),
         (_set("StudyInstanceUID", "1.2.3"), "identity"),
         (_set("Modality", "SR"), "attributes"),
+        (_one_of_them, "identity"),
         (_of_interest, "content"),
         (_one_less, "content"),
         (_silent, "content"),
