@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, TypeVar
@@ -13,11 +13,13 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant
-from dicomai.errors import CrashError, DatabaseError, DeadlineError, DicomaiError
+from dicomai.errors import ConfigError, CrashError, DatabaseError, DeadlineError, DicomaiError
+from dicomai.net.node import Node
 from dicomai.service.heart import Heart
 from dicomai.store import jobs
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job
+from dicomai.store.states import JobKind
 
 Observe: TypeAlias = Callable[[str, Job], None]
 """Told each stage of each job when it begins."""
@@ -116,6 +118,54 @@ class Attempt:
     def stages_s(self) -> dict[str, float]:
         """Seconds that each stage took until now."""
         return {name: round(taken, 3) for name, taken in self.heart.stages_s.items()}
+
+
+def work_once(
+    worker: Worker,
+    kinds: Collection[JobKind],
+    models: Collection[str],
+    do: Callable[[Attempt], None],
+) -> bool:
+    """Claim the next job that is due and bring the attempt to its end; False when none is due.
+
+    Parameters
+    ----------
+    worker
+        Who claims.
+    kinds, models
+        What it does; models only of jobs that have one.
+    do
+        Does a job and finishes it, or raises.
+
+    Raises
+    ------
+    DatabaseError
+        The database is away, and nothing was claimed.
+    """
+    with writing(worker.engine) as connection:
+        job = jobs.claim(connection, worker.name, kinds, models, worker.clock())
+    if job is None:
+        return False
+    attempt(worker, job, do)
+    return True
+
+
+def node_of(job: Job, nodes: Sequence[Node]) -> Node:
+    """Return the node that a job is for.
+
+    Raises
+    ------
+    ConfigError
+        The configuration has it no more.
+    """
+    for node in nodes:
+        if node.name == job.node:
+            return node
+    raise ConfigError(
+        f"The configuration has no node {job.node} any more. Add it again, or: dicomai cancel "
+        f"{job.id}",
+        subject=job.node,
+    )
 
 
 def attempt(worker: Worker, job: Job, do: Callable[[Attempt], None]) -> None:

@@ -10,7 +10,6 @@ from typing import Final
 from sqlalchemy import Connection
 
 from dicomai.errors import (
-    ConfigError,
     DatabaseError,
     IdentityError,
     InputError,
@@ -23,11 +22,11 @@ from dicomai.net.scu import StoreOutcome, StudyIdentity
 from dicomai.results.objects import KEY_OBJECT_STORAGE
 from dicomai.results.reissue import note_uid
 from dicomai.service.asked import classes_for
-from dicomai.service.attempt import Attempt, Lost, Worker, attempt
+from dicomai.service.attempt import Attempt, Lost, Worker, node_of, work_once
 from dicomai.settings import Settings
 from dicomai.store import deliveries, events, instances, jobs, nodes, reissues
 from dicomai.store.deliveries import DeliveryObject
-from dicomai.store.engine import reading, writing
+from dicomai.store.engine import reading
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job
 from dicomai.store.states import DeliveryState, JobKind
@@ -66,16 +65,11 @@ class Deliverer:
         DatabaseError
             The database is away, and nothing was claimed.
         """
-        with writing(self.worker.engine) as connection:
-            job = jobs.claim(connection, self.worker.name, KINDS, (), self.worker.clock())
-        if job is None:
-            return False
-        attempt(self.worker, job, self._do)
-        return True
+        return work_once(self.worker, KINDS, (), self._do)
 
     def _do(self, this: Attempt) -> None:
         job = this.job
-        node = self._node(job)
+        node = node_of(job, self.settings.nodes)
         try:
             with this.stage("compare"):
                 objects = self._objects(job, node)
@@ -92,16 +86,6 @@ class Deliverer:
             raise
         this.write(lambda c: nodes.delivered(c, node.name, self.worker.clock()))
         self._settle(this, objects)
-
-    def _node(self, job: Job) -> Node:
-        for node in self.settings.nodes:
-            if node.name == job.node:
-                return node
-        raise ConfigError(
-            f"The configuration has no node {job.node} any more. Add it again, or: dicomai cancel "
-            f"{job.id}",
-            subject=job.node,
-        )
 
     def _objects(self, job: Job, node: Node) -> tuple[Instance, ...]:
         """Return what the node gets; a note that withdraws results only who has those."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID
-from dicomai.errors import ConfigError, InputError, RefusedError, TransientError
+from dicomai.errors import InputError, RefusedError, TransientError
 from dicomai.net import find as finding
 from dicomai.net.find import Level, Match
 from dicomai.net.get import Unasked, get
@@ -20,10 +20,10 @@ from dicomai.net.move import move
 from dicomai.net.node import Node
 from dicomai.net.reception import Reception
 from dicomai.net.suboperations import Tally, Wanted
-from dicomai.service.attempt import Attempt, Lost, Worker, attempt
+from dicomai.service.attempt import Attempt, Lost, Worker, node_of, work_once
 from dicomai.settings import Settings
-from dicomai.store import hosts, jobs, retrievals
-from dicomai.store.engine import reading, writing
+from dicomai.store import hosts, retrievals
+from dicomai.store.engine import reading
 from dicomai.store.job import Job
 from dicomai.store.states import JobKind
 
@@ -61,16 +61,11 @@ class Retriever:
         DatabaseError
             The database is away, and nothing was claimed.
         """
-        with writing(self.worker.engine) as connection:
-            job = jobs.claim(connection, self.worker.name, KINDS, (), self.worker.clock())
-        if job is None:
-            return False
-        attempt(self.worker, job, self._do)
-        return True
+        return work_once(self.worker, KINDS, (), self._do)
 
     def _do(self, this: Attempt) -> None:
         job = this.job
-        node = self._node(job)
+        node = node_of(job, self.settings.nodes)
         with this.stage("count"):
             counted, uncounted = self._counted(job, node)
             missing = self._missing(job, counted)
@@ -83,16 +78,6 @@ class Retriever:
                 self._await_ingest(this, counted)
         still = self._missing(job, counted)
         self._settle(this, node, tally, unasked, counted, still, uncounted)
-
-    def _node(self, job: Job) -> Node:
-        for node in self.settings.nodes:
-            if node.name == job.node:
-                return node
-        raise ConfigError(
-            f"The configuration has no node {job.node} any more. Add it again, or: dicomai cancel "
-            f"{job.id}",
-            subject=job.node,
-        )
 
     def _counted(self, job: Job, node: Node) -> tuple[Counted | None, str]:
         """Return what the node has of it, or None and why it does not say."""
