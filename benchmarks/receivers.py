@@ -123,9 +123,11 @@ def peak_bytes(pid: int) -> int:
     """Return the most memory that a process, or a child of it, had resident."""
     peaks = []
     for each in (pid, *_children(pid)):
-        for line in Path(f"/proc/{each}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                peaks.append(int(line.split()[1]) * 1024)
+        peaks += [
+            int(line.split()[1]) * 1024
+            for line in Path(f"/proc/{each}/status").read_text().splitlines()
+            if line.startswith("VmHWM:")
+        ]
     return max(peaks)
 
 
