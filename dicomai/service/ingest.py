@@ -26,7 +26,7 @@ from dicomai.service import step
 from dicomai.service.arrival import Arrived, note_arrived, wait_of
 from dicomai.service.received import Reading, ReceivedObject, read_object
 from dicomai.spool import quarantine, reader
-from dicomai.spool.durable import Names
+from dicomai.spool.durable import Names, sync_bytes
 from dicomai.spool.entries import AssociationId, End, Entry
 from dicomai.store import archive, associations, events, hosts, steps, studies
 from dicomai.store.engine import writing
@@ -251,7 +251,7 @@ def _place(this: _Pass, marked: _Marked, names: Names) -> Arrived:
 
 
 def _read(this: _Pass, entry: Entry) -> ReceivedObject:
-    """Read an object; one that a damaged disk keeps from being read must not hold up the others."""
+    """Read an object and have it on the disk; a damaged disk must not hold up the others."""
     if not entry.association.node:
         raise InputError(
             f"{entry.path.parent} does not say any more who sent it, so whose it is can't be told. "
@@ -264,7 +264,11 @@ def _read(this: _Pass, entry: Entry) -> ReceivedObject:
         placeholder_ids=this.config.placeholder_ids,
     )
     try:
-        return read_object(entry.path, reading)
+        read = read_object(entry.path, reading)
+        # Its receiver may have named it and not synced it yet: a row must not be there before its
+        # bytes, or the sender's next try would be taken for a duplicate of what a power cut took.
+        sync_bytes(entry.path)
+        return read
     except OSError as trouble:
         if trouble.errno not in _DAMAGED:
             raise

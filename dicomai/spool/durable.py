@@ -320,6 +320,15 @@ def make_folders(path: Path, root: Path) -> None:
         sync_folder(parent)
 
 
+def sync_bytes(path: Path) -> None:
+    """Make the bytes of a file durable, whoever wrote them and was not done with it yet."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = open_folder(path)

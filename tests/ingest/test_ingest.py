@@ -141,6 +141,24 @@ def test_a_file_that_its_disk_does_not_give_back_holds_up_no_other(
     assert list(reader.entries(hospital.config.spool)) == []
 
 
+def test_no_row_is_there_before_the_bytes_are_on_the_disk(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.send(make_ct(number=1), make_ct(number=2))
+    fdatasync = os.fdatasync
+
+    def failing(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name.startswith("000001"):
+            raise OSError(errno.EIO, "Input/output error")
+        fdatasync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", failing)
+    done = hospital.ingest()
+
+    assert (done.catalogued, done.set_aside) == (1, 1)
+    assert len(hospital.rows()) == 1
+
+
 @pytest.mark.parametrize("said", ["", "from-nonsense"])
 def test_objects_whose_sender_is_not_known_any_more_hold_up_no_other(
     hospital: Hospital, make_ct: MakeCT, said: str
