@@ -17,7 +17,11 @@ from typing import Final
 import structlog
 
 from dicomai.dicom.dates import Instant, now
-from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomai.dicom.uid import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    StudyInstanceUID,
+)
 from dicomai.errors import DicomaiError, DiskFull, InputError, TransientError
 from dicomai.net.admission import VERIFICATION
 from dicomai.net.head import Head, head_so_far, read_head
@@ -32,6 +36,8 @@ CANNOT_UNDERSTAND: Final = 0xC000
 
 # After so much of an object the room on the disk is looked at again.
 _LOOK_BYTES: Final = 2**23
+
+_UID_CHARACTERS: Final = 64
 
 _log = structlog.get_logger()
 
@@ -164,15 +170,23 @@ class Reception:
             )
         return self._writer
 
-    def leave_folder(self) -> None:
-        """Go on in another folder: a sync of this one may have failed, and is not tried again.
+    def keep(
+        self, part: entries.Arriving, study: StudyInstanceUID | None, kind: EntryKind = "object"
+    ) -> None:
+        """Keep what is whole, durably; go on in another folder if a sync of this one fails.
 
-        The names that stand in it, and its own, are as uncertain as that of the object refused.
+        A sync that failed is not tried again, and the names that stand in the folder, and its own,
+        are as uncertain as that of what is refused.
         """
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            with suppress(OSError):
-                writer.end("lost", now())
+        try:
+            part.keep(study, kind)
+        except (DiskFull, OSError):
+            part.close()
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                with suppress(OSError):
+                    writer.end("lost", now())
+            raise
 
     def keep_message(self, kind: EntryKind, *chunks: bytes) -> None:
         """Keep a message about a procedure step, durably; may be acknowledged when this returns.
@@ -189,7 +203,7 @@ class Reception:
             with self.writer(retrieved=False).begin() as arriving:
                 for chunk in chunks:
                     arriving.write(chunk)
-                arriving.keep(None, kind)
+                self.keep(arriving, None, kind)
 
     def end(self, how: Ending, reason: str = "") -> None:
         """Write down how it ended and log it, with the reason if it was ours; once."""
@@ -340,12 +354,7 @@ class Incoming:
                 self._know(read_head(data_set, self.request.transfer_syntax))
         assert self._head is not None
         self.reception.check_room()
-        try:
-            self._part.keep(self._head.study_instance_uid)
-        except (DiskFull, OSError):
-            self._close()
-            self.reception.leave_folder()
-            raise
+        self.reception.keep(self._part, self._head.study_instance_uid)
 
     def _refuse(self, trouble: DicomaiError | OSError) -> None:
         sentence = trouble.sentence if isinstance(trouble, DicomaiError) else str(trouble)
@@ -373,18 +382,23 @@ def _unpadded(uid: str) -> str:
     return uid.rstrip("\0 ")
 
 
+def _shown(said: str) -> str:
+    """Return what a peer gave as a UID, fit for a log: a UID has at most 64 characters."""
+    return f"{said[:_UID_CHARACTERS]!a}" + ("…" if len(said) > _UID_CHARACTERS else "")
+
+
 def _mismatch(request: Request, head: Head) -> str:
     """Return how command set, presentation context and data set disagree, or nothing."""
     if request.abstract_syntax == VERIFICATION:
         return "An object came in a context of Verification, which brings none."
     said = _unpadded(request.sop_class_uid)
     if said != request.abstract_syntax:
-        return f"The command says class {said!a} in a context of {request.abstract_syntax}."
+        return f"The command says class {_shown(said)} in a context of {request.abstract_syntax}."
     if said != head.sop_class_uid:
-        return f"The command says class {said}, the data set {head.sop_class_uid}."
+        return f"The command says class {_shown(said)}, the data set {head.sop_class_uid}."
     said = _unpadded(request.sop_instance_uid)
     if said != head.sop_instance_uid:
-        return f"The command says instance {said!a}, the data set {head.sop_instance_uid}."
+        return f"The command says instance {_shown(said)}, the data set {head.sop_instance_uid}."
     return ""
 
 

@@ -1,0 +1,75 @@
+"""What one association's reception keeps and says, without a connection."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
+
+from dicomai.dicom.dates import now
+from dicomai.net.reception import DOES_NOT_MATCH, Reception, Request
+
+HEAD = (
+    b"\x08\x00\x16\x00\x1a\x00\x00\x00" + CTImageStorage.encode() + b"\0"
+    b"\x08\x00\x18\x00\x04\x00\x00\x001.2\0"
+    b"\x20\x00\x0d\x00\x04\x00\x00\x001.3\0"
+    b"\x20\x00\x0e\x00\x04\x00\x00\x001.4\0"
+)
+
+
+@pytest.fixture
+def reception(tmp_path: Path) -> Reception:
+    return Reception(
+        spool=tmp_path,
+        reserve_bytes=0,
+        object_bytes=10**9,
+        node="CT1",
+        calling_ae="CT1",
+        called_ae="DICOMAI",
+        address="127.0.0.1",
+        started_at=now(),
+    )
+
+
+def test_a_refusal_names_no_more_of_a_uid_than_a_uid_may_have(reception: Reception) -> None:
+    incoming = reception.begin(
+        Request(
+            sop_class_uid=CTImageStorage,
+            sop_instance_uid="1." * 30_000,
+            abstract_syntax=CTImageStorage,
+            transfer_syntax=ImplicitVRLittleEndian,
+        )
+    )
+    incoming.write(memoryview(HEAD))
+    answer = incoming.finish()
+    assert answer.status == DOES_NOT_MATCH
+    assert "1.1.1" in answer.sentence
+    assert len(answer.sentence) < 200
+
+
+def test_a_message_after_a_failed_sync_rests_on_no_name_that_was_there(
+    reception: Reception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(5, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        reception.keep_message("create", b"lost")
+    (uncertain,) = associations_of(reception)
+    monkeypatch.undo()
+    reception.keep_message("create", b"kept")
+    (other,) = associations_of(reception) - {uncertain}
+    assert [file.read_bytes() for file in (reception.spool / other).glob("*.create")] == [b"kept"]
+    assert list((reception.spool / uncertain).glob("end-*-lost"))
+
+
+def associations_of(reception: Reception) -> set[str]:
+    return {folder.name for folder in reception.spool.iterdir() if folder.name[0] != "."}
