@@ -14,7 +14,11 @@ SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
 PROGRAM = "/opt/dicomai/bin/dicomai"
 
 # systemd's own measure, 0 (closed) to 10; the worker has GPUs and memory that is code.
-MOST_EXPOSED = {"dicomai-receiver.service": 15, "dicomai-scheduler.service": 15}
+MOST_EXPOSED = {
+    "dicomai-query.service": 15,
+    "dicomai-receiver.service": 15,
+    "dicomai-scheduler.service": 15,
+}
 WORKER_EXPOSED = 18
 
 
@@ -29,13 +33,13 @@ def units(tmp_path: Path) -> Path:
 
 
 def test_there_is_a_unit_for_each_role_and_a_target() -> None:
-    assert SERVICES == [
-        "dicomai-receiver.service",
-        "dicomai-scheduler.service",
-        "dicomai-worker.service",
-    ]
+    always = ["dicomai-receiver.service", "dicomai-scheduler.service", "dicomai-worker.service"]
+    assert set(SERVICES) == {"dicomai-query.service", *always}
     wanted = (UNITS / "dicomai.target").read_text()
-    assert all(service in wanted for service in SERVICES)
+    assert all(service in wanted for service in always)
+    # Without [query] there is nothing to listen on, so an administrator enables it.
+    assert "dicomai-query.service" not in wanted
+    assert "WantedBy=dicomai.target\n" in (UNITS / "dicomai-query.service").read_text()
 
 
 def test_systemd_has_nothing_to_say_about_them(units: Path, peer: Callable[[str], str]) -> None:
@@ -67,9 +71,8 @@ def test_they_are_hardened(service: str, units: Path, peer: Callable[[str], str]
 @pytest.mark.parametrize("service", SERVICES)
 def test_they_start_a_command_that_exists_and_wait_for_its_word(service: str) -> None:
     text = (UNITS / service).read_text()
-    role = {"receiver": "receive", "worker": "work", "scheduler": "schedule"}[
-        service.removeprefix("dicomai-").removesuffix(".service")
-    ]
+    name = service.removeprefix("dicomai-").removesuffix(".service")
+    role = {"receiver": "receive", "worker": "work", "scheduler": "schedule"}.get(name, name)
     assert f"ExecStart={PROGRAM} {role} --config /etc/dicomai/dicomai.toml\n" in text
     assert "Type=notify\n" in text
     assert "WatchdogSec=" in text
