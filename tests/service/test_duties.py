@@ -45,13 +45,17 @@ def test_a_deletion_that_was_cut_short_goes_on_when_the_scheduler_starts(
     with writing(ward.engine) as connection:
         candidate = Candidate(study_instance_uid=study, origins=("received",))
         assert retention.begin(connection, candidate, now())
+
+    def is_gone() -> bool:
+        with reading(ward.engine) as connection:
+            return studies.get(connection, study) is None
+
     clock = duties.started(ward.settings, ward.engine)
     try:
-        until(lambda: not list(ward.settings.folders.archive.rglob("*.dcm")))
+        until(is_gone)
     finally:
         clock.shutdown()
-    with reading(ward.engine) as connection:
-        assert studies.get(connection, study) is None
+    assert not list(ward.settings.folders.archive.rglob("*.dcm"))
 
 
 def test_a_lease_ends_on_the_clock_while_a_slow_duty_is_on_its_way(
