@@ -24,7 +24,7 @@ from dicomai.routing.route import Route
 from dicomai.service.count import Counter
 from dicomai.service.decide import Rules, decide_study
 from dicomai.spool import reader
-from dicomai.store import events, steps, studies
+from dicomai.store import events, hosts, steps, studies
 from dicomai.store.engine import reading
 
 STEP = "1.2.826.0.1.3680043.10.543.77"
@@ -42,14 +42,19 @@ def decided(site: Any, uid: StudyInstanceUID, outcome: str) -> str:
     )
     deadline = time.monotonic() + 10
     while True:
-        at = Instant(now() + seconds(1))
-        found = decide_study(site.engine, uid, rules, at)
         with reading(site.engine) as connection:
             study = studies.get(connection, uid)
+            reached = [each.ingested_to for each in hosts.listing(connection)]
         assert study is not None
-        if found == outcome and "has not yet ingested" not in study.decision:
-            return study.decision
-        assert time.monotonic() < deadline, (found, study.decision)
+        # Before that it waits for ingest, and its last decision stands.
+        if all(each >= study.quiet_until for each in reached):
+            found = decide_study(site.engine, uid, rules, Instant(now() + seconds(1)))
+            with reading(site.engine) as connection:
+                study = studies.get(connection, uid)
+            assert study is not None
+            if found == outcome:
+                return study.decision
+        assert time.monotonic() < deadline, study.decision
         time.sleep(0.02)
 
 
