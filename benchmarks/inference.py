@@ -1,0 +1,430 @@
+"""How fast a CT is analysed, how much memory that takes, and how MONAI does beside it.
+
+A worker, as the service starts it, analyses a CT of 300×512×512 voxels and known truth with U-Nets
+of several sizes: alone, and a backlog of studies one after the other. Bare forward passes over the
+same windows are timed before, and MONAI's chain around the same network after. Times are medians
+over the rounds. Repeat it with the command that it prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import highdicom
+import numpy as np
+import numpy.typing as npt
+import torch
+from inference_case import (
+    SPACING_MM,
+    Body,
+    archived,
+    body,
+    parameters,
+    queued,
+    write_package,
+    write_study,
+)
+from processes import Peak, cpu_seconds, proportional_bytes
+from sqlalchemy import Engine
+
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.inference.inferers import windows_of
+from dicomai.models.package import Package
+from dicomai.models.runtimes import torch_runtime
+from dicomai.models.runtimes.torch_runtime import has_bfloat16
+from dicomai.settings import load as load_settings
+from dicomai.store import instances, jobs
+from dicomai.store.engine import open_engine, reading
+from dicomai.store.job import Job, JobId
+from dicomai.store.migrate import upgrade
+
+SIZES: Final = {"small": (8, 16, 32), "middle": (32, 64, 128), "large": (32, 64, 128, 224)}
+WARM: Final = (12, 64, 64)
+SEG: Final = "1.2.840.10008.5.1.4.1.1.66.4"
+CORES: Final = len(os.sched_getaffinity(0))
+Masks = list[npt.NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is measured."""
+
+    shape_kji: tuple[int, int, int]
+    window: tuple[int, int, int]
+    spacing_mm: float | None
+    batch: int
+    precision: str
+    rounds: int
+    backlog: int
+
+    @property
+    def volume_bytes(self) -> int:
+        """Of the source, as float32."""
+        return 4 * int(np.prod(self.shape_kji))
+
+
+@dataclass(slots=True, kw_only=True)
+class Measured:
+    """What came of one model."""
+
+    forward_s: float
+    forward_cpu_s: float
+    alone: list[Job]
+    alone_cpu_s: float
+    alone_bytes: int
+    ours: Masks
+    backlog_s: float = 0.0
+    backlog_bytes: int = 0
+    monai: list[dict[str, float]] | None = None
+    monai_bytes: int = 0
+    theirs: Masks | None = None
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds in each stage."""
+        return {
+            name: statistics.median(job.stages_s[name] for job in self.alone)
+            for name in self.alone[0].stages_s
+        }
+
+    @property
+    def other_s(self) -> float:
+        """Seconds of everything but the forward passes."""
+        return sum(self.stages.values()) - self.forward_s
+
+    @property
+    def other_cpu_s(self) -> float:
+        """Processor seconds of the same."""
+        return max(0.0, self.alone_cpu_s - self.forward_cpu_s)
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["small", "middle", "large"], choices=SIZES)
+    parser.add_argument("--shape", nargs=3, type=int, default=(300, 512, 512))
+    parser.add_argument("--window", nargs=3, type=int, default=(96, 96, 96))
+    parser.add_argument("--spacing", type=float, default=1.5, help="of the models, mm; 0: source's")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--backlog", type=int, default=20, help="studies; 0: leave it out")
+    parser.add_argument("--no-monai", action="store_true")
+    parser.add_argument("--folder", type=Path, help="on the disk to use")
+    said = parser.parse_args()
+    asked = Asked(
+        shape_kji=(said.shape[0], said.shape[1], said.shape[2]),
+        window=(said.window[0], said.window[1], said.window[2]),
+        spacing_mm=said.spacing or None,
+        batch=said.batch,
+        precision=said.precision,
+        rounds=said.rounds,
+        backlog=said.backlog,
+    )
+    monai = not said.no_monai
+    if monai and find_spec("monai") is None:
+        print("MONAI is not installed (pip install -e .[benchmarks]): left out.", file=sys.stderr)
+        monai = False
+    with tempfile.TemporaryDirectory(dir=said.folder, prefix="inference-") as text:
+        hospital = Hospital(Path(text), asked)
+        found = {}
+        for number, name in enumerate(said.models):
+            backlog = asked.backlog if number == 0 else 0
+            found[name] = hospital.measured(name, SIZES[name], backlog=backlog, monai=monai)
+        print(f"{machine()}\n\n    python {shlex.join(sys.argv)}\n")
+        print(report(found, asked, hospital.body))
+
+
+class Hospital:
+    """A data folder with studies of one body, and a catalogue."""
+
+    def __init__(self, folder: Path, asked: Asked) -> None:
+        self.folder = folder
+        self.asked = asked
+        config = folder / "dicomai.toml"
+        config.write_text('[service]\ndata = "data"\n[worker]\ndevice = "cpu"\n')
+        self.data = folder / "data"
+        for name in ("spool", "archive", "quarantine", "models"):
+            (self.data / name).mkdir(parents=True)
+        self.engine: Engine = open_engine(load_settings(config, {}).database.url)
+        upgrade(self.engine)
+        self.body = body(asked.shape_kji)
+        self._count = 0
+
+    def study(self, voxels: npt.NDArray[np.int16]) -> StudyInstanceUID:
+        """Put one more study of these voxels into the archive."""
+        self._count += 1
+        patient = f"P{self._count}"
+        files = write_study(self.folder / patient, voxels, patient)
+        return archived(self.engine, self.data, files, patient)
+
+    def measured(
+        self, name: str, channels: Sequence[int], *, backlog: int, monai: bool
+    ) -> Measured:
+        """Measure all of one model."""
+        asked = self.asked
+        package = write_package(
+            self.data / "models",
+            name,
+            channels,
+            window=asked.window,
+            spacing_mm=asked.spacing_mm,
+            batch=asked.batch,
+            precision=asked.precision,
+        )
+        _say(f"{name}: bare forward passes")
+        forward_s, forward_cpu_s = forward(package, asked)
+        tiny = self.study(self.body.hu[: WARM[0], : WARM[1], : WARM[2]])
+        alone = [self.study(self.body.hu) for _ in range(asked.rounds)]
+        waiting = [self.study(self.body.hu) for _ in range(backlog)]
+        with worker(self.folder) as process:
+            _say(f"{name}: one study at a time")
+            self._done(queued(self.engine, [tiny], package))
+            before = proportional_bytes(process.pid)
+            cpu_before = cpu_seconds(process.pid)
+            done = []
+            with Peak(process.pid) as peak:
+                for uid in alone:
+                    done += self._done(queued(self.engine, [uid], package))
+            out = Measured(
+                forward_s=forward_s,
+                forward_cpu_s=forward_cpu_s,
+                alone=done,
+                alone_cpu_s=(cpu_seconds(process.pid) - cpu_before) / asked.rounds,
+                alone_bytes=peak.bytes - before,
+                ours=self._masks(done[-1]),
+            )
+            if waiting:
+                _say(f"{name}: a backlog of {backlog}")
+                with Peak(process.pid) as peak:
+                    start = time.perf_counter()
+                    self._done(queued(self.engine, waiting, package))
+                    out.backlog_s = time.perf_counter() - start
+                out.backlog_bytes = peak.bytes - before
+        if monai:
+            _say(f"{name}: MONAI")
+            self._with_monai(package, out)
+        return out
+
+    def _done(self, wanted: set[JobId]) -> list[Job]:
+        """Wait until jobs are done, and return them."""
+        while True:
+            with reading(self.engine) as connection:
+                found = [jobs.get(connection, each) for each in wanted]
+            rows = [each for each in found if each is not None]
+            if bad := [each for each in rows if each.state in ("failed", "held", "cancelled")]:
+                raise RuntimeError(bad[0].error_sentence)
+            if all(each.state == "done" for each in rows):
+                return rows
+            time.sleep(0.02)
+
+    def _masks(self, job: Job) -> Masks:
+        """Read the masks of a job out of its Segmentation."""
+        with reading(self.engine) as connection:
+            rows = instances.of_job(connection, job.id)
+        (path,) = [self.data / row.path for row in rows if row.sop_class_uid == SEG]
+        seg = highdicom.seg.segread(path)
+        out = []
+        sources = sorted(
+            (int(uid.rpartition(".")[2]), str(uid)) for (_, _, uid) in seg.get_source_image_uids()
+        )
+        for number in (1, 2):
+            mask = np.zeros(self.asked.shape_kji, bool)
+            uids = [uid for _, uid in sources]
+            frames = seg.get_pixels_by_source_instance(
+                uids, segment_numbers=[number], assert_missing_frames_are_empty=True
+            )
+            for (k, _), frame in zip(sources, frames, strict=True):
+                mask[k - 1] = frame[..., 0] > 0
+            out.append(mask)
+        return out
+
+    def _with_monai(self, package: Package, out: Measured) -> None:
+        place = self.folder / f"monai-{package.name}"
+        place.mkdir()
+        command = [sys.executable, str(Path(__file__).with_name("inference_monai.py"))]
+        tiny = self.folder / "tiny"
+        if not tiny.exists():
+            write_study(tiny, self.body.hu[: WARM[0], : WARM[1], : WARM[2]], "P0")
+        files = self.folder / "P2"  # any of the whole body
+        with subprocess.Popen(
+            [*command, str(package.folder), str(place)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+
+            def ask(folder: Path) -> dict[str, float]:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(f"{folder}\n")
+                process.stdin.flush()
+                seconds: dict[str, float] = json.loads(process.stdout.readline())
+                return seconds
+
+            process.stdout.readline()
+            ask(tiny)
+            before = proportional_bytes(process.pid)
+            with Peak(process.pid) as peak:
+                out.monai = [ask(files) for _ in range(self.asked.rounds)]
+            out.monai_bytes = peak.bytes - before
+            process.stdin.close()
+        size = int(np.prod(self.asked.shape_kji))
+        out.theirs = [
+            np.unpackbits(np.load(place / f"{channel}.npy"), count=size)
+            .reshape(self.asked.shape_kji)
+            .astype(bool)
+            for channel in range(2)
+        ]
+
+
+@contextmanager
+def worker(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker, as the service does."""
+    command = [sys.executable, "-m", "dicomai", "work", "--config", str(folder / "dicomai.toml")]
+    with (folder / "work.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def forward(package: Package, asked: Asked) -> tuple[float, float]:
+    """Return seconds, and processor seconds, of the bare forward passes over one study."""
+    torch.set_num_threads(CORES)
+    network = torch_runtime.load(package, "cpu").network
+    spacing = asked.spacing_mm
+    shape = tuple(
+        int(np.ceil(size * step / spacing - 1e-6)) if spacing else size
+        for size, step in zip(asked.shape_kji, SPACING_MM, strict=True)
+    )
+    count = len(list(windows_of(shape, asked.window, 0.25)))
+    sizes = [asked.batch] * (count // asked.batch) + [count % asked.batch] * (
+        count % asked.batch > 0
+    )
+    half = asked.precision == "bfloat16" and has_bfloat16(torch.device("cpu"))
+    inputs = torch.rand(asked.batch, 1, *asked.window).to(memory_format=torch.channels_last_3d)
+    times, cpu = [], []
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        network(inputs)
+        for _ in range(asked.rounds):
+            start, cpu_start = time.perf_counter(), time.process_time()
+            for size in sizes:
+                network(inputs[:size])
+            times.append(time.perf_counter() - start)
+            cpu.append(time.process_time() - cpu_start)
+    return statistics.median(times), statistics.median(cpu)
+
+
+def report(found: dict[str, Measured], asked: Asked, truth: Body) -> str:
+    """Return the tables in Markdown."""
+    heads = [f"{name} ({parameters(SIZES[name]) / 1e3:,.0f} k)" for name in found]
+    lines = [f"| seconds | {' | '.join(heads)} |", f"| --- {'| ---: ' * len(heads)}|"]
+
+    def row(title: str, values: Sequence[str]) -> None:
+        lines.append(f"| {title} | {' | '.join(values)} |")
+
+    every = list(found.values())
+    for stage in every[0].stages:
+        row(stage, [f"{each.stages[stage]:.2f}" for each in every])
+    row("all stages", [f"{sum(each.stages.values()):.2f}" for each in every])
+    row("bare forward passes", [f"{each.forward_s:.2f}" for each in every])
+    row("everything but these", [f"{each.other_s:.2f}" for each in every])
+    row("processor seconds of that", [f"{each.other_cpu_s:.2f}" for each in every])
+    volume = asked.volume_bytes
+    row(
+        "peak memory, × the volume as float32",
+        [f"{each.alone_bytes / volume:.2f}" for each in every],
+    )
+    for each in every:
+        if each.backlog_s:
+            least = asked.backlog * (each.forward_s + each.other_cpu_s / CORES)
+            told = (
+                f"Backlog of {asked.backlog} studies: {each.backlog_s:.1f} s, "
+                f"{each.backlog_s / least:.2f} × (forward passes + processor seconds of the rest / "
+                f"{CORES}); peak memory {each.backlog_bytes / volume:.2f} × the volume as float32."
+            )
+            lines += ["", told]
+    if any(each.monai for each in every):
+        lines += ["", *_beside_monai(heads, every, asked, truth)]
+    return "\n".join(lines)
+
+
+def _beside_monai(
+    heads: Sequence[str], every: Sequence[Measured], asked: Asked, truth: Body
+) -> list[str]:
+    lines = [f"| beside MONAI | {' | '.join(heads)} |", f"| --- {'| ---: ' * len(heads)}|"]
+
+    def row(title: str, values: Sequence[str]) -> None:
+        lines.append(f"| {title} | {' | '.join(values)} |")
+
+    names = ("load", "preprocess", "infer", "postprocess")
+    ours = [sum(each.stages[name] for name in names) for each in every]
+    theirs = [statistics.median(sum(run.values()) for run in each.monai or ()) for each in every]
+    for part in every[0].monai[0] if every[0].monai else ():
+        row(
+            f"MONAI, {part}, s",
+            [f"{statistics.median(run[part] for run in each.monai or ()):.2f}" for each in every],
+        )
+    row("MONAI, files to masks, s", [f"{each:.2f}" for each in theirs])
+    row("dicomai, files to masks, s", [f"{each:.2f}" for each in ours])
+    row("MONAI : dicomai", [f"{a / b:.2f}" for a, b in zip(theirs, ours, strict=True)])
+    volume = asked.volume_bytes
+    row("MONAI, peak memory, ×", [f"{each.monai_bytes / volume:.2f}" for each in every])
+    for channel, part in enumerate(("body", "balls")):
+        pairs = [(each.ours[channel], (each.theirs or each.ours)[channel]) for each in every]
+        row(f"Dice of the two, {part}", [f"{dice(a, b):.5f}" for a, b in pairs])
+        right = truth.truth[channel]
+        for who, at in (("dicomai", 0), ("MONAI", 1)):
+            row(
+                f"Dice of {who} and the truth, {part}",
+                [f"{dice(pair[at], right):.5f}" for pair in pairs],
+            )
+    return lines
+
+
+def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+    """Return how far two masks agree, 0 to 1."""
+    return (
+        2 * np.count_nonzero(one & other) / max(1, np.count_nonzero(one) + np.count_nonzero(other))
+    )
+
+
+def machine() -> str:
+    """Say what it ran on."""
+    model = next(
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    return (
+        f"{CORES} cores ({model}), load {os.getloadavg()[0]:.1f}, Linux {platform.release()}, "
+        f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+    )
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
