@@ -26,6 +26,9 @@ from sqlalchemy import (
 from dicomai.errors import ERROR_KINDS
 from dicomai.store.columns import ID, MOMENT, Json, one_of
 from dicomai.store.columns import metadata as metadata
+from dicomai.store.commitment_schema import commitments as commitments
+from dicomai.store.commitment_schema import promise_studies as promise_studies
+from dicomai.store.commitment_schema import promises as promises
 from dicomai.store.network_schema import procedure_step_studies as procedure_step_studies
 from dicomai.store.network_schema import procedure_steps as procedure_steps
 from dicomai.store.network_schema import series_counts as series_counts

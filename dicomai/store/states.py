@@ -34,7 +34,18 @@ HeldBy = Literal[
     "person",  # a person must look
 ]
 RouteMode = Literal["live", "shadow"]
-DeliveryState = Literal["sent", "warning", "transient", "refused"]
+DeliveryState = Literal[
+    "sent",
+    "warning",
+    "transient",
+    "refused",
+    "committed",  # sent, and the node reported that it keeps it
+    "uncommitted",  # sent, and the node reported that it does not
+]
+STORED: Final[tuple[DeliveryState, ...]] = ("sent", "warning", "committed", "uncommitted")
+"""Of an object that a node got, whatever it made of it."""
+CommitmentState = Literal["asking", "asked", "committed", "failed", "over"]
+PromiseState = Literal["asked", "judged", "reported", "given up"]
 StepStatus = Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"]
 PauseSubject = Literal["node", "route", "model"]
 PauseMode = Literal["paused", "draining"]
