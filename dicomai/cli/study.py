@@ -45,6 +45,14 @@ def study(
             help="Its images have a wrong Patient ID: reissue the results for this one.",
         ),
     ] = "",
+    accession: Annotated[
+        str,
+        typer.Option(
+            "--accession",
+            metavar="NUMBER",
+            help="Its images have a wrong accession number: reissue the results with this one.",
+        ),
+    ] = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -59,8 +67,8 @@ def study(
     if accept:
         _accept(name, accept, config)
         return
-    if patient:
-        _reissue(name, patient, config)
+    if patient or accession:
+        _reissue(name, patient, accession, config)
         return
     _, engine = opened(config)
     with reading(engine) as connection:
@@ -92,16 +100,20 @@ def _accept(name: str, key: str, config: Path | None) -> None:
     say(f"Study {uid} belongs to {key} now, and is decided on anew.")
 
 
-def _reissue(name: str, patient: str, config: Path | None) -> None:
+def _reissue(name: str, patient: str, accession: str, config: Path | None) -> None:
     from dicomai.dicom.dates import now
+    from dicomai.results.reissue import Correction
     from dicomai.service import reissue, story
     from dicomai.store.engine import reading
 
     settings, engine = opened(config)
     with reading(engine) as connection:
         uid = _only(name, story.find(connection, name))
-    made = reissue.reissue(settings, engine, uid, patient, now)
-    audit.record(settings.service.data, "study --patient", f"{uid} {patient}")
+    correction = Correction(patient_id=patient, accession_number=accession)
+    made = reissue.reissue(settings, engine, uid, correction, now)
+    for option, value in (("patient", patient), ("accession", accession)):
+        if value:
+            audit.record(settings.service.data, f"study --{option}", f"{uid} {value}")
     numbers = ", ".join(map(str, made))
     say(f"Study {uid}: its results are reissued and queued for delivery, as job {numbers}.")
 

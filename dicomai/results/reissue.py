@@ -1,4 +1,4 @@
-"""Results once more for a corrected patient, and the note that withdraws what left before.
+"""Results once more for a corrected patient or accession number, and the note on those before.
 
 Nothing of what was found is encoded again: the objects are the same but for whose they are and what
 they are called, and they refer to each other by their new names.
@@ -8,68 +8,66 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
+from pydicom.datadict import dictionary_description, dictionary_VR
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID
 
 from dicomai.dicom import uid
 from dicomai.dicom.charset import fits, terms_of
-from dicomai.dicom.codes import Code
 from dicomai.errors import InputError
-from dicomai.results.provenance import code_item
-from dicomai.results.request import evidence
+from dicomai.results.context import ResultContext
+from dicomai.results.rejection import INCORRECT_WORKLIST_ENTRY, Rejection, note
+from dicomai.results.request import request_of
+from dicomai.results.source import REQUEST
 
-KEY_OBJECT_SELECTION: Final = "1.2.840.10008.5.1.4.1.1.88.59"
-INCORRECT_WORKLIST_ENTRY: Final = Code("113038", "DCM", "Incorrect Modality Worklist Entry")
-"""Of CID 7011: the objects are of another patient or procedure than they say (IHE RAD, IOCM)."""
-_PATIENT_AND_STUDY: Final = (
-    "SpecificCharacterSet",
-    "TimezoneOffsetFromUTC",
-    "StudyDate",
-    "StudyTime",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "StudyDescription",
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyInstanceUID",
-    "StudyID",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "DeviceSerialNumber",
-    "SoftwareVersions",
-)
+REASON: Final = "They are reissued for the corrected patient or procedure."
 
 
-def reissued(results: Sequence[Dataset], patient_id: str, root: uuid.UUID) -> tuple[Dataset, ...]:
-    """Return results of a job as another patient's, under new UIDs.
+_LONGEST: Final = MappingProxyType({"LO": 64, "SH": 16})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """What results are to say otherwise; empty: as it was."""
+
+    patient_id: str = ""
+    accession_number: str = ""
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """What changes, by keyword."""
+        given = {"PatientID": self.patient_id, "AccessionNumber": self.accession_number}
+        return {keyword: value for keyword, value in given.items() if value}
+
+
+def reissued(
+    results: Sequence[Dataset], correction: Correction, root: uuid.UUID
+) -> tuple[Dataset, ...]:
+    """Return results of a job as another patient's or procedure's, under new UIDs.
 
     Parameters
     ----------
     results
         All that the job made. Never changed.
-    patient_id
-        The corrected Patient ID.
+    correction
+        What they are to say.
     root
         Drawn for this: the new UIDs derive from it.
 
     Raises
     ------
     InputError
-        The ID does not fit the character set of the results.
+        A value can't be one of its attribute, or does not fit the results' character set.
     """
-    if not patient_id.strip() or len(patient_id) > 64 or "\\" in patient_id:
-        raise InputError(f"{patient_id!a} is no Patient ID: 1 to 64 characters, no backslash.")
-    for each in results:
-        if not fits(patient_id, terms_of(each.get("SpecificCharacterSet")), "LO"):
-            raise InputError(f"Patient ID {patient_id!a} does not fit the results' character set.")
+    for keyword, value in correction.attributes.items():
+        _check(keyword, value, results)
     new = {
         str(each[keyword].value): uid.derived(root, str(each[keyword].value))
         for each in results
@@ -88,67 +86,65 @@ def reissued(results: Sequence[Dataset], patient_id: str, root: uuid.UUID) -> tu
     for each in results:
         one = copy.deepcopy(each)
         one.walk(rename)
-        one.PatientID = patient_id
+        if correction.accession_number:
+            _correct_requests(one, correction.accession_number)
+        for keyword, value in correction.attributes.items():
+            setattr(one, keyword, value)
         one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
         changed.append(one)
     return tuple(changed)
 
 
+def _check(keyword: str, value: str, results: Sequence[Dataset]) -> None:
+    vr = dictionary_VR(keyword)
+    longest = _LONGEST[vr]
+    name = dictionary_description(keyword)
+    if not value.strip() or len(value) > longest or "\\" in value or not value.isprintable():
+        raise InputError(f"{value!a} is no {name}: 1 to {longest} characters, no backslash.")
+    for each in results:
+        if not fits(value, terms_of(each.get("SpecificCharacterSet")), vr):
+            raise InputError(f"{name} {value!a} does not fit the results' character set.")
+
+
+def _correct_requests(result: Dataset, accession_number: str) -> None:
+    """Have the requests that a result names bear the number, as far as they bore the old one."""
+    old = str(result.get("AccessionNumber") or "")
+    for keyword in (REQUEST, "ReferencedRequestSequence"):
+        for request in result.get(keyword) or ():
+            if str(request.get("AccessionNumber") or "") == old:
+                request.AccessionNumber = accession_number
+    if "ValueType" in result and "ReferencedRequestSequence" not in result:
+        study = Dataset()
+        study.StudyInstanceUID = result.StudyInstanceUID
+        study.AccessionNumber = accession_number
+        result.ReferencedRequestSequence = [request_of(study, Dataset())]
+
+
 def rejection_note(
-    withdrawn: Sequence[Dataset], identity: Dataset, root: uuid.UUID, made_at: tuple[str, str]
+    withdrawn: Sequence[Dataset], report: Dataset, root: uuid.UUID, context: ResultContext
 ) -> Dataset:
-    """Return the document that withdraws results (PS3.3 A.35.4, PS3.16 TID 2010, CID 7011).
+    """Return the note that withdraws results whose place others take.
 
     Parameters
     ----------
     withdrawn
-        What is not to be used any more.
-    identity
-        One of those that take its place: the note is about the same study, of that patient.
+        What is not to be used any more: their headers.
+    report
+        Of those that take their place: the note is about the same study, of that patient.
     root
-        Drawn for this.
-    made_at
-        Date and time (DA, TM).
+        Drawn for these.
+    context
+        Who reissues, and when.
     """
-    note = Dataset()
-    for keyword in _PATIENT_AND_STUDY:
-        if keyword in identity:
-            note[keyword] = copy.deepcopy(identity[keyword])
-    note.SOPClassUID = UID(KEY_OBJECT_SELECTION)
-    note.SOPInstanceUID = UID(note_uid(root))
-    note.SeriesInstanceUID = UID(uid.derived(root, "rejection note", "series"))
-    note.Modality = "KO"
-    note.SeriesNumber = 9999
-    note.InstanceNumber = 1
-    note.SeriesDescription = "Rejection note"
-    note.ReferencedPerformedProcedureStepSequence = []
-    note.ContentDate, note.ContentTime = made_at
-    note.ValueType = "CONTAINER"
-    note.ConceptNameCodeSequence = [code_item(INCORRECT_WORKLIST_ENTRY)]
-    note.ContinuityOfContent = "SEPARATE"
-    template = Dataset()
-    template.MappingResource, template.TemplateIdentifier = "DCMR", "2010"
-    note.ContentTemplateSequence = [template]
-    note.CurrentRequestedProcedureEvidenceSequence = evidence(withdrawn)
-    note.ContentSequence = [_composite(each) for each in withdrawn]
-    note.file_meta = FileMetaDataset()
-    note.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    note.file_meta.MediaStorageSOPClassUID = note.SOPClassUID
-    note.file_meta.MediaStorageSOPInstanceUID = note.SOPInstanceUID
-    return note
+    rejection = Rejection(
+        title=INCORRECT_WORKLIST_ENTRY,
+        said=f"AI results withdrawn: {REASON}",
+        sop_instance_uid=note_uid(root),
+        series_instance_uid=uid.derived(root, "rejection note", "series"),
+    )
+    return note(withdrawn, report, rejection, context)
 
 
 def note_uid(root: uuid.UUID) -> str:
     """Return the SOP Instance UID of a note."""
     return uid.derived(root, "rejection note")
-
-
-def _composite(withdrawn: Dataset) -> Dataset:
-    item = Dataset()
-    item.RelationshipType = "CONTAINS"
-    item.ValueType = "COMPOSITE"
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = withdrawn.SOPClassUID
-    reference.ReferencedSOPInstanceUID = withdrawn.SOPInstanceUID
-    item.ReferencedSOPSequence = [reference]
-    return item

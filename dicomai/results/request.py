@@ -16,10 +16,11 @@ def requests(job: Job) -> list[Dataset] | None:
     requests = study.get("RequestAttributesSequence") or []
     if not requests and not study.AccessionNumber:
         return None
-    return [_request(study, each) for each in requests or [Dataset()]]
+    return [request_of(study, each) for each in requests or [Dataset()]]
 
 
-def _request(study: Dataset, source: Dataset) -> Dataset:
+def request_of(study: Dataset, source: Dataset) -> Dataset:
+    """Return the item of a request: as an item of the images says, else as their study does."""
     item = Dataset()
     item.StudyInstanceUID = source.get("StudyInstanceUID") or study.StudyInstanceUID
     item.ReferencedStudySequence = []

@@ -126,20 +126,26 @@ class Deliverer:
             return
         ours = _identity(objects[0])
         different = [
-            name
-            for name, here, at_node in (
-                ("Patient ID", ours.patient_id, there.patient_id),
-                ("Accession Number", ours.accession_number, there.accession_number),
+            (name, option)
+            for name, option, here, at_node in (
+                ("Patient ID", "--patient ID", ours.patient_id, there.patient_id),
+                (
+                    "Accession Number",
+                    "--accession NUMBER",
+                    ours.accession_number,
+                    there.accession_number,
+                ),
             )
             if at_node and here != at_node
         ]
         if different:
+            names, options = zip(*different, strict=True)
             raise IdentityError(
-                f"{node.name} has this study under another {' and another '.join(different)} than "
+                f"{node.name} has this study under another {' and another '.join(names)} than "
                 "the images that came here. Nothing was sent. Find out which is right; when the "
                 f"images were corrected and have come again, or {node.name} was: dicomai retry "
-                f"{job.id}. If the Patient ID there is right: dicomai study "
-                f"{job.study_instance_uid} --patient ID",
+                f"{job.id}. If {node.name} is right: dicomai study {job.study_instance_uid} "
+                f"{' '.join(options)}",
                 subject=job.study_instance_uid,
             )
 

@@ -1,26 +1,32 @@
-"""Reissuing results: a person says whose a study really is."""
+"""Reissuing results: a person says whose a study really is, or which procedure it was."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from importlib.metadata import version
 
 from pydicom import dcmread
+from pydicom.datadict import dictionary_description
+from pydicom.dataset import Dataset
 from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant
-from dicomai.dicom.identity import identity_of
+from dicomai.dicom.identity import IdentityKey, identity_of
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import InputError, NotFound
+from dicomai.results.context import ResultContext
 from dicomai.results.encode import written
-from dicomai.results.reissue import reissued, rejection_note
+from dicomai.results.gate.rejection import check_rejection
+from dicomai.results.reissue import REASON, Correction, note_uid, reissued, rejection_note
+from dicomai.results.uids import COMPREHENSIVE_3D_SR_STORAGE
 from dicomai.service import analyse
 from dicomai.service.received import Reading
 from dicomai.settings import Settings
 from dicomai.store import instances, reissues
 from dicomai.store.engine import reading, writing
+from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobId
 
 
@@ -28,10 +34,10 @@ def reissue(
     settings: Settings,
     engine: Engine,
     study: StudyInstanceUID,
-    patient_id: str,
+    correction: Correction,
     clock: Callable[[], Instant],
 ) -> tuple[JobId, ...]:
-    """Make the results of a study those of a corrected Patient ID, and queue them for delivery.
+    """Make the results of a study those of a corrected patient or procedure, and queue them.
 
     Results that left before are named in a rejection note, which goes to the nodes that take one.
 
@@ -45,36 +51,41 @@ def reissue(
     NotFound
         There are no results of this study.
     InputError
-        The ID is none, or it is the one that they have.
+        A value can't be, or it is the one that they have.
     """
     with reading(engine) as connection:
         found = reissues.current(connection, study)
-    if not found:
+        counted = [each for each in found if _results(instances.of_job(connection, each.id), each)]
+    if not counted:
         raise NotFound(
             f"Study {study} has no results that could be reissued. See: dicomai study {study}",
             subject=study,
         )
-    return tuple(_reissued(settings, engine, job, patient_id, clock()) for job in found)
+    return tuple(_reissued(settings, engine, job, correction, clock()) for job in counted)
 
 
-def _reissued(settings: Settings, engine: Engine, job: Job, patient_id: str, now: Instant) -> JobId:
-    data = settings.folders.data
+def _reissued(
+    settings: Settings, engine: Engine, job: Job, correction: Correction, now: Instant
+) -> JobId:
     with reading(engine) as connection:
-        rows = instances.of_job(connection, job.id)
-        left = bool(reissues.delivered_to(connection, job.id))
+        rows = _results(instances.of_job(connection, job.id), job)
+        left = [
+            row
+            for each in reissues.lineage(connection, job)
+            if reissues.delivered_to(connection, each.id)
+            for row in _results(instances.of_job(connection, each.id), each)
+        ]
         inputs = instances.inputs_of(connection, job.id)
-    if not rows:
-        raise NotFound(
-            f"The results of job {job.id} are not in the archive any more.", subject=str(job.id)
-        )
-    old = [dcmread(data / row.path) for row in rows]
-    if all(str(each.get("PatientID") or "").strip(" ") == patient_id for each in old):
-        raise InputError(f"The results of job {job.id} have that Patient ID.", subject=str(job.id))
+    old = _read(settings, rows, job)
+    changes = correction.attributes
+    if all(str(each.get(key) or "").strip(" ") == changes[key] for each in old for key in changes):
+        names = " and ".join(map(dictionary_description, changes))
+        raise InputError(f"The results of job {job.id} have that {names}.", subject=str(job.id))
     unique = uuid.uuid4()
-    new = list(reissued(old, patient_id, unique))
+    new = reissued(old, correction, unique)
+    octets = [written(each) for each in new]
     if left:
-        at = datetime.fromtimestamp(now / 1e6, UTC)
-        new.append(rejection_note(old, new[0], unique, (f"{at:%Y%m%d}", f"{at:%H%M%S}")))
+        octets.append(_note(_read(settings, left, job), new, unique, now))
     node = next(
         (each for each in settings.nodes if inputs and each.name == inputs[0][1].node), None
     )
@@ -83,16 +94,51 @@ def _reissued(settings: Settings, engine: Engine, job: Job, patient_id: str, now
         charset_default=node.charset_default if node else "",
         placeholder_ids=settings.decide.placeholder_ids,
     )
+    key = _key(new[0], how)
+    wanted = replace(job, uuid=unique, patient_key=key)
+    placed = analyse.placed(wanted, octets, settings.folders.data, how, now)
+    with writing(engine) as connection:
+        return reissues.reissue(
+            connection, job, unique, key, correction.accession_number, placed, now
+        )
+
+
+def _results(rows: Sequence[Instance], job: Job) -> list[Instance]:
+    """Return what an analysis found, the report last, without notes about what was before."""
+    if job.summary.get("found") == "withdrawn":
+        return []  # its note is all there is
+    kept = [row for row in rows if row.sop_instance_uid != note_uid(job.uuid)]
+    return sorted(kept, key=lambda row: row.sop_class_uid == COMPREHENSIVE_3D_SR_STORAGE)
+
+
+def _read(settings: Settings, rows: Sequence[Instance], job: Job) -> list[Dataset]:
+    try:
+        return [dcmread(settings.folders.data / row.path) for row in rows]
+    except FileNotFoundError as gone:
+        raise NotFound(
+            f"{gone.filename} is missing from the archive, so the results of job {job.id} can't be "
+            f"reissued. For a new run: dicomai retry {job.id} --again",
+            subject=str(job.id),
+        ) from gone
+
+
+def _note(
+    left: Sequence[Dataset], new: Sequence[Dataset], unique: uuid.UUID, now: Instant
+) -> bytes:
+    context = ResultContext(created_at=now, software_version=version("dicomai"))
+    octets = written(rejection_note(left, new[-1], unique, context))
+    check_rejection(octets, left, REASON, reissued=new[-1])
+    return octets
+
+
+def _key(result: Dataset, how: Reading) -> IdentityKey:
     attributes = {
-        keyword: str(new[0].get(keyword) or "")
+        keyword: str(result.get(keyword) or "")
         for keyword in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
     }
     key = identity_of(
         attributes, issuer_of_node=how.issuer_of_patient_id, placeholders=how.placeholder_ids
     ).key
     if key is None:
-        raise InputError(f"{patient_id!a} names no patient.", subject=patient_id)
-    wanted = replace(job, uuid=unique, patient_key=key)
-    placed = analyse.placed(wanted, [written(each) for each in new], data, how, now)
-    with writing(engine) as connection:
-        return reissues.reissue(connection, job, unique, key, placed, now)
+        raise InputError(f"{attributes['PatientID']!a} names no patient.")
+    return key

@@ -15,7 +15,7 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.store import deliveries, instances, schema, studies
 from dicomai.store.instances import InstanceRow
 from dicomai.store.job import Job, JobId, job_of
-from dicomai.store.jobs import NotNow, tell
+from dicomai.store.jobs import NotNow, get, tell
 from dicomai.store.moves import move
 
 jobs = schema.jobs
@@ -67,13 +67,14 @@ def reissue(
     old: Job,
     unique: uuid.UUID,
     patient_key: IdentityKey,
+    accession_number: str,
     produced: Sequence[InstanceRow],
     now: Instant,
 ) -> JobId:
     """Put reissued results into the catalogue, done, and queue them for delivery.
 
-    The study is the corrected patient's from now on, and what of the old results has not gone out
-    is cancelled.
+    The study is the corrected patient's from now on and has the corrected accession number, where
+    one is given; what of the old results has not gone out is cancelled.
 
     Raises
     ------
@@ -89,6 +90,8 @@ def reissue(
             subject=str(old.id),
         )
     studies.set_patient_key(connection, old.study_instance_uid, patient_key)
+    if accession_number:
+        studies.set_accession_number(connection, old.study_instance_uid, accession_number)
     row = connection.execute(select(jobs).where(jobs.c.id == old.id)).one()._mapping
     fingerprint = f"{old.fingerprint} reissued {unique}"
     added = connection.execute(
@@ -113,8 +116,9 @@ def reissue(
         instances.add(connection, replace(each, job_id=job.id, origin="produced"), now)
     _cancel_undelivered(connection, old, job, now)
     sentence = (
-        f"{job.title} holds the results of job {old.id} once more, for the Patient ID that a "
-        "person gave."
+        f"{job.title} holds the results of job {old.id} once more, for the "
+        f"{'accession number' if patient_key == old.patient_key else 'Patient ID'} that a person "
+        "gave."
     )
     tell(connection, job, "results reissued", sentence, now)
     deliveries.queue(connection, job, now)
@@ -133,10 +137,21 @@ def delivered_to(connection: Connection, analysis: JobId) -> frozenset[str]:
     return frozenset(found.scalars())
 
 
+def lineage(connection: Connection, analysis: Job) -> tuple[Job, ...]:
+    """Return an analysis and, where its results are reissued ones, those that they were before."""
+    found = [analysis]
+    while (before := found[-1].summary.get("reissue_of")) is not None:
+        known = get(connection, JobId(int(str(before))))
+        if known is None:  # pruned
+            break
+        found.append(known)
+    return tuple(found)
+
+
 def withdrawn_at(connection: Connection, analysis: Job) -> frozenset[str]:
-    """Return the nodes that have what the results of an analysis take the place of."""
-    old = analysis.supersedes
-    return frozenset() if old is None else delivered_to(connection, old)
+    """Return the nodes that have what reissued results take the place of."""
+    before = lineage(connection, analysis)[1:]
+    return frozenset[str]().union(*(delivered_to(connection, each.id) for each in before))
 
 
 def _cancel_undelivered(connection: Connection, old: Job, new: Job, now: Instant) -> None:

@@ -195,6 +195,11 @@ def set_patient_key(connection: Connection, study: StudyInstanceUID, key: Identi
     _update(connection, study, patient_key=key)
 
 
+def set_accession_number(connection: Connection, study: StudyInstanceUID, number: str) -> None:
+    """Note the accession number that a study has by what a person says."""
+    _update(connection, study, accession_number=number)
+
+
 def due(connection: Connection, now: Instant, limit: int = 100) -> tuple[StudyInstanceUID, ...]:
     """Return the open studies whose moment to be looked at has come, longest due first."""
     table = schema.studies

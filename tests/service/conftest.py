@@ -7,9 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from sqlalchemy.engine import make_url
 
 from dicomai.inference.runner_process import RunnerProcess
+from dicomai.store import schema
+from dicomai.store.engine import open_engine, writing
+from dicomai.store.migrate import upgrade
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `bodies`
 
@@ -20,6 +25,33 @@ def runner() -> Iterator[RunnerProcess]:
     script = str(Path(__file__).with_name("misbehaving_runner.py"))
     with RunnerProcess("cpu", command=(sys.executable, script)) as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def _postgresql(postgresql_cluster: str) -> str:
+    with psycopg.connect(
+        postgresql_cluster.replace("+psycopg", ""), autocommit=True
+    ) as maintenance:
+        maintenance.execute("CREATE DATABASE service")
+    url = make_url(postgresql_cluster).set(database="service").render_as_string(hide_password=False)
+    engine = open_engine(url)
+    upgrade(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str:
+    """URL of an empty catalogue in each of the databases; empty: SQLite in the data folder."""
+    if request.param == "sqlite":
+        return ""
+    url: str = request.getfixturevalue("_postgresql")
+    engine = open_engine(url)
+    with writing(engine) as connection:
+        for table in reversed(schema.metadata.sorted_tables):
+            connection.execute(table.delete())
+    engine.dispose()
+    return url
 
 
 def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:

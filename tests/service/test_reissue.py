@@ -16,19 +16,22 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import InputError, NotFound
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.net.node import Node
+from dicomai.results.reissue import Correction
 from dicomai.service.deliver import Deliverer
 from dicomai.service.reissue import reissue
 from dicomai.service.supervise import Supervisor
+from dicomai.service.withdraw import withdraw
 from dicomai.store import deliveries, instances, studies
 from dicomai.store.engine import reading
 from dicomai.store.job import JobId
 
 
 class Pacs:
-    """A node that knows the study under another Patient ID, once that is asked."""
+    """A node that says whose the study is, and of which procedure, as a test tells it."""
 
     def __init__(self, port: int) -> None:
         self.patient_id = ""
+        self.accession_number = ""
         self.stored: list[Dataset] = []
         self.port = port
         entity = AE("PACS1")
@@ -50,10 +53,11 @@ class Pacs:
         return 0
 
     def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        if self.patient_id:
+        if self.patient_id or self.accession_number:
             found = Dataset()
             found.StudyInstanceUID = event.identifier.StudyInstanceUID
             found.PatientID = self.patient_id
+            found.AccessionNumber = self.accession_number
             yield 0xFF00, found
 
 
@@ -66,7 +70,7 @@ def pacs(free_port: int) -> Iterator[Pacs]:
 
 @pytest.fixture
 def analysed(
-    tmp_path: Path, runner: RunnerProcess, pacs: Pacs
+    tmp_path: Path, runner: RunnerProcess, pacs: Pacs, database: str
 ) -> Iterator[Callable[..., tuple[Ward, StudyInstanceUID, JobId]]]:
     """A study of P1 with its results, queued for the node."""
     opened = []
@@ -80,7 +84,7 @@ def analysed(
             answers_find=True,
             **node,  # type: ignore[arg-type]
         )
-        ward = open_ward(tmp_path, peer)
+        ward = open_ward(tmp_path, peer, database=database)
         opened.append(ward)
         study = StudyInstanceUID(ward.study("P1"))
         job = ward.queue(study, mode="live", destinations=("PACS1",))
@@ -95,6 +99,11 @@ def analysed(
 
 def deliver(ward: Ward) -> bool:
     return Deliverer(settings=ward.settings, worker=ward.worker()).work_once()
+
+
+def corrected(ward: Ward, study: str, **values: str) -> tuple[JobId, ...]:
+    uid = StudyInstanceUID(study)
+    return reissue(ward.settings, ward.engine, uid, Correction(**values), now)
 
 
 def states(ward: Ward, analysis: JobId) -> list[tuple[str, str | None]]:
@@ -112,7 +121,7 @@ def test_a_delivery_that_is_held_for_its_patient_goes_out_when_it_is_reissued(
     pacs.patient_id = "P2"
     assert deliver(ward)
     assert states(ward, old) == [("held", "identity")]
-    (new,) = reissue(ward.settings, ward.engine, study, "P2", now)
+    (new,) = corrected(ward, study, patient_id="P2")
     assert states(ward, old) == [("cancelled", None)]
     assert deliver(ward)
     assert states(ward, new) == [("done", None)]
@@ -153,23 +162,81 @@ def test_what_left_before_is_withdrawn_where_the_node_takes_notes(
     withdrawn = {str(each.SOPInstanceUID) for each in pacs.stored}
     pacs.stored.clear()
     pacs.patient_id = "P2"
-    (new,) = reissue(ward.settings, ward.engine, study, "P2", now)
+    (new,) = corrected(ward, study, patient_id="P2")
     assert deliver(ward)
     assert states(ward, new) == [("done", None)]
     notes = [each for each in pacs.stored if each.Modality == "KO"]
     assert bool(notes) is takes_notes
     for note in notes:
         assert note.ConceptNameCodeSequence[0].CodeValue == "113038"
-        assert {
-            str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
-            for item in note.ContentSequence
-        } == withdrawn
+        assert named_by(note) == withdrawn
         assert (note.PatientID, note.StudyInstanceUID) == ("P2", study)
         note.save_as(tmp_path / "note.dcm", enforce_file_format=True)
         checked = subprocess.run(
             [peer("dciodvfy"), "-new", tmp_path / "note.dcm"], capture_output=True, text=True
         )
         assert checked.returncode == 0, checked.stderr
+
+
+def test_a_delivery_that_is_held_for_its_accession_number_goes_out_when_it_is_reissued(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs
+) -> None:
+    ward, study, old = analysed()
+    pacs.accession_number = "A9"
+    assert deliver(ward)
+    assert states(ward, old) == [("held", "identity")]
+    with reading(ward.engine) as connection:
+        (held,) = deliveries.of_analysis(connection, old)
+    assert f"If PACS1 is right: dicomai study {study} --accession NUMBER" in held.error_sentence
+    (new,) = corrected(ward, study, accession_number="A9")
+    assert deliver(ward)
+    assert states(ward, new) == [("done", None)]
+    assert {(each.PatientID, each.AccessionNumber) for each in pacs.stored} == {("P1", "A9")}
+    (report,) = (each for each in pacs.stored if each.Modality == "SR")
+    assert [each.AccessionNumber for each in report.ReferencedRequestSequence] == ["A9"]
+    with reading(ward.engine) as connection:
+        (found,) = studies.find_by_accession(connection, "A9")
+    assert (found.study_instance_uid, found.patient_key) == (study, "P1")
+    for number, words in (
+        ("A9", "have that Accession Number"),
+        ("A" * 17, "is no Accession Number: 1 to 16 characters"),
+    ):
+        with pytest.raises(InputError, match=words):
+            corrected(ward, study, accession_number=number)
+
+
+def test_what_left_is_withdrawn_even_when_the_first_correction_never_did(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs
+) -> None:
+    ward, study, _ = analysed(rejection_notes=True)
+    assert deliver(ward)
+    withdrawn = {str(each.SOPInstanceUID) for each in pacs.stored}
+    pacs.stored.clear()
+    corrected(ward, study, patient_id="P2")
+    (last,) = corrected(ward, study, patient_id="P3", accession_number="A3")
+    while deliver(ward):
+        pass
+    assert states(ward, last) == [("done", None)]
+    (note,) = (each for each in pacs.stored if each.Modality == "KO")
+    assert named_by(note) == withdrawn
+    assert {(each.PatientID, each.AccessionNumber) for each in pacs.stored} == {("P3", "A3")}
+
+
+def test_results_that_were_withdrawn_are_not_reissued(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]],
+) -> None:
+    ward, study, job = analysed()
+    withdraw(ward.engine, ward.settings, job, "Left and right were exchanged.", now())
+    with pytest.raises(NotFound, match="has no results that could be reissued"):
+        corrected(ward, study, patient_id="P2")
+
+
+def named_by(note: Dataset) -> set[str]:
+    return {
+        str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        for item in note.ContentSequence
+        if "ReferencedSOPSequence" in item
+    }
 
 
 def test_what_cannot_be_reissued_is_said(
@@ -182,8 +249,8 @@ def test_what_cannot_be_reissued_is_said(
         ("a\\b", "is no Patient ID"),
     ):
         with pytest.raises(InputError, match=words):
-            reissue(ward.settings, ward.engine, study, patient, now)
+            corrected(ward, study, patient_id=patient)
     with pytest.raises(NotFound, match="has no results"):
-        reissue(ward.settings, ward.engine, StudyInstanceUID("1.2.3"), "P2", now)
-    assert len(reissue(ward.settings, ward.engine, study, "P2", now)) == 1
-    assert len(reissue(ward.settings, ward.engine, study, "P3", now)) == 1
+        corrected(ward, "1.2.3", patient_id="P2")
+    assert len(corrected(ward, study, patient_id="P2")) == 1
+    assert len(corrected(ward, study, patient_id="P3")) == 1

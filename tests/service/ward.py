@@ -167,8 +167,11 @@ class Ward:
         return path
 
 
-def open_ward(folder: Path, *nodes: Node) -> Ward:
-    """Make a data folder with a model and an empty catalogue, or open one that is there."""
+def open_ward(folder: Path, *nodes: Node, database: str = "") -> Ward:
+    """Make a data folder with a model and an empty catalogue, or open one that is there.
+
+    `database` is the URL of another than the SQLite of the folder.
+    """
     config = folder / "dicomai.toml"
     if not config.exists():
         config.write_text('[service]\ndata = "data"\n[log]\nformat = "json"\n')
@@ -176,7 +179,8 @@ def open_ward(folder: Path, *nodes: Node) -> Ward:
         for name in ("spool", "archive", "quarantine", "models"):
             (data / name).mkdir(parents=True)
         write_package(data / "models")
-    settings = replace(load(config, {}), nodes=nodes)
+    environment = {"DICOMAI_DATABASE__URL": database} if database else {}
+    settings = replace(load(config, environment), nodes=nodes)
     engine = open_engine(settings.database.url)
     upgrade(engine)
     return Ward(settings=settings, engine=engine)

@@ -25,8 +25,20 @@ _SAME = (
 )
 
 
-def check_rejection(octets: bytes, results: Sequence[Dataset], reason: str) -> None:
+def check_rejection(
+    octets: bytes,
+    results: Sequence[Dataset],
+    reason: str,
+    *,
+    reissued: Dataset | None = None,
+) -> None:
     """Return when a note rejects just these results, for this reason.
+
+    Parameters
+    ----------
+    reissued
+        One of those that take their place for a corrected patient or procedure: the note has its
+        identity, and says so; None: they are taken back.
 
     Raises
     ------
@@ -38,7 +50,7 @@ def check_rejection(octets: bytes, results: Sequence[Dataset], reason: str) -> N
     if note.SOPClassUID != KO or note.Modality != "KO":
         refuse("attributes", uid, "it is no Key Object Selection")
     for keyword in _SAME:
-        for result in results:
+        for result in results if reissued is None else (reissued,):
             if str(note.get(keyword) or "") != str(result.get(keyword) or ""):
                 refuse("identity", uid, f"{keyword} differs from that of {result.SOPInstanceUID}")
     if uid in {str(result.SOPInstanceUID) for result in results} or str(note.SeriesInstanceUID) in {
@@ -46,7 +58,8 @@ def check_rejection(octets: bytes, results: Sequence[Dataset], reason: str) -> N
     }:
         refuse("identity", uid, "it claims to be one of the results that it rejects")
     title = note.ConceptNameCodeSequence[0]
-    if (code_of(title), title.CodingSchemeDesignator) != ("113037", "DCM"):
+    code = "113037" if reissued is None else "113038"
+    if (code_of(title), title.CodingSchemeDesignator) != (code, "DCM"):
         refuse("content", uid, "its title does not reject")
     rejected = {
         str(each.ReferencedSOPInstanceUID): str(each.ReferencedSOPClassUID)
