@@ -100,15 +100,15 @@ class Counted:
     ----------
     there, here
         Objects at the node, and those that came here from others than us.
-    of_a_kind
-        Of a modality that came: what is made of the images, by us or by others, is not waited for.
+    wanted
+        A model may want it: what none wants is not waited for, as what is made of the images.
     """
 
     node: str
     series_instance_uid: str
     there: int
     here: int
-    of_a_kind: bool
+    wanted: bool
 
     @property
     def sentence(self) -> str:
@@ -162,15 +162,15 @@ def discontinued(steps: Sequence[StepTold]) -> bool:
 
 
 def lacking(counted: Iterable[Counted]) -> tuple[Counted, ...]:
-    """Return the series that came and that are larger at a node."""
-    return tuple(each for each in counted if 0 < each.here < each.there)
+    """Return the wanted series that came and that are larger at a node."""
+    return tuple(each for each in counted if each.wanted and 0 < each.here < each.there)
 
 
 def confirmed(counted: Iterable[Counted]) -> tuple[str, ...]:
-    """Return the nodes that have of each series, of the kinds that came, as much as is here."""
+    """Return the nodes that have of each wanted series as much as is here."""
     nodes: dict[str, bool] = {}
     for each in counted:
-        if each.of_a_kind:
+        if each.wanted:
             nodes[each.node] = nodes.get(each.node, True) and each.here == each.there
     return tuple(sorted(node for node, equal in nodes.items() if equal))
 

@@ -21,6 +21,7 @@ from dicomai.routing.condition import (
 from dicomai.routing.image import Image, Series
 
 InputKind = Literal["volume", "image"]
+InputSource = Literal["study", "prior"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +49,21 @@ class InputSpec:
     ----------
     kind
         "volume": a series; "image": a single image.
+    source
+        "study": of the study that is analysed; "prior": of an earlier one of the same patient.
+    max_age_days
+        A prior is at most so much older; None: of any age.
+    optional
+        The model runs without it too.
     """
 
     name: str
     kind: InputKind
     when: tuple[Condition, ...] = ()
     prefer: tuple[Preference, ...] = ()
+    source: InputSource = "study"
+    max_age_days: int | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,10 @@ from dicomai.net import find as finding
 from dicomai.net.find import Match
 from dicomai.net.node import Node
 from dicomai.routing.completeness import completed, confirmed
+from dicomai.routing.image import series_of
+from dicomai.service.decide import Rules, image_of, wanted_by
 from dicomai.settings import Settings
-from dicomai.store import counts, steps, studies
+from dicomai.store import counts, instances, steps, studies
 from dicomai.store.counts import SeriesCount
 from dicomai.store.engine import reading, writing
 from dicomai.store.studies import Study
@@ -27,6 +29,8 @@ COUNT_S: Final = 2.0
 AGAIN_S: Final = 30.0
 """How long a node is left in peace, for a study of which nothing new came."""
 _MOST: Final = 100
+_ALSO: Final = ("BodyPartExamined", "ProtocolName", "Laterality")
+"""What is asked of each series besides the usual: models and routes have conditions on it."""
 
 log = structlog.get_logger()
 
@@ -43,11 +47,14 @@ class Counter:
         The catalogue.
     clock
         The present.
+    rules
+        What studies are decided by: they say which series are wanted.
     """
 
     settings: Settings
     engine: Engine
     clock: Callable[[], Instant]
+    rules: Callable[[], Rules]
     _asked: dict[tuple[StudyInstanceUID, str], tuple[Instant, float]] = field(default_factory=dict)
 
     def count_once(self) -> bool:
@@ -110,12 +117,13 @@ class Counter:
     def _count(self, study: Study, node: Node) -> bool:
         uid = study.study_instance_uid
         try:
-            found = self._series(uid, node)
+            found = series_at(self.settings, node, uid)
         except DatabaseError:
             raise
         except DicomaiError as error:
             log.warning("not counted", node=node.name, study=uid, why=error.sentence)
             return False
+        rules = self.rules()
         with writing(self.engine) as connection:
             now = self.clock()
             current = studies.lock(connection, uid)
@@ -123,41 +131,47 @@ class Counter:
                 return False
             counts.note(connection, uid, node.name, found, now)
             # All that it has is here: no more than the floor is waited for.
+            here = series_of(image_of(row) for row in instances.of_study(connection, uid))
             if current.nodes == (node.name,) and node.name in confirmed(
-                counts.of_study(connection, uid)
+                counts.of_study(connection, uid, wanted_by(rules, here))
             ):
                 self._shorten(connection, current)
         return True
 
-    def _series(self, study: StudyInstanceUID, node: Node) -> list[SeriesCount]:
-        wanted = finding.query("series", {"StudyInstanceUID": study})
-        our_ae, files = self.settings.receiver.ae_title, self.settings.tls.files
-        matches = [
-            match
-            for match in finding.find(node, our_ae, wanted, files)
-            if match.text("StudyInstanceUID") in ("", study)
-        ]
-        return [
-            SeriesCount(
-                series_instance_uid=SeriesInstanceUID(
-                    validated(match.text("SeriesInstanceUID"), "SeriesInstanceUID")
-                ),
-                modality=match.text("Modality"),
-                objects=self._objects(study, node, match),
-            )
-            for match in matches
-        ]
 
-    def _objects(self, study: StudyInstanceUID, node: Node, series: Match) -> int:
-        """Return the number that the node tells, or else count its objects."""
-        told = series.text("NumberOfSeriesRelatedInstances")
-        if told.isdigit():
-            return int(told)
-        keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series.text("SeriesInstanceUID")}
-        matches = finding.find(
-            node,
-            self.settings.receiver.ae_title,
-            finding.query("image", keys),
-            self.settings.tls.files,
+def series_at(settings: Settings, node: Node, study: StudyInstanceUID) -> tuple[SeriesCount, ...]:
+    """Return the series of a study that a node has, with what it tells of each.
+
+    Raises
+    ------
+    DicomaiError
+        It gives no answer, or none that can be used.
+    """
+    wanted = finding.query("series", {"StudyInstanceUID": study, **dict.fromkeys(_ALSO, "")})
+    our_ae, files = settings.receiver.ae_title, settings.tls.files
+    matches = [
+        match
+        for match in finding.find(node, our_ae, wanted, files)
+        if match.text("StudyInstanceUID") in ("", study)
+    ]
+    return tuple(
+        SeriesCount(
+            series_instance_uid=SeriesInstanceUID(
+                validated(match.text("SeriesInstanceUID"), "SeriesInstanceUID")
+            ),
+            objects=_objects(settings, node, study, match),
+            attributes=match.attributes,
         )
-        return sum(1 for _ in matches)
+        for match in matches
+    )
+
+
+def _objects(settings: Settings, node: Node, study: StudyInstanceUID, series: Match) -> int:
+    """Return the number that the node tells, or else count its objects."""
+    told = series.text("NumberOfSeriesRelatedInstances")
+    if told.isdigit():
+        return int(told)
+    keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series.text("SeriesInstanceUID")}
+    asked = finding.query("image", keys)
+    matches = finding.find(node, settings.receiver.ae_title, asked, settings.tls.files)
+    return sum(1 for _ in matches)

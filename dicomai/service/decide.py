@@ -6,7 +6,7 @@ the study's lock first, then state, jobs and events together, or none of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Final, Literal
@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
+from dicomai.dicom.header import Attributes
 from dicomai.dicom.identity import Ambiguous, IdentityKey, judge
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError, NotFound, TransientError
@@ -27,6 +28,7 @@ from dicomai.routing.image import Image, Series, series_of
 from dicomai.routing.matching import Matched, Unmatched, match
 from dicomai.routing.route import Route
 from dicomai.routing.selection import ModelInputs
+from dicomai.routing.wanted import may_get, may_want
 from dicomai.store import (
     analyses,
     associations,
@@ -170,7 +172,8 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
     rows = instances.of_study(connection, uid)
     listed = series.of_study(connection, uid)
     changed = {each.series_instance_uid for each in listed if each.changed}
-    theirs, foreign = _of_patient(connection, study, series_of(_image(row) for row in rows))
+    found = series_of(image_of(row) for row in rows)
+    theirs, foreign = _of_patient(connection, study, found)
     arrived = Arrived(
         last_at=study.last_object_at,
         quiet_until=study.quiet_until,
@@ -178,7 +181,7 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
             each.node for each in associations.of_study(connection, uid) if each.ended_at is None
         ),
         gaps=_gaps([each for each in theirs if each.series_instance_uid in changed]),
-        counted=counts.of_study(connection, uid),
+        counted=counts.of_study(connection, uid, wanted_by(rules, found)),
         steps=steps.told(connection, uid),
     )
     known = [
@@ -200,6 +203,34 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
     series.mark_decided(connection, uid, [each.series_instance_uid for each in listed], now)
     studies.set_decided(connection, uid, f"{whole.because} {applied}", now)
     return "decided"
+
+
+def wanted_by(
+    rules: Rules, here: Iterable[Series]
+) -> Callable[[SeriesInstanceUID, Attributes, int], bool]:
+    """Return what tells whether a model may want a series that a node counts.
+
+    Parameters
+    ----------
+    rules
+        Routes and models.
+    here
+        What came of the study: it is judged by its own images, the rest by what the node tells.
+    """
+    known = {each.series_instance_uid: each for each in here}
+    routes = [
+        (route, rules.models[route.model])
+        for route in rules.routes
+        if route.mode != "off" and route.model in rules.models
+    ]
+
+    def wanted(uid: SeriesInstanceUID, told: Attributes, instances: int) -> bool:
+        one = known.get(uid)
+        if one is None:
+            return any(may_want(route, model, told, instances) for route, model in routes)
+        return any(may_get(route, model, one, instances) for route, model in routes)
+
+    return wanted
 
 
 def _fetch_missing(
@@ -387,7 +418,8 @@ def _tell_choice(
     )
 
 
-def _image(row: Instance) -> Image:
+def image_of(row: Instance) -> Image:
+    """Return what rules see of an object."""
     return Image(
         series_instance_uid=row.series_instance_uid,
         sop_instance_uid=row.sop_instance_uid,

@@ -120,8 +120,24 @@ def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) ->
     return once
 
 
+def _rules(settings: Settings) -> Callable[[], Rules]:
+    """Return what reads the rules, and reads them anew when they may have changed."""
+    known: Rules | None = None
+    read_at = 0.0
+
+    def current() -> Rules:
+        nonlocal known, read_at
+        if known is None or time.monotonic() - read_at >= _RELOAD_S:
+            known, read_at = rules_of(settings), time.monotonic()
+        return known
+
+    return current
+
+
 def _counting(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
-    return Counter(settings=settings, engine=engine, clock=present).count_once
+    return Counter(
+        settings=settings, engine=engine, clock=present, rules=_rules(settings)
+    ).count_once
 
 
 def _pulling(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
@@ -129,18 +145,14 @@ def _pulling(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> 
 
 
 def _deciding(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
-    rules: Rules | None = None
-    read_at = 0.0
+    rules = _rules(settings)
 
     def once() -> bool:
-        nonlocal rules, read_at
         now = present()
         with reading(engine) as connection:
             due = studies.due(connection, now, limit=1)
         if not due:
             return False
-        if rules is None or time.monotonic() - read_at >= _RELOAD_S:
-            rules, read_at = rules_of(settings), time.monotonic()
-        return "decided" in decide_due(engine, rules, now).values()
+        return "decided" in decide_due(engine, rules(), now).values()
 
     return once

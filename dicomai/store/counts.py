@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, insert, select
 
 from dicomai.dicom.dates import Instant
+from dicomai.dicom.header import Attributes
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.routing.completeness import Counted
 from dicomai.store import schema
@@ -15,11 +16,11 @@ from dicomai.store import schema
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesCount:
-    """A series at a node, and its number of objects there."""
+    """A series at a node, its number of objects there, and what the node tells of it."""
 
     series_instance_uid: SeriesInstanceUID
-    modality: str
     objects: int
+    attributes: Attributes
 
 
 def note(
@@ -40,18 +41,28 @@ def note(
                 study_instance_uid=study,
                 node=node,
                 series_instance_uid=each.series_instance_uid,
-                modality=each.modality,
                 objects=each.objects,
+                attributes=dict(each.attributes),
                 counted_at=now,
             )
         )
 
 
-def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[Counted, ...]:
-    """Return what nodes have of a study beside what is here of it, from others than us."""
+def of_study(
+    connection: Connection,
+    study: StudyInstanceUID,
+    wanted: Callable[[SeriesInstanceUID, Attributes, int], bool],
+) -> tuple[Counted, ...]:
+    """Return what nodes have of a study beside what is here of it, from others than us.
+
+    Parameters
+    ----------
+    wanted
+        Told a series, what the node says of it and how many objects it has there: whether a model
+        may want it.
+    """
     table = schema.series_counts
     here = _here(connection, study)
-    modalities = _modalities(connection, study)
     rows = connection.execute(
         select(table)
         .where(table.c.study_instance_uid == study)
@@ -63,7 +74,7 @@ def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[Counted, 
             series_instance_uid=row.series_instance_uid,
             there=row.objects,
             here=here.get(row.series_instance_uid, 0),
-            of_a_kind=row.modality in modalities,
+            wanted=wanted(row.series_instance_uid, row.attributes, row.objects),
         )
         for row in rows
     )
@@ -77,19 +88,3 @@ def _here(connection: Connection, study: StudyInstanceUID) -> Mapping[str, int]:
         .group_by(table.c.series_instance_uid)
     )
     return {row.series_instance_uid: row.number for row in rows}
-
-
-def _modalities(connection: Connection, study: StudyInstanceUID) -> frozenset[str]:
-    """Return the modalities that came, our own results apart."""
-    series, instances = schema.series, schema.instances
-    came = (
-        select(instances.c.series_instance_uid)
-        .where(instances.c.study_instance_uid == study, instances.c.origin != "produced")
-        .distinct()
-    )
-    found = connection.execute(
-        select(series.c.modality).where(
-            series.c.study_instance_uid == study, series.c.series_instance_uid.in_(came)
-        )
-    )
-    return frozenset(found.scalars())

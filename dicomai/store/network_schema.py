@@ -7,10 +7,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Integer, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    Text,
+    text,
+)
 
-from dicomai.store.columns import MOMENT, Json, metadata, one_of
-from dicomai.store.states import StepStatus
+from dicomai.store.columns import ID, MOMENT, Json, metadata, one_of
+from dicomai.store.states import BackfillState, HistoryState, RouteMode, StepStatus
 
 study_headers: Final = Table(
     "study_headers",
@@ -48,8 +60,9 @@ series_counts: Final = Table(
     ),
     Column("node", Text, primary_key=True),
     Column("series_instance_uid", Text, primary_key=True),
-    Column("modality", Text, nullable=False),
     Column("objects", Integer, nullable=False),
+    # What else it told of the series: conditions of routes are held against it.
+    Column("attributes", Json, nullable=False),
     Column("counted_at", MOMENT, nullable=False),
 )
 
@@ -72,4 +85,71 @@ procedure_step_studies: Final = Table(
     Column("study_instance_uid", Text, primary_key=True),
     Column("step", Text, ForeignKey("procedure_steps.step", ondelete="CASCADE"), primary_key=True),
     Index("ix_procedure_step_studies_step", "step"),
+)
+
+studies_apart: Final = Table(
+    "studies_apart",
+    metadata,
+    # Fetched for one purpose alone; it may be asked for before anything of it comes.
+    Column("study_instance_uid", Text, primary_key=True),
+    Column("purpose", Text, nullable=False),
+    Column("at", MOMENT, nullable=False),
+)
+
+backfills: Final = Table(
+    "backfills",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("node", Text, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("first_day", Text, nullable=False),
+    Column("last_day", Text, nullable=False),
+    Column("studies_per_hour", Float, nullable=False),
+    Column("state", Text, nullable=False),
+    # The day that the node is asked for next; without one all were asked for.
+    Column("next_day", Text),
+    # Nothing is fetched before.
+    Column("next_at", MOMENT, nullable=False),
+    Column("trouble", Text, nullable=False),
+    Column("created_at", MOMENT, nullable=False),
+    Column("finished_at", MOMENT),
+    CheckConstraint(one_of("state", BackfillState), name="state"),
+    CheckConstraint(one_of("mode", RouteMode), name="mode"),
+    CheckConstraint("(finished_at IS NULL) = (state = 'running')", name="finished_at"),
+    Index(
+        "uq_backfills_running",
+        "node",
+        "route",
+        "mode",
+        "first_day",
+        "last_day",
+        unique=True,
+        sqlite_where=text("state = 'running'"),
+        postgresql_where=text("state = 'running'"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+backfill_studies: Final = Table(
+    "backfill_studies",
+    metadata,
+    Column(
+        "backfill_id",
+        BigInteger,
+        ForeignKey("backfills.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("study_instance_uid", Text, primary_key=True),
+    Column("study_date", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    # The job that fetches it, none where it was here; and the one that analyses it.
+    Column("retrieval", BigInteger),
+    Column("analysis", BigInteger),
+    # The analysis was made for this backfill, and may end with it.
+    Column("own", Boolean, nullable=False),
+    Column("sentence", Text, nullable=False),
+    CheckConstraint(one_of("state", HistoryState), name="state"),
+    CheckConstraint("state <> 'analysis' OR analysis IS NOT NULL", name="analysis"),
+    Index("ix_backfill_studies_state", "backfill_id", "state"),
 )

@@ -25,7 +25,7 @@ JobState = Literal["waiting", "queued", "running", "held", "done", "failed", "ca
 JOB_STATES: tuple[JobState, ...] = get_args(JobState)
 UNFINISHED: Final[tuple[JobState, ...]] = ("waiting", "queued", "running", "held")
 
-WaitingFor = Literal["back-off", "breaker", "commitment"]
+WaitingFor = Literal["back-off", "breaker", "commitment", "input"]
 HeldBy = Literal[
     "study",  # the study is held
     "config",  # until the configuration changes
@@ -50,6 +50,17 @@ StepStatus = Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"]
 PauseSubject = Literal["node", "route", "model"]
 PauseMode = Literal["paused", "draining"]
 Release = Literal["released", "aborted", "lost"]
+BackfillState = Literal["running", "done", "cancelled"]
+HistoryState = Literal[
+    "found",  # at the node, and nothing was done about it yet
+    "fetching",  # until it is here and whole
+    "held",  # a person must say whose it is
+    "analysis",  # a job analyses it, or has
+    "left out",  # the route does not want it
+    "failed",  # it did not come
+    "cancelled",
+]
+HISTORY_STATES: tuple[HistoryState, ...] = get_args(HistoryState)
 
 MOVES: Final[Mapping[JobState, frozenset[JobState]]] = MappingProxyType(
     {

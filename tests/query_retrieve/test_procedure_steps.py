@@ -31,15 +31,17 @@ STEP = "1.2.826.0.1.3680043.10.543.77"
 CT1 = Node(name="CT1", ae_title="CT1", quiet_s=0.05, floor_s=0.05)
 
 
+RULES = Rules(
+    routes=(Route(name="all", model="none"),),
+    models={},
+    patience=seconds(900),
+    ageing=Microseconds(0),
+    zone=ZoneInfo("UTC"),
+)
+
+
 def decided(site: Any, uid: StudyInstanceUID, outcome: str) -> str:
     """Decide until it has an outcome, as it has when all that came is ingested; return why."""
-    rules = Rules(
-        routes=(Route(name="all", model="none"),),
-        models={},
-        patience=seconds(900),
-        ageing=Microseconds(0),
-        zone=ZoneInfo("UTC"),
-    )
     deadline = time.monotonic() + 10
     while True:
         with reading(site.engine) as connection:
@@ -48,7 +50,7 @@ def decided(site: Any, uid: StudyInstanceUID, outcome: str) -> str:
         assert study is not None
         # Before that it waits for ingest, and its last decision stands.
         if all(each >= study.quiet_until for each in reached):
-            found = decide_study(site.engine, uid, rules, Instant(now() + seconds(1)))
+            found = decide_study(site.engine, uid, RULES, Instant(now() + seconds(1)))
             with reading(site.engine) as connection:
                 study = studies.get(connection, uid)
             assert study is not None
@@ -156,7 +158,7 @@ def test_a_completed_step_allows_the_floor(
     files = sorted((study_files / doe.accession).iterdir())
     assert ct.create(doe.uid) == 0
     here.put(*files)
-    counter = Counter(settings=here.settings, engine=here.engine, clock=now)
+    counter = Counter(settings=here.settings, engine=here.engine, clock=now, rules=lambda: RULES)
     assert not counter.count_once()
     assert ct.end("COMPLETED", [path.stem for path in files]) == 0
     told(here, uid, "COMPLETED")
