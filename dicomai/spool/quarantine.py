@@ -1,4 +1,4 @@
-"""Objects that can't be ingested: kept, with the reason beside each, until a person decides."""
+"""What can't be ingested, objects and messages: kept with the reason beside it, for a person."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REASON: Final = ".json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """One object that was set aside.
+    """One object or message that was set aside.
 
     Attributes
     ----------
@@ -84,7 +84,8 @@ def listing(folder: Path) -> tuple[Quarantined, ...]:
     if not folder.is_dir():
         return ()
     found = []
-    for file in sorted(folder.glob("*.dcm")):
+    kept = (each for each in folder.iterdir() if not each.name.startswith("."))
+    for file in sorted(each for each in kept if each.suffix != _REASON):
         try:
             said = json.loads((folder / f"{file.name}{_REASON}").read_bytes())
         except (FileNotFoundError, ValueError):

@@ -84,10 +84,11 @@ def note(connection: Connection, message: StepMessage, now: Instant) -> tuple[st
     for study in set(message.studies) - there:
         connection.execute(insert(links).values(step=message.step, study_instance_uid=study))
     concerned = tuple(sorted({*there, *message.studies}))
-    if known is None or known.status not in _OVER:
-        status = message.status or (known.status if known is not None else "IN PROGRESS")
-        why = f": {message.reason}" if message.reason else ""
-        for study in concerned:
+    before = known.status if known is not None else ""
+    status = before if before in _OVER else message.status or before or "IN PROGRESS"
+    why = f": {message.reason}" if message.reason else ""
+    for study in concerned:
+        if status != before or study not in there:
             events.record(
                 connection,
                 StudyInstanceUID(study),
