@@ -20,7 +20,6 @@ PDV_HEAD: Final = struct.Struct(">LBB")
 TICK_S: Final = 1.0
 # Twice the largest PDU that is offered, and little enough to stay in the processor's cache.
 _BUFFER_BYTES: Final = 2**18
-_LEAST_FREE_BYTES: Final = 2**16
 _LINGER_S: Final = 1.0
 _LINGER_BYTES: Final = 2**23
 
@@ -46,8 +45,6 @@ class PduStream:
         What was read of it already.
     tick
         Called while nothing comes, about every `TICK_S`; what it raises ends the wait.
-    overwrites
-        Called before what was read is overwritten.
     """
 
     def __init__(
@@ -57,13 +54,11 @@ class PduStream:
         read_ahead: Bytes,
         *,
         tick: Callable[[], None],
-        overwrites: Callable[[], None],
     ) -> None:
         wait_at_most(wire, TICK_S, limits.silence_s)
         self._wire = wire
         self._limits = limits
         self._tick = tick
-        self._overwrites = overwrites
         self._view = memoryview(bytearray(max(_BUFFER_BYTES, len(read_ahead))))
         self._view[: len(read_ahead)] = read_ahead
         self._start, self._end = 0, len(read_ahead)
@@ -94,7 +89,7 @@ class PduStream:
         return bytes(taken)
 
     def some(self, limit: int) -> memoryview:
-        """Return at least one byte and at most so many; they stay until `overwrites` is called."""
+        """Return at least one byte and at most so many; they stay until the next call."""
         if self._start == self._end:
             self._fill()
         start = self._start
@@ -133,10 +128,8 @@ class PduStream:
 
     def _fill(self) -> None:
         """Read what is there, and wait until something is."""
-        free = len(self._view) - self._end
-        if free == 0 or (self._start == self._end and (not self._pace or free < _LEAST_FREE_BYTES)):
-            self._overwrites()
-            left = self._end - self._start
+        left = self._end - self._start
+        if left == 0 or self._end == len(self._view):
             self._view[:left] = bytes(self._view[self._start : self._end])
             self._start, self._end = 0, left
         while True:

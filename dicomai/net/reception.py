@@ -268,10 +268,7 @@ class Incoming:
     _look_at: int = field(default=_LOOK_BYTES, init=False)
 
     def write(self, piece: memoryview) -> None:
-        """Take the next bytes of the data set, which must stay until `flush` is called.
-
-        What is refused is not written any further.
-        """
+        """Take the next bytes of the data set; what is refused is not written any further."""
         if not piece:  # nothing has begun yet, and nothing goes on
             return
         begins = self.bytes == 0
@@ -292,16 +289,7 @@ class Incoming:
                 if self.bytes >= self._look_at:
                     self._look_at += _LOOK_BYTES
                     self.reception.check_room()
-                    self._part.flush()
         except (DicomaiError, OSError) as trouble:
-            self._refuse(trouble)
-
-    def flush(self) -> None:
-        """Write the pieces that were taken, before others take their place."""
-        try:
-            if self._part is not None:
-                self._part.put()
-        except (DiskFull, OSError) as trouble:
             self._refuse(trouble)
 
     def finish(self) -> Answer:

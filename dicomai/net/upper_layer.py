@@ -113,9 +113,7 @@ class UpperLayer(DULServiceProvider):
     def hear(self, wire: socket.socket, read_ahead: Bytes) -> None:
         """Take the connection, and what was read of it already."""
         self.socket = self._connection = _Connection(self.assoc, wire, self._limits.silence_s)
-        self._stream = PduStream(
-            wire, self._limits, read_ahead, tick=self._tick, overwrites=self._overwrites
-        )
+        self._stream = PduStream(wire, self._limits, read_ahead, tick=self._tick)
         self._messages = Messages(self, self._stream.begin_message, self._stream.end_message)
 
     @property
@@ -288,10 +286,6 @@ class UpperLayer(DULServiceProvider):
             if self.state_machine.current_state == _OPEN:
                 self._connection.send(pdus)
         incoming.answered()
-
-    def _overwrites(self) -> None:
-        if self._incoming is not None:
-            self._incoming.flush()
 
     def drop(self) -> None:
         """Let go of an object that will not be whole."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -32,13 +33,14 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Another file system, one that has no links, or a file with as many as it can have.
 _NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP})
 _CHUNK_BYTES: Final = 2**20
-_GATHER_BYTES: Final = 2**18
+# Memory in which a file's bytes are gathered: half a CT slice, and little enough to stay in the
+# processor's cache. Those that are not in use are kept, for new memory is slow.
+_STAGE_BYTES: Final = 2**18
+_SPARE_STAGES: Final = 64
+_stages: list[memoryview] = []
 # The kernel keeps what one call writes in one piece of memory, and large pieces are seldom at hand:
 # half a megabyte took 0.2 ms in calls of 64 KiB, over 1 ms in larger ones (benchmarks/receive.md).
 _CALL_BYTES: Final = 2**16
-_GATHER_CHUNKS: Final = 512  # the kernel takes 1024
-# So much of a file that is being written may still be on its way to the disk.
-_FLUSH_BYTES: Final = 2**24
 _MODE: Final = 0o640
 FOLDER_MODE: Final = 0o750
 PART_SUFFIX: Final = ".part"
@@ -46,6 +48,10 @@ PART_SUFFIX: Final = ".part"
 
 class Part:
     """A file that is being written; when it is closed it has its name, or is gone.
+
+    Its bytes are gathered in memory of our own. Whole fills of that go to the disk past the page
+    cache, where the file system can: they need not be copied once more, and are on their way when
+    the rest comes. Whoever reads the file reads it from the disk.
 
     Parameters
     ----------
@@ -60,14 +66,18 @@ class Part:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._written = self._flushed = self._gathered = 0
-        self._chunks: list[Bytes] = []
+        self._written = self._gathered = 0
+        self._is_direct: bool | None = None
         try:
             self._descriptor = os.open(
                 path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE
             )
         except OSError as trouble:
             raise _worded(trouble, path) from trouble
+        try:
+            self._stage = _stages.pop()
+        except IndexError:
+            self._stage = memoryview(mmap.mmap(-1, _STAGE_BYTES))
 
     def __enter__(self) -> Part:
         return self
@@ -78,53 +88,72 @@ class Part:
     def close(self) -> None:
         """Take it away, unless it has its name."""
         if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+            self._let_go()
             with suppress(FileNotFoundError):
                 self._path.unlink()
 
     def write(self, *chunks: Bytes) -> None:
-        """Append bytes, some time: they must stay what they are until `put` is called.
+        """Append bytes.
 
         Raises
         ------
         DiskFull, OSError
             Not all are there; what is left to do is to close it.
         """
-        self._chunks += chunks
-        self._gathered += sum(map(len, chunks))
-        if self._gathered >= _GATHER_BYTES or len(self._chunks) >= _GATHER_CHUNKS:
-            self.put()
-            # The disk begins with these while the next ones come.
-            _to_disk(self._descriptor, _WRITE)
+        for chunk in chunks:
+            rest = memoryview(chunk).cast("B")
+            while rest:
+                start = self._gathered
+                piece = rest[: _STAGE_BYTES - start]
+                self._gathered = start + len(piece)
+                self._stage[start : self._gathered] = piece
+                rest = rest[len(piece) :]
+                if self._gathered == _STAGE_BYTES:
+                    self._put_full()
 
     def put(self) -> None:
-        """Write all that was appended; raises so."""
-        chunks, self._chunks = self._chunks, []
-        self._written += self._gathered
-        self._gathered = 0
+        """Write all that was appended; raises so. What comes after it goes through the cache."""
+        self._go_past_the_cache(False)  # which takes whole blocks only
+        if self._gathered:
+            self._put(_CALL_BYTES)
+
+    def _put_full(self) -> None:
+        if self._is_direct is None:
+            self._go_past_the_cache(True)
+        if self._is_direct:
+            self._put(_STAGE_BYTES)
+            return
+        self._put(_CALL_BYTES)
         try:
-            for together in _in_calls(chunks):
-                size = sum(map(len, together))
-                written = os.writev(self._descriptor, together)
-                if written < size:
-                    _write_all(self._descriptor, b"".join(together)[written:])
+            # The disk begins with these while the next ones come.
+            _to_disk(self._descriptor, _WRITE)
         except OSError as trouble:
             raise _worded(trouble, self._path) from trouble
 
-    def flush(self) -> None:
-        """Have the disk begin with what was written, and memory let go of what it has.
+    def _put(self, step: int) -> None:
+        """Write what is gathered, so many bytes in each call."""
+        size, self._gathered = self._gathered, 0
+        self._written += size
+        try:
+            for at in range(0, size, step):
+                _write_all(self._descriptor, self._stage[at : min(size, at + step)])
+        except OSError as trouble:
+            raise _worded(trouble, self._path) from trouble
 
-        A file of gigabytes would else be written while whoever sent it waits for its answer.
-        """
-        os.posix_fadvise(
-            self._descriptor,
-            self._flushed,
-            self._written - self._flushed,
-            os.POSIX_FADV_DONTNEED,
-        )
-        # Once more the next time: what is still on its way to the disk stays in memory.
-        self._flushed = max(0, self._written - _FLUSH_BYTES)
+    def _go_past_the_cache(self, wanted: bool) -> None:
+        """Have writes go past the page cache, where the file system can, or through it."""
+        if wanted or self._is_direct:
+            try:
+                fcntl.fcntl(self._descriptor, fcntl.F_SETFL, os.O_DIRECT if wanted else 0)
+            except OSError:  # it can't
+                wanted = False
+        self._is_direct = wanted
+
+    def _let_go(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+        if len(_stages) < _SPARE_STAGES:
+            _stages.append(self._stage)
 
     @contextmanager
     def mapped(self) -> Iterator[memoryview]:
@@ -167,8 +196,7 @@ class Part:
         except OSError as trouble:
             raise _worded(trouble, path) from trouble
         sync_folders()
-        descriptor, self._descriptor = self._descriptor, -1
-        os.close(descriptor)
+        self._let_go()
 
     def become(self, path: Path) -> None:
         """Make the bytes, then the name, then the folder durable.
@@ -183,8 +211,7 @@ class Part:
         self.put()
         try:
             os.fsync(self._descriptor)
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+            self._let_go()
             self._path.replace(path)
         except OSError as trouble:
             with suppress(FileNotFoundError):
@@ -373,22 +400,6 @@ def _name(path: Path) -> None:
         with suppress(OSError):
             path.unlink()
         raise
-
-
-def _in_calls(chunks: Iterable[Bytes]) -> Iterator[list[Bytes]]:
-    """Give what each call is to write: the chunks in order, cut where it must be."""
-    together: list[Bytes] = []
-    room = _CALL_BYTES
-    for chunk in chunks:
-        rest = memoryview(chunk).cast("B")
-        while rest:
-            together.append(rest[:room])
-            rest, room = rest[room:], max(0, room - len(rest))
-            if not room:
-                yield together
-                together, room = [], _CALL_BYTES
-    if together:
-        yield together
 
 
 def _to_disk(descriptor: int, how: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import random
 import re
 import resource
 import subprocess
@@ -178,3 +180,28 @@ def test_a_real_other_file_system_gets_a_copy(tmp_path: Path) -> None:
         assert target.read_bytes() == b"data"
     finally:
         source.unlink()
+
+
+def refused(*_: object) -> int:
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("size", [0, 1, 2**18 - 1, 2**18, 2**18 + 1, 3 * 2**18 + 4097])
+def test_bytes_arrive_as_they_were_past_the_page_cache_and_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, direct: bool
+) -> None:
+    if not direct:  # as file systems answer that know no O_DIRECT
+        monkeypatch.setattr(fcntl, "fcntl", refused)
+    data = random.Random(size).randbytes(size)
+    names = tmp_path / ".part", tmp_path / "whole"
+    with durable.Part(names[0]) as part:
+        for at in range(0, size, 100_003):
+            part.write(memoryview(data)[at : at + 100_003])
+        if size:
+            with part.mapped() as written:
+                assert written == data
+        part.write(b"and more")
+        part.settle(names[1], lambda: None)
+    assert names[1].read_bytes() == data + b"and more"
+    assert not names[0].exists()

@@ -220,7 +220,6 @@ def test_an_object_that_is_let_go_of_leaves_nothing(spool: Path, associate: Asso
     arriving.write(b"half", memoryview(b" of it"))
     with arriving.mapped() as written:
         assert bytes(written) == b"half of it"
-    arriving.flush()
     arriving.close()
     arriving.close()
     assert not list(writer.folder.glob(".*"))
