@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from typing import TypeAlias
 
-from dicomai.dicom.header import Attributes
+from dicomai.routing.condition import CALLING_NODE
 from dicomai.routing.exclusion import Excluded, exclude
 from dicomai.routing.image import Image, Series
-from dicomai.routing.route import Route
-from dicomai.routing.selection import Choice, ModelInputs, choose
+from dicomai.routing.route import Mode, Route
+from dicomai.routing.selection import Choice, InputSpec, ModelInputs, choose
+
+Earlier: TypeAlias = Callable[[InputSpec], Iterable[Sequence[Series]]]
+"""Gives the earlier studies that an input may come from, the latest first, each as its series."""
+
+
+def _no_studies(_: InputSpec) -> Iterable[Sequence[Series]]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +32,18 @@ class Unmatched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matched:
-    """The route's model gets one candidate for each of its inputs."""
+    """The route's model gets one candidate for each of its inputs.
+
+    Attributes
+    ----------
+    lacking
+        Inputs that are not here, and that a node may have.
+    """
 
     because: str
     excluded: tuple[Excluded, ...]
     choices: tuple[Choice, ...]
+    lacking: tuple[InputSpec, ...] = ()
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -42,7 +57,12 @@ class Matched:
 
 
 def match(
-    route: Route, model: ModelInputs, study: Sequence[Series], *, today: date
+    route: Route,
+    model: ModelInputs,
+    study: Sequence[Series],
+    *,
+    today: date,
+    earlier: Earlier = _no_studies,
 ) -> Matched | Unmatched:
     """Return what a route wants of a study.
 
@@ -57,6 +77,8 @@ def match(
         All series of the study.
     today
         The date that `max_study_age_days` counts from.
+    earlier
+        The same patient's earlier studies.
     """
     if route.mode == "off":
         return Unmatched(because="it is off")
@@ -69,22 +91,80 @@ def match(
         excluded += out
         if remaining is not None:
             left.append(remaining)
-    choices = tuple(
-        choose(spec, left, () if number else route.when) for number, spec in enumerate(model.inputs)
-    )
-    for choice in choices:
-        if choice.chosen is None:
-            reasons = [each.rstrip(".") for each in choice.rejected]
-            reason = "; ".join(reasons) or "every series was left out"
+    choices = _choices(route, model, left, earlier)
+    lacking = []
+    for number, (spec, choice) in enumerate(zip(model.inputs, choices, strict=True)):
+        if choice.chosen is not None:
+            continue
+        if number and route.inputs_from:
+            lacking.append(spec)
+        elif not spec.optional:
             return Unmatched(
-                because=f"nothing fits input {choice.input} of {route.model}: {reason}",
+                because=f"nothing fits input {spec.name} of {route.model}: {_reason(spec, choice)}",
                 excluded=tuple(excluded),
                 choices=choices,
             )
+    nothing = f"nothing yet, {route.inputs_from} may have it" if lacking else "nothing"
     gets = ", ".join(
-        f"{choice.input}: {choice.chosen.title}" for choice in choices if choice.chosen is not None
+        f"{choice.input}: {nothing if choice.chosen is None else choice.chosen.title}"
+        for choice in choices
     )
-    return Matched(because=f"{route.model} gets {gets}", excluded=tuple(excluded), choices=choices)
+    return Matched(
+        because=f"{route.model} gets {gets}",
+        excluded=tuple(excluded),
+        choices=choices,
+        lacking=tuple(lacking),
+    )
+
+
+def _choices(
+    route: Route, model: ModelInputs, left: Sequence[Series], earlier: Earlier
+) -> tuple[Choice, ...]:
+    """Return what each input gets; no series is given to two of them."""
+    choices: list[Choice] = []
+    for spec in model.inputs:
+        if spec.source == "prior":
+            choices.append(_of_earlier(spec, earlier(spec), route))
+            continue
+        taken = {each.chosen.series.series_instance_uid for each in choices if each.chosen}
+        free = [each for each in left if each.series_instance_uid not in taken]
+        choices.append(choose(spec, free, () if choices else route.when))
+    return tuple(choices)
+
+
+def over_history(route: Route, mode: Mode, priority: int) -> Route:
+    """Return a route as it looks at studies of any age and from anywhere.
+
+    What it leaves alone by date, or since another node sends it, is what history consists of.
+    """
+    return replace(
+        route,
+        mode=mode,
+        when=tuple(each for each in route.when if each.subject != CALLING_NODE),
+        since=None,
+        max_study_age_days=None,
+        priority=priority,
+        urgent=False,
+    )
+
+
+def _of_earlier(spec: InputSpec, studies: Iterable[Sequence[Series]], route: Route) -> Choice:
+    """Return what the latest of some studies has for an input."""
+    choice = Choice(input=spec.name, chosen=None)
+    for study in studies:
+        left = [kept for each in study if (kept := exclude(each, route.allow)[0]) is not None]
+        found = choose(spec, left)
+        if found.chosen is not None:
+            return found
+        choice = replace(choice, misfits=(*choice.misfits, *found.misfits))
+    return choice
+
+
+def _reason(spec: InputSpec, choice: Choice) -> str:
+    if choice.rejected:
+        return "; ".join(each.rstrip(".") for each in choice.rejected)
+    prior = "no earlier study of the patient is here"
+    return prior if spec.source == "prior" else "every series was left out"
 
 
 def _too_old(route: Route, study: Sequence[Series], today: date) -> str | None:
@@ -98,7 +178,7 @@ def _too_old(route: Route, study: Sequence[Series], today: date) -> str | None:
         at
         for series in study
         for image in series.images
-        if (at := _study_date(image.attributes)) is not None
+        if (at := study_day(image.attributes.get("StudyDate"))) is not None
     ]
     if not dates:
         return f"it takes studies from {oldest} on, and this one has no Study Date"
@@ -107,8 +187,8 @@ def _too_old(route: Route, study: Sequence[Series], today: date) -> str | None:
     return None
 
 
-def _study_date(attributes: Attributes) -> date | None:
-    value = attributes.get("StudyDate")
+def study_day(value: object) -> date | None:
+    """Return the day that a Study Date says, None where it says none."""
     if not isinstance(value, str):
         return None
     try:

@@ -65,6 +65,9 @@ class Route:
         Studies of an earlier Study Date are left alone, so that a PACS migration starts nothing.
     max_study_age_days
         Studies whose Study Date is longer ago are left alone.
+    inputs_from
+        The node that is asked for a prior, or for a further series of the study, that the model
+        takes and that is not here. Empty: what is here must do.
     allow
         Images that are never input unless a route says so: "localizer", "secondary", "derived",
         "produced".
@@ -80,4 +83,5 @@ class Route:
     urgent: bool = False
     since: date | None = None
     max_study_age_days: int | None = None
+    inputs_from: str = ""
     allow: tuple[Exclusion, ...] = ()

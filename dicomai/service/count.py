@@ -17,10 +17,11 @@ from dicomai.net import find as finding
 from dicomai.net.find import Match
 from dicomai.net.node import Node
 from dicomai.routing.completeness import completed, confirmed
-from dicomai.routing.image import series_of
-from dicomai.service.decide import Rules, image_of, wanted_by
+from dicomai.service.decide import wanted_by
+from dicomai.service.rules import Rules
+from dicomai.service.whole import whole
 from dicomai.settings import Settings
-from dicomai.store import counts, instances, steps, studies
+from dicomai.store import counts, steps, studies
 from dicomai.store.counts import SeriesCount
 from dicomai.store.engine import reading, writing
 from dicomai.store.studies import Study
@@ -131,7 +132,7 @@ class Counter:
                 return False
             counts.note(connection, uid, node.name, found, now)
             # All that it has is here: no more than the floor is waited for.
-            here = series_of(image_of(row) for row in instances.of_study(connection, uid))
+            here = whole(connection, current).series
             if current.nodes == (node.name,) and node.name in confirmed(
                 counts.of_study(connection, uid, wanted_by(rules, here))
             ):

@@ -17,10 +17,11 @@ from dicomai.models.registry import open_registry
 from dicomai.routing.selection import ModelInputs, parse_input
 from dicomai.service import duties
 from dicomai.service.count import COUNT_S, Counter
-from dicomai.service.decide import Rules, decide_due
+from dicomai.service.decide import decide_due
 from dicomai.service.ingest import Ingest, ingest
 from dicomai.service.loops import Loop, keep
 from dicomai.service.pull import Puller
+from dicomai.service.rules import Rules
 from dicomai.service.tree import Life
 from dicomai.settings import Settings
 from dicomai.spool import reader

@@ -116,6 +116,12 @@ def cross_checked(file: Path, raw: Toml) -> list[Problem]:
                 add(key, f'no node "{name}"{hint(str(name), nodes)}', "Add it under [[nodes]].")
             elif not nodes[str(name)].get("host"):
                 add(key, f'node "{name}" has no host', "Give it host and port.")
+        if asked := str(table.get("inputs_from", "")):
+            key = f"routes[{number}].inputs_from"
+            if asked not in nodes:
+                add(key, f'no node "{asked}"{hint(asked, nodes)}', "Add it under [[nodes]].")
+            elif not nodes[asked].get("host"):
+                add(key, f'node "{asked}" has no host', "Give it host and port.")
         conditions = table.get("when", [])
         for condition in conditions if isinstance(conditions, list) else []:
             if isinstance(condition, Condition) and condition.subject == CALLING_NODE:

@@ -154,6 +154,8 @@ def complete(connection: Connection, candidate: Candidate, now: Instant) -> None
     brought = schema.association_studies
     connection.execute(delete(brought).where(brought.c.study_instance_uid == uid))
     connection.execute(delete(schema.events).where(schema.events.c.study_instance_uid == uid))
+    apart = schema.studies_apart
+    connection.execute(delete(apart).where(apart.c.study_instance_uid == uid))
     connection.execute(delete(table).where(table.c.study_instance_uid == uid))
 
 

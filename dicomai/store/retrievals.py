@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant, Microseconds
@@ -30,6 +30,9 @@ class NewRetrieval:
     ----------
     series
         Only these; empty: the whole study.
+    purpose
+        What alone it serves: routes don't look at a study that nothing else brought. Empty: it is
+        fetched as if it had been sent.
     ageing
         See the table [worker] of the settings.
     """
@@ -37,6 +40,7 @@ class NewRetrieval:
     node: str
     study_instance_uid: StudyInstanceUID
     series: frozenset[SeriesInstanceUID] = frozenset()
+    purpose: str = ""
     priority: int = 0
     urgent: bool = False
     ageing: Microseconds
@@ -57,6 +61,8 @@ class AddedRetrieval:
 
 def queue(connection: Connection, wanted: NewRetrieval, now: Instant) -> AddedRetrieval:
     """Queue a retrieval, unless the same one is under way."""
+    if not wanted.purpose:
+        welcome(connection, wanted.study_instance_uid)
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     # Nobody knows yet whose it is; the objects will say.
     values = blank(uuid.uuid4(), wanted.study_instance_uid, IdentityKey(""), now)
@@ -90,9 +96,39 @@ def queue(connection: Connection, wanted: NewRetrieval, now: Instant) -> AddedRe
         ).scalar_one()
         return AddedRetrieval(outcome="present", job_id=JobId(there))
     job = job_of(row)
+    if wanted.purpose and not is_here(connection, wanted.study_instance_uid):
+        connection.execute(
+            insert(schema.studies_apart)
+            .values(study_instance_uid=wanted.study_instance_uid, purpose=wanted.purpose, at=now)
+            .on_conflict_do_nothing()
+        )
     what = f"{len(wanted.series)} series" if wanted.series else "the study"
     tell(connection, job, "retrieval queued", f"{job.title} was queued, which fetches {what}.", now)
     return AddedRetrieval(outcome="queued", job_id=job.id)
+
+
+def purpose_of(connection: Connection, study: StudyInstanceUID) -> str:
+    """Return what alone a study was fetched for; empty: for nothing else than to be looked at."""
+    table = schema.studies_apart
+    query = select(table.c.purpose).where(table.c.study_instance_uid == study)
+    return connection.execute(query).scalar_one_or_none() or ""
+
+
+def welcome(connection: Connection, study: StudyInstanceUID) -> None:
+    """Have routes look at a study, whatever else it was fetched for."""
+    table = schema.studies_apart
+    connection.execute(delete(table).where(table.c.study_instance_uid == study))
+
+
+def is_here(connection: Connection, study: StudyInstanceUID) -> bool:
+    """Tell whether the catalogue has images of a study, besides our own results."""
+    instances = schema.instances
+    found = connection.execute(
+        select(instances.c.id)
+        .where(instances.c.study_instance_uid == study, instances.c.origin != "produced")
+        .limit(1)
+    )
+    return found.first() is not None
 
 
 def series_of(job: Job) -> frozenset[SeriesInstanceUID]:

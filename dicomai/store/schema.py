@@ -78,6 +78,7 @@ studies: Final = Table(
     CheckConstraint("(status = 'deleting') = (deleting IS NOT NULL)", name="deleting"),
     Index("ix_studies_accession_number", "accession_number"),
     Index("ix_studies_last_object_at", "last_object_at"),
+    Index("ix_studies_patient_key", "patient_key"),
     # The hot query of decide.
     Index(
         "ix_studies_to_decide",

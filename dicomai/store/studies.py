@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Result, literal_column, select, update
+from sqlalchemy import Connection, Result, Row, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant
@@ -109,6 +110,50 @@ def find_by_accession(connection: Connection, accession: str) -> tuple[Study, ..
             .where(table.c.accession_number == accession)
             .order_by(table.c.first_object_at, table.c.study_instance_uid)
         )
+    )
+
+
+def before(
+    connection: Connection, study: Study, key: IdentityKey, oldest: date
+) -> tuple[Study, ...]:
+    """Return a patient's decided studies before one of his, the latest first.
+
+    Of the same day are those that say that they are earlier.
+
+    Parameters
+    ----------
+    study
+        The one that they come before.
+    key
+        The patient.
+    oldest
+        Those of an earlier day are left out.
+    """
+    table, headers = schema.studies, schema.study_headers
+    found = connection.execute(
+        select(table, headers.c.attributes)
+        .join(headers, headers.c.study_instance_uid == table.c.study_instance_uid)
+        .where(
+            table.c.patient_key == key,
+            table.c.status == "decided",
+            table.c.study_instance_uid != study.study_instance_uid,
+        )
+    ).all()
+    times = {row.study_instance_uid: str(row.attributes.get("StudyTime", "")) for row in found}
+    own = connection.execute(
+        select(headers.c.attributes).where(headers.c.study_instance_uid == study.study_instance_uid)
+    ).scalar_one_or_none()
+    now = _digits(study.study_date), str((own or {}).get("StudyTime", ""))
+    first = f"{oldest:%Y%m%d}".zfill(8)
+    dated = [
+        ((day, times[each.study_instance_uid]), each)
+        for each in map(_study, found)
+        if len(day := _digits(each.study_date)) == 8 and first <= day
+    ]
+    return tuple(
+        each
+        for at, each in sorted(dated, key=lambda one: (one[0], one[1].study_instance_uid))[::-1]
+        if at[0] < now[0] or (at[0] == now[0] and "" < at[1] < now[1])
     )
 
 
@@ -307,9 +352,14 @@ def _one(rows: Result[Any]) -> Study | None:
     return found[0] if found else None
 
 
+def _digits(value: str) -> str:
+    return value.replace(".", "").strip()
+
+
 def _all(rows: Result[Any]) -> tuple[Study, ...]:
-    studies = []
-    for row in rows:
-        values: dict[str, Any] = {name: row._mapping[name] for name in Study.__dataclass_fields__}
-        studies.append(Study(**{**values, "nodes": tuple(values["nodes"])}))
-    return tuple(studies)
+    return tuple(_study(row) for row in rows)
+
+
+def _study(row: Row[Any]) -> Study:
+    values: dict[str, Any] = {name: row._mapping[name] for name in Study.__dataclass_fields__}
+    return Study(**{**values, "nodes": tuple(values["nodes"])})

@@ -28,6 +28,7 @@ def upgrade() -> None:
         f"waiting_for IS NULL OR waiting_for IN ({_WAITING})",
         f"waiting_for IS NULL OR waiting_for IN ({_WAITING}, 'input')",
     )
+    op.create_index("ix_studies_patient_key", "studies", ["patient_key"])
     _counts()
     op.create_table(
         "studies_apart",

@@ -19,7 +19,7 @@ from dicomai.errors import InputError, NotFound
 from dicomai.routing import matching
 from dicomai.routing.condition import parse
 from dicomai.routing.route import Route
-from dicomai.service import decide as decide_module
+from dicomai.service import applied as applied_module
 from dicomai.service import ingest as ingest_module
 from dicomai.service.again import again
 from dicomai.service.decide import accept, decide_due
@@ -125,12 +125,12 @@ def test_a_study_that_breaks_the_decision_keeps_nobody_else_from_it(
     hospital.ingest()
     real = matching.match
 
-    def breaks(route: Route, model: Any, study: Any, *, today: date) -> Any:
+    def breaks(route: Route, model: Any, study: Any, **others: Any) -> Any:
         if study[0].series_instance_uid == "1.2.3.1":
             raise ZeroDivisionError
-        return real(route, model, study, today=today)
+        return real(route, model, study, **others)
 
-    monkeypatch.setattr(decide_module, "match", breaks)
+    monkeypatch.setattr(applied_module, "match", breaks)
 
     assert decide_due(hospital.engine, hospital.rules, hospital.clock) == {
         "1.2.3": "defect",

@@ -1,0 +1,35 @@
+"""What studies are decided by, as the configuration and the packages say it now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+from dicomai.dicom.dates import Microseconds
+from dicomai.routing.route import Route
+from dicomai.routing.selection import ModelInputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What studies are decided by.
+
+    Attributes
+    ----------
+    models
+        What each installed package needs, by name.
+    patience, ageing
+        See the tables [decide] and [worker] of the settings.
+    zone
+        Of the modalities: their today is the day that `max_study_age_days` counts from.
+    fetch_missing
+        The nodes from which what they count and did not send is fetched.
+    """
+
+    routes: tuple[Route, ...]
+    models: Mapping[str, ModelInputs]
+    patience: Microseconds
+    ageing: Microseconds
+    zone: ZoneInfo
+    fetch_missing: frozenset[str] = frozenset()
