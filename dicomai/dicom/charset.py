@@ -63,6 +63,15 @@ _ESCAPE: Final = re.compile(rb"\x1b([\x20-\x2f]+[\x30-\x7e]|\$[\x40-\x7e])")
 _RESETS: Final = frozenset(b"\t\n\f\r")
 
 
+def known_terms() -> Terms:
+    """Return the values of Specific Character Set in which text is read and written."""
+    alone = (term for term in _ALONE if term.startswith("ISO"))
+    single = (f"ISO_IR {number}" for number, (*_, width) in _HIGH.items() if width == 1)
+    extended = (f"ISO 2022 IR {number}" for number in (*_LOW, *_HIGH))
+    others = (term for term in _ALONE if not term.startswith("ISO"))
+    return tuple(dict.fromkeys((*single, *alone, *others, *extended)))
+
+
 def terms_of(declared: str | Sequence[str] | None) -> Terms:
     """Return the terms of Specific Character Set as the standard spells them.
 

@@ -35,9 +35,9 @@ from dicomai.net.tls import NO_FILES, TlsFiles
 from dicomai.spool.entries import Ending
 
 STUDY_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
-_NATIVE: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+NATIVE: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 # Lossless ones first. A context each: a node that has an object in one of them sends it as it is.
-_COMPRESSED: Final = (
+COMPRESSED: Final = (
     "1.2.840.10008.1.2.4.70",
     "1.2.840.10008.1.2.4.80",
     "1.2.840.10008.1.2.4.90",
@@ -168,6 +168,6 @@ def _contexts(classes: Sequence[str]) -> list[PresentationContext]:
     """Return what to propose: native transfer syntaxes for all, compressed ones as room allows."""
     room = _MAX_CONTEXTS - 1
     known = list(classes) or [str(each.abstract_syntax) for each in StoragePresentationContexts]
-    native = [build_context(uid, list(_NATIVE)) for uid in known[:room]]
-    compressed = [build_context(uid, syntax) for syntax in _COMPRESSED for uid in (classes or ())]
+    native = [build_context(uid, list(NATIVE)) for uid in known[:room]]
+    compressed = [build_context(uid, syntax) for syntax in COMPRESSED for uid in (classes or ())]
     return [*native, *compressed][:room]

@@ -40,7 +40,7 @@ from dicomai.net.transcode import EXPLICIT, IMPLICIT
 from dicomai.net.upper_layer import Acceptor
 
 _POLL_S: Final = 0.1
-_MAX_PDU_BYTES: Final = 2**17
+MAX_PDU_BYTES: Final = 2**17
 
 _log = structlog.get_logger()
 
@@ -118,7 +118,7 @@ class _Desk:
         entity = AE(config.ae_title)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.maximum_pdu_size = _MAX_PDU_BYTES
+        entity.maximum_pdu_size = MAX_PDU_BYTES
         # The limit itself is in `_decided`, which doesn't count calls that wait to be rejected.
         entity.maximum_associations = 10 * config.max_associations
         entity.acse_timeout = config.limits.request_s

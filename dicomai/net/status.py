@@ -19,7 +19,7 @@ class Meaning:
     words: str
 
 
-_SINGLE: Final[Mapping[int, Meaning]] = MappingProxyType(
+MEANINGS: Final[Mapping[int, Meaning]] = MappingProxyType(
     {
         0x0000: Meaning("ok", "stored it"),
         0x0001: Meaning("warning", "stored it, with attributes it did not expect"),
@@ -48,21 +48,22 @@ _SINGLE: Final[Mapping[int, Meaning]] = MappingProxyType(
         0xFE00: Meaning("transient", "cancelled it"),
     }
 )
-# The first digits that say what it is, whatever follows.
-_RANGES: Final[tuple[tuple[int, int, Meaning], ...]] = (
+"""What a peer may answer to a C-STORE (PS3.4 B.2.3, PS3.7 annex C)."""
+RANGES: Final[tuple[tuple[int, int, Meaning], ...]] = (
     (0xA700, 0xA7FF, Meaning("transient", "is out of resources: its disk may be full")),
     (0xA900, 0xA9FF, Meaning("refused", "says that its data set does not match its SOP class")),
     (0xA000, 0xAFFF, Meaning("refused", "failed to store it")),
     (0xB000, 0xBFFF, Meaning("warning", "stored it, with a warning")),
     (0xC000, 0xCFFF, Meaning("refused", "can't understand it")),
 )
+"""The first digits that say what it is, whatever follows."""
 
 
 def meaning(status: int) -> Meaning:
     """Return what a status of a C-STORE response means; one that no standard knows is a refusal."""
-    if status in _SINGLE:
-        return _SINGLE[status]
-    for first, last, means in _RANGES:
+    if status in MEANINGS:
+        return MEANINGS[status]
+    for first, last, means in RANGES:
         if first <= status <= last:
             return means
     return Meaning("refused", "answered with a status that the standard does not know")
@@ -90,7 +91,7 @@ def store_sentence(node: str, what: str, status: int, comment: str) -> str:
     return sentence
 
 
-_REJECTIONS: Final[Mapping[tuple[int, int], str]] = MappingProxyType(
+REJECTIONS: Final[Mapping[tuple[int, int], str]] = MappingProxyType(
     {
         (1, 1): "without a reason. Allow {ours} there",
         (1, 2): "for the application context. It speaks another version of DICOM",
@@ -115,7 +116,7 @@ def rejection(
 
     One for good that gives no reason counts as transient: many say so while they start.
     """
-    words = _REJECTIONS.get((source, diagnostic), "for a reason that the standard does not know")
+    words = REJECTIONS.get((source, diagnostic), "for a reason that the standard does not know")
     sentence = f"{node} rejected the association {words}.".format(
         node=node, theirs=theirs, ours=ours
     )

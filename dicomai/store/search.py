@@ -24,7 +24,7 @@ Found = dict[str, AttributeValue]
 
 PAGE: Final = 200
 
-_COUNTED: Final = frozenset(
+COUNTED: Final = frozenset(
     {
         "NumberOfPatientRelatedStudies",
         "NumberOfPatientRelatedSeries",
@@ -50,7 +50,7 @@ class Page:
 
 def supported(level: Level, keyword: str) -> bool:
     """Tell whether a keyword is matched at a level."""
-    return keyword in _OF_LEVEL[level] if level in _OF_LEVEL else keyword not in _COUNTED
+    return keyword in _OF_LEVEL[level] if level in _OF_LEVEL else keyword not in COUNTED
 
 
 def page(

@@ -1,0 +1,183 @@
+"""What dicomai answers to peers and makes of their answers, for its conformance statement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from dicomai.cli.produced import Table
+from dicomai.net import admission, answering, find, mpps, reception, status
+from dicomai.net.node import Node
+
+_PEER: Final = Node(name="The node", ae_title="NODE")
+
+
+def _code(value: int) -> str:
+    return f"`0x{value:04X}`"
+
+
+def store() -> Table:
+    """Return what a C-STORE is answered."""
+    return (
+        ("status", "when"),
+        [
+            (_code(reception.SUCCESS), "The object, its name and its folder are on the disk."),
+            (
+                _code(reception.OUT_OF_RESOURCES),
+                (
+                    "The disk has less than `receiver.reserve_bytes` left, or failed; the object "
+                    "is larger than `receiver.max_object_bytes`; the receiver is stopping."
+                ),
+            ),
+            (
+                _code(reception.DOES_NOT_MATCH),
+                (
+                    "SOP class or instance of the data set are not those of the command, or the "
+                    "class is not that of the presentation context."
+                ),
+            ),
+            (
+                _code(reception.CANNOT_UNDERSTAND),
+                (
+                    "The head of the data set, up to Series Instance UID, can't be read in its "
+                    "transfer syntax, or lacks a UID."
+                ),
+            ),
+        ],
+    )
+
+
+def steps() -> Table:
+    """Return what a message about a procedure step is answered."""
+    return (
+        ("status", "when"),
+        [
+            (_code(mpps.SUCCESS), "The message is on the disk."),
+            (
+                _code(mpps.INVALID_ATTRIBUTE),
+                (
+                    "It can't be read, has no status of a procedure step, or N-CREATE another one "
+                    "than IN PROGRESS."
+                ),
+            ),
+            (_code(mpps.PROCESSING_FAILURE), "The disk is full or failed."),
+            (_code(mpps.INVALID_INSTANCE), "The UID of the step is missing or none."),
+            (_code(mpps.NO_SUCH_CLASS), "It came in a context of another SOP class."),
+        ],
+    )
+
+
+def query() -> Table:
+    """Return what C-FIND, C-GET and C-MOVE are answered."""
+    every, moving = "C-FIND, C-GET, C-MOVE", "C-GET, C-MOVE"
+    return (
+        ("status", "of", "when"),
+        [
+            (_code(answering.SUCCESS), every, "All matches were given; all objects were sent."),
+            (_code(answering.PENDING), every, "A match; an object was dealt with."),
+            (
+                _code(answering.PENDING_WITHOUT_SOME_KEYS),
+                "C-FIND",
+                "A match, and some keys were not heeded.",
+            ),
+            (_code(answering.CANCELLED), every, "The peer cancelled it (C-CANCEL)."),
+            (_code(answering.WITH_FAILURES), moving, "Some objects could not be sent."),
+            (_code(answering.UNABLE_TO_SEND), moving, "No object could be sent."),
+            (
+                _code(answering.UNKNOWN_DESTINATION),
+                "C-MOVE",
+                "No node with `host` has that AE title.",
+            ),
+            (
+                _code(answering.DOES_NOT_MATCH),
+                every,
+                (
+                    "The identifier can't be read, has no level of its model, lacks the unique key "
+                    "of a level above, or names nothing that is to be sent. Error Comment says "
+                    "which."
+                ),
+            ),
+            (
+                _code(answering.UNABLE_TO_PROCESS),
+                every,
+                "The catalogue or the archive is away; our log says more.",
+            ),
+        ],
+    )
+
+
+_DONE: Final = MappingProxyType(
+    {
+        "ok": "delivered",
+        "warning": "delivered, with an event",
+        "transient": "tried again later",
+        "refused": "failed, for a person",
+    }
+)
+
+
+def to_store() -> Table:
+    """Return what is made of the answer to a C-STORE."""
+    rows = [
+        (_code(code), each.words, _DONE[each.kind]) for code, each in status.MEANINGS.items()
+    ] + [
+        (f"{_code(first)} to {_code(last)}", each.words, _DONE[each.kind])
+        for first, last, each in status.RANGES
+    ]
+    other = status.meaning(0x0ABC)
+    rows.append(("any other", other.words, _DONE[other.kind]))
+    return (("status", "taken to mean: the node …", "the object is"), rows)
+
+
+def to_find() -> Table:
+    """Return what is made of the answer to C-FIND, C-GET and C-MOVE."""
+    rows = [
+        ("`0x0000`", "all was given or sent"),
+        ("`0xFF00`, `0xFF01`", "a match; progress"),
+        ("`0xB000` (C-GET, C-MOVE)", "done; what failed is counted, told, and asked for again"),
+    ]
+    for code in (0x0122, 0x0124, 0xA701, 0xA702, 0xA801, 0xA900, 0xFE00, 0xC000):
+        found = find.failed(_PEER, "do it", code, Dataset())
+        shown = _code(code) if code != 0xC000 else "any other"
+        rows.append((shown, "failed, for a person" if found.kind == "refused" else "tried again"))
+    return (("status", "then"), rows)
+
+
+def rejections() -> Table:
+    """Return how associations are rejected."""
+    words: Mapping[tuple[int, int, int], str] = {
+        admission.CALLED_UNKNOWN: "called AE title not recognized: we have another",
+        admission.CALLING_UNKNOWN: "calling AE title not recognized: no node has it, calls from "
+        "there, has TLS or shows that certificate",
+        admission.LOCAL_LIMIT_EXCEEDED: "local limit exceeded: all places are taken, or all of "
+        "that node",
+        admission.LOCAL_FAILURE: "no reason given: trouble at our side",
+    }
+    results = {1: "permanent", 2: "transient"}
+    sources = {
+        1: "service user",
+        2: "service provider (ACSE)",
+        3: "service provider (presentation)",
+    }
+    return (
+        ("result", "source", "reason"),
+        [
+            (f"{code[0]}, {results[code[0]]}", f"{code[1]}, {sources[code[1]]}",
+             f"{code[2]}, {text}")
+            for code, text in words.items()
+        ],
+    )  # fmt: skip
+
+
+def rejected() -> Table:
+    """Return what is made of a rejection."""
+    rows = []
+    for source, diagnostic in status.REJECTIONS:
+        kind, sentence = status.rejection("the node", "NODE", "DICOMAI", 1, source, diagnostic)
+        why = sentence.removeprefix("the node rejected the association ").partition(". ")[0]
+        then = "failed, for a person" if kind == "refused" else "tried again"
+        rows.append((source, diagnostic, why.rstrip("."), then))
+    return (("source", "reason", "taken to mean: rejected …", "if permanent"), rows)
