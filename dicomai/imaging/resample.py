@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -72,26 +72,41 @@ class Resampling:
         if self.upright is not None:
             voxels = self.upright.straightened(voxels)
         there = self._turn(np.transpose(voxels, self.axes))
-        out_k, out_j, out_i = self.model.shape_kji
         weights_k, weights_j, weights_i = (self._weights_to(axis) for axis in range(3))
-        rows = np.empty((there.shape[0], out_j, out_i), dtype=np.float32)
-        few_j = csr_array(weights_j)
-        for k, part in enumerate(there):
-            rows[k] = (few_j @ np.ascontiguousarray(part, dtype=np.float32)) @ weights_i.T
-        flat = weights_k @ rows.reshape(rows.shape[0], -1)
-        return flat.reshape(out_k, out_j, out_i)
+        rows = self._rows(there, weights_j, weights_i)
+        if _is_identity(weights_k):
+            return rows
+        flat = csr_array(weights_k) @ rows.reshape(rows.shape[0], -1)
+        return np.asarray(flat).reshape(self.model.shape_kji)
+
+    def _rows(
+        self, there: npt.NDArray[np.generic], weights_j: Weights, weights_i: Weights
+    ) -> npt.NDArray[np.float32]:
+        """Return slices with the model's rows and columns, (slices, J', I') float32."""
+        few_j = None if _is_identity(weights_j) else csr_array(weights_j)
+        across_i = None if _is_identity(weights_i) else weights_i.T
+        if few_j is None and across_i is None:
+            return np.ascontiguousarray(there, dtype=np.float32)
+        rows = np.empty((len(there), *self.model.shape_kji[1:]), dtype=np.float32)
+        for row, part in zip(rows, there, strict=True):
+            plane = np.ascontiguousarray(part, dtype=np.float32)
+            plane = plane if few_j is None else few_j @ plane
+            row[:] = plane if across_i is None else plane @ across_i
+        return rows
 
     def to_source(
         self,
-        channels: npt.NDArray[np.float32],
+        channels: npt.NDArray[np.floating] | Iterable[npt.NDArray[np.floating]],
         wanted: Callable[[npt.NDArray[np.float32]], bool] | None = None,
     ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
         """Give values on the model's grid back on the source's, slab by slab.
 
         Parameters
         ----------
-        channels : (C, K', J', I') float32
-            On the model's grid.
+        channels : (C, K', J', I')
+            On the model's grid; or slabs of it, by its k, each read before the next is asked for.
+            Then no more than a slab stands in memory, where slices of the model and of the source
+            run along one axis; else all are gathered first.
         wanted
             Called with what a slab is interpolated from, (C, slices, ., .); where it says no, the
             slab is passed over. No interpolated value lies beyond those that it sees.
@@ -99,27 +114,54 @@ class Resampling:
         Yields
         ------
         slices : slice
-            Of the source's k.
+            Of the source's k; the last ones first where the model's slices run against them.
         values : (C, slices, J, I) float32
         """
-        back = np.argsort(self.axes)
-        turned = np.stack([self._turn(each) for each in channels])
-        here = np.transpose(turned, (0, *(back + 1)))
-        weights_k, weights_j, weights_i = (self._weights_back(int(at)) for at in back)
-        count = here.shape[0]
-        few_j = csr_array(weights_j)
-        flat = np.ascontiguousarray(here).reshape(count, here.shape[1], -1)
-        for slab in _slabs(self.source.shape_kji, channels=count):
-            part = np.matmul(weights_k[slab], flat).reshape(count, -1, *here.shape[2:])
-            if wanted is None or wanted(part):
-                wide = part @ weights_i.T
-                out = np.empty((*part.shape[:2], *self.source.shape_kji[1:]), dtype=np.float32)
-                for index in np.ndindex(part.shape[:2]):
-                    plane = few_j @ wide[index]
-                    if self.upright is not None:
-                        plane = self.upright.back(plane, slab.start + index[1])
-                    out[index] = plane
-                yield slab, out
+        parts = (channels,) if isinstance(channels, np.ndarray) else channels
+        if self.axes[0] != 0:
+            parts = (np.concatenate([part.copy() for part in parts], axis=1),)
+        back = tuple(int(at) for at in np.argsort(self.axes))
+        back_k, back_j, back_i = (self._weights_back(at) for at in back)
+        across_j = None if _is_identity(back_j) else csr_array(back_j)
+        across_i = None if _is_identity(back_i) else back_i.T
+        first, last = _reach(back_k)
+        depth = self.source.shape_kji[0]
+        order = range(depth)[:: -1 if self.turned[back[0]] else 1]
+        near = _Near()
+        done = 0
+        for part in parts:
+            near.add(np.transpose(part, (0, *(at + 1 for at in back))))
+            ready = done
+            while ready < depth and last[order[ready]] < near.end:
+                ready += 1
+            for at in _slabs(done, ready, len(part) * math.prod(self.source.shape_kji[1:])):
+                slab = slice(min(order[at]), max(order[at]) + 1)
+                low, high = int(first[slab].min()), int(last[slab].max()) + 1
+                values = _times(back_k[slab, low:high], near.slices(low, high))
+                if wanted is None or wanted(values):
+                    yield slab, self._across(values, across_j, across_i, slab.start)
+            done = ready
+            near.forget(int(first[list(order[done:])].min()) if done < depth else near.end)
+
+    def _across(
+        self,
+        values: npt.NDArray[np.float32],
+        across_j: csr_array | None,
+        across_i: Weights | None,
+        first_k: int,
+    ) -> npt.NDArray[np.float32]:
+        """Return values (C, slices, J', I') at the source's rows and columns."""
+        if across_i is not None:
+            values = values @ across_i
+        if across_j is None and self.upright is None:
+            return values
+        out = np.empty((*values.shape[:2], *self.source.shape_kji[1:]), dtype=np.float32)
+        for index in np.ndindex(values.shape[:2]):
+            plane = values[index] if across_j is None else across_j @ values[index]
+            if self.upright is not None:
+                plane = self.upright.back(plane, first_k + index[1])
+            out[index] = plane
+        return out
 
     @property
     def _straight(self) -> Grid:
@@ -138,8 +180,10 @@ class Resampling:
         """Return what makes values along the axis of the source that an axis of the model is."""
         size, step = self.model.shape_kji[axis], self._step(axis)
         if self.axes[axis] == 0 and self.upright is not None:
-            return self.upright.weights_back(size, step)
-        return axis_weights(size, self._straight.shape_kji[self.axes[axis]], 1 / step)
+            weights = self.upright.weights_back(size, step)
+        else:
+            weights = axis_weights(size, self._straight.shape_kji[self.axes[axis]], 1 / step)
+        return weights[:, ::-1] if self.turned[axis] else weights
 
     def _step(self, axis: int) -> float:
         """How many source voxels one voxel of the model is long, along an axis of the model."""
@@ -223,7 +267,56 @@ def _hat_integral(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(0.5 + t - np.sign(t) * t * t / 2)
 
 
-def _slabs(shape_kji: tuple[int, ...], channels: int = 1) -> Iterator[slice]:
-    depth = max(1, _SLAB_VOXELS // (channels * shape_kji[1] * shape_kji[2]))
-    for start in range(0, shape_kji[0], depth):
-        yield slice(start, min(start + depth, shape_kji[0]))
+class _Near:
+    """The slices of a model that are still needed: what is left of earlier slabs, and the last."""
+
+    def __init__(self) -> None:
+        self._left: npt.NDArray[np.floating] | None = None
+        self._last: npt.NDArray[np.floating] | None = None
+        self._left_from = self._last_from = 0
+        self.end = 0
+
+    def add(self, slab: npt.NDArray[np.floating]) -> None:
+        """Take the next slices, (C, slices, ., .)."""
+        self._last, self._last_from = slab, self.end
+        self.end += slab.shape[1]
+
+    def slices(self, low: int, high: int) -> npt.NDArray[np.float32]:
+        """Return some of them, (C, high - low, ., .) float32."""
+        assert self._last is not None
+        last = self._last[:, max(0, low - self._last_from) : max(0, high - self._last_from)]
+        if low >= self._last_from:
+            return np.ascontiguousarray(last, dtype=np.float32)
+        assert self._left is not None
+        left = self._left[:, low - self._left_from : high - self._left_from]
+        return np.concatenate((left, last), axis=1, dtype=np.float32)
+
+    def forget(self, low: int) -> None:
+        """Keep only those from `low` on."""
+        self._left = self.slices(min(low, self.end), self.end)
+        self._left_from = min(low, self.end)
+        self._last = None
+
+
+def _times(weights: Weights, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return what weights (out, in) make of values (C, in, ., .)."""
+    if _is_identity(weights):
+        return values
+    flat: npt.NDArray[np.float32] = np.matmul(weights, values.reshape(*values.shape[:2], -1))
+    return flat.reshape(len(values), -1, *values.shape[2:])
+
+
+def _is_identity(weights: Weights) -> bool:
+    return weights.shape[0] == weights.shape[1] and bool((weights == np.eye(len(weights))).all())
+
+
+def _reach(weights: Weights) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return the first and the last column of each row that is not 0."""
+    there = weights != 0
+    return there.argmax(axis=1), weights.shape[1] - 1 - there[:, ::-1].argmax(axis=1)
+
+
+def _slabs(start: int, stop: int, slice_voxels: int) -> Iterator[slice]:
+    depth = max(1, _SLAB_VOXELS // slice_voxels)
+    for low in range(start, stop, depth):
+        yield slice(low, min(low + depth, stop))

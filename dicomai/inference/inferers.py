@@ -6,7 +6,7 @@ An inferer is a callable `(inputs, network)` around a plain function, as in MONA
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -18,11 +18,15 @@ Network: TypeAlias = Callable[[Array], Array]
 """A batch (N, C, …) to its probabilities (N, C', …)."""
 Progress: TypeAlias = Callable[[float], None]
 """Takes the fraction that is done, 0 to 1."""
+Window: TypeAlias = tuple[slice, ...]
+"""A part of a grid, along k, j, i."""
 
 _SIGMA: Final = 0.125
 """Of the window: MONAI's default for Gaussian blending."""
 _LEAST: Final = 1e-3
 """Weight of a window's corners against its centre."""
+_WHOLE_PRECISION_BYTES: Final = 1 << 30
+"""Of the sums of all channels over the slices of a window."""
 
 
 def _silent(_: float) -> None: ...
@@ -36,6 +40,10 @@ class WholeInferer:
         """(C, …) to probabilities (C', …)."""
         (out,) = network(inputs[None])
         return np.asarray(out)
+
+    def slabs(self, inputs: Array, network: Network) -> Iterator[Array]:
+        """Give the same as the one slab that it is."""
+        yield self(inputs, network)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,27 +68,91 @@ class SlidingWindowInferer:
 
     def __call__(self, inputs: Array, network: Network) -> Array:
         """(C, K, J, I) to probabilities (C', K, J, I); 0 where no window was shown."""
-        windows = [
-            window
-            for window in windows_of(inputs.shape[1:], self.window_kji, self.overlap)
-            if self.wanted is None or self.wanted[window].mean() >= self.fraction
-        ]
-        return sliding_window(
-            inputs,
-            network,
-            windows,
-            self.window_kji,
-            weight=importance(self.window_kji, self.blend),
-            batch=self.batch,
-            channels=self.channels,
-            padding=self.padding,
-            progress=self.progress,
-        )
+        slabs = [slab.astype(np.float32) for slab in self.slabs(inputs, network)]
+        out = np.zeros((max(map(len, slabs)), *inputs.shape[1:]), dtype=np.float32)
+        first = 0
+        for slab in slabs:
+            out[: len(slab), first : first + slab.shape[1]] = slab
+            first += slab.shape[1]
+        return out
+
+    def slabs(self, inputs: Array, network: Network) -> Iterator[Array]:
+        """Give the same in slabs (C', slices, J, I), by k, each as soon as no window can change it.
+
+        A slab is valid until the next one is asked for. Only as many slices as a window has stand
+        in memory.
+        """
+        by_start: dict[int, list[Window]] = {}
+        for window in windows_of(inputs.shape[1:], self.window_kji, self.overlap):
+            shown = by_start.setdefault(window[0].start, [])
+            if self.wanted is None or self.wanted[window].mean() >= self.fraction:
+                shown.append(window)
+        count = sum(map(len, by_start.values()))
+        weight = importance(self.window_kji, self.blend)
+        blended = _Blended((min(self.window_kji[0], inputs.shape[1]), *inputs.shape[2:]))
+        done, starts = 0, sorted(by_start)
+        for start, end in itertools.pairwise((*starts, inputs.shape[1])):
+            windows = by_start[start]
+            for first in range(0, len(windows), self.batch):
+                some = windows[first : first + self.batch]
+                answer = network(_batch(inputs, some, self.window_kji, self.padding))
+                for window, said in zip(some, answer, strict=True):
+                    blended.add(window, said, weight)
+                done += len(some)
+                self.progress(done / count)
+            yield blended.taken(end - start, self.channels)
+        if not count:
+            self.progress(1.0)
+
+
+class _Blended:
+    """Weighted sums of what windows said of the slices that a window reaches.
+
+    Float16 where float32 would take more than a gibibyte: sums are of a few probabilities.
+    """
+
+    def __init__(self, shape_kji: tuple[int, ...]) -> None:
+        self._total: npt.NDArray[np.floating] | None = None
+        self._weights = np.zeros(shape_kji, dtype=np.float32)
+        self._first = 0
+
+    def add(self, window: Window, said: Array, weight: Array) -> None:
+        """Add what the network says of a window, (C', K, J, I)."""
+        inside = _from_zero(window)
+        k = slice(window[0].start - self._first, window[0].stop - self._first)
+        here = (k, *window[1:])
+        if self._total is None:
+            size = 4 * len(said) * self._weights.size
+            dtype = np.float32 if size <= _WHOLE_PRECISION_BYTES else np.float16
+            self._total = np.zeros((len(said), *self._weights.shape), dtype=dtype)
+        for total, each in zip(self._total, said, strict=True):
+            total[here] += each[inside] * weight[inside]
+        self._weights[here] += weight[inside]
+
+    def taken(self, count: int, channels: int) -> Array:
+        """Return the first slices, which no later window reaches, and go on to those after."""
+        self._first += count
+        weights = np.maximum(self._weights[:count], _LEAST * _LEAST)
+        if self._total is None:
+            return np.zeros((channels, *weights.shape), dtype=np.float32)
+        out = np.empty((len(self._total), *weights.shape), dtype=self._total.dtype)
+        for channel, total in zip(out, self._total, strict=True):
+            np.divide(total[:count], weights, out=channel, casting="same_kind")
+            _moved_up(total, count)
+        _moved_up(self._weights, count)
+        return out
+
+
+def _moved_up(slices: npt.NDArray[np.floating], count: int) -> None:
+    """Drop the first slices, and begin empty ones at the end."""
+    rest = len(slices) - count
+    slices[:rest] = slices[count:]
+    slices[rest:] = 0
 
 
 def windows_of(
     shape: tuple[int, ...], window: tuple[int, int, int], overlap: float
-) -> Iterator[tuple[slice, ...]]:
+) -> Iterator[Window]:
     """Give windows that cover a shape, each cut off where the shape ends.
 
     Steps are of `window * (1 - overlap)`, at least 1; the last window on an axis ends with it.
@@ -108,54 +180,18 @@ def importance(window: tuple[int, int, int], blend: Literal["gaussian", "constan
     return np.asarray(np.maximum(weight / weight.max(), _LEAST), dtype=np.float32)
 
 
-def sliding_window(
-    inputs: Array,
-    network: Network,
-    windows: list[tuple[slice, ...]],
-    window_kji: tuple[int, int, int],
-    *,
-    weight: Array,
-    batch: int,
-    channels: int,
-    padding: float,
-    progress: Progress,
+def _batch(
+    inputs: Array, windows: Sequence[Window], window_kji: tuple[int, int, int], padding: float
 ) -> Array:
-    """Return the weighted mean of what a network says of each voxel, (C', K, J, I) float32.
-
-    Parameters
-    ----------
-    inputs : (C, K, J, I) float32
-    network
-        Takes (N, C, *window_kji), gives (N, C', *window_kji).
-    windows
-        Where to look; one that is smaller than the window is padded at its end.
-    weight : window_kji float32
-        Of each voxel within a window.
-    channels
-        C' of what is returned when there is no window at all.
-    """
-    if not windows:
-        return np.zeros((channels, *inputs.shape[1:]), dtype=np.float32)
-    total: Array | None = None
-    weights = np.zeros(inputs.shape[1:], dtype=np.float32)
-    for start in range(0, len(windows), batch):
-        some = windows[start : start + batch]
-        shown = np.full((len(some), inputs.shape[0], *window_kji), padding, dtype=np.float32)
-        for index, window in enumerate(some):
-            shown[index][:, *_from_zero(window)] = inputs[:, *window]
-        answer = network(shown)
-        if total is None:
-            total = np.zeros((answer.shape[1], *inputs.shape[1:]), dtype=np.float32)
-        for window, said in zip(some, answer, strict=True):
-            inside = _from_zero(window)
-            total[:, *window] += said[:, *inside] * weight[inside]
-            weights[window] += weight[inside]
-        progress(min(1.0, (start + batch) / len(windows)))
-    assert total is not None
-    np.maximum(weights, _LEAST * _LEAST, out=weights)
-    total /= weights
-    return total
+    """Return what a network sees of windows, (N, C, *window_kji); short ones are padded."""
+    out = np.empty((len(windows), inputs.shape[0], *window_kji), dtype=np.float32)
+    for shown, window in zip(out, windows, strict=True):
+        inside = _from_zero(window)
+        if any(part.stop < size for part, size in zip(inside, window_kji, strict=True)):
+            shown[:] = padding
+        shown[:, *inside] = inputs[:, *window]
+    return out
 
 
-def _from_zero(window: tuple[slice, ...]) -> tuple[slice, ...]:
+def _from_zero(window: Window) -> Window:
     return tuple(slice(0, part.stop - part.start) for part in window)

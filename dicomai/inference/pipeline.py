@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias, assert_never
+from typing import Literal, Protocol, TypeAlias, TypeVar, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from dicomai.models.manifest import DetectionOutput, Manifest, SegmentOutput
 from dicomai.models.package import Package
 
 Source: TypeAlias = SourceVolume | SourceImagePixels
+_Item = TypeVar("_Item")
 Stage = Literal["preprocess", "infer", "postprocess", "measure"]
 Report: TypeAlias = Callable[[str, float], None]
 """Takes the stage and the fraction of it that is done."""
@@ -62,8 +63,23 @@ class _Run:
         self.report(name, 0.0)
         start = time.monotonic()
         yield
-        self.stages_s[name] = round(time.monotonic() - start, 3)
+        self.took(name, time.monotonic() - start)
         self.report(name, 1.0)
+
+    def took(self, name: Stage, seconds: float) -> None:
+        self.stages_s[name] = round(self.stages_s.get(name, 0.0) + seconds, 3)
+
+    def timed(self, name: Stage, items: Iterator[_Item]) -> Iterator[_Item]:
+        """Give items; what making them takes counts for a stage."""
+        while True:
+            start = time.monotonic()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.took(name, time.monotonic() - start)
+            yield item
 
 
 def inputs_of(headers: Sequence[Dataset]) -> tuple[SourceImage, ...]:
@@ -167,14 +183,11 @@ def _in_a_volume(
     manifest = model.package.manifest
     with run.stage("preprocess"):
         prepared = prepare_volume(source, manifest.preprocess, manifest.infer)
-    with run.stage("infer"):
-        probabilities = _inferred(model, prepared, run)
     choices = [Choice(each.channel, each.threshold) for each in manifest.output]
     rules = manifest.postprocess
+    found = _found(model, prepared, choices, run)
+    del prepared
     with run.stage("postprocess"):
-        found = regions(
-            probabilities, prepared.resampling, choices, argmax=rules.decide == "argmax"
-        )
         kept: dict[Choice, Region | None] = {}
         for done, (choice, region) in enumerate(found.items(), start=1):
             kept[choice] = region and cleaned(region, rules, source.grid, choice.threshold)
@@ -203,12 +216,24 @@ def _in_a_volume(
         return tuple(segments), tuple(detections)
 
 
-def _inferred(model: Model, prepared: PreparedVolume, run: _Run) -> npt.NDArray[np.float32]:
+def _found(
+    model: Model, prepared: PreparedVolume, choices: list[Choice], run: _Run
+) -> dict[Choice, Region | None]:
+    """Return what the network finds; its probabilities go back to the source's grid in slabs."""
+    run.report("infer", 0.0)
+    start = time.monotonic()
+    argmax = model.package.manifest.postprocess.decide == "argmax"
+    slabs = run.timed("infer", _slabs(model, prepared, run))
+    found = regions(slabs, prepared.resampling, choices, argmax=argmax)
+    run.took("postprocess", time.monotonic() - start - run.stages_s["infer"])
+    run.report("infer", 1.0)
+    return found
+
+
+def _slabs(model: Model, prepared: PreparedVolume, run: _Run) -> Iterator[npt.NDArray[np.floating]]:
+    """Give the probabilities on the model's grid, slab by slab."""
     manifest = model.package.manifest
     infer = manifest.infer
-    if infer.window_kji is None:
-        return _checked(WholeInferer()(prepared.inputs, model), manifest, dimensions=4)
-    needed = 1 + max(each.channel for each in manifest.output)
 
     def checked(batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         out = model(batch)
@@ -216,17 +241,19 @@ def _inferred(model: Model, prepared: PreparedVolume, run: _Run) -> npt.NDArray[
             _checked(each, manifest, dimensions=4)
         return out
 
+    if infer.window_kji is None:
+        return WholeInferer().slabs(prepared.inputs, checked)
     return SlidingWindowInferer(
         window_kji=infer.window_kji,
         overlap=infer.overlap,
         blend=infer.blend,
         batch=infer.batch,
-        channels=needed,
+        channels=1 + max(each.channel for each in manifest.output),
         wanted=prepared.wanted,
         fraction=infer.only_where.fraction if infer.only_where else 0.0,
         padding=manifest.preprocess.scale_to[0],
         progress=lambda fraction: run.report("infer", fraction),
-    )(prepared.inputs, checked)
+    ).slabs(prepared.inputs, checked)
 
 
 def _checked(

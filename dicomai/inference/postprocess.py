@@ -68,8 +68,17 @@ def _within(outer: Cut, inner: Cut) -> Cut:
     return k, j, i
 
 
+def _from(outer: Cut, inner: Cut) -> Cut:
+    """Return where a part of the grid lies in a larger one."""
+    k, j, i = (
+        slice(part.start - out.start, part.stop - out.start)
+        for out, part in zip(outer, inner, strict=True)
+    )
+    return k, j, i
+
+
 def regions(
-    probabilities: npt.NDArray[np.float32],
+    probabilities: npt.NDArray[np.floating] | Iterable[npt.NDArray[np.floating]],
     way: Resampling,
     choices: Iterable[Choice],
     *,
@@ -77,52 +86,82 @@ def regions(
 ) -> dict[Choice, Region | None]:
     """Return what each choice holds on the source's grid; None where it holds nothing.
 
-    Probabilities are resampled before they are compared, in slabs, so that neither the
-    probabilities of all voxels nor more than one slab of channels stand in memory.
+    Probabilities are resampled before they are compared, slab by slab, and of a slab only the
+    masks are kept, each as large as what it holds.
 
     Parameters
     ----------
-    probabilities : (C, K', J', I') float32
-        On the model's grid.
+    probabilities : (C, K', J', I')
+        On the model's grid; or slabs of it along k, as `Resampling.to_source` takes them.
     way
         Between the two grids.
     argmax
         Each voxel goes to its most probable channel, whatever the thresholds.
     """
     wanted = tuple(dict.fromkeys(choices))
-    channels = (
-        tuple(range(len(probabilities)))
-        if argmax
-        else tuple(sorted({each.channel for each in wanted}))
-    )
-    lowest = {
-        channel: min((c.threshold for c in wanted if c.channel == channel), default=1.0)
-        for channel in channels
-    }
+    parts = (probabilities,) if isinstance(probabilities, np.ndarray) else probabilities
+    if argmax:
+        return _most_probable(parts, way, wanted)
+    channels = sorted({each.channel for each in wanted})
+    lowest = [min(c.threshold for c in wanted if c.channel == channel) for channel in channels]
 
     def may_hold(part: npt.NDArray[np.float32]) -> bool:
-        if argmax:
-            return True
-        return any(float(part[at].max()) >= lowest[channel] for at, channel in enumerate(channels))
+        return any(float(part[at].max()) >= least for at, least in enumerate(lowest))
 
-    masks = {choice: np.zeros(way.source.shape_kji, dtype=np.bool_) for choice in wanted}
-    values: dict[Choice, list[npt.NDArray[np.float32]]] = {choice: [] for choice in wanted}
-    for slab, slab_values in way.to_source(probabilities[list(channels)], may_hold):
-        first = slab_values.argmax(axis=0) if argmax else None
-        for choice in wanted:
-            at = channels.index(choice.channel)
-            chosen = slab_values[at] >= choice.threshold if first is None else first == at
-            masks[choice][slab] = chosen
-            values[choice].append(slab_values[at][chosen])
-    out: dict[Choice, Region | None] = {}
-    for choice in wanted:
-        cut = bounds(masks[choice])
-        out[choice] = (
-            None
-            if cut is None
-            else Region(cut=cut, mask=masks[choice][cut], values=np.concatenate(values[choice]))
+    found = {choice: _Pieces() for choice in wanted}
+    chosen_parts = (part[channels] for part in parts)
+    for slab, values in way.to_source(chosen_parts, may_hold):
+        for choice, pieces in found.items():
+            here = values[channels.index(choice.channel)]
+            pieces.add(slab.start, here >= choice.threshold, here)
+    return {choice: pieces.together() for choice, pieces in found.items()}
+
+
+def _most_probable(
+    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, wanted: Iterable[Choice]
+) -> dict[Choice, Region | None]:
+    found = {choice: _Pieces() for choice in wanted}
+    for slab, values in way.to_source(parts):
+        first = values.argmax(axis=0)
+        there = set(np.unique(first).tolist())
+        for choice, pieces in found.items():
+            if choice.channel in there:
+                pieces.add(slab.start, first == choice.channel, values[choice.channel])
+    return {choice: pieces.together() for choice, pieces in found.items()}
+
+
+class _Pieces:
+    """What slabs hold of a mask, each cut to its bounds, with the probabilities inside."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Region] = []
+
+    def add(self, first_k: int, mask: Mask, values: npt.NDArray[np.float32]) -> None:
+        """Take a slab of the mask that begins with slice `first_k`; bits are copied."""
+        cut = bounds(mask)
+        if cut is not None:
+            k, j, i = cut
+            placed = (slice(k.start + first_k, k.stop + first_k), j, i)
+            self._pieces.append(Region(cut=placed, mask=mask[cut].copy(), values=values[mask]))
+
+    def together(self) -> Region | None:
+        """Return the mask as one."""
+        if not self._pieces:
+            return None
+        pieces = sorted(self._pieces, key=lambda each: each.cut[0].start)
+        self._pieces = []
+        k, j, i = (
+            slice(
+                min(each.cut[axis].start for each in pieces),
+                max(each.cut[axis].stop for each in pieces),
+            )
+            for axis in range(3)
         )
-    return out
+        out = np.zeros((k.stop - k.start, j.stop - j.start, i.stop - i.start), dtype=np.bool_)
+        for each in pieces:
+            out[_from((k, j, i), each.cut)] = each.mask
+        values = np.concatenate([each.values for each in pieces])
+        return Region(cut=(k, j, i), mask=out, values=values)
 
 
 def cleaned(region: Region, rules: Postprocess, grid: Grid, threshold: float) -> Region | None:
