@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,8 @@ from dicomai.net.tls import Certificate, pin_of
 VERIFICATION: Final = "1.2.840.10008.1.1"
 MPPS: Final = "1.2.840.10008.3.1.2.3.3"
 """Modality Performed Procedure Step, which says how far the objects are."""
+COMMITMENT: Final = "1.2.840.10008.1.20.1"
+"""Storage Commitment Push Model: requests to keep objects, and reports that they are kept."""
 
 # SOP classes of PS3.6 that have the word Storage in their names and are of other services.
 _OTHER_SERVICES: Final = ("Storage Commitment", "Media Storage Directory")
@@ -179,7 +181,24 @@ def allowed(node: Node, abstract_syntax: str) -> bool:
         return False
     if abstract_syntax == VERIFICATION:
         return "echo" in node.may
+    if abstract_syntax == COMMITMENT:  # it asks us, or reports on what we asked
+        return "commit" in node.may or node.commitment
     return "store" in node.may and (abstract_syntax == MPPS or is_storage(abstract_syntax))
+
+
+def roles(node: Node, proposed: Mapping[str, tuple[bool, bool]]) -> dict[str, tuple[bool, bool]]:
+    """Return the roles that a node may have of those that it proposes (PS3.7 D.3.3.4).
+
+    Who reports on storage commitment calls as its SCP; for all else the default is enough.
+
+    Parameters
+    ----------
+    proposed
+        As SCU and as SCP, for each SOP class that it names.
+    """
+    scu, scp = proposed.get(COMMITMENT, (False, False))
+    granted = (scu and "commit" in node.may, scp and node.commitment)
+    return {COMMITMENT: granted} if any(granted) else {}
 
 
 def chosen_syntaxes(proposals: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:

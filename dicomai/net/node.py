@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Permission = Literal["echo", "store", "query"]
+Permission = Literal["echo", "store", "query", "commit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +32,9 @@ class Node:
     max_associations
         At a time, of this node; 0: as many as the receiver takes in all.
     may
-        What it may ask of us: `echo`, `store`, and `query` (C-FIND, C-GET and C-MOVE at the port of
-        [query]).
+        What it may ask of us: `echo`, `store`, `query` (C-FIND, C-GET and C-MOVE at the port of
+        [query]), and `commit` (storage commitment: that we keep what it sent, see
+        retention.committed_days).
     quiet_s
         A study is whole when this node has sent nothing of it for so long.
     association_per_study
@@ -52,6 +53,11 @@ class Node:
     rejection_notes
         It takes the notes that withdraw results: those reissued for another patient, and those that
         a person withdraws (IHE IOCM).
+    commitment
+        It is asked to commit what is delivered to it (storage commitment), and a delivery is done
+        when it has reported that it keeps all of it.
+    commitment_s
+        How long its report is waited for; then the delivery is done as "stored, uncommitted".
     retrieve
         How studies are fetched from it: `move`, C-MOVE to our receiver, which it must know as a
         destination; or `get`, C-GET.
@@ -75,6 +81,8 @@ class Node:
     answers_find: bool = False
     fetch_missing: bool = False
     rejection_notes: bool = False
+    commitment: bool = False
+    commitment_s: float = 86400.0
     retrieve: Literal["move", "get"] = "move"
 
 

@@ -24,7 +24,7 @@ from pynetdicom.pdu_primitives import A_P_ABORT
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import ConfigError
-from dicomai.net import mpps
+from dicomai.net import commitment_taking, mpps
 from dicomai.net.admission import (
     LOCAL_FAILURE,
     VERIFICATION,
@@ -33,6 +33,7 @@ from dicomai.net.admission import (
     allowed,
     caller,
     chosen_syntaxes,
+    roles,
     too_many,
 )
 from dicomai.net.c_store import StoreRequest
@@ -199,6 +200,8 @@ class _Receiver:
                     (evt.EVT_REQUESTED, self._requested),
                     (evt.EVT_N_CREATE, self._step),
                     (evt.EVT_N_SET, self._step),
+                    (evt.EVT_N_ACTION, self._commitment),
+                    (evt.EVT_N_EVENT_REPORT, self._commitment),
                     (evt.EVT_ACSE_RECV, self._told),
                     (evt.EVT_RELEASED, self._released),
                     (evt.EVT_ABORTED, self._aborted),
@@ -301,6 +304,13 @@ class _Receiver:
                 if allowed(found, proposal.abstract_syntax)
             )
         )
+        proposed = association.requestor.role_selection
+        association.grant(
+            roles(
+                found,
+                {str(uid): (bool(r.scu_role), bool(r.scp_role)) for uid, r in proposed.items()},
+            )
+        )
         with self._lock:
             self._receptions[association] = Reception(
                 spool=self._config.spool,
@@ -356,6 +366,15 @@ class _Receiver:
         with self._lock:
             reception = self._receptions[association]
         return mpps.take(event, reception), None
+
+    def _commitment(self, event: evt.Event) -> tuple[int, None]:
+        """Take what a node asks us to commit, or reports on what we asked of it."""
+        association = event.assoc
+        assert isinstance(association, Acceptor)
+        with self._lock:
+            reception = self._receptions[association]
+        node = next(each for each in self._config.nodes if each.name == reception.node)
+        return commitment_taking.take(event, reception, node), None
 
     def _told(self, event: evt.Event) -> None:
         """See whether the connection broke: pynetdicom calls that an abort by the provider."""

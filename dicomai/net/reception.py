@@ -189,7 +189,7 @@ class Reception:
             raise
 
     def keep_message(self, kind: EntryKind, *chunks: bytes) -> None:
-        """Keep a message about a procedure step, durably; may be acknowledged when this returns.
+        """Keep a message that is no object, durably; may be acknowledged when this returns.
 
         Raises
         ------

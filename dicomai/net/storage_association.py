@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.pdu import A_ASSOCIATE_AC, _PDUType
-from pynetdicom.presentation import build_context
+from pynetdicom.presentation import build_context, build_role
 
 from dicomai.net.limits import Limits
 from dicomai.net.presentation_context import Proposal, Result, answered, parted, results
@@ -41,6 +41,11 @@ class StorageAcceptor(Acceptor):
         """Say for each abstract syntax that is taken the transfer syntaxes, best first."""
         self._results = results(self.proposals, chosen)
         self.contexts = {each.context_id: each for each in self._results if each.accepted}
+
+    def grant(self, roles: Mapping[str, tuple[bool, bool]]) -> None:
+        """Say for each SOP class whether the peer may be its SCU, and its SCP."""
+        for uid, (scu, scp) in roles.items():
+            self.acceptor.add_negotiation_item(build_role(uid, scu_role=scu, scp_role=scp))
 
     def encoded(self, pdu: _PDUType) -> bytes:
         """Return the bytes of a PDU that is to be sent."""

@@ -19,7 +19,7 @@ from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.dates import now as present
 from dicomai.errors import DicomaiError
 from dicomai.settings import Settings
-from dicomai.store import jobs, leases, nodes, retention, steps
+from dicomai.store import jobs, leases, nodes, promises, retention, steps
 from dicomai.store.engine import writing
 from dicomai.store.leases import LeaseObserver
 from dicomai.store.retention import Keep
@@ -136,6 +136,7 @@ def prune(engine: Engine, keep: Keep, now: Instant) -> int:
     before = Instant(now - keep.jobs)
     with writing(engine) as connection:
         pruned = retention.prune_jobs(connection, before) + steps.prune(connection, before)
+        pruned += promises.prune(connection, before, now)
         return pruned + retention.prune_rest(connection, before)
 
 

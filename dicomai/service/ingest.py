@@ -22,7 +22,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.errors import InputError, TransientError
 from dicomai.net.node import ANY_NODE, Node
 from dicomai.routing.completeness import Quiet, after_release
-from dicomai.service import step
+from dicomai.service import commitment, step
 from dicomai.service.arrival import Arrived, note_arrived, wait_of
 from dicomai.service.received import Reading, ReceivedObject, read_object
 from dicomai.spool import quarantine, reader
@@ -188,7 +188,7 @@ def _take(this: _Pass, batch: Sequence[_Marked]) -> Ingested:
 
 
 def _take_message(this: _Pass, marked: _Marked) -> Ingested:
-    """Take over what a modality says of a procedure step."""
+    """Take over what a peer says of a procedure step, or of storage commitment."""
     entry = marked.entry
     try:
         if marked.attempt > reader.MAX_ATTEMPTS:
@@ -196,11 +196,11 @@ def _take_message(this: _Pass, marked: _Marked) -> Ingested:
                 f"Ingest ended {reader.MAX_ATTEMPTS} times while it worked on this message. It is "
                 "kept here; please report it."
             )
-        message = step.read(entry.path, entry.association.node)
+        note = _noting(entry)
         now = this.now()
         with writing(this.engine) as connection:
             hosts.note_ingested(connection, this.config.host, this.reached, now)
-            steps.note(connection, message, now)
+            note(connection, now)
     except InputError as error:
         _set_aside(this, entry, error.sentence)
         return Ingested(set_aside=1)
@@ -211,6 +211,15 @@ def _take_message(this: _Pass, marked: _Marked) -> Ingested:
     reader.remove(entry)
     this.after_step("removed")
     return Ingested(catalogued=1)
+
+
+def _noting(entry: Entry) -> Callable[[Connection, Instant], object]:
+    """Read a message; return what takes it over."""
+    if entry.kind in ("commit", "report"):
+        message = commitment.read(entry)
+        return lambda connection, now: commitment.note(connection, entry, message, now)
+    told = step.read(entry.path, entry.association.node)
+    return lambda connection, now: steps.note(connection, told, now)
 
 
 def _placed(this: _Pass, batch: Sequence[_Marked]) -> list[Arrived]:

@@ -20,6 +20,7 @@ from dicomai.service.count import COUNT_S, Counter
 from dicomai.service.decide import decide_due
 from dicomai.service.ingest import Ingest, ingest
 from dicomai.service.loops import Loop, keep
+from dicomai.service.promise import KEEP_S, Keeper
 from dicomai.service.pull import Puller
 from dicomai.service.rules import Rules
 from dicomai.service.tree import Life
@@ -50,6 +51,12 @@ def schedule(settings: Settings, life: Life) -> None:
                 Loop("count", partial(_counting, settings, engine), life.stop, idle_s=COUNT_S),
                 Loop("pull", partial(_pulling, settings, engine), life.stop, idle_s=_PULL_S),
                 Loop("decide", partial(_deciding, settings, engine), life.stop),
+                Loop(
+                    "commitment",
+                    partial(_promising, settings, engine),
+                    life.stop,
+                    idle_s=KEEP_S,
+                ),
             ),
             life,
         )
@@ -133,6 +140,11 @@ def _rules(settings: Settings) -> Callable[[], Rules]:
         return known
 
     return current
+
+
+def _promising(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> Callable[[], bool]:
+    keeper = Keeper(settings=settings, engine=engine, clock=present, pulse=pulse)
+    return keeper.keep_once
 
 
 def _counting(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:

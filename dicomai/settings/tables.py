@@ -72,6 +72,12 @@ def _node(node: Node) -> Node:
         pin_of(node.certificate)
     if (node.certificate or node.certificate_required) and not node.tls:
         raise ValueError("a node that is known by its certificate needs tls = true")
+    if "commit" in node.may and not node.host:
+        raise ValueError("a node that may commit needs host and port: there it is told")
+    if node.commitment and not node.host:
+        raise ValueError("a node that is asked for storage commitment needs host and port")
+    if node.commitment_s <= 0:
+        raise ValueError("commitment_s must be more than 0")
     if node.quiet_s <= 0 or node.floor_s < 0:
         raise ValueError("quiet_s must be more than 0 and floor_s not less")
     if node.charset_default and node.charset_default not in python_encoding:
@@ -273,6 +279,14 @@ class RetentionSettings(Section):
         float, Field(ge=0, description="Received studies, after their last object.")
     ] = 30.0
     produced_days: Annotated[float, Field(ge=0, description="Our own results.")] = 365.0
+    committed_days: Annotated[
+        float,
+        Field(
+            ge=0,
+            description='Studies of which a node with "commit" in its `may` was promised '
+            "something, after the promise: until then nothing of them goes, not even to make room.",
+        ),
+    ] = 365.0
     jobs_days: Annotated[float, Field(ge=0, description="Finished jobs in the queue's table.")] = (
         90.0
     )

@@ -7,6 +7,7 @@
                         lock                  held (flock) for as long as its receiver lives
                         NNNNNN-<µs>.dcm       object: its place in the association, its receipt
                         NNNNNN-<µs>.create    N-CREATE of a procedure step; .set: its N-SET
+                        NNNNNN-<µs>.commit    request for storage commitment; .report: one on it
                         NNNNNN-<µs>.attempt1  an ingest that began on it
                         study-<UID>           a study that this association sent something of
                         end-<µs>-released     when and how it ended
@@ -48,7 +49,7 @@ from dicomai.spool.durable import (
 
 AssociationId = NewType("AssociationId", str)
 Ending = Literal["released", "aborted", "lost"]
-EntryKind = Literal["object", "create", "set"]
+EntryKind = Literal["object", "create", "set", "commit", "report"]
 
 FACTS_PREFIX: Final = "from-"
 RETRIEVED: Final = "retrieved"
@@ -58,9 +59,15 @@ NEW_PREFIX: Final = ".new-"
 OLD_PREFIX: Final = ".old-"
 ASSOCIATION: Final = re.compile(r"\d{16}-[0-9a-f]{8}", re.ASCII)
 END: Final = re.compile(r"end-(\d{16})-(released|aborted|lost)", re.ASCII)
-OBJECT: Final = re.compile(r"(\d{6,})-(\d{16})\.(dcm|create|set)", re.ASCII)
+OBJECT: Final = re.compile(r"(\d{6,})-(\d{16})\.(dcm|create|set|commit|report)", re.ASCII)
 PART: Final = re.compile(r"\.\d{6,}-(\d{16})\.part", re.ASCII)
-_SUFFIXES: Final[Mapping[EntryKind, str]] = {"object": "dcm", "create": "create", "set": "set"}
+_SUFFIXES: Final[Mapping[EntryKind, str]] = {
+    "object": "dcm",
+    "create": "create",
+    "set": "set",
+    "commit": "commit",
+    "report": "report",
+}
 _KINDS: Final[Mapping[str, EntryKind]] = {f".{end}": kind for kind, end in _SUFFIXES.items()}
 # What can't stand in a name of a file, or parts one fact from the next.
 _QUOTED: Final = str.maketrans(
@@ -112,7 +119,7 @@ class Entry:
 
     @property
     def kind(self) -> EntryKind:
-        """An object, or a message about a procedure step."""
+        """An object, or a message about a procedure step or about storage commitment."""
         return _KINDS[self.path.suffix]
 
 

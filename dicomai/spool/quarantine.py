@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from dicomai.dicom.dates import Instant
+from dicomai.dicom.part10 import media
+from dicomai.errors import InputError
 from dicomai.spool.durable import link_durably, make_folders, replace_durably
-from dicomai.spool.entries import AssociationFacts
+from dicomai.spool.entries import OBJECT, AssociationFacts
 
 _REASON: Final = ".json"
+_ASSOCIATION_CHARACTERS: Final = 26
+"""Of an AssociationId and a hyphen, before the name that the file had in the spool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +83,23 @@ def put(folder: Path, path: Path, reason: str, now: Instant, facts: AssociationF
     return name
 
 
+def received(folder: Path) -> dict[str, Instant]:
+    """Return when each object that is in the quarantine was received, by its SOP Instance UID."""
+    found: dict[str, Instant] = {}
+    for file in _files(folder):
+        name = OBJECT.fullmatch(file.name[_ASSOCIATION_CHARACTERS:])
+        if name is None or name[3] != "dcm":  # a message, or put there by someone
+            continue
+        with suppress(InputError, OSError):
+            uid, at = media(file).sop_instance_uid, Instant(int(name[2]))
+            found[uid] = max(at, found.get(uid, at))
+    return found
+
+
 def listing(folder: Path) -> tuple[Quarantined, ...]:
     """Return what is in the quarantine, oldest first."""
-    if not folder.is_dir():
-        return ()
     found = []
-    kept = (each for each in folder.iterdir() if not each.name.startswith("."))
-    for file in sorted(each for each in kept if each.suffix != _REASON):
+    for file in _files(folder):
         try:
             said = json.loads((folder / f"{file.name}{_REASON}").read_bytes())
         except (FileNotFoundError, ValueError):
@@ -101,3 +115,10 @@ def listing(folder: Path) -> tuple[Quarantined, ...]:
             )
         )
     return tuple(sorted(found, key=lambda each: (each.at, each.name)))
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    kept = (each for each in folder.iterdir() if not each.name.startswith("."))
+    return sorted(each for each in kept if each.suffix != _REASON)

@@ -1,4 +1,4 @@
-"""The catalogue's tables about storage commitment, asked of us and by us.
+"""The catalogue's tables about deliveries, and about storage commitment by others and by us.
 
 `dicomai.store.schema` has them with all others.
 """
@@ -10,7 +10,19 @@ from typing import Final
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Table, Text
 
 from dicomai.store.columns import ID, MOMENT, Json, metadata, one_of
-from dicomai.store.states import CommitmentState, PromiseState
+from dicomai.store.states import CommitmentState, DeliveryState, PromiseState
+
+deliveries: Final = Table(
+    "deliveries",
+    metadata,
+    Column("job_id", BigInteger, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("sop_instance_uid", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("status", Integer),
+    Column("sentence", Text, nullable=False),
+    Column("at", MOMENT, nullable=False),
+    CheckConstraint(one_of("state", DeliveryState), name="state"),
+)
 
 promises: Final = Table(
     "promises",

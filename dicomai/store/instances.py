@@ -7,7 +7,7 @@ new version: both are kept, the newest is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal
@@ -33,6 +33,8 @@ _LOSSY: Final = frozenset(
     for number in (50, 51, 81, 91, 93, 100, 101, 102, 103, 104, 105, 106, 107, 108, 112, 203)
 )
 """Transfer syntaxes (PS3.5 chapter 10) whose pixels may have lost something."""
+
+_CHUNK: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +202,21 @@ def studies_of_sop(connection: Connection, sop: SOPInstanceUID) -> tuple[StudyIn
         .order_by(instances.c.study_instance_uid)
     )
     return tuple(StudyInstanceUID(uid) for uid in found.scalars())
+
+
+def of_sops(
+    connection: Connection, sops: Collection[SOPInstanceUID]
+) -> dict[SOPInstanceUID, tuple[Instance, ...]]:
+    """Return the newest version of each of these objects, in every study that holds it."""
+    instances = schema.instances
+    found: dict[SOPInstanceUID, tuple[Instance, ...]] = {}
+    wanted = sorted(sops)
+    for at in range(0, len(wanted), _CHUNK):
+        some = wanted[at : at + _CHUNK]
+        query = select(instances).where(instances.c.sop_instance_uid.in_(some), instances.c.newest)
+        for each in _listed(connection, query):
+            found[each.sop_instance_uid] = (*found.get(each.sop_instance_uid, ()), each)
+    return found
 
 
 def several_versions(connection: Connection, study: StudyInstanceUID) -> tuple[Instance, ...]:

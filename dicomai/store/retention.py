@@ -25,7 +25,7 @@ from sqlalchemy import (
 from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.spool.durable import free_bytes
-from dicomai.store import archive, events, schema, studies
+from dicomai.store import archive, events, promises, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.moves import unfinished
 from dicomai.store.states import UNFINISHED, Origin, StudyStatus
@@ -54,17 +54,20 @@ class Candidate:
 def candidates(
     connection: Connection, keep: Keep, now: Instant, limit: int = 100
 ) -> tuple[Candidate, ...]:
-    """Return the studies whose time is over, oldest first; none has an unfinished job."""
+    """Return the studies whose time is over, oldest first.
+
+    None has an unfinished job, or was promised to a node for longer.
+    """
     ages = ((_RECEIVED, keep.received), (_PRODUCED, keep.produced))
     found: list[Candidate] = []
     for origins, age in ages:
-        found += _older(connection, origins, Instant(now - age), limit)
+        found += _older(connection, origins, Instant(now - age), now, limit)
     return tuple(found[:limit])
 
 
 def oldest(connection: Connection, now: Instant, limit: int = 1) -> tuple[Candidate, ...]:
     """Return the oldest decided studies whose received images may go to make room."""
-    return _older(connection, _RECEIVED, now, limit, statuses=("decided",))
+    return _older(connection, _RECEIVED, now, now, limit, statuses=("decided",))
 
 
 def begin(connection: Connection, candidate: Candidate, now: Instant) -> bool:
@@ -74,6 +77,7 @@ def begin(connection: Connection, candidate: Candidate, now: Instant) -> bool:
         study is None
         or study.status not in ("decided", "held")
         or unfinished(connection, candidate.study_instance_uid)
+        or (promises.kept_until(connection, candidate.study_instance_uid) or 0) > now
     ):
         return False
     table = schema.studies
@@ -239,6 +243,7 @@ def _older(
     connection: Connection,
     origins: tuple[Origin, ...],
     before: Instant,
+    now: Instant,
     limit: int,
     statuses: tuple[StudyStatus, ...] = ("decided", "held"),
 ) -> tuple[Candidate, ...]:
@@ -264,6 +269,7 @@ def _older(
             ~exists().where(of_study, instances.c.received_at > before),
             ~works,
             ~takes,
+            ~promises.keeps(table.c.study_instance_uid, now),
         )
         .order_by(table.c.last_object_at)
         .limit(limit)

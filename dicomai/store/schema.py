@@ -27,6 +27,7 @@ from dicomai.errors import ERROR_KINDS
 from dicomai.store.columns import ID, MOMENT, Json, one_of
 from dicomai.store.columns import metadata as metadata
 from dicomai.store.commitment_schema import commitments as commitments
+from dicomai.store.commitment_schema import deliveries as deliveries
 from dicomai.store.commitment_schema import promise_studies as promise_studies
 from dicomai.store.commitment_schema import promises as promises
 from dicomai.store.network_schema import backfill_studies as backfill_studies
@@ -38,7 +39,6 @@ from dicomai.store.network_schema import studies_apart as studies_apart
 from dicomai.store.network_schema import study_headers as study_headers
 from dicomai.store.states import (
     Breaker,
-    DeliveryState,
     HeldBy,
     JobKind,
     JobState,
@@ -352,18 +352,6 @@ job_routes: Final = Table(
     Column("mode", Text, nullable=False),
     Column("destinations", Json, nullable=False),
     CheckConstraint(one_of("mode", RouteMode), name="mode"),
-)
-
-deliveries: Final = Table(
-    "deliveries",
-    metadata,
-    Column("job_id", BigInteger, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("sop_instance_uid", Text, primary_key=True),
-    Column("state", Text, nullable=False),
-    Column("status", Integer),
-    Column("sentence", Text, nullable=False),
-    Column("at", MOMENT, nullable=False),
-    CheckConstraint(one_of("state", DeliveryState), name="state"),
 )
 
 events: Final = Table(
