@@ -15,7 +15,7 @@ ErrorKind = Literal[
     "resource",  # down the memory ladder; a full disk is transient
     "crash",  # a runner died, or its lease ran out: twice, then failed
     "identity",  # failed or held, for a person
-    "refused",  # the peer said no for good: for a person
+    "refused",  # the peer, or the gate of results, said no for good: for a person
     "deadline",  # took longer than it may: for a person
 ]
 ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +21,9 @@ from pydicom import Dataset
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import TransferSyntaxUID
-from dicomai.errors import IdentityError, InputError, TransientError
+from dicomai.errors import DicomaiError, IdentityError, InputError, TransientError
 from dicomai.findings import Findings
+from dicomai.imaging.attributes import numbers
 from dicomai.imaging.geometry import Plane
 from dicomai.imaging.image import image_of
 from dicomai.imaging.series import read_object
@@ -43,6 +46,8 @@ from dicomai.store import archive
 from dicomai.store.analyses import Predecessor
 from dicomai.store.instances import Instance, InstanceRow
 from dicomai.store.job import Job
+
+ONLY_A_REPORT: Final[tuple[ResultObject, ...]] = ("SR",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -178,29 +183,34 @@ def encoded(
     return tuple(written(each) for each in made)
 
 
-def why_not(
-    job: Job,
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Refusal:
+    """A report that says why a model can't take an input, and what it was made of."""
+
+    report: bytes
+    findings: Findings
+    headers: tuple[Dataset, ...]
+
+
+def refusal(
     package: Package,
-    rows: Sequence[Instance],
-    data: Path,
+    headers: Sequence[Dataset],
     reason: str,
+    unique: uuid.UUID,
     context: ResultContext,
-) -> bytes:
-    """Return a checked report that says why a model can't take the input of a job.
+) -> Refusal:
+    """Return a report that says why a model can't take these images; it is not checked yet.
 
     Raises
     ------
     InputError
-        No image can be read, so there is nobody to write a report for.
-    GateError
-        The report breaks a rule.
+        Whose images they are can't be read, so there is nobody to write a report for.
     """
-    headers = [_read(row, data) for row in rows]
     first = headers[0]
     findings = Findings(
         algorithm=package.algorithm,
         where=Plane(
-            shape_ji=(int(first.get("Rows") or 0), int(first.get("Columns") or 0)),
+            shape_ji=(_count(first, "Rows"), _count(first, "Columns")),
             spacing_ji_mm=None,
             sop_instance_uid=str(first.SOPInstanceUID),
         ),
@@ -208,11 +218,38 @@ def why_not(
         sought=package.manifest.sought,
         not_analysed=reason,
     )
-    only: tuple[ResultObject, ...] = ("SR",)
-    (report,) = encode(findings, headers, job.uuid, context, only)
-    octets = written(report)
-    gate.check((octets,), findings, headers, charset_default=context.charset_default, wanted=only)
-    return octets
+    (report,) = encode(findings, headers, unique, context, ONLY_A_REPORT)
+    return Refusal(report=written(report), findings=findings, headers=tuple(headers))
+
+
+def _count(header: Dataset, keyword: str) -> int:
+    """Return the rows or columns of an image, 0 where it does not say."""
+    try:
+        (value,) = numbers(header, keyword, 1)
+    except InputError:
+        return 0
+    return int(value)
+
+
+def readable(rows: Sequence[Instance], data: Path) -> tuple[Dataset, ...]:
+    """Return the data sets of the instances that can be read as they were received.
+
+    Raises
+    ------
+    InputError
+        None of them can.
+    TransientError
+        The archive is not there.
+    """
+    found = []
+    for row in rows:
+        try:
+            found.append(_read(row, data))
+        except InputError as error:
+            trouble = error
+    if not found:
+        raise trouble
+    return tuple(found)
 
 
 def image_of_source(source: Source) -> npt.NDArray[np.generic]:
@@ -236,7 +273,7 @@ def report_of(predecessor: Predecessor | None) -> PredecessorSR | None:
 def check(
     results: Sequence[bytes],
     findings: Findings,
-    source: Source,
+    headers: Sequence[Dataset],
     charset_default: str,
     objects: Collection[ResultObject] = DEFAULT,
 ) -> None:
@@ -250,15 +287,41 @@ def check(
         It breaks another rule.
     """
     try:
-        gate.check(
-            results, findings, source.headers, charset_default=charset_default, wanted=objects
-        )
+        gate.check(results, findings, headers, charset_default=charset_default, wanted=objects)
         if (dciodvfy := shutil.which("dciodvfy")) is not None:
             gate.check_with_dciodvfy(results, dciodvfy)
     except gate.GateError as error:
         if error.rule == "identity":
             raise IdentityError(error.sentence, subject=error.subject) from error
         raise
+
+
+def kept(
+    job: Job, results: Sequence[bytes], error: DicomaiError, quarantine: Path, now: Instant
+) -> DicomaiError:
+    """Keep results that may not be sent in the quarantine, and return the error that says so.
+
+    Parameters
+    ----------
+    job
+        Whose results they are.
+    results
+        As they would have been sent.
+    error
+        What is wrong with them.
+    quarantine
+        The folder.
+    now
+        The present.
+    """
+    set_aside(job, results, quarantine, error.sentence, now)
+    sentence = (
+        f"{error.sentence} Nothing was sent; the results lie in the quarantine (dicomai status): "
+        f"report this with them. After a fix of dicomai, or of the model: dicomai retry {job.id}"
+    )
+    if isinstance(error, gate.GateError):
+        return gate.GateError(sentence, subject=error.subject, rule=error.rule)
+    return type(error)(sentence, subject=error.subject)
 
 
 def set_aside(

@@ -12,7 +12,7 @@ from typing import Final
 from pydicom import Dataset
 
 from dicomai.dicom.dates import now
-from dicomai.errors import DicomaiError, InputError
+from dicomai.errors import DicomaiError, InputError, ResourceError
 from dicomai.findings import Findings
 from dicomai.imaging.image import SourceImagePixels, image_of
 from dicomai.imaging.series import read_object
@@ -30,12 +30,15 @@ from dicomai.routing.exclusion import exclude
 from dicomai.routing.image import Image, Series, series_of
 from dicomai.routing.route import ResultObject
 from dicomai.routing.selection import choose, parse_input
-from dicomai.service.analyse import image_of_source
+from dicomai.service.analyse import ONLY_A_REPORT, image_of_source, refusal
 from dicomai.service.received import Reading
 from dicomai.service.received import read_object as read_received
 
 Report = Callable[[str, float], None]
 """Takes the stage and the fraction of it that is done."""
+
+REFUSED: Final = "refused"
+"""The folder, beside where results would lie, of objects that broke a rule of the gate."""
 
 # Lies beside DICOM without being meant as such.
 _COMPANIONS: Final = frozenset({".json", ".txt", ".xml", ".csv", ".png", ".jpg", ".pdf", ".md"})
@@ -190,24 +193,69 @@ def analysed(
         An error that is expected is its `because`.
     """
     outcome = replace(_without(series, ""), because="")
+    place = out / series.series_instance_uid
+    datasets: list[Dataset] = []
     try:
-        datasets = [read_object(folder.images[each.sop_instance_uid][1]) for each in series.images]
+        datasets += (read_object(folder.images[each.sop_instance_uid][1]) for each in series.images)
         source = _source(model.package, datasets)
         findings = analyse(model, source, inputs_of(source.headers), report)
-        report("encode", 0.0)
-        results = _encoded(findings, source, folder.site, objects)
+    except (InputError, ResourceError) as error:
+        failed = replace(outcome, because=error.sentence, failed=True)
+        told = "NOT-ANALYSED" in objects and datasets
+        return _told(model.package, datasets, failed, folder.site, place) if told else failed
     except DicomaiError as error:
         return replace(outcome, because=error.sentence, failed=True)
-    place = out / series.series_instance_uid
-    place.mkdir(parents=True, exist_ok=True)
-    for name, octets in results.items():
-        (place / name).write_bytes(octets)
+    report("encode", 0.0)
+    made: tuple[Dataset, ...] = ()
+    try:
+        made = _encoded(findings, source, folder.site, objects)
+        files = _checked(made, findings, source.headers, folder.site, objects)
+    except DicomaiError as error:
+        return replace(outcome, because=_aside(error, made, findings, place), failed=True)
     return replace(
         outcome,
         found=line(findings),
         stages_s=findings.stages_s,
-        objects=tuple(place / name for name in results),
+        objects=_put(files, place),
         pictures=tuple(overlays(findings, image_of_source(source), place)),
+    )
+
+
+def _told(
+    package: Package, headers: Sequence[Dataset], failed: Outcome, site: Site, place: Path
+) -> Outcome:
+    """Write a report that says why there is no result, where one can be written."""
+    try:
+        made = refusal(package, headers, failed.because, uuid.uuid4(), _context(site))
+        gate.check(
+            (made.report,),
+            made.findings,
+            made.headers,
+            charset_default=site.charset_default,
+            wanted=ONLY_A_REPORT,
+        )
+    except DicomaiError:
+        return failed  # and its sentence stays: whose images these are can't be told
+    name = f"{package.name}-sr.dcm"
+    return replace(failed, found=line(made.findings), objects=_put({name: made.report}, place))
+
+
+def _put(files: Mapping[str, bytes], place: Path) -> tuple[Path, ...]:
+    place.mkdir(parents=True, exist_ok=True)
+    for name, octets in files.items():
+        (place / name).write_bytes(octets)
+    return tuple(place / name for name in files)
+
+
+def _aside(error: DicomaiError, made: Sequence[Dataset], findings: Findings, place: Path) -> str:
+    """Keep objects that break a rule, apart from results; return what is to be said of them."""
+    if not isinstance(error, gate.GateError):
+        return error.sentence
+    files = {_file_name(each, findings): written(each) for each in made}
+    _put(files, place / REFUSED)
+    return (
+        f"{error.sentence} There is no result; its objects lie in {place / REFUSED} for a look: "
+        "report this with them."
     )
 
 
@@ -222,25 +270,37 @@ def _encoded(
     source: SourceVolume | SourceImagePixels,
     site: Site,
     wanted: Collection[ResultObject],
+) -> tuple[Dataset, ...]:
+    image = image_of_source(source)
+    return encode(findings, source.headers, uuid.uuid4(), _context(site), wanted, image)
+
+
+def _checked(
+    made: Sequence[Dataset],
+    findings: Findings,
+    headers: Sequence[Dataset],
+    site: Site,
+    wanted: Collection[ResultObject],
 ) -> dict[str, bytes]:
     """Return the checked objects by the names of their files."""
-    context = ResultContext(
+    files = {_file_name(each, findings): written(each) for each in made}
+    gate.check(
+        list(files.values()),
+        findings,
+        headers,
+        charset_default=site.charset_default,
+        wanted=wanted,
+    )
+    return files
+
+
+def _context(site: Site) -> ResultContext:
+    return ResultContext(
         created_at=now(),
         software_version=version("dicomai"),
         charset_default=site.charset_default,
         timezone=site.timezone,
     )
-    image = image_of_source(source)
-    objects = encode(findings, source.headers, uuid.uuid4(), context, wanted, image)
-    results = {_file_name(each, findings): written(each) for each in objects}
-    gate.check(
-        list(results.values()),
-        findings,
-        source.headers,
-        charset_default=site.charset_default,
-        wanted=wanted,
-    )
-    return results
 
 
 def _file_name(result: Dataset, findings: Findings) -> str:

@@ -14,6 +14,7 @@ from dicomai.spool import quarantine, reader
 from dicomai.spool.quarantine import Quarantined
 from dicomai.store import hosts, jobs, nodes, pauses, studies
 from dicomai.store.hosts import Host, Worker
+from dicomai.store.job import Job
 from dicomai.store.nodes import NodeState
 from dicomai.store.pauses import Pause
 from dicomai.store.states import JobKind, JobState
@@ -39,6 +40,8 @@ class Overview:
         Names of the nodes that are sending now.
     unserved
         Models of routes that no live worker serves.
+    refused
+        Analyses that are held because their results broke a rule of the gate, newest first.
     """
 
     now: Instant
@@ -54,6 +57,7 @@ class Overview:
     pauses: tuple[Pause, ...]
     held: tuple[Study, ...]
     recent: tuple[Study, ...]
+    refused: tuple[Job, ...]
 
     def overdue(self, worker: Worker) -> Microseconds | None:
         """Return for how long a worker was not heard of that should have been, else None."""
@@ -79,6 +83,11 @@ class Overview:
             f"for good: dicomai forget {each.name}"
             for each in self.hosts
             if self.now - each.beat_at > ALIVE
+        ]
+        said += [
+            f"{each.title} is held: its results broke a rule of the gate, and were not sent. Why, "
+            f"and what helps: dicomai job {each.id}"
+            for each in self.refused
         ]
         if count := len(self.quarantined):
             objects = "1 object lies" if count == 1 else f"{count} objects lie"
@@ -113,4 +122,5 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         pauses=pauses.listing(connection),
         held=studies.listing(connection, _MOST_HELD, "held"),
         recent=studies.listing(connection, recent),
+        refused=jobs.held_by(connection, "person", _MOST_HELD),
     )

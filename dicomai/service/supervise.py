@@ -6,15 +6,19 @@ them count, and whoever claims the job next does it again, with the same UIDs an
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull, InputError
+from pydicom import Dataset
+
+from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull
 from dicomai.findings import Findings
 from dicomai.inference.runner_process import RunnerDied, RunnerProcess
 from dicomai.models.registry import Registry, open_registry
 from dicomai.net.node import Node
 from dicomai.results import summary
+from dicomai.routing.route import ResultObject
 from dicomai.service import analyse
 from dicomai.service.analyse import Loaded
 from dicomai.service.asked import objects_of
@@ -26,7 +30,7 @@ from dicomai.store import analyses, instances, jobs
 from dicomai.store.analyses import Predecessor
 from dicomai.store.engine import reading
 from dicomai.store.instances import Instance
-from dicomai.store.job import Job, JobRoute
+from dicomai.store.job import Job, JobRoute, policy
 from dicomai.store.states import JobKind
 
 KINDS: Final[tuple[JobKind, ...]] = ("analyse",)
@@ -41,6 +45,8 @@ STAGES: Final = (
     "commit",
 )
 """What each analysis goes through, in order; each is timed in the job."""
+# What comes of the images; that a model is not trusted, or a disk away, says nothing of them.
+_OF_THE_INPUT: Final = frozenset({"input", "resource", "crash"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +121,8 @@ class Supervisor:
                 facts = self._facts(this.job)
                 loaded = self._load(this, facts)
             findings = self._run(this, loaded)
-        except InputError as error:
-            asked = objects_of(self.settings.routes, this.job.model)
-            if facts is None or "NOT-ANALYSED" not in asked:
+        except DicomaiError as error:
+            if facts is None or not self._to_be_told(this.job, error):
                 raise
             while not self._say_why_not(this, facts, error.sentence):
                 facts = self._facts(this.job)
@@ -137,9 +142,19 @@ class Supervisor:
                 facts.route_names,
             )
             package = self._registry().get_trusted(this.job.model)
-            data = self.settings.folders.data
-            report = analyse.why_not(this.job, package, facts.rows, data, reason, context)
-        return self._finish(this, facts, (report,), f"not analysed: {reason}")
+            headers = analyse.readable(facts.rows, self.settings.folders.data)
+            made = analyse.refusal(package, headers, reason, this.job.uuid, context)
+        only = analyse.ONLY_A_REPORT
+        self._check(this, facts, (made.report,), made.findings, headers, only)
+        return self._finish(this, facts, (made.report,), f"not analysed: {reason}")
+
+    def _to_be_told(self, job: Job, error: DicomaiError) -> bool:
+        """Tell whether a route wants a report that this is why the job comes to its end."""
+        if "NOT-ANALYSED" not in objects_of(self.settings.routes, job.model):
+            return False
+        crashes = job.crashes + (error.kind == "crash")
+        then = policy(error.kind, job.kind, attempts=job.attempts, crashes=crashes, jitter=0)
+        return error.kind in _OF_THE_INPUT and then.state == "failed"
 
     def _commit(self, this: Attempt, facts: _Facts, loaded: Loaded, findings: Findings) -> bool:
         """Encode, check and commit; False when the report must name another predecessor.
@@ -162,14 +177,25 @@ class Supervisor:
                 route=facts.route_names,
                 objects=objects,
             )
+        self._check(this, facts, results, findings, loaded.source.headers, objects)
+        return self._finish(this, facts, results, summary.line(findings))
+
+    def _check(
+        self,
+        this: Attempt,
+        facts: _Facts,
+        results: tuple[bytes, ...],
+        findings: Findings,
+        headers: Sequence[Dataset],
+        objects: Collection[ResultObject],
+    ) -> None:
+        """Hold results against the findings; what breaks a rule is kept for a look."""
         with this.stage("check"):
             try:
-                analyse.check(results, findings, loaded.source, facts.charset_default, objects)
+                analyse.check(results, findings, headers, facts.charset_default, objects)
             except DicomaiError as error:
                 quarantine, now = self.settings.folders.quarantine, self.worker.clock()
-                analyse.set_aside(this.job, results, quarantine, error.sentence, now)
-                raise
-        return self._finish(this, facts, results, summary.line(findings))
+                raise analyse.kept(this.job, results, error, quarantine, now) from error
 
     def _finish(self, this: Attempt, facts: _Facts, results: tuple[bytes, ...], found: str) -> bool:
         data, predecessor = self.settings.folders.data, facts.predecessor

@@ -99,7 +99,8 @@ def again(
         There is none; or it is no analysis, or not over; or its study is being deleted.
     """
     old = existing(connection, job)
-    gone = old.state == "held" and old.held_by == "config" and package_sha256 != old.package_sha256
+    waits = old.state == "held" and old.held_by in ("config", "person")
+    gone = waits and package_sha256 != old.package_sha256
     over = gone or old.state in ("done", "failed", "cancelled")
     if old.kind != "analyse" or not over:
         raise NotNow(f"{old.title} is {old.state}, so it can't be run again.", subject=str(job))

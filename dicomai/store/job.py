@@ -206,6 +206,8 @@ def policy(error: ErrorKind, kind: JobKind, *, attempts: int, crashes: int, jitt
         From 0 to below 1; spreads the retries of many jobs over time.
     """
     match error:
+        case "refused" if kind == "analyse":  # by the gate: trying again gives the same bytes
+            return Next(state="held", held_by="person")
         case "input" | "refused" | "deadline":
             return Next(state="failed")
         case "config":

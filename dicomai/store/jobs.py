@@ -52,6 +52,14 @@ def listing(
     return tuple(job_of(row) for row in connection.execute(query))
 
 
+def held_by(connection: Connection, reason: HeldBy, limit: int) -> tuple[Job, ...]:
+    """Return the newest jobs that are held for a reason."""
+    query = select(jobs).where(jobs.c.state == "held", jobs.c.held_by == reason)
+    return tuple(
+        job_of(row) for row in connection.execute(query.order_by(jobs.c.id.desc()).limit(limit))
+    )
+
+
 def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[Job, ...]:
     """Return the jobs of a study, oldest first."""
     query = select(jobs).where(jobs.c.study_instance_uid == study).order_by(jobs.c.id)

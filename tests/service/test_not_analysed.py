@@ -11,9 +11,14 @@ import pydicom
 import pytest
 from ward import Ward, open_ward
 
+from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.errors import ResourceError
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.routing.route import ResultObject, Route
+from dicomai.service import analyse
 from dicomai.service.supervise import Supervisor
+from dicomai.store import instances, jobs
+from dicomai.store.engine import reading, writing
 
 
 @pytest.fixture
@@ -46,3 +51,39 @@ def test_a_report_says_why_only_where_a_route_asks_for_it(
     words = [item.TextValue for item in report.ContentSequence[-1].ContentSequence]
     assert any("could not look at these images" in text for text in words)
     assert any("not analysed: Series" in text and "only 2 slices" in text for text in words)
+
+
+def test_memory_that_does_not_suffice_is_told_when_the_last_try_is_over(
+    ward: Ward, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise ResourceError("Model bodies, infer: the memory of cpu does not suffice.")
+
+    monkeypatch.setattr(analyse, "load", full)
+    routes = (Route(name="all", model="bodies", objects=("SR", "NOT-ANALYSED")),)
+    settings = replace(ward.settings, routes=routes)
+    job = ward.queue(ward.study("P1"))
+    supervisor = Supervisor(settings=settings, runner=runner, worker=ward.worker())
+    states = []
+    while supervisor.work_once():
+        states.append(ward.job(job).state)
+        with writing(ward.engine) as connection:
+            jobs.promote_due(connection, Instant(now() + seconds(3600)))
+    assert states == ["waiting", "waiting", "waiting", "done"]
+    (report,) = [pydicom.dcmread(ward.file(row)) for row in ward.results(job)]
+    words = [item.TextValue for item in report.ContentSequence[-1].ContentSequence]
+    assert any("the memory of cpu does not suffice" in text for text in words)
+
+
+def test_what_lacks_an_image_in_the_archive_is_told_by_the_others(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    routes = (Route(name="all", model="bodies", objects=("SR", "NOT-ANALYSED")),)
+    settings = replace(ward.settings, routes=routes)
+    job = ward.queue(ward.study("P1"))
+    with reading(ward.engine) as connection:
+        (_, first), _ = instances.inputs_of(connection, job)
+    (settings.folders.data / first.path).unlink()
+    Supervisor(settings=settings, runner=runner, worker=ward.worker()).work_once()
+    assert "is missing from the archive" in str(ward.job(job).summary["found"])
+    assert len(ward.results(job)) == 1

@@ -1,4 +1,4 @@
-"""What the gate refuses is kept with the reason and never committed."""
+"""What the gate refuses is kept with the reason and never committed; its job waits for a person."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -13,7 +14,7 @@ from bodies import write_study
 from ward import Ward, open_ward
 
 from dicomai.dicom.dates import now
-from dicomai.errors import IdentityError
+from dicomai.errors import IdentityError, InputError
 from dicomai.findings import Findings
 from dicomai.imaging.series import read_series
 from dicomai.imaging.volume import SourceVolume, volume_of
@@ -22,9 +23,11 @@ from dicomai.inference.pipeline import inputs_of
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.models.registry import open_registry
 from dicomai.results.gate import GateError
-from dicomai.service import analyse
+from dicomai.routing.route import Route
+from dicomai.service import analyse, overview
 from dicomai.service.supervise import Supervisor
 from dicomai.spool import quarantine
+from dicomai.store import jobs
 from dicomai.store.engine import writing
 from dicomai.store.job import Job
 
@@ -69,16 +72,25 @@ def test_a_result_of_another_patient_is_an_error_of_identity_and_any_other_of_th
         job, findings, source, timezone="UTC", charset_default="", predecessor=None
     )
     assert results == again  # a repeated job gives the same bytes
-    analyse.check(results, findings, source, "")
+    analyse.check(results, findings, source.headers, "")
     with pytest.raises(IdentityError):
-        analyse.check((results[0], changed(results[1], "PatientID", "P2")), findings, source, "")
+        analyse.check(
+            (results[0], changed(results[1], "PatientID", "P2")), findings, source.headers, ""
+        )
     with pytest.raises(GateError):
         analyse.check(
-            (results[0], changed(results[1], "VerificationFlag", "VERIFIED")), findings, source, ""
+            (results[0], changed(results[1], "VerificationFlag", "VERIFIED")),
+            findings,
+            source.headers,
+            "",
         )
 
 
-def test_what_may_not_be_sent_is_kept_in_the_quarantine_with_its_reason(
+def verified(octets: bytes) -> bytes:
+    return changed(octets, "VerificationFlag", "VERIFIED")
+
+
+def test_what_may_not_be_sent_is_kept_and_its_job_held_until_there_is_a_fix(
     ward: Ward, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = ward.queue(ward.study("P1"))
@@ -86,17 +98,55 @@ def test_what_may_not_be_sent_is_kept_in_the_quarantine_with_its_reason(
 
     def mistaken(job: Job, findings: Findings, *rest: object, **named: object) -> tuple[bytes, ...]:
         results = encoded(job, findings, *rest, **named)  # type: ignore[arg-type]
-        return (*results[:-1], changed(results[-1], "VerificationFlag", "VERIFIED"))
+        return (*results[:-1], verified(results[-1]))
 
-    monkeypatch.setattr(analyse, "encoded", mistaken)
-    Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
-    failed = ward.job(job)
-    assert (failed.state, failed.error_stage) == ("failed", "check")
-    assert "It is kept and not sent" in failed.error_sentence
+    supervisor = Supervisor(settings=ward.settings, runner=runner, worker=ward.worker())
+    with monkeypatch.context() as broken:
+        broken.setattr(analyse, "encoded", mistaken)
+        supervisor.work_once()
+    held = ward.job(job)
+    assert (held.state, held.held_by, held.error_stage) == ("held", "person", "check")
+    assert "breaks the rule of status: VerificationFlag is VERIFIED" in held.error_sentence
+    assert held.error_sentence.endswith(f"dicomai retry {job}")
     kept = quarantine.listing(ward.settings.folders.quarantine)
     assert len(kept) == 2
-    assert all(each.reason in failed.error_sentence for each in kept)
+    assert all(each.reason in held.error_sentence for each in kept)
     assert all(each.at <= now() for each in kept)
     assert not ward.results(job)
     with writing(ward.engine) as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM instances").scalar_one() == 6
+        seen = overview.of_service(connection, ward.settings, now(), 10)
+    assert any(f"Job {job} (bodies) is held: its results broke" in each for each in seen.remarks)
+    # Nobody is kept waiting by it, and it does not come again by itself.
+    other = ward.queue(ward.study("P2"))
+    assert supervisor.work_once()
+    assert not supervisor.work_once()
+    assert (ward.job(other).state, ward.job(job).state) == ("done", "held")
+    with writing(ward.engine) as connection:
+        jobs.retry(connection, job, now())
+    supervisor.work_once()
+    assert ward.job(job).state == "done"
+    assert len(ward.results(job)) == 2
+
+
+def test_a_report_of_what_was_not_analysed_is_checked_and_kept_too(
+    ward: Ward, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = analyse.refusal
+
+    def mistaken(*given: Any) -> analyse.Refusal:
+        made = refusal(*given)
+        return replace(made, report=verified(made.report))
+
+    monkeypatch.setattr(analyse, "refusal", mistaken)
+    monkeypatch.setattr(analyse, "load", _too_few)
+    routes = (Route(name="all", model="bodies", objects=("SEG", "SR", "NOT-ANALYSED")),)
+    settings = replace(ward.settings, routes=routes)
+    job = ward.queue(ward.study("P1"))
+    Supervisor(settings=settings, runner=runner, worker=ward.worker()).work_once()
+    assert (ward.job(job).state, ward.job(job).held_by) == ("held", "person")
+    assert len(quarantine.listing(ward.settings.folders.quarantine)) == 1
+
+
+def _too_few(*_: object) -> None:
+    raise InputError("Series 1.2.3 has only 2 slices.")

@@ -181,7 +181,7 @@ def test_after_a_commit_of_unknown_outcome_the_row_tells(engine: Engine) -> None
         ("resource", "waiting", None),
         ("crash", "queued", None),
         ("identity", "held", "identity"),
-        ("refused", "failed", None),
+        ("refused", "held", "person"),
         ("deadline", "failed", None),
     ],
 )

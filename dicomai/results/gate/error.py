@@ -25,7 +25,7 @@ Rule = Literal[
 class GateError(DicomaiError):
     """A result that is not what was found; it is kept and named, not sent."""
 
-    kind: ClassVar[ErrorKind] = "input"
+    kind: ClassVar[ErrorKind] = "refused"
 
     def __init__(self, sentence: str, *, subject: str = "", rule: Rule = "readable") -> None:
         super().__init__(sentence, subject=subject)
@@ -42,8 +42,7 @@ def _again(sentence: str, subject: str, rule: Rule) -> GateError:
 def refuse(rule: Rule, subject: str, reason: str) -> NoReturn:
     """Raise the error of a rule, with a sentence that names it and the object."""
     raise GateError(
-        f"check: {subject} breaks the rule of {rule}: {reason}. It is kept and not sent; "
-        "report this with the file.",
+        f"Result {subject} breaks the rule of {rule}: {reason}.",
         subject=subject,
         rule=rule,
     )
