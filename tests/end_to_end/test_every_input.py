@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import tarfile
 from collections import Counter
 from functools import partial
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 
 from dicomai.cli.main import app
 from dicomai.models.runtimes import torch_runtime
+from dicomai.results.encode import written
 
 PAGE = Path(__file__).parents[2] / "docs" / "inputs.md"
 OUTLINE = """
@@ -196,3 +198,64 @@ def test_a_manifest_opens_what_is_refused_otherwise(
     }
     assert 0 < len(images) <= sources
     assert any(words in line for line in [*warnings_of(found["SR"]), ""])
+
+
+def _ran(outline: Path, folder: Path, out: Path) -> tuple[int, dict[str, object]]:
+    command = ["run", str(outline), str(folder), "--out", str(out), "--device", "cpu", "--json"]
+    answer = CliRunner().invoke(app, [*command, "--objects", "SEG,SR,NOT-ANALYSED"])
+    (outcome,) = json.loads(answer.stdout)
+    return answer.exit_code, outcome
+
+
+def _reports(out: Path) -> list[pydicom.Dataset]:
+    return [pydicom.dcmread(path) for path in out.rglob("*.dcm")]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "why"),
+    [
+        ("made-missing-slice", "", "has no slice at 6.0 mm"),
+        ("made-double-oblique", 'modality = ["MR"]', "the modality is CT, allowed MR"),
+        ("cut short", "", "pixel"),
+    ],
+    ids=["geometry", "limits", "decoding"],
+)
+def test_a_series_that_is_not_analysed_gets_a_report_that_says_why(
+    name: str, key: str, why: str, outline: Path, sample_data: Path, tmp_path: Path
+) -> None:
+    folder = sample_data / "modalities" / name
+    if name == "cut short":
+        folder = tmp_path / "series"
+        shutil.copytree(sample_data / "modalities" / "made-double-oblique", folder)
+        path = min(folder.iterdir())
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = dataset.PixelData[:100]
+        dataset.save_as(path)
+    if key:
+        manifest = OUTLINE.replace('modality = ["CT", "MR", "PT"]', key)
+        (outline / "model.toml").write_text(manifest)
+    code, outcome = _ran(outline, folder, tmp_path / "out")
+    assert code == 1
+    assert why in str(outcome["because"])
+    (report,) = _reports(tmp_path / "out")
+    assert report.SOPClassUID.name == "Comprehensive 3D SR Storage"
+    words = [item.TextValue for item in report.ContentSequence[-1].ContentSequence]
+    assert any(f"not analysed: {outcome['because']}" in text for text in words)
+
+
+def test_objects_that_break_a_rule_are_no_result_and_are_kept_apart(
+    outline: Path, sample_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(result: pydicom.Dataset) -> bytes:
+        if result.Modality == "SR":
+            result.VerificationFlag = "VERIFIED"
+        return written(result)
+
+    monkeypatch.setattr("dicomai.service.folder.written", mistaken)
+    out = tmp_path / "out"
+    code, outcome = _ran(outline, sample_data / "modalities" / "made-double-oblique", out)
+    assert code == 1
+    assert "breaks the rule of status" in str(outcome["because"])
+    assert outcome["objects"] == []
+    assert {path.parent.name for path in out.rglob("*.dcm")} == {"refused"}
+    assert len(_reports(out)) == 2
