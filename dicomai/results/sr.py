@@ -14,7 +14,7 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import OURS, Code
-from dicomai.findings import Detection, Segment
+from dicomai.findings import Detection, Findings, Segment
 from dicomai.results import summary, uids
 from dicomai.results.objects import KINDS
 from dicomai.results.procedure import procedures
@@ -31,6 +31,9 @@ QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluatio
 IMAGE_LIBRARY: Final = Code("111028", "DCM", "Image Library")
 IMAGE_LIBRARY_GROUP: Final = Code("126200", "DCM", "Image Library Group")
 FRAME_OF_REFERENCE: Final = Code("112227", "DCM", "Frame of Reference UID")
+MEASUREMENTS: Final = Code("126000", "DCM", "Imaging Measurement Report")
+# CID 7021 is extensible, and has no title for a report whose findings are no measurements.
+RESULTS: Final = Code("AI-RESULTS", OURS, "AI Results Report")
 OTHERS: Final = Code("ANALYSIS-OBJECTS", OURS, "Other objects of this analysis")
 SOURCE: Final = Code("260753009", "SCT", "Source")
 
@@ -64,7 +67,7 @@ def encode_sr(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset] = ())
         previous_versions=_predecessors(job),
         requested_procedures=requests(job),
     )
-    if others or _uses_own_codes(job):
+    if others or title(job.findings) is RESULTS or _uses_own_codes(job):
         scheme = Dataset()
         scheme.CodingSchemeDesignator = OURS
         scheme.CodingSchemeName = "Codes of dicomai"
@@ -127,6 +130,7 @@ def _content(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset]) -> sr
             for each in procedures(job.carried.dataset, str(job.sources[0].get("Modality", "")))
         ],
         imaging_measurements=groups(job, segs),
+        title=pydicom_code(title(job.findings)),
     )
     content = report[0].ContentSequence
     content.insert(len(content) - 1, _library(job))  # before Imaging Measurements
@@ -139,7 +143,17 @@ def _content(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset]) -> sr
     if others:
         content.append(_others(others))
     content.append(evaluations)
+    _separate(report[0])
     return report
+
+
+def _separate(container: Dataset) -> None:
+    """Make containers lists, not a flow of words: viewers then name each item."""
+    container.ContinuityOfContent = "SEPARATE"
+    for item in container.ContentSequence:
+        # The images stay one flow: as a list they would hide what comes after them.
+        if item.ValueType == "CONTAINER" and item.name != pydicom_code(IMAGE_LIBRARY_GROUP):
+            _separate(item)
 
 
 def _others(others: Sequence[Dataset]) -> sr.ContainerContentItem:
@@ -161,6 +175,16 @@ def _others(others: Sequence[Dataset]) -> sr.ContainerContentItem:
     container = sr.ContainerContentItem(name=pydicom_code(OTHERS), relationship_type=CONTAINS)
     container.ContentSequence = sr.ContentSequence(items)
     return container
+
+
+def title(findings: Findings) -> Code:
+    """Return what a report is: of measurements where each of its groups has a place on an image.
+
+    OHIF draws an Imaging Measurement Report on the images, and fails where a group has no
+    coordinates; a report with any other title it shows as text, whole.
+    """
+    placed = bool(findings.detections) or any(each.mask.any() for each in findings.segments)
+    return MEASUREMENTS if placed and not findings.classifications else RESULTS
 
 
 def _observer(job: Job) -> sr.ObservationContext:

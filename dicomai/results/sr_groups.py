@@ -26,7 +26,8 @@ from dicomai.findings import (
 )
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import uids
-from dicomai.results.provenance import Job
+from dicomai.results.point_on_image import point_on_image
+from dicomai.results.provenance import Job, reference
 from dicomai.results.seg import MORPHOLOGICALLY_ABNORMAL, Encoded
 
 # How sure a device is of what it found. PS3.16 defines it for CAD as a number from 0 to 100 %; a
@@ -65,12 +66,16 @@ def groups(job: Job, segs: Sequence[Encoded]) -> list[Group]:
         for seg in segs
         for each in seg.segments
     }
+    slices = job.slices()
     found: list[Group] = [
-        _segment(each, job, places[each.tracking_id])
+        _shown(_segment(each, job, places[each.tracking_id]), each, job, slices)
         for each in findings.segments
         if each.tracking_id in places
     ]
-    found += [_detection(each, job, places.get(each.tracking_id)) for each in findings.detections]
+    found += [
+        _shown(_detection(each, job, places.get(each.tracking_id)), each, job, slices)
+        for each in findings.detections
+    ]
     found += [_classification(each, job) for each in findings.classifications]
     return found or [_nothing_found(job)]
 
@@ -135,6 +140,32 @@ def _detection(detection: Detection, job: Job, place: _Where | None) -> Group:
     # A group may hold the segment or the surface, not both; the centre stands beside either, for
     # whoever reads no SEG.
     group[0].ContentSequence.append(_centre(detection.region, job))
+    return group
+
+
+def _shown(group: Group, found: Segment | Detection, job: Job, slices: Sequence[Dataset]) -> Group:
+    """Return a group that has a point on an image, if it has no outline on one."""
+    items = group[0].ContentSequence
+    if any(item.ValueType == "SCOORD" for item in items):
+        return group
+    place = point_on_image(found, job.findings.where)
+    image = reference(slices[place.k])
+    point = sr.ScoordContentItem(
+        name=pydicom_code(CENTRE),
+        graphic_type=sr.GraphicTypeValues.POINT,
+        graphic_data=np.array([place.xy]),
+        relationship_type=sr.RelationshipTypeValues.CONTAINS,
+    )
+    frame = image.get("ReferencedFrameNumber")
+    selected = sr.SourceImageForRegion(
+        str(image.ReferencedSOPClassUID),
+        str(image.ReferencedSOPInstanceUID),
+        referenced_frame_numbers=None if frame is None else [int(frame)],
+    )
+    point.ContentSequence = sr.ContentSequence([selected])
+    # Before what lies in the patient: OHIF takes the first coordinates of a group for all of it.
+    first = next((n for n, item in enumerate(items) if item.ValueType == "SCOORD3D"), len(items))
+    items.insert(first, point)
     return group
 
 

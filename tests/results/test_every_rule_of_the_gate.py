@@ -92,12 +92,42 @@ def _drop(report: Dataset, tracking_id: str, code: str) -> None:
 
 
 def _give(report: Dataset, to: str, code: str, of: str) -> None:
-    (item,) = (
+    items = [
         each
         for each in _group(report, of).ContentSequence
         if each.ConceptNameCodeSequence[0].CodeValue == code
+    ]
+    _group(report, to).ContentSequence.append(copy.deepcopy(items[-1]))
+
+
+def _point(report: Dataset, tracking_id: str) -> Dataset:
+    return next(
+        each for each in _group(report, tracking_id).ContentSequence if each.ValueType == "SCOORD"
     )
-    _group(report, to).ContentSequence.append(copy.deepcopy(item))
+
+
+def _shown_at(tracking_id: str, x: float, y: float) -> Change:
+    def change(report: Dataset) -> None:
+        _point(report, tracking_id).GraphicData = [x, y]
+
+    return change
+
+
+def _shown_on(tracking_id: str, number: int) -> Change:
+    def change(report: Dataset) -> None:
+        image = _point(report, tracking_id).ContentSequence[0].ReferencedSOPSequence[0]
+        image.ReferencedSOPInstanceUID = f"1.2.826.0.1.3680043.10.99.1.{number}"
+
+    return change
+
+
+def _shown_nowhere(report: Dataset) -> None:
+    group = _group(report, "right lung")
+    group.ContentSequence = [each for each in group.ContentSequence if each.ValueType != "SCOORD"]
+
+
+def _another_title(report: Dataset) -> None:
+    report.ConceptNameCodeSequence[0].CodeValue = "126001"
 
 
 def _colour_only(sc: Dataset) -> None:
@@ -292,6 +322,13 @@ def _no_parameters(seg: Dataset) -> None:
         (SR, lambda sr: _give(sr, "nodule 2", "121191", "nodule 1"), "segment that is not there"),
         (SR, lambda sr: _give(sr, "right lung", "111010", "nodule 1"), "place that was not found"),
         (SR, lambda sr: _give(sr, "nodule 1", "121231", "nodule 2"), "a segment and an outline"),
+        (SR, _shown_nowhere, "not one point on an image"),
+        (SR, lambda sr: _give(sr, "right lung", "111010", "right lung"), "not one point on an"),
+        (SR, _shown_at("right lung", 20.5, 9.5), 'the point of "right lung" lies elsewhere'),
+        (SR, _shown_on("right lung", 9), 'the point of "right lung" lies elsewhere'),
+        (SR, _shown_at("nodule 2", 24.5, 12.5), 'the point of "nodule 2" lies elsewhere'),
+        (SR, _shown_on("nodule 2", 6), 'the point of "nodule 2" lies elsewhere'),
+        (SR, _another_title, "its title is"),
         (SEG, _larger_frames, "another number of rows or columns"),
         (SEG, _more_frames, "does not hold the"),
         (SEG, _nowhere, "does not say where it lies"),

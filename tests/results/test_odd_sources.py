@@ -177,11 +177,13 @@ def test_a_long_name_takes_no_word_of_unverified_away(study: Any, found: Any) ->
     assert len(report.SeriesDescription) == 64
 
 
-def test_codes_of_our_own_say_whose_they_are(study: Any, found: Any) -> None:
+def test_codes_of_our_own_say_whose_they_are(study: Any, xray: Any, found: Any) -> None:
     _, report = _results(study, found)
-    (scheme,) = report.CodingSchemeIdentificationSequence
-    assert scheme.CodingSchemeDesignator == "99DICOMAI"
-    (report,) = encode(found.nothing(study), study.headers, found.job, study.context)
+    (nothing,) = encode(found.nothing(study), study.headers, found.job, study.context)
+    for each in (report, nothing):
+        (scheme,) = each.CodingSchemeIdentificationSequence
+        assert scheme.CodingSchemeDesignator == "99DICOMAI"
+    (report,) = encode(found.on_xray(xray), xray.headers, found.job, xray.context)
     assert "CodingSchemeIdentificationSequence" not in report
 
 

@@ -22,8 +22,6 @@ def check_region(uid: str, group: Dataset, found: Detection, findings: Findings)
     if isinstance(found.region, PixelBox):
         if found.mask is None or not found.mask.any():
             _on_image(uid, group, found.region)
-        elif any(item.ValueType == "SCOORD" for item in walk(group)):
-            refuse("coordinates", uid, f'"{found.tracking_id}" has a segment and an outline')
         return
     if not isinstance(findings.where, Grid):
         refuse("coordinates", uid, f'"{found.tracking_id}" has no place in a projection image')

@@ -21,6 +21,8 @@ from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.content import name, walk
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.header import code_of, is_coded
+from dicomai.results.gate.planes import slices_of
+from dicomai.results.gate.points import check_point, check_title
 from dicomai.results.gate.references import known_instances
 from dicomai.results.gate.regions import check_region
 from dicomai.results.gate.request import check_procedure
@@ -33,7 +35,8 @@ _ABSENT: Final = Code("272519000", "SCT", "Absent")
 _ABNORMAL: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")  # CID 7150
 _CERTAINTY: Final = Code("111012", "DCM", "Certainty of Finding")
 _PERCENT: Final = Code("%", "UCUM", "percent")
-_OF_A_FINDING: Final = frozenset({"NUM", "SCOORD", "SCOORD3D"})
+_PLACES: Final = frozenset({"SCOORD", "SCOORD3D"})
+_OF_A_FINDING: Final = _PLACES | {"NUM"}
 _Found = Segment | Detection | Classification
 
 
@@ -84,11 +87,13 @@ def check_report(
             refuse("content", uid, f"it does not say just that: {verdict.meaning}")
         (group,) = groups.values()
         _algorithm(uid, group, findings)
-        if any(item.ValueType in {"NUM", "SCOORD", "SCOORD3D"} for item in walk(group)):
+        if any(item.ValueType in _OF_A_FINDING for item in walk(group)):
             refuse("content", uid, "nothing was found, and it measures something")
+        check_title(report, uid, groups.values())
         return
     if set(groups) != set(expected):
         refuse("content", uid, f"its findings are {sorted(groups)}, not {sorted(expected)}")
+    slices = slices_of(uid, findings, sources)
     for tracking_id, found in expected.items():
         group = groups[tracking_id]
         _tracking(uid, group, tracking_id, places, findings)
@@ -100,11 +105,19 @@ def check_report(
             _named(uid, group, found)
         if isinstance(found, Detection):
             check_region(uid, group, found, findings)
-        elif any(item.ValueType in {"SCOORD", "SCOORD3D"} for item in walk(group)):
+        elif any(item.ValueType in _placeless(found) for item in walk(group)):
             refuse("coordinates", uid, f'"{tracking_id}" has a place that was not found')
+        if not isinstance(found, Classification):
+            check_point(uid, group, found, slices)
+    check_title(report, uid, groups.values())
     unique = {_uid_of(group) for group in groups.values()}
     if len(unique) != len(groups):
         refuse("tracking", uid, "two findings have one tracking UID")
+
+
+def _placeless(found: Segment | Classification) -> frozenset[str]:
+    """Return the coordinates that a group may not have: a segment lies where its voxels do."""
+    return _PLACES if isinstance(found, Classification) else frozenset({"SCOORD3D"})
 
 
 def check_plain_report(report: Dataset, findings: Findings, *, numbers: bool) -> None:
