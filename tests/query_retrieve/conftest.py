@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +23,12 @@ from sqlalchemy.engine import make_url
 
 from dicomai.dicom.dates import now
 from dicomai.net.node import Node
-from dicomai.net.receiver import ReceiverConfig, receive
+from dicomai.net.query_server import QueryConfig, answer
+from dicomai.net.receiver import ReceiverConfig, TlsPort, receive
+from dicomai.net.tls import TlsFiles
 from dicomai.service.attempt import Worker
 from dicomai.service.ingest import ingest
+from dicomai.service.query import CatalogueArchive
 from dicomai.service.schedule import ingest_of
 from dicomai.settings import Settings, load
 from dicomai.spool import entries, reader
@@ -32,6 +36,7 @@ from dicomai.store import jobs, schema
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.job import Job, JobId
 from dicomai.store.migrate import upgrade
+from tests.conftest import Authority
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -191,6 +196,12 @@ def our_port() -> int:
 
 
 @pytest.fixture(scope="session")
+def our_tls_port() -> int:
+    """Where we receive over TLS, where a test says so."""
+    return _ports(1)[0]
+
+
+@pytest.fixture(scope="session")
 def our_query_port() -> int:
     """Where our archive answers."""
     return _ports(1)[0]
@@ -207,24 +218,18 @@ def study_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _load(peer: Callable[[str], str], pacs: Pacs, folder: Path) -> Pacs:
+def _load(peer: Callable[[str], str], pacs: Pacs, folder: Path, *options: str) -> Pacs:
+    called = ("-aec", pacs.ae_title, "127.0.0.1", str(pacs.port))
     subprocess.run(
-        [peer("storescu"), "+sd", "+r", "-aec", pacs.ae_title, "127.0.0.1", str(pacs.port), folder],
+        [peer("storescu"), "+sd", "+r", *options, *called, folder],
         check=True,
         capture_output=True,
     )
     return pacs
 
 
-@pytest.fixture(scope="session")
-def full_orthanc(
-    peer: Callable[[str], str],
-    tmp_path_factory: pytest.TempPathFactory,
-    our_port: int,
-    study_files: Path,
-) -> Iterator[Pacs]:
-    """Orthanc with the studies."""
-    folder = tmp_path_factory.mktemp("orthanc")
+@contextmanager
+def _orthanc(program: str, folder: Path, **others: object) -> Iterator[Pacs]:
     dicom_port, http_port = _ports(2)
     settings = {
         "StorageDirectory": str(folder / "db"),
@@ -237,18 +242,66 @@ def full_orthanc(
         "DicomAlwaysAllowFind": True,
         "DicomAlwaysAllowGet": True,
         "DicomAlwaysAllowMove": True,
-        "DicomModalities": {"dicomai": ["DICOMAI", "127.0.0.1", our_port]},
         "Plugins": [],
+        **others,
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
-    command = [peer("Orthanc"), str(folder / "orthanc.json")]
+    command = [program, str(folder / "orthanc.json")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             _wait_for(dicom_port, process)
-            pacs = Pacs(name="orthanc", ae_title="ORTHANC", port=dicom_port, http_port=http_port)
-            yield _load(peer, pacs, study_files)
+            yield Pacs(name="orthanc", ae_title="ORTHANC", port=dicom_port, http_port=http_port)
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def full_orthanc(
+    peer: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+    our_port: int,
+    study_files: Path,
+) -> Iterator[Pacs]:
+    """Orthanc with the studies."""
+    folder = tmp_path_factory.mktemp("orthanc")
+    modalities = {"dicomai": ["DICOMAI", "127.0.0.1", our_port]}
+    with _orthanc(peer("Orthanc"), folder, DicomModalities=modalities) as pacs:
+        yield _load(peer, pacs, study_files)
+
+
+@pytest.fixture(scope="session")
+def tls_files(authority: Authority) -> TlsFiles:
+    """Our certificate, and who vouches for those of others."""
+    certificate, key = authority.issue("dicomai-query")
+    return TlsFiles(certificate=certificate, key=key, authorities=authority.certificate)
+
+
+@pytest.fixture(scope="session")
+def orthanc_over_tls(
+    peer: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+    authority: Authority,
+    our_tls_port: int,
+    our_query_port: int,
+    study_files: Path,
+) -> Iterator[Pacs]:
+    """Orthanc with the studies, which speaks TLS in both directions and wants a certificate."""
+    certificate, key = authority.issue("orthanc")
+    there = {"Host": "127.0.0.1", "UseDicomTls": True}
+    with _orthanc(
+        peer("Orthanc"),
+        tmp_path_factory.mktemp("orthanc-tls"),
+        DicomTlsEnabled=True,
+        DicomTlsCertificate=str(certificate),
+        DicomTlsPrivateKey=str(key),
+        DicomTlsTrustedCertificates=str(authority.certificate),
+        DicomModalities={
+            "dicomai": {"AET": "DICOMAI", "Port": our_tls_port, **there},
+            "archive": {"AET": "ARCHIVE", "Port": our_query_port, **there},
+        },
+    ) as pacs:
+        shown = ("+tls", str(key), str(certificate), "+cf", str(authority.certificate))
+        yield _load(peer, pacs, study_files, *shown)
 
 
 @pytest.fixture(scope="session")
@@ -416,16 +469,26 @@ def _serve_loop(site: Site, stop: threading.Event) -> None:
         stop.wait(0.05)
 
 
+def _tls_table(port: int, files: TlsFiles) -> str:
+    return (
+        f'[tls]\nport = {port}\ncertificate = "{files.certificate}"\nkey = "{files.key}"\n'
+        f'authorities = "{files.authorities}"\n'
+    )
+
+
 @pytest.fixture
-def site(engine: Engine, tmp_path: Path, our_port: int) -> Iterator[Callable[..., Site]]:
+def site(
+    engine: Engine, tmp_path: Path, our_port: int, our_tls_port: int
+) -> Iterator[Callable[..., Site]]:
     """Start our side, with some nodes; it receives, and takes in what came."""
     stop = threading.Event()
     threads: list[threading.Thread] = []
 
-    def start(*nodes: Node, ae_title: str = "DICOMAI") -> Site:
+    def start(*nodes: Node, ae_title: str = "DICOMAI", tls: TlsFiles | None = None) -> Site:
         file = tmp_path / "dicomai.toml"
         file.write_text(
             f'[service]\ndata = "data"\n[receiver]\nport = {our_port}\nae_title = "{ae_title}"\n'
+            + (_tls_table(our_tls_port, tls) if tls else "")
         )
         url = engine.url.render_as_string(hide_password=False)
         settings = replace(load(file, {"DICOMAI_DATABASE__URL": url}), nodes=nodes)
@@ -439,6 +502,7 @@ def site(engine: Engine, tmp_path: Path, our_port: int) -> Iterator[Callable[...
             spool=settings.folders.spool,
             reserve_bytes=0,
             max_associations=10,
+            tls=TlsPort(port=our_tls_port, files=tls) if tls else None,
         )
         threads.append(threading.Thread(target=receive, args=(config, ready.set, stop)))
         threads.append(threading.Thread(target=_serve_loop, args=(made, stop)))
@@ -466,3 +530,37 @@ def made() -> Callable[[Made], list[Dataset]]:
         return found
 
     return images
+
+
+@pytest.fixture
+def filled(
+    site: Callable[..., Site], study_files: Path, our_query_port: int
+) -> Iterator[Callable[..., Site]]:
+    """Our archive with the studies, and a port at which it answers, over TLS if files are given."""
+    stop = threading.Event()
+    threads = []
+
+    def start(*nodes: Node, ae_title: str = "DICOMAI", tls: TlsFiles | None = None) -> Site:
+        client = Node(name="CLIENT", ae_title="CLIENT", may=("echo", "query"))
+        here = site(client, *nodes, tls=tls)
+        here.put(*sorted(study_files.rglob("*.dcm")))
+        ready = threading.Event()
+        config = QueryConfig(
+            ae_title=ae_title,
+            host="127.0.0.1",
+            port=our_query_port,
+            nodes=here.settings.nodes,
+            max_associations=3,
+            tls=tls,
+        )
+        archive = CatalogueArchive(settings=here.settings, engine=here.engine)
+        threads.append(threading.Thread(target=answer, args=(config, archive, ready.set, stop)))
+        threads[-1].start()
+        assert ready.wait(20)
+        return here
+
+    yield start
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()

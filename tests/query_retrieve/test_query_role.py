@@ -22,43 +22,7 @@ from dicomai.cli.main import app
 from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.net.get import STUDY_ROOT_GET
 from dicomai.net.node import Node
-from dicomai.net.query_server import QueryConfig, answer
 from dicomai.service.query import CatalogueArchive
-
-CLIENT = Node(name="CLIENT", ae_title="CLIENT", may=("echo", "query"))
-
-
-@pytest.fixture
-def filled(
-    site: Callable[..., Any], study_files: Path, our_query_port: int
-) -> Iterator[Callable[..., Any]]:
-    """Our archive with the studies, and a port at which it answers."""
-    stop = threading.Event()
-    threads = []
-
-    def start(*nodes: Node) -> Any:
-        here = site(CLIENT, *nodes)
-        here.put(*sorted(study_files.rglob("*.dcm")))
-        ready = threading.Event()
-        config = QueryConfig(
-            ae_title="DICOMAI",
-            host="127.0.0.1",
-            port=our_query_port,
-            nodes=here.settings.nodes,
-            max_associations=3,
-        )
-        archive = CatalogueArchive(settings=here.settings, engine=here.engine)
-        threads.append(threading.Thread(target=answer, args=(config, archive, ready.set, stop)))
-        threads[-1].start()
-        assert ready.wait(20)
-        return here
-
-    yield start
-    stop.set()
-    for thread in threads:
-        thread.join(20)
-        assert not thread.is_alive()
-
 
 Findscu = Callable[..., list[Dataset]]
 
