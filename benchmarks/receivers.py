@@ -105,7 +105,7 @@ def running(name: str, folder: Path) -> Iterator[tuple[int, int]]:
         port = int(free.getsockname()[1])
     process = RECEIVERS[name](folder, port)
     try:
-        _wait_until_it_listens(process, port)
+        _wait_until_it_listens(process, port, 2 if name == "dicomai x2" else 1)
         yield port, process.pid
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -167,13 +167,27 @@ def _started(command: list[str], **variables: str) -> subprocess.Popen[bytes]:
     )
 
 
-def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
+def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, processes: int) -> None:
+    """Wait until so many processes listen; what starts beside the first would slow it down."""
     deadline = time.monotonic() + _START_S
     echo = ["echoscu", "-to", "2", "-aet", "CT1", "-aec", AE_TITLE, "127.0.0.1", str(port)]
-    while subprocess.run(echo, check=False, capture_output=True).returncode != 0:
+    while _listening(port) < processes or _refuses(echo):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{process.args!r} does not listen")
         time.sleep(0.05)
+
+
+def _refuses(echo: list[str]) -> bool:
+    return subprocess.run(echo, check=False, capture_output=True).returncode != 0
+
+
+def _listening(port: int) -> int:
+    """Return how many sockets listen on a port."""
+    return sum(
+        fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for fields in map(str.split, Path(table).read_text().splitlines()[1:])
+    )
 
 
 _PLAIN: Final = """
