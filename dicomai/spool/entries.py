@@ -345,9 +345,10 @@ def clean(spool: Path, at: Instant) -> None:
         if folder.name.startswith(OLD_PREFIX):
             shutil.rmtree(folder, ignore_errors=True)
         elif folder.name.startswith(NEW_PREFIX):
-            started = folder.name.removeprefix(NEW_PREFIX)[:16]
-            if started.isdigit() and int(started) < at - _MAKING:
-                shutil.rmtree(folder, ignore_errors=True)
+            # Not by its name: an association may be hours old when its first object comes.
+            with suppress(FileNotFoundError):
+                if folder.stat().st_mtime_ns // 1000 < at - _MAKING:
+                    shutil.rmtree(folder, ignore_errors=True)
         elif ASSOCIATION.fullmatch(folder.name) and not receiver_lives(folder):
             for name in folder.glob(f".*{PART_SUFFIX}"):
                 with suppress(FileNotFoundError):

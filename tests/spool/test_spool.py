@@ -187,10 +187,10 @@ def test_cleaning_takes_what_was_half_made_or_half_removed(
 ) -> None:
     alive = associate()
     (alive.folder / f".000009-{1_700_000_000_000_000}.part").touch()
-    for name in (".new-1700000000000000-00000000", ".old-1700000000000000-00000000"):
-        (spool / name).mkdir()
-    recent = spool / f".new-{now():016d}-00000000"
-    recent.mkdir()
+    left, recent = (spool / f".new-1700000000000000-0000000{each}" for each in "01")
+    for folder in (left, recent, spool / ".old-1700000000000000-00000000"):
+        folder.mkdir()
+    os.utime(left, (1_700_000_000,) * 2)
     entries.clean(spool, now())
     assert sorted(spool.iterdir()) == sorted([alive.folder, recent])
     assert len(list(alive.folder.glob(".*.part"))) == 1
