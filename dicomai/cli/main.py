@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from dicomai.cli import (
+    backfill,
     config,
     database,
     demo,
@@ -127,6 +128,8 @@ for command in (
     hosts.forget,
     find.find,
     retrieve.retrieve,
+    backfill.backfill,
+    backfill.backfills,
     run.run,
     config.init,
     doctor.doctor,

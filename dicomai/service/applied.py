@@ -40,6 +40,17 @@ def applied(
     connection: Connection, seen: Whole, route: Route, rules: Rules, now: Instant
 ) -> AddedJob | Unmatched:
     """Hold a route against a study, and queue what it wants, or say why it wants nothing."""
+    outcome = held_against(connection, seen, route, rules, now)
+    if isinstance(outcome, Unmatched):
+        return outcome
+    new = wanted(seen, route, outcome, rules)
+    return queued(connection, seen, route, outcome, new, now)
+
+
+def held_against(
+    connection: Connection, seen: Whole, route: Route, rules: Rules, now: Instant
+) -> Matched | Unmatched:
+    """Return what a route wants of a study, and tell what was left out and why."""
     uid = seen.study.study_instance_uid
     outcome = _outcome(connection, seen, route, rules, now)
     for each in outcome.excluded:
@@ -56,9 +67,20 @@ def applied(
     if isinstance(outcome, Unmatched):
         sentence = f"Route {route.name} does not match: {outcome.because}."
         events.record(connection, uid, "route unmatched", sentence, {"route": route.name}, now)
-        return outcome
-    added = analyses.add_analysis(connection, _wanted(seen, route, outcome, rules), now)
-    _tell_choice(connection, seen, route, outcome, added, now)
+    return outcome
+
+
+def queued(
+    connection: Connection,
+    seen: Whole,
+    route: Route,
+    matched: Matched,
+    new: NewAnalysis,
+    now: Instant,
+) -> AddedJob:
+    """Queue what a route wants, and tell what was chosen."""
+    added = analyses.add_analysis(connection, new, now)
+    _tell_choice(connection, seen, route, matched, added, now)
     return added
 
 
@@ -73,7 +95,8 @@ def _outcome(
     return match(route, model, seen.series, today=today, earlier=earlier)
 
 
-def _wanted(seen: Whole, route: Route, matched: Matched, rules: Rules) -> NewAnalysis:
+def wanted(seen: Whole, route: Route, matched: Matched, rules: Rules) -> NewAnalysis:
+    """Return the analysis that a route asks for."""
     assert route.mode != "off"
     assert seen.study.patient_key is not None
     model = rules.models[route.model]

@@ -16,6 +16,7 @@ from dicomai.dicom.dates import seconds
 from dicomai.models.registry import open_registry
 from dicomai.routing.selection import ModelInputs, parse_input
 from dicomai.service import duties
+from dicomai.service.backfill import Backfiller
 from dicomai.service.count import COUNT_S, Counter
 from dicomai.service.decide import decide_due
 from dicomai.service.ingest import Ingest, ingest
@@ -33,6 +34,8 @@ _PUBLISH_S: Final = 2.0
 """How often idleness is told of: decisions wait for it, and each time costs a sync."""
 _PULL_S: Final = 1.0
 """How often the schedules of pulls are looked at."""
+_BACKFILL_S: Final = 1.0
+"""How often backfills are moved on that have nothing to do."""
 _RELOAD_S: Final = 30.0
 """How long packages are taken to lie as they were read: each look digests their weights."""
 
@@ -50,6 +53,12 @@ def schedule(settings: Settings, life: Life) -> None:
                 Loop("ingest", partial(_ingesting, settings, engine), life.stop),
                 Loop("count", partial(_counting, settings, engine), life.stop, idle_s=COUNT_S),
                 Loop("pull", partial(_pulling, settings, engine), life.stop, idle_s=_PULL_S),
+                Loop(
+                    "backfill",
+                    partial(_backfilling, settings, engine),
+                    life.stop,
+                    idle_s=_BACKFILL_S,
+                ),
                 Loop("decide", partial(_deciding, settings, engine), life.stop),
                 Loop(
                     "commitment",
@@ -155,6 +164,18 @@ def _counting(settings: Settings, engine: Engine, _pulse: Callable[[], None]) ->
 
 def _pulling(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
     return Puller(settings=settings, engine=engine, clock=present).pull_once
+
+
+def _backfilling(
+    settings: Settings, engine: Engine, _pulse: Callable[[], None]
+) -> Callable[[], bool]:
+    backfiller = Backfiller(settings=settings, engine=engine, clock=present, rules=_rules(settings))
+
+    def once() -> bool:
+        backfiller.backfill_once()
+        return False  # a step at a time: the node has other things to do
+
+    return once
 
 
 def _deciding(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:

@@ -6,12 +6,12 @@ together with the job that it gets: who is killed between two steps goes on at t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Literal, cast
 
-from sqlalchemy import Connection, Result, exists, func, literal_column, select, update
+from sqlalchemy import Connection, Result, Row, exists, func, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant, seconds
@@ -19,8 +19,15 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import NotFound
 from dicomai.store import jobs as queue
 from dicomai.store import schema
-from dicomai.store.job import JobId
-from dicomai.store.states import UNFINISHED, BackfillState, HistoryState, JobState, RouteMode
+from dicomai.store.job import JobId, NewAnalysis
+from dicomai.store.states import (
+    UNFINISHED,
+    BackfillState,
+    HistoryState,
+    JobState,
+    RouteMode,
+    StudyStatus,
+)
 
 backfills = schema.backfills
 history = schema.backfill_studies
@@ -96,6 +103,17 @@ class Past:
     analysis: JobId | None
     own: bool
     sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arriving:
+    """A study that is on its way, and where what it waits for stands; None: that is gone."""
+
+    past: Past
+    retrieval: JobState | None
+    retrieval_error: str
+    status: StudyStatus | None
+    hold_reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +212,7 @@ def alive(connection: Connection) -> tuple[Backfill, ...]:
     What failed or was held may go on when a person has helped, in one that is done too.
     """
     waits = exists().where(
-        history.c.backfill_id == backfills.c.id, history.c.state.in_(("held", "failed"))
+        history.c.backfill_id == backfills.c.id, history.c.state.in_(("held", "failed", "fetching"))
     )
     query = select(backfills).where(
         (backfills.c.state == "running") | ((backfills.c.state == "done") & waits)
@@ -249,7 +267,7 @@ def set_done(connection: Connection, backfill: Backfill, now: Instant) -> None:
 
 
 def studies_of(
-    connection: Connection, backfill: Backfill, states: Collection[HistoryState], limit: int
+    connection: Connection, backfill: Backfill, states: Sequence[HistoryState], limit: int
 ) -> tuple[Past, ...]:
     """Return the studies in some states, oldest first."""
     query = (
@@ -258,10 +276,69 @@ def studies_of(
         .order_by(history.c.study_date, history.c.study_instance_uid)
         .limit(limit)
     )
+    return tuple(_past(row) for row in connection.execute(query))
+
+
+def arriving(connection: Connection, backfill: Backfill, limit: int) -> tuple[Arriving, ...]:
+    """Return the studies that are on their way, and those that a person may have helped."""
+    table = schema.studies
+    query = (
+        select(
+            history,
+            jobs.c.state.label("job_state"),
+            jobs.c.error_sentence,
+            table.c.status,
+            table.c.hold_reason,
+        )
+        .outerjoin(jobs, jobs.c.id == history.c.retrieval)
+        .outerjoin(table, table.c.study_instance_uid == history.c.study_instance_uid)
+        .where(
+            history.c.backfill_id == backfill.id,
+            (history.c.state == "fetching")
+            | ((history.c.state == "held") & func.coalesce(table.c.status, "").notin_(("held",)))
+            | ((history.c.state == "failed") & jobs.c.state.not_in(("failed", "cancelled"))),
+        )
+        .order_by(history.c.study_date, history.c.study_instance_uid)
+        .limit(limit)
+    )
     return tuple(
-        Past(**{name: row._mapping[name] for name in Past.__dataclass_fields__})
+        Arriving(
+            past=_past(row),
+            retrieval=row.job_state,
+            retrieval_error=row.error_sentence or "",
+            status=row.status,
+            hold_reason=row.hold_reason or "",
+        )
         for row in connection.execute(query)
     )
+
+
+def in_the_way(connection: Connection, new: NewAnalysis) -> JobId | None:
+    """Return a live job that an analysis in shadow would take the place or the route of."""
+    routes, delivery = schema.job_routes, jobs.alias("delivery")
+    live = exists().where(routes.c.job_id == jobs.c.id, routes.c.mode == "live")
+    same_route = exists().where(
+        routes.c.job_id == jobs.c.id,
+        routes.c.mode == "live",
+        routes.c.route == new.route.route,
+    )
+    going_out = exists().where(delivery.c.result_of == jobs.c.id, delivery.c.state.in_(UNFINISHED))
+    found = connection.execute(
+        select(jobs.c.id).where(
+            jobs.c.study_instance_uid == new.study_instance_uid,
+            jobs.c.kind == "analyse",
+            ((jobs.c.fingerprint == new.fingerprint) & same_route)
+            | (
+                (jobs.c.fingerprint != new.fingerprint)
+                & (jobs.c.model == new.model)
+                & (jobs.c.choice == new.choice)
+                & live
+                & (jobs.c.state.in_(UNFINISHED) | going_out)
+            ),
+        )
+    )
+    number = found.scalars().first()
+    return None if number is None else JobId(number)
 
 
 def move(
@@ -352,6 +429,10 @@ def cancel(connection: Connection, number: int, now: Instant) -> int:
     )
     _update(connection, backfill, state="cancelled", finished_at=now, trouble="")
     return len(ended)
+
+
+def _past(row: Row[Any]) -> Past:
+    return Past(**{name: row._mapping[name] for name in Past.__dataclass_fields__})
 
 
 def _update(connection: Connection, backfill: Backfill, **values: object) -> None:
