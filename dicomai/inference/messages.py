@@ -48,6 +48,8 @@ class Analyse:
     """The digest that the supervisor trusts; another one at the folder is refused."""
     source: Source
     inputs: tuple[SourceImage, ...]
+    number: int = 0
+    """Of the request; every message about it has the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class Progress:
     stage: str
     fraction: float
     """Of this stage, 0 to 1."""
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,6 +67,7 @@ class Done:
     """What was found."""
 
     findings: Findings
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,7 @@ class Failed:
     kind: ErrorKind
     sentence: str
     subject: str
+    number: int = 0
 
     def error(self) -> DicomaiError:
         """Return it as the error that it was."""

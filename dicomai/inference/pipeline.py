@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, Protocol, TypeAlias, TypeVar, assert_never
 
 import numpy as np
@@ -38,6 +39,18 @@ Report: TypeAlias = Callable[[str, float], None]
 """Takes the stage and the fraction of it that is done."""
 
 
+class InTurn(Protocol):
+    """Does something when the device is free for it."""
+
+    def __call__(self, work: Callable[[], _Item]) -> _Item:
+        """Return what the work returns."""
+
+
+def at_once(work: Callable[[], _Item]) -> _Item:
+    """Do it at once: nobody else has the device."""
+    return work()
+
+
 class Model(Protocol):
     """A package with its network, ready to be called."""
 
@@ -54,6 +67,7 @@ class _Run:
     """What is noted while a run goes on."""
 
     report: Report
+    in_turn: InTurn
     stages_s: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     deviations: list[str] = field(default_factory=list)
@@ -96,7 +110,11 @@ def inputs_of(headers: Sequence[Dataset]) -> tuple[SourceImage, ...]:
 
 
 def analyse(
-    model: Model, source: Source, inputs: tuple[SourceImage, ...], progress: Report
+    model: Model,
+    source: Source,
+    inputs: tuple[SourceImage, ...],
+    progress: Report,
+    in_turn: InTurn = at_once,
 ) -> Findings:
     """Return what a model finds in an input.
 
@@ -110,6 +128,8 @@ def analyse(
         The images it was made from, as `inputs_of` gives them.
     progress
         Called with stage and fraction whenever the run got on.
+    in_turn
+        Does what needs the device, where others may have it.
 
     Raises
     ------
@@ -130,7 +150,7 @@ def analyse(
         )
     where = source.grid if isinstance(source, SourceVolume) else source.plane
     limits.check(manifest.limits, source.facts, where, manifest.name, source.series_instance_uid)
-    run = _Run(progress)
+    run = _Run(progress, in_turn)
     run.warnings += source.warnings
     segments: tuple[Segment, ...] = ()
     detections: tuple[Detection, ...] = ()
@@ -157,8 +177,12 @@ def _of_an_image(model: Model, source: SourceImagePixels, run: _Run) -> tuple[Cl
     manifest = model.package.manifest
     with run.stage("preprocess"):
         prepared = prepare_image(source, manifest.preprocess)
-    with run.stage("infer"):
-        probabilities = _checked(WholeInferer()(prepared, model), manifest, dimensions=1)
+
+    def infer() -> npt.NDArray[np.float32]:
+        with run.stage("infer"):
+            return _checked(WholeInferer()(prepared, model), manifest, dimensions=1)
+
+    probabilities = run.in_turn(infer)
     with run.stage("postprocess"):
         out = tuple(
             Classification(
@@ -185,7 +209,7 @@ def _in_a_volume(
         prepared = prepare_volume(source, manifest.preprocess, manifest.infer)
     choices = [Choice(each.channel, each.threshold) for each in manifest.output]
     rules = manifest.postprocess
-    found = _found(model, prepared, choices, run)
+    found = run.in_turn(partial(_found, model, prepared, choices, run))
     del prepared
     with run.stage("postprocess"):
         kept: dict[Choice, Region | None] = {}

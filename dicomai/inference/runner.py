@@ -10,11 +10,15 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from dicomai.errors import ConfigError, DicomaiError, ResourceError
 from dicomai.inference.messages import Analyse, Done, Failed, Progress, Ready
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 _REPORT_EVERY_S: Final = 0.2
 _THREADS_BESIDE_A_GPU: Final = 4
+_REQUESTS: Final = 8
+"""At once; a supervisor sends fewer."""
+_Result = TypeVar("_Result")
 
 
 class Runner:
@@ -48,10 +55,19 @@ class Runner:
         self._device = device
         self._networks = networks
         self._loaded: dict[str, LoadedModel] = {}
-        self._reported = ("", 0.0)
+        self._loading = threading.Lock()
+        # One thread, so that requests have the device in the order in which they are ready for it.
+        self._on_device = ThreadPoolExecutor(1, "device")
 
     def answer(self, request: Analyse) -> None:
-        """Run one request and send what came of it; a defect of ours is an answer too."""
+        """Run one request and send what came of it; a defect of ours is an answer too.
+
+        Several may run at once, in threads: one has the device, others come to it or go from it.
+        """
+        with suppress(PeerGone):  # then nobody waits for it
+            self._channel.send(replace(self._answer(request), number=request.number))
+
+    def _answer(self, request: Analyse) -> Done | Failed:
         try:
             answer: Done | Failed = Done(findings=self._analyse(request))
         except DicomaiError as error:
@@ -72,14 +88,29 @@ class Runner:
             )
         if isinstance(answer, Failed) and answer.kind == ResourceError.kind:
             self._forget_models()
-        self._channel.send(answer)
+        return answer
 
     def _analyse(self, request: Analyse) -> Findings:
         from dicomai.inference import pipeline
 
-        self._report("load", 0.0)
-        model = self._model(Path(request.package_folder), request.package_sha256)
-        return pipeline.analyse(model, request.source, request.inputs, self._report)
+        teller = _Teller(self._channel, request.number)
+        teller.tell("load", 0.0)
+        with self._loading:
+            model = self._model(Path(request.package_folder), request.package_sha256)
+
+        def in_turn(work: Callable[[], _Result]) -> _Result:
+            begun = threading.Event()
+
+            def begin() -> _Result:
+                begun.set()
+                return work()
+
+            result = self._on_device.submit(begin)
+            while not begun.wait(_REPORT_EVERY_S):
+                teller.tell("wait", 0.0)
+            return result.result()
+
+        return pipeline.analyse(model, request.source, request.inputs, teller.tell, in_turn)
 
     def _model(self, folder: Path, sha256: str) -> LoadedModel:
         from dicomai.models import package as packages
@@ -107,11 +138,20 @@ class Runner:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _report(self, stage: str, fraction: float) -> None:
-        told, when = self._reported
+
+class _Teller:
+    """Tells the supervisor how a request gets on, not too often."""
+
+    def __init__(self, channel: Channel, number: int) -> None:
+        self._channel = channel
+        self._number = number
+        self._told = ("", 0.0)
+
+    def tell(self, stage: str, fraction: float) -> None:
+        told, when = self._told
         if stage != told or time.monotonic() - when >= _REPORT_EVERY_S:
-            self._reported = (stage, time.monotonic())
-            self._channel.send(Progress(stage=stage, fraction=fraction))
+            self._told = (stage, time.monotonic())
+            self._channel.send(Progress(stage=stage, fraction=fraction, number=self._number))
 
 
 def serve(channel: Channel, device: str, networks: Mapping[str, Builder] | None = None) -> None:
@@ -141,10 +181,12 @@ def serve(channel: Channel, device: str, networks: Mapping[str, Builder] | None 
             torch.set_num_threads(cores if on_cpu else min(cores, _THREADS_BESIDE_A_GPU))
         runner = Runner(channel, str(found), NETWORKS if networks is None else networks)
         channel.send(Ready(device=str(found)))
+        requests = ThreadPoolExecutor(_REQUESTS, "request")
         while True:
             request = channel.receive()
             if isinstance(request, Analyse):
-                runner.answer(request)
+                requests.submit(runner.answer, request)
+            del request  # its memory is the request's alone
     except PeerGone:
         return
 
@@ -158,6 +200,7 @@ def main(arguments: list[str], networks: Mapping[str, Builder] | None = None) ->
     # Where memory runs out the kernel shall take the runner, not the receiver or the database.
     Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     serve(Channel(socket.socket(fileno=int(descriptor))), device, networks)
+    os._exit(0)  # threads may still work on what nobody waits for
 
 
 if __name__ == "__main__":

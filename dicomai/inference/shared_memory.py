@@ -14,6 +14,7 @@ import math
 import mmap
 import os
 import pickle  # only our own dataclasses are read, see _Reader
+import select
 import socket
 import struct
 from typing import TYPE_CHECKING, Final
@@ -115,17 +116,15 @@ class Channel:
         BadMessage
             What came is no message of ours.
         """
-        self._socket.settimeout(timeout_s)
+        # No time limit on the socket itself: it would hold for who sends meanwhile, too.
+        if timeout_s is not None and not self._comes(timeout_s):
+            return None
         try:
             packet, rights, flags, _ = self._socket.recvmsg(
                 _PACKET.size, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
             )
-        except TimeoutError:
-            return None
         except ConnectionError as error:
             raise PeerGone("the other end is gone") from error
-        finally:
-            self._socket.settimeout(None)
         descriptors = array.array("i")
         for _, _, data in rights:
             descriptors.frombytes(data)
@@ -138,6 +137,11 @@ class Channel:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def _comes(self, timeout_s: float) -> bool:
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        return bool(waiting.poll(timeout_s * 1000))
 
 
 class _Writer(pickle.Pickler):

@@ -40,6 +40,7 @@ class Heart:
         self._lost = threading.Event()
         self._progressed = True
         self._ours_since: float | None = None
+        self._waiting_since: float | None = None
         self._stage = ""
         self._fraction = 0.0
         self._thread = threading.Thread(target=self._live, name="heart", daemon=True)
@@ -95,6 +96,14 @@ class Heart:
     def progress(self, stage: str, fraction: float) -> None:
         """Note that the work has got on."""
         self._stage, self._fraction, self._progressed = stage, fraction, True
+        self._waiting_since = None
+
+    def waits(self) -> None:
+        """Note, again and again, that another job has the device: its time is not this one's."""
+        now = time.monotonic()
+        if self._waiting_since is not None:
+            self._over_at += now - self._waiting_since
+        self._waiting_since, self._progressed = now, True
 
     def _live(self) -> None:
         while not self._stopped.wait(self._pause_s):

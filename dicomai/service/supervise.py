@@ -7,7 +7,7 @@ them count, and whoever claims the job next does it again, with the same UIDs an
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pydicom import Dataset
@@ -23,6 +23,7 @@ from dicomai.service import analyse
 from dicomai.service.analyse import Loaded
 from dicomai.service.asked import objects_of
 from dicomai.service.attempt import Attempt, Lost, Worker, work_once
+from dicomai.service.intake import Intake
 from dicomai.service.received import Reading
 from dicomai.settings import Settings
 from dicomai.spool.durable import free_bytes
@@ -72,7 +73,7 @@ class _Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Supervisor:
-    """Does the analyses of one device.
+    """Does the analyses of one device, one after the other; several lanes overlap.
 
     Attributes
     ----------
@@ -82,14 +83,19 @@ class Supervisor:
         The runner of the device.
     worker
         Who claims.
+    intake
+        Shared with the other lanes of the device.
     """
 
     settings: Settings
     runner: RunnerProcess
     worker: Worker
+    intake: Intake = field(default_factory=Intake)
 
     def work_once(self) -> bool:
         """Claim the next analysis and bring the attempt to its end; False when none is due.
+
+        While another lane gets a job ready for the device, none is claimed either.
 
         Raises
         ------
@@ -98,7 +104,14 @@ class Supervisor:
             was claimed.
         """
         self._check_room()
-        return work_once(self.worker, KINDS, self._registry().names, self._do)
+        if not self.intake.enter():
+            return False
+        worked = False
+        try:
+            worked = work_once(self.worker, KINDS, self._registry().names, self._do)
+        finally:
+            self.intake.leave(nothing_due=not worked)
+        return worked
 
     def _check_room(self) -> None:
         data, reserve = self.settings.folders.data, self.settings.receiver.reserve_bytes
@@ -258,7 +271,12 @@ class Supervisor:
 
         def on_progress(stage: str, fraction: float) -> None:
             nonlocal told
+            if stage == "wait":
+                this.heart.waits()
+                return
             this.heart.progress(stage, fraction)
+            if stage == "infer":
+                self.intake.leave()
             if stage != told:
                 told = stage
                 this.observe(stage)

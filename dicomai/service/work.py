@@ -24,6 +24,7 @@ from dicomai.models.registry import open_registry
 from dicomai.service import deliver, retrieve, supervise
 from dicomai.service.attempt import Worker
 from dicomai.service.deliver import Deliverer
+from dicomai.service.intake import LANES, Intake
 from dicomai.service.loops import Loop, keep
 from dicomai.service.retrieve import Retriever
 from dicomai.service.supervise import Supervisor
@@ -43,21 +44,11 @@ def work(settings: Settings, life: Life) -> None:
     at = f"{socket.gethostname()}:{os.getpid()}"
     workers = {f"{at}:{device}": device for device in devices(settings.worker.device)}
     with ExitStack() as stack:
-        loops = [
-            Loop(
-                name,
-                partial(
-                    _analysing,
-                    settings,
-                    engine,
-                    stack.enter_context(RunnerProcess(device)),
-                    name,
-                    life.stop,
-                ),
-                life.stop,
-            )
-            for name, device in workers.items()
-        ]
+        loops = []
+        for name, device in workers.items():
+            runner, intake = stack.enter_context(RunnerProcess(device)), Intake()
+            lane = partial(_analysing, settings, engine, runner, intake, name, life.stop)
+            loops += [Loop(f"{name}:{number}", lane, life.stop) for number in range(LANES)]
         fetcher = f"{at}:retrieval"
         loops.append(
             Loop(fetcher, partial(_retrieving, settings, engine, fetcher, life.stop), life.stop)
@@ -121,12 +112,13 @@ def _analysing(
     settings: Settings,
     engine: Engine,
     runner: RunnerProcess,
+    intake: Intake,
     name: str,
     stop: threading.Event,
     pulse: Callable[[], None],
 ) -> Callable[[], bool]:
     worker = worker_of(settings, engine, name, stop, pulse)
-    return Supervisor(settings=settings, runner=runner, worker=worker).work_once
+    return Supervisor(settings=settings, runner=runner, worker=worker, intake=intake).work_once
 
 
 def _delivering(
