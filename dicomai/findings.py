@@ -54,6 +54,8 @@ class Measurement:
     unit: Code
     method: Code | None = None
     derivation: Code | None = None
+    uncertainty: float | None = None
+    """How far the true value may lie to either side, in the same unit; None: nobody says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

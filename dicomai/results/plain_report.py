@@ -18,7 +18,7 @@ from dicomai.results.content_item import container, item, observed_by, text_item
 from dicomai.results.provenance import Job, code_item, complete
 from dicomai.results.request import evidence, requests
 from dicomai.results.sr import SUMMARY, inputs, words
-from dicomai.results.sr_groups import CERTAINTY_OF_FINDING
+from dicomai.results.sr_groups import CERTAINTY_OF_FINDING, UNCERTAINTY
 
 REPORT: Final = Code("18748-4", "LN", "Diagnostic Imaging Report")
 LANGUAGE: Final = Code("121049", "DCM", "Language of Content Item and Descendants")
@@ -81,9 +81,17 @@ def numbers_of(found: Segment | Detection | Classification) -> tuple[Measurement
 
 
 def _number(measurement: Measurement) -> Dataset:
-    value = Dataset()
-    value.NumericValue = format_number_as_ds(float(measurement.value))
-    value.MeasurementUnitsCodeSequence = [code_item(measurement.unit)]
     number = item("NUM", "CONTAINS", measurement.name)
-    number.MeasuredValueSequence = [value]
+    number.MeasuredValueSequence = [_value(measurement.value, measurement.unit)]
+    if measurement.uncertainty is not None:
+        range_of_it = item("NUM", "HAS PROPERTIES", UNCERTAINTY)
+        range_of_it.MeasuredValueSequence = [_value(measurement.uncertainty, measurement.unit)]
+        number.ContentSequence = [range_of_it]
     return number
+
+
+def _value(number: float, unit: Code) -> Dataset:
+    value = Dataset()
+    value.NumericValue = format_number_as_ds(float(number))
+    value.MeasurementUnitsCodeSequence = [code_item(unit)]
+    return value

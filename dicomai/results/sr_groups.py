@@ -33,6 +33,7 @@ from dicomai.results.seg import MORPHOLOGICALLY_ABNORMAL, Encoded
 # How sure a device is of what it found. PS3.16 defines it for CAD as a number from 0 to 100 %; a
 # "probability of malignancy" (111047) would claim more than a detector says.
 CERTAINTY_OF_FINDING: Final = Code("111012", "DCM", "Certainty of Finding")
+UNCERTAINTY: Final = Code("371884006", "SCT", "+/-, range of measurement uncertainty")
 FINDING: Final = Code("121071", "DCM", "Finding")
 CENTRE: Final = Code("111010", "DCM", "Center")
 LATERALITY: Final = Code("272741003", "SCT", "Laterality")
@@ -359,7 +360,24 @@ def _measurement(measurement: Measurement) -> sr.Measurement:
         unit=pydicom_code(measurement.unit),
         method=pydicom_code(measurement.method) if measurement.method else None,
         derivation=pydicom_code(measurement.derivation) if measurement.derivation else None,
+        properties=_properties(measurement),
     )
+
+
+def _properties(measurement: Measurement) -> sr.MeasurementProperties | None:
+    """Return TID 310, where a number says how uncertain it is."""
+    if measurement.uncertainty is None:
+        return None
+    properties = sr.MeasurementProperties()
+    properties.append(
+        sr.NumContentItem(
+            name=pydicom_code(UNCERTAINTY),
+            value=float(measurement.uncertainty),
+            unit=pydicom_code(measurement.unit),
+            relationship_type=sr.RelationshipTypeValues.HAS_PROPERTIES,
+        )
+    )
+    return properties
 
 
 def pydicom_code(code: Code) -> PydicomCode:

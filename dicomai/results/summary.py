@@ -78,9 +78,12 @@ def _outlined(segment: Segment) -> str:
 
 
 def measured(measurement: Measurement) -> str:
-    """Return a number with its unit, as `2,310 mL`."""
+    """Return a number with its unit, as `2,310 mL`, or `2,310 +/- 45 mL`."""
     unit = _UNITS.get(measurement.unit.value, measurement.unit.value)
-    return f"{number(measurement.value)} {unit}".strip()
+    value = number(measurement.value)
+    if measurement.uncertainty is not None:
+        value = f"{value} +/- {number(measurement.uncertainty)}"
+    return f"{value} {unit}".strip()
 
 
 def number(value: float) -> str:

@@ -62,6 +62,10 @@ class Study:
     headers: list[Dataset]
     grid: Grid
     voxels: npt.NDArray[np.int16]
+    made: dict[tuple[int, tuple[ResultObject, ...]], tuple[Findings, list[bytes]]] = field(
+        default_factory=dict, init=False
+    )
+    found: dict[str, Findings] = field(default_factory=dict, init=False)
     context: ResultContext = field(
         default_factory=lambda: ResultContext(
             created_at=Instant(1_784_628_000_123_456),
@@ -71,7 +75,16 @@ class Study:
     )
 
     def files(self, findings: Findings, objects: Collection[ResultObject] = DEFAULT) -> list[bytes]:
-        """Return the results as they would be sent."""
+        """Return the results as they would be sent; those of the same findings are made once."""
+        key = (id(findings), tuple(objects))
+        if key not in self.made:
+            self.made[key] = (findings, self.made_anew(findings, objects))
+        return list(self.made[key][1])
+
+    def made_anew(
+        self, findings: Findings, objects: Collection[ResultObject] = DEFAULT
+    ) -> list[bytes]:
+        """Return the results as they would be sent, of another encoding than those of `files`."""
         made = encode(findings, self.headers, JOB, self.context, objects, self.voxels)
         return [written(each) for each in made]
 
@@ -194,6 +207,12 @@ ALGORITHM = Algorithm(
 
 def nothing(study: Study) -> Findings:
     """Return the findings of a model that found nothing."""
+    if "nothing" not in study.found:
+        study.found["nothing"] = _nothing(study)
+    return study.found["nothing"]
+
+
+def _nothing(study: Study) -> Findings:
     return Findings(
         algorithm=ALGORITHM,
         where=study.grid,
@@ -214,13 +233,26 @@ def ball(study: Study, name: str, centre_kji: tuple[float, float, float]) -> Det
         region=Sphere(centre_lps_mm=tuple(centre.tolist()), diameter_mm=6.0),
         probability=0.625,
         measurements=(
-            Measurement(name=DIAMETER, value=6.0, unit=MILLIMETRE, method=BALL, derivation=MEAN),
+            Measurement(
+                name=DIAMETER,
+                value=6.0,
+                unit=MILLIMETRE,
+                method=BALL,
+                derivation=MEAN,
+                uncertainty=0.5,
+            ),
         ),
     )
 
 
 def everything(study: Study) -> Findings:
-    """Return findings of every kind that a volume can have."""
+    """Return findings of every kind that a volume can have, of a study always the same."""
+    if "everything" not in study.found:
+        study.found["everything"] = _everything(study)
+    return study.found["everything"]
+
+
+def _everything(study: Study) -> Findings:
     right, left, nodule, empty = (np.zeros(study.grid.shape_kji, bool) for _ in range(4))
     right[1:6, 4:16, 3:12] = True
     right[2, 5, 4] = False
@@ -286,9 +318,9 @@ def on_xray(study: Study) -> Findings:
 
 
 @pytest.fixture(scope="session")
-def study() -> Study:
+def study(study_lying: Callable[..., Study]) -> Study:
     """A small axial CT."""
-    return make_study()
+    return study_lying("axial")
 
 
 @pytest.fixture(scope="session")
@@ -298,9 +330,20 @@ def xray() -> Study:
 
 
 @pytest.fixture(scope="session")
-def study_lying() -> Callable[[str], Study]:
-    """Give a small CT in an orientation."""
-    return make_study
+def study_lying() -> Callable[..., Study]:
+    """Give a small CT in an orientation, the same one each time where that has a name."""
+    made: dict[tuple[str, tuple[int, int, int]], Study] = {}
+
+    def lying(
+        orientation: str | tuple[Cosines, Cosines], shape: tuple[int, int, int] = SHAPE
+    ) -> Study:
+        if not isinstance(orientation, str):
+            return make_study(orientation, shape)
+        if (orientation, shape) not in made:
+            made[orientation, shape] = make_study(orientation, shape)
+        return made[orientation, shape]
+
+    return lying
 
 
 @dataclass(frozen=True, kw_only=True)

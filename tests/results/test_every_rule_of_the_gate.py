@@ -6,6 +6,7 @@ import copy
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,11 @@ def _read(raw: bytes) -> Dataset:
     return pydicom.dcmread(io.BytesIO(raw))
 
 
+@cache
+def _kind(raw: bytes) -> str:
+    return str(_read(raw).SOPClassUID.name)
+
+
 @pytest.fixture(scope="module")
 def findings(study: Any, found: Any) -> Findings:
     """Everything, with probabilities."""
@@ -53,12 +59,12 @@ def _refused(
     files: list[bytes], kind: str, change: Change, findings: Findings, headers: list[Dataset],
     wanted: tuple[str, ...] = ALL,
 ) -> str:  # fmt: skip
-    broken = next(each for each in map(_read, files) if each.SOPClassUID.name == kind)
-    uid = broken.SOPInstanceUID
+    true = next(raw for raw in files if _kind(raw) == kind)
+    broken = _read(true)
     change(broken)
     out = io.BytesIO()
     broken.save_as(out)
-    others = [raw for raw in files if _read(raw).SOPInstanceUID != uid]
+    others = [raw for raw in files if raw is not true]
     with pytest.raises(GateError) as refused:
         check([out.getvalue(), *others], findings, headers, wanted=wanted)  # type: ignore[arg-type]
     return refused.value.sentence
@@ -219,6 +225,28 @@ def _two_places(sr: Dataset) -> None:
     _group(sr, "nodule 2").ContentSequence[-1].ConceptNameCodeSequence[0].CodeValue = "111011"
 
 
+def _ranges(sr: Dataset) -> list[Dataset]:
+    return _named(sr, "371884006")
+
+
+def _surer(sr: Dataset) -> None:
+    _ranges(sr)[0].MeasuredValueSequence[0].NumericValue = "0.4"
+
+
+def _in_another_unit(sr: Dataset) -> None:
+    unit = _ranges(sr)[0].MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0]
+    unit.CodeValue, unit.CodeMeaning = "cm", "centimeter"
+
+
+def _doubtful(sr: Dataset) -> None:
+    _named(sr, "118565006")[0].ContentSequence = [_ranges(sr)[0]]
+
+
+def _simply(sr: Dataset) -> None:
+    number = _named(sr, "81827009")[0]
+    number.ContentSequence = [each for each in number.ContentSequence if each.ValueType != "NUM"]
+
+
 def _another_length(pdf: Dataset) -> None:
     pdf.EncapsulatedDocumentLength -= 10
 
@@ -329,6 +357,10 @@ def _no_parameters(seg: Dataset) -> None:
         (SR, _shown_at("nodule 2", 24.5, 12.5), 'the point of "nodule 2" lies elsewhere'),
         (SR, _shown_on("nodule 2", 6), 'the point of "nodule 2" lies elsewhere'),
         (SR, _another_title, "its title is"),
+        (SR, _surer, 'Diameter of "nodule 1" is not what was measured'),
+        (SR, _in_another_unit, 'Diameter of "nodule 1" is not what was measured'),
+        (SR, _doubtful, 'Volume of "right lung" is not what was measured'),
+        (SR, _simply, 'Diameter of "nodule 1" is not what was measured'),
         (SEG, _larger_frames, "another number of rows or columns"),
         (SEG, _more_frames, "does not hold the"),
         (SEG, _nowhere, "does not say where it lies"),

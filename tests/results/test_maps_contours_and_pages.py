@@ -145,7 +145,7 @@ def test_a_page_is_a_pdf_with_the_words_of_the_report_on_it(
 
 def test_pages_and_contours_encoded_again_are_the_same_bytes(study: Any, found: Any) -> None:
     findings = likely(found.everything(study))
-    assert study.files(findings, ALL) == study.files(findings, ALL)
+    assert study.made_anew(findings, ALL) == study.made_anew(findings, ALL)
 
 
 def test_a_projection_has_a_page_and_no_contours(xray: Any, found: Any) -> None:

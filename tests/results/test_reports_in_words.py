@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -122,26 +119,6 @@ def test_peers_find_no_error(
             dump = subprocess.run([peer("dsrdump"), path], capture_output=True, text=True)
             assert dump.returncode == 0, name
             assert "E: " not in dump.stderr, name
-
-
-@pytest.mark.slow
-def test_pixelmed_finds_no_error_in_a_refusal(
-    peer: Callable[[str], str], study: Any, refusal: Any, tmp_path: Path
-) -> None:
-    java = Path(peer("java")).resolve()
-    if not Path("/usr/share/java/pixelmed.jar").exists():
-        pytest.skip("libpixelmed-java is not installed")
-    path = tmp_path / "refusal.dcm"
-    path.write_bytes(study.files(refusal, ("SR",))[0])
-    program = Path(__file__).with_name("pixelmed_process.py")
-    done = subprocess.run(
-        [sys.executable, program, path],
-        capture_output=True, text=True, check=True, timeout=120,
-        env={**os.environ, "JAVA_HOME": str(java.parents[1])},
-    )  # fmt: skip
-    (said,) = json.loads(done.stdout.splitlines()[-1]).values()
-    assert "IOD validation complete" in said
-    assert not [line for line in said.splitlines() if line.startswith("Error")]
 
 
 def _another_number(report: Dataset) -> None:

@@ -13,7 +13,7 @@ from dicomai.results import summary
 def test_everything_in_one_line(study: Any, found: Any) -> None:
     assert summary.line(found.everything(study)) == (
         "Right lung 2,310 mL, left lung 1,980 mL, no accessory lobe; "
-        "3 nodules: 6 mm (90 %), 6 mm (62 %), (51 %); "
+        "3 nodules: 6 +/- 0.5 mm (90 %), 6 +/- 0.5 mm (62 %), (51 %); "
         "Nodule not present (12 %, threshold 50 %)"
     )
 

@@ -44,7 +44,7 @@ def _named(report: Dataset, value: str) -> list[Dataset]:
 
 def test_encoding_again_gives_the_same_bytes(study: Any, found: Any) -> None:
     findings = found.everything(study)
-    assert study.files(findings) == study.files(findings)
+    assert study.made_anew(findings) == study.made_anew(findings)
 
 
 def test_another_job_has_other_uids_and_the_same_model_the_same_device(
@@ -153,6 +153,24 @@ def test_a_sphere_is_an_ellipsoid_in_the_patient(study: Any, found: Any) -> None
     (certainty,) = _named(report, "111012")
     assert certainty.MeasuredValueSequence[0].NumericValue == 62.5
     assert surface.ReferencedFrameOfReferenceUID == study.grid.frame_of_reference_uid
+
+
+def test_a_number_says_how_it_was_measured_and_how_uncertain_it_is(study: Any, found: Any) -> None:
+    """TID 300: method and derivation as modifiers, TID 310 for the range, in the same unit."""
+    findings = found.everything(study)
+    report = _read(study.files(findings)[1])
+    diameter, _ = _named(report, "81827009")
+    said = {
+        (each.RelationshipType, each.ConceptNameCodeSequence[0].CodeMeaning): each
+        for each in diameter.ContentSequence
+    }
+    assert [name for name, _ in said] == ["HAS CONCEPT MOD", "HAS CONCEPT MOD", "HAS PROPERTIES"]
+    uncertain = said["HAS PROPERTIES", "+/-, range of measurement uncertainty"]
+    (value,) = uncertain.MeasuredValueSequence
+    assert (value.NumericValue, value.MeasurementUnitsCodeSequence[0].CodeValue) == (0.5, "mm")
+    (certain,) = _named(report, "111012")[:1]
+    assert "ContentSequence" not in certain  # who says nothing of it gets no zero
+    assert "6 +/- 0.5 mm" in _texts(report)
 
 
 @pytest.mark.parametrize("present", [True, False])

@@ -35,6 +35,7 @@ _ABSENT: Final = Code("272519000", "SCT", "Absent")
 _ABNORMAL: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")  # CID 7150
 _CERTAINTY: Final = Code("111012", "DCM", "Certainty of Finding")
 _PERCENT: Final = Code("%", "UCUM", "percent")
+_UNCERTAINTY: Final = Code("371884006", "SCT", "+/-, range of measurement uncertainty")  # CID 225
 _PLACES: Final = frozenset({"SCOORD", "SCOORD3D"})
 _OF_A_FINDING: Final = _PLACES | {"NUM"}
 _Found = Segment | Detection | Classification
@@ -149,6 +150,11 @@ def check_plain_report(report: Dataset, findings: Findings, *, numbers: bool) ->
         for item in items
         if item.ValueType == "NUM"
     )
+    wanted += [
+        Measurement(name=_UNCERTAINTY, value=each.uncertainty, unit=each.unit)
+        for each in wanted
+        if each.uncertainty is not None
+    ]
     true = sorted((each.name.value, round(each.value, 4), each.unit.value) for each in wanted)
     if said != (true if numbers else []):
         refuse("content", uid, "its numbers are not those that were measured")
@@ -332,9 +338,7 @@ def _measured(uid: str, group: Dataset, found: _Found) -> None:
     wanted = list(found.measurements) if not isinstance(found, Classification) else []
     if not isinstance(found, Segment):
         wanted.append(Measurement(name=_CERTAINTY, value=found.probability * 100, unit=_PERCENT))
-    for item in walk(group):
-        if item.ValueType != "NUM":
-            continue
+    for item in _numbers(group):
         match = next((each for each in wanted if _says(item, each)), None)
         if match is None:
             meaning = item.ConceptNameCodeSequence[0].get("CodeMeaning")
@@ -344,21 +348,45 @@ def _measured(uid: str, group: Dataset, found: _Found) -> None:
         refuse("content", uid, f'"{found.tracking_id}" lacks its {wanted[0].name.meaning}')
 
 
+def _numbers(holder: Dataset) -> list[Dataset]:
+    """Return the numbers in a group, without those that are said of a number."""
+    found: list[Dataset] = []
+    for item in holder.get("ContentSequence") or ():
+        found += [item] if item.ValueType == "NUM" else _numbers(item)
+    return found
+
+
 def _says(item: Dataset, measurement: Measurement) -> bool:
-    if len(item.MeasuredValueSequence) != 1:
-        return False
-    said = item.MeasuredValueSequence[0]
-    near = 1e-6 * max(1.0, abs(measurement.value))
-    values = [float(said.NumericValue), float(said.get("FloatingPointValue", said.NumericValue))]
     told = (
         _only(item, "121401", measurement.derivation),
         _only(item, "370129005", measurement.method),
     )
     return (
-        is_coded(item.ConceptNameCodeSequence[0], measurement.name)
-        and is_coded(said.MeasurementUnitsCodeSequence[0], measurement.unit)
-        and all(abs(value - measurement.value) <= near for value in values)
+        _is_number(item, measurement.name, measurement.value, measurement.unit)
         and all(told)
+        and _says_how_uncertain(item, measurement)
+    )
+
+
+def _says_how_uncertain(item: Dataset, measurement: Measurement) -> bool:
+    ranges = [each for each in walk(item) if each.ValueType == "NUM"]
+    if measurement.uncertainty is None:
+        return not ranges
+    return len(ranges) == 1 and _is_number(
+        ranges[0], _UNCERTAINTY, measurement.uncertainty, measurement.unit
+    )
+
+
+def _is_number(item: Dataset, what: Code, number: float, unit: Code) -> bool:
+    if len(item.MeasuredValueSequence) != 1:
+        return False
+    said = item.MeasuredValueSequence[0]
+    near = 1e-6 * max(1.0, abs(number))
+    values = [float(said.NumericValue), float(said.get("FloatingPointValue", said.NumericValue))]
+    return (
+        is_coded(item.ConceptNameCodeSequence[0], what)
+        and is_coded(said.MeasurementUnitsCodeSequence[0], unit)
+        and all(abs(value - number) <= near for value in values)
     )
 
 
