@@ -151,7 +151,7 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
     algorithm = job.findings.algorithm
     kind: uids.Kind = "LABELMAP" if form == "SEG:LABELMAP" else "SEG"
     slices = job.slices()
-    result = hd.seg.Segmentation(
+    result = _Segmentation(
         source_images=images_of(job),
         pixel_array=_fractions(segments) if form == "SEG:FRACTIONAL" else _stacked(segments),
         segmentation_type=_TYPES.get(form, hd.seg.SegmentationTypeValues.BINARY),
@@ -255,12 +255,37 @@ def _fractions(segments: tuple[Drawn, ...]) -> npt.NDArray[np.float32]:
     )
 
 
+class _Segmentation(hd.seg.Segmentation):
+    """One that believes us: masks hold 0 and 1, and are stacked only where they overlap.
+
+    To find that out highdicom takes seconds, and the sum of all masks as 64-bit numbers.
+    """
+
+    @classmethod
+    def _check_and_cast_pixel_array(
+        cls,
+        pixel_array: npt.NDArray[np.generic],
+        segment_numbers: npt.NDArray[np.integer],
+        segmentation_type: hd.seg.SegmentationTypeValues,
+        dtype: type,
+    ) -> tuple[npt.NDArray[np.generic], hd.seg.SegmentsOverlapValues]:
+        if pixel_array.ndim == 4 and pixel_array.dtype == np.uint8:
+            return pixel_array, hd.seg.SegmentsOverlapValues.YES
+        checked: tuple[npt.NDArray[np.generic], hd.seg.SegmentsOverlapValues]
+        checked = super()._check_and_cast_pixel_array(
+            pixel_array, segment_numbers, segmentation_type, dtype
+        )
+        return checked
+
+
 def _stacked(segments: tuple[Drawn, ...]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     """Return a label map (K, J, I) where no two segments share a voxel, else (K, J, I, S)."""
     labels = np.zeros(segments[0].mask.shape, np.uint8 if len(segments) < 256 else np.uint16)
     for segment in segments:
         if labels[segment.mask].any():
-            return np.stack([each.mask for each in segments], axis=-1).astype(np.uint8)
+            # Laid out mask by mask, so that each frame lies together in memory.
+            masks = np.stack([each.mask for each in segments]).view(np.uint8)
+            return np.moveaxis(masks, 0, -1)
         labels[segment.mask] = segment.number
     return labels
 
