@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,7 @@ CANNOT_UNDERSTAND: Final = 0xC000
 _LOOK_BYTES: Final = 2**23
 
 _UID_CHARACTERS: Final = 64
+_PREAMBLE: Final = bytes(128) + b"DICM"
 
 _log = structlog.get_logger()
 
@@ -395,18 +397,20 @@ def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str) -
 
     It says nothing of who sent it or when: the same object from two nodes is the same file.
     """
-    elements = b"".join(
-        (
-            _element(0x0001, b"OB", b"\0\1"),
-            _element(0x0002, b"UI", sop_class_uid.encode("latin-1")),
-            _element(0x0003, b"UI", sop_instance_uid.encode("latin-1")),
-            _element(0x0010, b"UI", transfer_syntax.encode()),
-            _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()),
-            _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode()),
-        )
-    )
-    length = _element(0x0000, b"UL", struct.pack("<I", len(elements)))
-    return bytes(128) + b"DICM" + length + elements
+    before, after = _around_instance(sop_class_uid, transfer_syntax)
+    elements = before + _element(0x0003, b"UI", sop_instance_uid.encode("latin-1")) + after
+    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
+
+
+@lru_cache
+def _around_instance(sop_class_uid: str, transfer_syntax: str) -> tuple[bytes, bytes]:
+    """Return the elements before and after Media Storage SOP Instance UID."""
+    before = _element(0x0001, b"OB", b"\0\1")
+    before += _element(0x0002, b"UI", sop_class_uid.encode("latin-1"))
+    after = _element(0x0010, b"UI", transfer_syntax.encode())
+    after += _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode())
+    after += _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode())
+    return before, after
 
 
 def _element(number: int, vr: bytes, value: bytes) -> bytes:

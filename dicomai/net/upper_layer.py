@@ -105,6 +105,8 @@ class UpperLayer(DULServiceProvider):
         self._acting = threading.RLock()
         self._request: tuple[StoreRequest, int] | None = None
         self._incoming: Incoming | None = None
+        # Its largest PDU in bytes, known once it is associated.
+        self._peer_takes: int | None = None
         self.reason = ""
         self._connection: AssociationSocket
         self._stream: PduStream
@@ -281,7 +283,9 @@ class UpperLayer(DULServiceProvider):
         answer = incoming.finish()
         self._incoming = None
         command_set = response(request, answer.status, answer.sentence)
-        pdus = p_data(command_set, context_id, self.assoc.requestor.maximum_length or 0)
+        if self._peer_takes is None:
+            self._peer_takes = self.assoc.requestor.maximum_length or 0
+        pdus = p_data(command_set, context_id, self._peer_takes)
         with self._acting:
             if self.state_machine.current_state == _OPEN:
                 self._connection.send(pdus)

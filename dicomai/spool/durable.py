@@ -64,8 +64,8 @@ class Part:
         It can't be made.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path | str) -> None:
+        self._path = str(path)
         self._written = self._gathered = 0
         self._is_direct: bool | None = None
         try:
@@ -90,7 +90,7 @@ class Part:
         if self._descriptor >= 0:
             self._let_go()
             with suppress(FileNotFoundError):
-                self._path.unlink()
+                os.unlink(self._path)  # noqa: PTH108
 
     def write(self, *chunks: Bytes) -> None:
         """Append bytes.
@@ -165,7 +165,7 @@ class Part:
         ):
             yield view
 
-    def settle(self, path: Path, sync_folders: Callable[[], None]) -> None:
+    def settle(self, path: Path | str, sync_folders: Callable[[], None]) -> None:
         """Give it its name, and make bytes, name and folders durable, with one commit of a journal.
 
         Bytes, synced, and then the name, synced, are two commits, and a sender waits for each. So
@@ -190,8 +190,8 @@ class Part:
         self.put()
         try:
             _to_disk(self._descriptor, _WRITE_AND_WAIT)
-            self._path.replace(path)
-            self._path = path  # closed now, it is taken away under this name
+            os.replace(self._path, path)  # noqa: PTH105
+            self._path = str(path)  # closed now, it is taken away under this name
             os.fsync(self._descriptor)
         except OSError as trouble:
             raise _worded(trouble, path) from trouble
@@ -212,10 +212,10 @@ class Part:
         try:
             os.fsync(self._descriptor)
             self._let_go()
-            self._path.replace(path)
+            os.replace(self._path, path)  # noqa: PTH105
         except OSError as trouble:
             with suppress(FileNotFoundError):
-                self._path.unlink()
+                os.unlink(self._path)  # noqa: PTH108
             raise _worded(trouble, path) from trouble
         _name(path)
 
@@ -414,7 +414,7 @@ def _write_all(descriptor: int, chunk: Bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _worded(trouble: OSError, path: Path) -> OSError | DiskFull:
+def _worded(trouble: OSError, path: Path | str) -> OSError | DiskFull:
     if trouble.errno in _NO_ROOM:
         return DiskFull(
             f"{path} could not be written: {os.strerror(trouble.errno or 0).lower()}. Make room on "

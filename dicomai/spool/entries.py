@@ -171,7 +171,8 @@ class Writer:
         with self.begin() as arriving:
             for chunk in chunks:
                 arriving.write(chunk)
-            return arriving.keep(study)
+            arriving.keep(study)
+            return arriving.entry
 
     def sync(self) -> None:
         """Make the names in its folder durable, and with the first object the folder's own."""
@@ -211,13 +212,14 @@ class Arriving(Part):
     """
 
     def __init__(self, writer: Writer, counter: int, begun: Instant) -> None:
-        super().__init__(writer.folder / f".{counter:06d}-{begun:016d}{PART_SUFFIX}")
-        self._writer, self._counter, self._begun = writer, counter, begun
+        # Names put together as texts: path objects were a fifth of what Python takes for an object.
+        super().__init__(f"{writer.folder}/.{counter:06d}-{begun:016d}{PART_SUFFIX}")
+        self._writer, self._counter, self._received_at = writer, counter, begun
 
     def __enter__(self) -> Arriving:
         return self
 
-    def keep(self, study: StudyInstanceUID | None, kind: EntryKind = "object") -> Entry:
+    def keep(self, study: StudyInstanceUID | None, kind: EntryKind = "object") -> None:
         """Keep it durably; may be acknowledged when this returns.
 
         Parameters
@@ -235,11 +237,18 @@ class Arriving(Part):
         writer = self._writer
         if study is not None:
             writer.note(study)
-        received_at = max(now(), self._begun)
-        path = writer.folder / f"{self._counter:06d}-{received_at:016d}.{_SUFFIXES[kind]}"
-        self.settle(path, writer.sync)
+        self._received_at = max(now(), self._received_at)
+        name = f"{self._counter:06d}-{self._received_at:016d}.{_SUFFIXES[kind]}"
+        self.settle(f"{writer.folder}/{name}", writer.sync)
+
+    @property
+    def entry(self) -> Entry:
+        """What it is in the spool, once it is kept."""
         return Entry(
-            association=writer.facts, counter=self._counter, received_at=received_at, path=path
+            association=self._writer.facts,
+            counter=self._counter,
+            received_at=self._received_at,
+            path=Path(self._path),
         )
 
 

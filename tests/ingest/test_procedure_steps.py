@@ -62,7 +62,8 @@ class Modality:
         dcmwrite(path, message, enforce_file_format=True)
         with self._writer.begin() as arriving:
             arriving.write(path.read_bytes())
-            kept = arriving.keep(None, kind).path
+            arriving.keep(None, kind)
+            kept = arriving.entry.path
         # As the hospital's own objects: received by its clock.
         kept.rename(kept.with_stem(f"{kept.stem[:6]}-{self._hospital.clock:016d}"))
 
