@@ -208,6 +208,8 @@ def what(job: Job) -> str:
 def state_of(job: Job) -> Text:
     """Return a job's state, with the stage of a running one."""
     shown: str = job.state
+    if job.state == "done" and job.summary.get("uncommitted"):
+        return text("stored, uncommitted", LOOKS["held"])
     if job.state == "running" and job.stage:
         shown = f"running: {job.stage} {job.progress:.0%}"
     elif job.state == "held":
@@ -217,6 +219,11 @@ def state_of(job: Job) -> Text:
 
 def remark(job: Job) -> str:
     """Return what a person should know of a job: its error, what it waits for, what it found."""
+    if job.state == "waiting" and job.waiting_for == "commitment":
+        return (
+            f"{job.node} has it, and is to report until {moment(job.due_at)} that it keeps it; "
+            "after that it counts as stored, uncommitted."
+        )
     if job.state == "waiting" and job.waiting_for == "breaker":
         return f"{job.node} does not answer; goes on when it does. {job.error_sentence}".strip()
     if job.state == "waiting":

@@ -176,6 +176,7 @@ def facts(known: Study) -> dict[str, object]:
 def _facts_of_story(told: StudyStory) -> dict[str, object]:
     return facts(told.study) | {
         "identities": sorted({each.key for each in told.identities if each.key}),
+        "kept_until": iso(told.kept_until),
         "series": [
             {
                 "series": each.series_instance_uid,
@@ -217,6 +218,7 @@ def _show(told: StudyStory) -> None:
             ("date", known.study_date or "none"),
             ("state", status_of(known)),
             ("why", known.hold_reason if known.status == "held" else known.decision),
+            *([("kept until", moment(told.kept_until))] if told.kept_until else []),
         ],
     )
     if known.status == "held" and keys:
@@ -260,7 +262,7 @@ def _show(told: StudyStory) -> None:
             (
                 each.job.node,
                 f"…{one.sop_instance_uid[-12:]}",
-                text(one.state, "good" if one.state == "sent" else "bad"),
+                text(one.state, "good" if one.state in ("sent", "committed") else "bad"),
                 one.sentence,
             )
             for each in told.jobs

@@ -30,7 +30,7 @@ from dicomai.spool.entries import Ending
 
 LISTEN_S: Final = 1.0
 """How long we stay after a request: some nodes report in the same association."""
-_LOOK_S: Final = 0.05
+_LOOK_S: Final = 0.1
 # It does not know the class, the action, or us (PS3.7 annex C): another try says the same.
 _FOR_GOOD: Final = frozenset({0x0105, 0x0112, 0x0118, 0x0119, 0x0122, 0x0123, 0x0124, 0x0211})
 
@@ -43,8 +43,8 @@ def ask(
     node: Node,
     our_ae: str,
     request: CommitmentRequest,
-    reception: Reception,
-    go_on: Callable[[], None],
+    reception: Callable[[], Reception],
+    listen: Callable[[], bool],
     files: TlsFiles = NO_FILES,
 ) -> None:
     """Ask a node to commit objects; its report may come long after, at our receiver.
@@ -58,9 +58,9 @@ def ask(
     request
         What it is to commit.
     reception
-        Keeps a report that comes in the same association; it is ended here.
-    go_on
-        Called often; raises to break off.
+        Makes what keeps a report that comes in the same association.
+    listen
+        Called often while we stay for a moment; False: there is nothing to listen for.
     files
         For TLS, where the node speaks it.
 
@@ -72,9 +72,11 @@ def ask(
         It can't be reached, rejects us, or failed.
     """
     taken, answered = threading.Event(), threading.Event()
+    receptions: list[Reception] = []
 
     def take(event: evt.Event) -> tuple[int, None]:
-        status = commitment_taking.take(event, reception, node)
+        receptions.append(reception())
+        status = commitment_taking.take(event, receptions[-1], node)
         taken.set()
         return status, None
 
@@ -92,10 +94,9 @@ def ask(
             )
             _check(node, said, "a request for storage commitment")
             until = time.monotonic() + LISTEN_S
-            while association.is_established and time.monotonic() < until:
+            while association.is_established and time.monotonic() < until and listen():
                 if answered.wait(_LOOK_S):
                     break
-                go_on()
         how = "released"
     except NothingAccepted as trouble:
         raise NotOffered(
@@ -104,7 +105,8 @@ def ask(
             subject=node.name,
         ) from trouble
     finally:
-        reception.end(how)
+        for each in receptions:
+            each.end(how)
 
 
 def report(node: Node, our_ae: str, told: CommitmentReport, files: TlsFiles = NO_FILES) -> None:

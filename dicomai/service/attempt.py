@@ -35,6 +35,10 @@ class GivenBack(Exception):
     """We are to stop: somebody else shall do the job."""
 
 
+class Waits(Exception):
+    """The job waits for its peer, as its row says; whoever claims it then goes on."""
+
+
 class Lost(Exception):
     """The job is ours no more: nothing of it may be written."""
 
@@ -194,6 +198,8 @@ def attempt(worker: Worker, job: Job, do: Callable[[Attempt], None]) -> None:
             log.info("job", outcome="done", kind=job.kind, **seconds)
         except GivenBack:
             _give_back(worker, job, heart)
+        except Waits:
+            log.info("job", outcome="waits", kind=job.kind, stage=heart.stage)
         except Lost:
             log.warning("job lost", kind=job.kind, stage=heart.stage)
         except DicomaiError as error:

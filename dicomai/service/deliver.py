@@ -19,10 +19,12 @@ from dicomai.errors import (
 from dicomai.net import scu
 from dicomai.net.node import Node
 from dicomai.net.scu import StoreOutcome, StudyIdentity
+from dicomai.net.status import meaning
 from dicomai.results.objects import KEY_OBJECT_STORAGE
 from dicomai.results.reissue import note_uid
 from dicomai.service.asked import classes_for
 from dicomai.service.attempt import Attempt, Lost, Worker, node_of, work_once
+from dicomai.service.confirm import Confirmer, Settled
 from dicomai.settings import Settings
 from dicomai.store import deliveries, events, instances, jobs, nodes, reissues
 from dicomai.store.deliveries import DeliveryObject
@@ -39,7 +41,7 @@ _STATES: Final[dict[str, DeliveryState]] = {
     "refused": "refused",
 }
 _NOTE_S: Final = 0.5
-_THERE: Final[tuple[DeliveryState, ...]] = ("sent", "warning")
+_THERE: Final[tuple[DeliveryState, ...]] = ("sent", "warning", "committed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,9 +72,14 @@ class Deliverer:
     def _do(self, this: Attempt) -> None:
         job = this.job
         node = node_of(job, self.settings.nodes)
+        with this.stage("compare"):
+            objects = self._objects(job, node)
+        confirmer = Confirmer(settings=self.settings, worker=self.worker)
+        if settled := confirmer.settled(this, node, objects):
+            self._finish(this, objects, settled)
+            return
         try:
             with this.stage("compare"):
-                objects = self._objects(job, node)
                 if node.answers_find:
                     self._compare(job, node, objects)
             with this.stage("send"):
@@ -85,7 +92,8 @@ class Deliverer:
             this.write(lambda c: nodes.failed(c, node.name, sentence, self.worker.clock()))
             raise
         this.write(lambda c: nodes.delivered(c, node.name, self.worker.clock()))
-        self._settle(this, objects)
+        self._check_refused(this, objects)
+        self._finish(this, objects, confirmer.ask(this, node, objects) if node.commitment else None)
 
     def _objects(self, job: Job, node: Node) -> tuple[Instance, ...]:
         """Return what the node gets; a note that withdraws results only who has those."""
@@ -230,21 +238,29 @@ class Deliverer:
         if not this.write(note):
             raise Lost
 
-    def _settle(self, this: Attempt, objects: tuple[Instance, ...]) -> None:
-        """Finish the job, or say which objects the node refused for good."""
+    def _check_refused(self, this: Attempt, objects: tuple[Instance, ...]) -> None:
+        """Raise RefusedError where the node refused an object for good."""
         with reading(self.worker.engine) as connection:
             known = deliveries.objects(connection, this.job.id)
         refused = [each for each in known if each.state == "refused"]
         if refused:
             more = f" ({len(refused)} of {len(objects)} objects)" if len(objects) > 1 else ""
             raise RefusedError(f"{refused[0].sentence}{more}", subject=refused[0].sop_instance_uid)
-        summary = {
-            "objects": len(objects),
-            "warnings": sum(each.state == "warning" for each in known),
-        }
+
+    def _finish(
+        self, this: Attempt, objects: tuple[Instance, ...], settled: Settled | None
+    ) -> None:
+        with reading(self.worker.engine) as connection:
+            known = deliveries.objects(connection, this.job.id)
+        warnings = [each for each in known if meaning(each.status or 0).kind == "warning"]
+        summary: dict[str, object] = {"objects": len(objects), "warnings": len(warnings)}
+        sentence = ""
+        if settled is not None:
+            sentence = settled.sentence
+            summary |= {"uncommitted": settled.uncommitted, "found": sentence}
         done = this.write(
             lambda c: deliveries.finish(
-                c, this.job.held, this.stages_s, summary, self.worker.clock()
+                c, this.job.held, this.stages_s, summary, self.worker.clock(), sentence
             )
         )
         if not done and this.outcome() != "done":

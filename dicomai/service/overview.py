@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
+from dicomai.net.commitment import counted
 from dicomai.settings import Settings
 from dicomai.spool import quarantine, reader
 from dicomai.spool.quarantine import Quarantined
-from dicomai.store import hosts, jobs, nodes, pauses, studies
+from dicomai.store import hosts, jobs, nodes, pauses, promises, studies
 from dicomai.store.hosts import Host, Worker
 from dicomai.store.job import Job
 from dicomai.store.nodes import NodeState
 from dicomai.store.pauses import Pause
+from dicomai.store.promises import Promise
 from dicomai.store.states import JobKind, JobState
 from dicomai.store.studies import Study
 
@@ -38,6 +40,8 @@ class Overview:
         When the oldest object came that is not in the catalogue yet.
     open_associations
         Names of the nodes that are sending now.
+    untold
+        Requests for storage commitment whose peers could not be told what became of them.
     unserved
         Models of routes that no live worker serves.
     refused
@@ -49,6 +53,7 @@ class Overview:
     oldest_in_spool: Instant | None
     open_associations: tuple[str, ...]
     quarantined: tuple[Quarantined, ...]
+    untold: tuple[Promise, ...]
     hosts: tuple[Host, ...]
     workers: tuple[Worker, ...]
     unserved: tuple[str, ...]
@@ -92,6 +97,11 @@ class Overview:
         if count := len(self.quarantined):
             objects = "1 object lies" if count == 1 else f"{count} objects lie"
             said.append(f"{objects} in the quarantine; nothing is deleted there.")
+        said += [
+            f"{each.node} asked to commit {counted(each.objects)} and can't be told what became of "
+            f"it, tried {each.attempts} times: {each.error_sentence}"
+            for each in self.untold
+        ]
         return said
 
 
@@ -114,6 +124,7 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         if spool.is_dir()
         else (),
         quarantined=quarantine.listing(settings.folders.quarantine),
+        untold=promises.unreported(connection),
         hosts=hosts.listing(connection),
         workers=workers,
         unserved=hosts.unserved(wanted, workers),

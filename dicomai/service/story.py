@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import NotFound
-from dicomai.store import deliveries, events, instances, jobs, series, studies
+from dicomai.store import deliveries, events, instances, jobs, promises, series, studies
 from dicomai.store.deliveries import DeliveryObject
 from dicomai.store.events import Event
 from dicomai.store.instances import Instance
@@ -71,6 +71,8 @@ class StudyStory:
     versions
         Of the objects that came with other content under the same SOP Instance UID: all of each,
         the one that is used first.
+    kept_until
+        How long retention leaves it, as a node was promised that asked for storage commitment.
     """
 
     study: Study
@@ -79,6 +81,7 @@ class StudyStory:
     versions: tuple[Instance, ...]
     jobs: tuple[JobStory, ...]
     events: tuple[Event, ...]
+    kept_until: Instant | None
 
 
 def find(connection: Connection, name: str) -> tuple[Study, ...]:
@@ -118,6 +121,7 @@ def of_study(connection: Connection, study: Study) -> StudyStory:
         versions=instances.several_versions(connection, uid),
         jobs=tuple(of_job(connection, job) for job in jobs.of_study(connection, uid)),
         events=events.story(connection, uid),
+        kept_until=promises.kept_until(connection, uid),
     )
 
 

@@ -25,6 +25,7 @@ from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobId, JobRoute
 from dicomai.store.jobs import NotNow
+from dicomai.store.states import STORED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ def withdraw(
                 because = f"The results of {old.title} are withdrawn."
                 cancelled.append(jobs.cancel(connection, each.id, because, now).id)
             sent = deliveries.objects(connection, each.id)
-            if each.state == "done" or any(one.state in ("sent", "warning") for one in sent):
+            if each.state == "done" or any(one.state in STORED for one in sent):
                 went.append(each.node)
         takes = {each.name for each in settings.nodes if each.rejection_notes}
         noted = tuple(each for each in went if each in takes)

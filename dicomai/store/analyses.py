@@ -29,6 +29,7 @@ from dicomai.store.job import (
 )
 from dicomai.store.jobs import NotNow, cancel, existing, get, ours, routes_of, tell
 from dicomai.store.moves import move
+from dicomai.store.states import STORED
 
 jobs = schema.jobs
 
@@ -347,7 +348,7 @@ def _withdraw(connection: Connection, old: JobId, now: Instant) -> None:
 
 def _went_out(connection: Connection, job: JobId) -> bool:
     sent = schema.deliveries
-    some = exists().where(sent.c.job_id == jobs.c.id, sent.c.state.in_(("sent", "warning")))
+    some = exists().where(sent.c.job_id == jobs.c.id, sent.c.state.in_(STORED))
     query = select(jobs.c.id).where(
         jobs.c.result_of == job, jobs.c.state.in_(("running", "done")) | some
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import SOPInstanceUID
@@ -175,6 +175,18 @@ def note(connection: Connection, told: Told, now: Instant) -> None:
         .where(table.c.transaction_uid == told.transaction_uid)
         .values(state="failed" if failed else "committed", answered_at=now)
     )
+    # What was asked before it in vain is of no interest any more.
+    connection.execute(
+        update(table)
+        .where(
+            table.c.job_id == job.id,
+            table.c.state.in_(_OPEN),
+            table.c.asked_at <= transaction.asked_at,
+        )
+        .values(state="over")
+    )
+    if job.state == "done":
+        _correct(connection, job)
     _tell(connection, job, transaction, told, failed, now)
     move(
         connection,
@@ -193,6 +205,21 @@ def close(connection: Connection, job: JobId) -> None:
     )
 
 
+def _correct(connection: Connection, job: Job) -> None:
+    """Have a delivery that ended without its report say what came of it after all."""
+    table = schema.deliveries
+    left: int = connection.execute(
+        select(func.count())
+        .select_from(table)
+        .where(table.c.job_id == job.id, table.c.state.in_(STORED), table.c.state != "committed")
+    ).scalar_one()
+    found = str(job.summary.get("found", ""))
+    if not left:
+        found = f"{job.node} has stored and committed all objects, and reported so late."
+    summary = {**job.summary, "uncommitted": left, "found": found}
+    connection.execute(update(jobs).where(jobs.c.id == job.id).values(summary=summary))
+
+
 def _set_objects(
     connection: Connection,
     job: JobId,
@@ -207,7 +234,7 @@ def _set_objects(
             .where(
                 table.c.job_id == job,
                 table.c.sop_instance_uid == bindparam("sop"),
-                table.c.state.in_(STORED),
+                or_(*(table.c.state == each for each in STORED)),
             )
             .values(state=state, sentence=bindparam("said"), at=now),
             [{"sop": uid, "said": sentence} for uid, sentence in sentences.items()],

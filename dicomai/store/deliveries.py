@@ -149,8 +149,12 @@ def finish(
     stages_s: Mapping[str, float],
     summary: Mapping[str, object],
     now: Instant,
+    sentence: str = "",
 ) -> bool:
-    """Finish a delivery; False: it is ours no more, and no row was touched."""
+    """Finish a delivery; False: it is ours no more, and no row was touched.
+
+    The sentence says how it ended, if not simply with all objects there.
+    """
     moved = move(
         connection,
         ("running",),
@@ -166,7 +170,8 @@ def finish(
         error_subject="",
     )
     for job in moved:
-        tell(connection, job, "delivered", f"{job.title}: {job.node} has all objects.", now)
+        ended = sentence or f"{job.node} has all objects."
+        tell(connection, job, "delivered", f"{job.title}: {ended}", now)
     return bool(moved)
 
 

@@ -171,6 +171,8 @@ def _earlier_delivery() -> ColumnElement[bool]:
         earlier.c.node == jobs.c.node,
         earlier.c.id < jobs.c.id,
         earlier.c.state.in_(("queued", "running", "waiting")),
+        # What only waits for a report is at its node already.
+        earlier.c.waiting_for.is_distinct_from("commitment"),
     )
 
 
@@ -272,7 +274,10 @@ def _columns_of(then: Next, now: Instant) -> dict[str, Any]:
 
 
 def promote_due(connection: Connection, now: Instant) -> tuple[Job, ...]:
-    """Queue the jobs whose back-off is over, unless their node's breaker is open."""
+    """Queue the jobs whose time is over, unless their node's breaker is open.
+
+    Who waited in vain for a report on storage commitment needs no node any more.
+    """
     nodes = schema.nodes
     shut = select(nodes.c.name).where(nodes.c.breaker != "closed")
     return move(
@@ -282,7 +287,11 @@ def promote_due(connection: Connection, now: Instant) -> tuple[Job, ...]:
         # Written out, so that the partial index serves it.
         jobs.c.state == literal_column("'waiting'"),
         jobs.c.due_at <= now,
-        or_(jobs.c.kind != "deliver", jobs.c.node.not_in(shut)),
+        or_(
+            jobs.c.kind != "deliver",
+            jobs.c.waiting_for == "commitment",
+            jobs.c.node.not_in(shut),
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from dicomai.store.instances import InstanceRow
 from dicomai.store.job import Job, JobId, job_of
 from dicomai.store.jobs import NotNow, get, tell
 from dicomai.store.moves import move
+from dicomai.store.states import STORED
 
 jobs = schema.jobs
 _COPIED: Final = (
@@ -131,7 +132,7 @@ def delivered_to(connection: Connection, analysis: JobId) -> frozenset[str]:
     found = connection.execute(
         select(jobs.c.node)
         .join(sent, sent.c.job_id == jobs.c.id)
-        .where(jobs.c.result_of == analysis, sent.c.state.in_(("sent", "warning")))
+        .where(jobs.c.result_of == analysis, sent.c.state.in_(STORED))
         .distinct()
     )
     return frozenset(found.scalars())

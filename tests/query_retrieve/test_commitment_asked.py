@@ -31,6 +31,9 @@ from dicomai.store.engine import reading, writing
 from dicomai.store.promises import PromiseId
 from dicomai.store.retention import Keep
 
+ON_SQLITE = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+"""Of what has little to do with the database, one is enough."""
+
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
 DAY = seconds(86400)
@@ -186,6 +189,7 @@ def test_orthanc_sends_a_study_and_has_it_committed(
     assert sentence.startswith("PACS1 asked to commit 4 objects: all are kept until 20")
 
 
+@ON_SQLITE
 def test_orthanc_hears_what_is_not_here(
     site: Callable[..., Any], full_orthanc: Any, study_files: Path, doe: Any
 ) -> None:
@@ -283,6 +287,7 @@ def first_promise(site: Any) -> Any:
     return next((each for each in found if each is not None), None)
 
 
+@ON_SQLITE
 def test_a_modality_that_is_away_is_told_later_and_in_the_end_not_any_more(
     site: Callable[..., Any], modality: Modality, study_files: Path, doe: Any
 ) -> None:
@@ -345,6 +350,7 @@ def test_what_was_promised_outlives_retention_and_a_full_disk_for_its_time(
     assert set(modality.last[2].values()) == {0x0112}
 
 
+@ON_SQLITE
 def test_what_is_no_request_is_refused_and_leaves_nothing(
     site: Callable[..., Any], modality: Modality
 ) -> None:
@@ -359,11 +365,13 @@ def test_what_is_no_request_is_refused_and_leaves_nothing(
     assert first_promise(here) is None
 
 
+@ON_SQLITE
 def test_without_being_allowed_nobody_may_ask(site: Callable[..., Any], modality: Modality) -> None:
     site(replace(modality.node(), may=("echo", "store")))
     assert modality.ask([(CT, "1.2.3")]) is None
 
 
+@ON_SQLITE
 def test_who_is_only_asked_may_report_and_not_ask(
     site: Callable[..., Any], modality: Modality, our_port: int
 ) -> None:
