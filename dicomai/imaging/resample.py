@@ -33,8 +33,8 @@ DIRECTIONS: Final = {
 
 _SLAB_VOXELS: Final = 1 << 22
 
-# Along rows the weights are kept sparse, for there the most voxels are: two or three of a row of
-# weights are not 0, and dense it would be most of the work.
+# Within planes the weights are kept sparse, for there the most voxels are: two or three of a row of
+# weights are not 0, and dense they would be most of the work.
 Weights = npt.NDArray[np.float32]
 """(out, in): each row makes one value of the result from values along an axis."""
 
@@ -73,26 +73,17 @@ class Resampling:
             voxels = self.upright.straightened(voxels)
         there = self._turn(np.transpose(voxels, self.axes))
         weights_k, weights_j, weights_i = (self._weights_to(axis) for axis in range(3))
-        rows = self._rows(there, weights_j, weights_i)
+        if _is_identity(weights_j) and _is_identity(weights_i):
+            rows = np.ascontiguousarray(there, dtype=np.float32)
+        else:
+            rows = np.empty((len(there), *self.model.shape_kji[1:]), dtype=np.float32)
+            plane = _Plane(weights_j, weights_i)
+            for row, part in zip(rows, there, strict=True):
+                row[:] = plane(np.ascontiguousarray(part, dtype=np.float32))
         if _is_identity(weights_k):
             return rows
         flat = csr_array(weights_k) @ rows.reshape(rows.shape[0], -1)
         return np.asarray(flat).reshape(self.model.shape_kji)
-
-    def _rows(
-        self, there: npt.NDArray[np.generic], weights_j: Weights, weights_i: Weights
-    ) -> npt.NDArray[np.float32]:
-        """Return slices with the model's rows and columns, (slices, J', I') float32."""
-        few_j = None if _is_identity(weights_j) else csr_array(weights_j)
-        across_i = None if _is_identity(weights_i) else weights_i.T
-        if few_j is None and across_i is None:
-            return np.ascontiguousarray(there, dtype=np.float32)
-        rows = np.empty((len(there), *self.model.shape_kji[1:]), dtype=np.float32)
-        for row, part in zip(rows, there, strict=True):
-            plane = np.ascontiguousarray(part, dtype=np.float32)
-            plane = plane if few_j is None else few_j @ plane
-            row[:] = plane if across_i is None else plane @ across_i
-        return rows
 
     def to_source(
         self,
@@ -117,51 +108,20 @@ class Resampling:
             Of the source's k; the last ones first where the model's slices run against them.
         values : (C, slices, J, I) float32
         """
-        parts = (channels,) if isinstance(channels, np.ndarray) else channels
-        if self.axes[0] != 0:
-            parts = (np.concatenate([part.copy() for part in parts], axis=1),)
-        back = tuple(int(at) for at in np.argsort(self.axes))
-        back_k, back_j, back_i = (self._weights_back(at) for at in back)
-        across_j = None if _is_identity(back_j) else csr_array(back_j)
-        across_i = None if _is_identity(back_i) else back_i.T
-        first, last = _reach(back_k)
-        depth = self.source.shape_kji[0]
-        order = range(depth)[:: -1 if self.turned[back[0]] else 1]
-        near = _Near()
-        done = 0
-        for part in parts:
-            near.add(np.transpose(part, (0, *(at + 1 for at in back))))
-            ready = done
-            while ready < depth and last[order[ready]] < near.end:
-                ready += 1
-            for at in _slabs(done, ready, len(part) * math.prod(self.source.shape_kji[1:])):
-                slab = slice(min(order[at]), max(order[at]) + 1)
-                low, high = int(first[slab].min()), int(last[slab].max()) + 1
-                values = _times(back_k[slab, low:high], near.slices(low, high))
-                if wanted is None or wanted(values):
-                    yield slab, self._across(values, across_j, across_i, slab.start)
-            done = ready
-            near.forget(int(first[list(order[done:])].min()) if done < depth else near.end)
+        back = Back(self)
+        for part in self.streamed(channels):
+            for slab, values in back.slabs(part, wanted):
+                yield slab[0], values
 
-    def _across(
-        self,
-        values: npt.NDArray[np.float32],
-        across_j: csr_array | None,
-        across_i: Weights | None,
-        first_k: int,
-    ) -> npt.NDArray[np.float32]:
-        """Return values (C, slices, J', I') at the source's rows and columns."""
-        if across_i is not None:
-            values = values @ across_i
-        if across_j is None and self.upright is None:
-            return values
-        out = np.empty((*values.shape[:2], *self.source.shape_kji[1:]), dtype=np.float32)
-        for index in np.ndindex(values.shape[:2]):
-            plane = values[index] if across_j is None else across_j @ values[index]
-            if self.upright is not None:
-                plane = self.upright.back(plane, first_k + index[1])
-            out[index] = plane
-        return out
+    def streamed(
+        self, channels: npt.NDArray[np.floating] | Iterable[npt.NDArray[np.floating]]
+    ) -> Iterable[npt.NDArray[np.floating]]:
+        """Return slabs as `Back` takes them: gathered, where slices run along another axis."""
+        if isinstance(channels, np.ndarray):
+            return (channels,)
+        if self.axes[0] == 0:
+            return channels
+        return (np.concatenate([part.copy() for part in channels], axis=1),)
 
     @property
     def _straight(self) -> Grid:
@@ -176,7 +136,7 @@ class Resampling:
             return weights[::-1, ::-1] if self.turned[axis] else weights
         return axis_weights(self._straight.shape_kji[self.axes[axis]], size, step)
 
-    def _weights_back(self, axis: int) -> Weights:
+    def weights_back(self, axis: int) -> Weights:
         """Return what makes values along the axis of the source that an axis of the model is."""
         size, step = self.model.shape_kji[axis], self._step(axis)
         if self.axes[axis] == 0 and self.upright is not None:
@@ -265,6 +225,120 @@ def _hat_integral(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """From minus infinity to t, of the hat of width 2 that linear interpolation is made of."""
     t = np.clip(t, -1, 1)
     return np.asarray(0.5 + t - np.sign(t) * t * t / 2)
+
+
+class _Plane:
+    """Interpolates planes along rows and columns, (J, I) to (J', I')."""
+
+    def __init__(self, weights_j: Weights, weights_i: Weights) -> None:
+        self._across_j = None if _is_identity(weights_j) else csr_array(weights_j)
+        self._across_i = None if _is_identity(weights_i) else csr_array(weights_i)
+
+    def __call__(self, plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        # Sparse weights can only stand on the left; two turns cost less than dense ones.
+        if self._across_i is not None:
+            plane = np.ascontiguousarray((self._across_i @ np.ascontiguousarray(plane.T)).T)
+        return plane if self._across_j is None else self._across_j @ plane
+
+
+class Back:
+    """Brings probabilities from the model's grid to the source's while they come in.
+
+    Parameters
+    ----------
+    way
+        Between the grids; the model's slices run along those of the source, or all of them come
+        as one slab.
+    """
+
+    def __init__(self, way: Resampling) -> None:
+        self._way = way
+        self._axes = tuple(int(at) for at in np.argsort(way.axes))
+        self._weights = tuple(way.weights_back(at) for at in self._axes)
+        self._reaches = tuple(_reach(each) for each in self._weights)
+        depth = way.source.shape_kji[0]
+        self._order = range(depth)[:: -1 if way.turned[self._axes[0]] else 1]
+        self._near = _Near()
+        self._done = 0
+
+    def slabs(
+        self,
+        part: npt.NDArray[np.floating],
+        wanted: Callable[[npt.NDArray[np.float32]], bool] | None = None,
+        least: float | None = None,
+    ) -> Iterator[tuple[tuple[slice, slice, slice], npt.NDArray[np.float32]]]:
+        """Give what the next slab of the model completes, as parts of the source's grid.
+
+        Parameters
+        ----------
+        part : (C, slices, J', I')
+            The next slices along the model's k.
+        wanted
+            As of `Resampling.to_source`.
+        least
+            Where all values lie below it may be left out; None leaves nothing out.
+        """
+        weights_k, weights_j, weights_i = self._weights
+        first, last = self._reaches[0]
+        near, order, depth = self._near, self._order, len(self._order)
+        near.add(np.transpose(part, (0, *(at + 1 for at in self._axes))))
+        ready = self._done
+        while ready < depth and last[order[ready]] < near.end:
+            ready += 1
+        rows, columns = self._way.source.shape_kji[1:]
+        for at in _slabs(self._done, ready, len(part) * rows * columns):
+            slab = slice(min(order[at]), max(order[at]) + 1)
+            low, high = int(first[slab].min()), int(last[slab].max()) + 1
+            values = _times(weights_k[slab, low:high], near.slices(low, high))
+            if wanted is not None and not wanted(values):
+                continue
+            if least is None or self._way.upright is not None:
+                every = (slice(0, rows), slice(0, columns))
+                plane = _Plane(weights_j, weights_i)
+                yield (slab, *every), self._across(values, plane, slab.start, every)
+                continue
+            cut = self._cut(values, least)
+            if cut is not None:
+                (from_j, from_i), (to_j, to_i) = cut
+                plane = _Plane(weights_j[to_j, from_j], weights_i[to_i, from_i])
+                some = np.ascontiguousarray(values[:, :, from_j, from_i])
+                yield (slab, to_j, to_i), self._across(some, plane, slab.start, (to_j, to_i))
+        self._done = ready
+        near.forget(int(first[list(order[ready:])].min()) if ready < depth else near.end)
+
+    def _cut(
+        self, values: npt.NDArray[np.float32], least: float
+    ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+        """Return the model's rows and columns that hold so much, and the source's they reach."""
+        high = values.max(axis=(0, 1)) >= least
+        out = []
+        for axis in (0, 1):
+            there = np.flatnonzero(high.any(axis=1 - axis))
+            if not there.size:
+                return None
+            first, last = self._reaches[axis + 1]
+            to = np.flatnonzero((last >= there[0]) & (first <= there[-1]))
+            reached = slice(int(to[0]), int(to[-1]) + 1)
+            near = slice(int(first[reached].min()), int(last[reached].max()) + 1)
+            out.append((near, reached))
+        return (out[0][0], out[1][0]), (out[0][1], out[1][1])
+
+    def _across(
+        self,
+        values: npt.NDArray[np.float32],
+        across: _Plane,
+        first_k: int,
+        cut: tuple[slice, slice],
+    ) -> npt.NDArray[np.float32]:
+        """Return values (C, slices, J', I') at the source's rows and columns."""
+        shape = tuple(part.stop - part.start for part in cut)
+        out = np.empty((*values.shape[:2], *shape), dtype=np.float32)
+        for index in np.ndindex(values.shape[:2]):
+            plane = across(values[index])
+            if self._way.upright is not None:
+                plane = self._way.upright.back(plane, first_k + index[1])
+            out[index] = plane
+        return out
 
 
 class _Near:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from dicomai.findings import Mask
 from dicomai.imaging.geometry import Grid
-from dicomai.imaging.resample import Resampling
+from dicomai.imaging.resample import Back, Resampling
 from dicomai.inference.measure import Cut, bounds, labelled
 from dicomai.models.manifest import Postprocess
 
@@ -98,36 +98,40 @@ def regions(
     argmax
         Each voxel goes to its most probable channel, whatever the thresholds.
     """
-    wanted = tuple(dict.fromkeys(choices))
-    parts = (probabilities,) if isinstance(probabilities, np.ndarray) else probabilities
+    found = {choice: _Pieces() for choice in dict.fromkeys(choices)}
+    parts = way.streamed(probabilities)
     if argmax:
-        return _most_probable(parts, way, wanted)
-    channels = sorted({each.channel for each in wanted})
-    lowest = [min(c.threshold for c in wanted if c.channel == channel) for channel in channels]
-
-    def may_hold(part: npt.NDArray[np.float32]) -> bool:
-        return any(float(part[at].max()) >= least for at, least in enumerate(lowest))
-
-    found = {choice: _Pieces() for choice in wanted}
-    chosen_parts = (part[channels] for part in parts)
-    for slab, values in way.to_source(chosen_parts, may_hold):
-        for choice, pieces in found.items():
-            here = values[channels.index(choice.channel)]
-            pieces.add(slab.start, here >= choice.threshold, here)
+        _most_probable(parts, way, found)
+    else:
+        _probable_enough(parts, way, found)
     return {choice: pieces.together() for choice, pieces in found.items()}
+
+
+def _probable_enough(
+    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, found: dict[Choice, _Pieces]
+) -> None:
+    backs = {channel: Back(way) for channel in sorted({each.channel for each in found})}
+    for part in parts:
+        for channel, back in backs.items():
+            wanted = [choice for choice in found if choice.channel == channel]
+            least = min(choice.threshold for choice in wanted)
+            # Of its own only those parts of a slab that reach so high.
+            for cut, values in back.slabs(part[channel : channel + 1], least=least):
+                for choice in wanted:
+                    found[choice].add(cut, values[0] >= choice.threshold, values[0])
 
 
 def _most_probable(
-    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, wanted: Iterable[Choice]
-) -> dict[Choice, Region | None]:
-    found = {choice: _Pieces() for choice in wanted}
-    for slab, values in way.to_source(parts):
-        first = values.argmax(axis=0)
-        there = set(np.unique(first).tolist())
-        for choice, pieces in found.items():
-            if choice.channel in there:
-                pieces.add(slab.start, first == choice.channel, values[choice.channel])
-    return {choice: pieces.together() for choice, pieces in found.items()}
+    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, found: dict[Choice, _Pieces]
+) -> None:
+    back = Back(way)
+    for part in parts:
+        for cut, values in back.slabs(part):
+            first = values.argmax(axis=0)
+            there = np.bincount(first.ravel(), minlength=len(values)) > 0
+            for choice, pieces in found.items():
+                if there[choice.channel]:
+                    pieces.add(cut, first == choice.channel, values[choice.channel])
 
 
 class _Pieces:
@@ -136,13 +140,14 @@ class _Pieces:
     def __init__(self) -> None:
         self._pieces: list[Region] = []
 
-    def add(self, first_k: int, mask: Mask, values: npt.NDArray[np.float32]) -> None:
-        """Take a slab of the mask that begins with slice `first_k`; bits are copied."""
+    def add(self, where: Cut, mask: Mask, values: npt.NDArray[np.float32]) -> None:
+        """Take what a part of the grid holds of the mask; it is copied."""
         cut = bounds(mask)
         if cut is not None:
-            k, j, i = cut
-            placed = (slice(k.start + first_k, k.stop + first_k), j, i)
-            self._pieces.append(Region(cut=placed, mask=mask[cut].copy(), values=values[mask]))
+            inside = values[mask]
+            self._pieces.append(
+                Region(cut=_within(where, cut), mask=mask[cut].copy(), values=inside)
+            )
 
     def together(self) -> Region | None:
         """Return the mask as one."""

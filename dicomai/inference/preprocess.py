@@ -19,8 +19,8 @@ class PreparedVolume:
 
     Attributes
     ----------
-    inputs : (1, K, J, I) float32
-        One channel on the model's grid.
+    inputs : (C, K, J, I) float32
+        A channel on the model's grid for each input.
     wanted : (K, J, I) bool or None
         Voxels within `infer.only_where`.
     """
@@ -31,15 +31,28 @@ class PreparedVolume:
 
 
 def prepare_volume(source: SourceVolume, preprocess: Preprocess, infer: Infer) -> PreparedVolume:
-    """Turn, resample, clip and scale a volume."""
+    """Turn, resample, clip and scale a volume, and what lies beside it.
+
+    The channel of an input that is missing is the lowest value everywhere.
+    """
     way = resampling(source.grid, preprocess.axes, preprocess.spacing_mm)
     values = way.to_model(source.voxels)
     wanted = None
     if infer.only_where is not None:
         low, high = infer.only_where.between
         wanted = (values >= low) & (values <= high)
+    missing = np.float32(preprocess.scale_to[0])
+    channels = [
+        scaled(values, preprocess),
+        *(
+            np.full_like(values, missing)
+            if each is None
+            else scaled(way.to_model(each), preprocess)
+            for each in source.beside
+        ),
+    ]
     return PreparedVolume(
-        inputs=scaled(values, preprocess)[None],
+        inputs=channels[0][None] if len(channels) == 1 else np.stack(channels),
         resampling=way,
         wanted=wanted,
     )

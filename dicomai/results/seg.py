@@ -192,6 +192,9 @@ def images_of(job: Job) -> list[Dataset]:
 def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
     image = stand_in(source)
     if not isinstance(where, Grid):
+        if "SliceThickness" not in image and "PixelSpacing" in image:
+            # highdicom writes Pixel Measures without a thickness, and then refuses to read them.
+            del image.PixelSpacing
         return image
     if where.frame_numbers:
         image.SOPInstanceUID = _stand_in_uid(k)
@@ -264,18 +267,16 @@ class _Segmentation(hd.seg.Segmentation):
     @classmethod
     def _check_and_cast_pixel_array(
         cls,
-        pixel_array: npt.NDArray[np.generic],
-        segment_numbers: npt.NDArray[np.integer],
+        pixel_array: npt.NDArray[np.generic] | hd.Volume,
+        segment_numbers: npt.NDArray[np.generic],
         segmentation_type: hd.seg.SegmentationTypeValues,
         dtype: type,
-    ) -> tuple[npt.NDArray[np.generic], hd.seg.SegmentsOverlapValues]:
+    ) -> tuple[npt.NDArray[np.generic] | hd.Volume, hd.seg.SegmentsOverlapValues]:
         if pixel_array.ndim == 4 and pixel_array.dtype == np.uint8:
             return pixel_array, hd.seg.SegmentsOverlapValues.YES
-        checked: tuple[npt.NDArray[np.generic], hd.seg.SegmentsOverlapValues]
-        checked = super()._check_and_cast_pixel_array(
+        return super()._check_and_cast_pixel_array(
             pixel_array, segment_numbers, segmentation_type, dtype
         )
-        return checked
 
 
 def _stacked(segments: tuple[Drawn, ...]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
