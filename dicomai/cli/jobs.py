@@ -226,6 +226,8 @@ def remark(job: Job) -> str:
         )
     if job.state == "waiting" and job.waiting_for == "breaker":
         return f"{job.node} does not answer; goes on when it does. {job.error_sentence}".strip()
+    if job.state == "waiting" and job.waiting_for == "input":
+        return f"Waits for an input. {job.error_sentence}"
     if job.state == "waiting":
         return f"{job.error_sentence} Next try {moment(job.due_at)}."
     if job.error_sentence:

@@ -56,6 +56,8 @@ class SourceVolume:
         each has one frame. Empty where only voxels are needed, as in a runner.
     warnings
         What a reader should know, one sentence each.
+    beside
+        Further inputs of a model, each (K, J, I) on this grid; None for one that is missing.
     """
 
     grid: Grid
@@ -65,6 +67,7 @@ class SourceVolume:
     part: str = ""
     headers: tuple[Dataset, ...] = ()
     warnings: tuple[str, ...] = ()
+    beside: tuple[npt.NDArray[np.float32] | None, ...] = ()
 
     @property
     def volume(self) -> highdicom.Volume:

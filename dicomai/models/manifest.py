@@ -142,6 +142,27 @@ class Input(_Table):
     as it is shown by its VOI LUT or window, from 0 to 1."""
     colour: bool = False
     """Whether the network takes red, green and blue, each from 0 to 1; else greyscale."""
+    source: Literal["study", "prior"] = "study"
+    """Of the study that is analysed, or of an earlier one of the same patient, the latest that
+    fits."""
+    max_age_days: PositiveInt | None = None
+    """A prior is at most so much older than the study."""
+    optional: bool = False
+    """Without it the model runs all the same; its channel is then `preprocess.scale_to`'s lower
+    value everywhere, and every result says so."""
+    align: Literal["patient", "centre"] = "patient"
+    """How a further input comes onto the grid of the first: by the patient's coordinates, which
+    needs one frame of reference, or with its centre on the other's. Nothing is registered."""
+
+    def intake(self, uneven_mm: float) -> Intake:
+        """How a series or an image becomes this input."""
+        return Intake(
+            part=self.part,
+            uneven_mm=uneven_mm,
+            suv_body_weight=self.values == "suv_bw",
+            displayed=self.values == "displayed",
+            colour=self.colour,
+        )
 
 
 class Preprocess(_Table):
@@ -299,7 +320,7 @@ class Manifest(_Table):
     """CID 7162."""
     weights: Annotated[str, AfterValidator(_file_name)] = "weights.safetensors"
     limits: Limits
-    input: Annotated[tuple[Input, ...], Field(min_length=1, max_length=1)]
+    input: Annotated[tuple[Input, ...], Field(min_length=1, max_length=8)]
     preprocess: Preprocess
     infer: Infer
     postprocess: Postprocess = Postprocess()
@@ -309,13 +330,34 @@ class Manifest(_Table):
     @property
     def intake(self) -> Intake:
         """How a series or an image becomes what the model takes."""
-        return Intake(
-            part=self.input[0].part,
-            uneven_mm=self.limits.uneven_spacing_mm,
-            suv_body_weight=self.input[0].values == "suv_bw",
-            displayed=self.input[0].values == "displayed",
-            colour=self.input[0].colour,
-        )
+        return self.input[0].intake(self.limits.uneven_spacing_mm)
+
+    @model_validator(mode="after")
+    def _inputs_fit_together(self) -> Manifest:
+        first, *further = self.input
+        if first.source != "study" or first.optional or first.align != "patient":
+            raise ValueError(
+                "the first input is of the study and there: no source, optional or align"
+            )
+        if further and any(each.kind != "volume" for each in self.input):
+            raise ValueError("a model of several inputs takes volumes only")
+        names = [each.name for each in self.input]
+        if len(set(names)) != len(names):
+            raise ValueError("two inputs have the same name")
+        for each in further:
+            if each.source == "prior" and each.align == "patient":
+                raise ValueError(
+                    f"input {each.name}: a prior lies in a frame of reference of its own; say "
+                    'align = "centre", which is how the model must have been trained'
+                )
+        if any(each.max_age_days is not None and each.source != "prior" for each in self.input):
+            raise ValueError('max_age_days of an input belongs to source = "prior"')
+        channels = self.infer.arguments.get("in_channels")
+        if further and channels is not None and channels != len(self.input):
+            raise ValueError(
+                f"infer.arguments.in_channels is {channels}, and there are {len(self.input)} inputs"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Manifest:

@@ -12,6 +12,7 @@ from dicomai.errors import ConfigError
 from dicomai.findings import Algorithm
 from dicomai.models import manifest as manifests
 from dicomai.models.manifest import MANIFEST_NAME, Manifest
+from dicomai.routing.selection import InputSpec, parse_input
 
 CARD_NAME: Final = "CARD.md"
 _CHUNK: Final = 1 << 20
@@ -49,6 +50,22 @@ class Package:
     def card(self) -> Path:
         """How it was made and what it reaches, for people."""
         return self.folder / CARD_NAME
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What it takes, as routes choose it."""
+        return tuple(
+            parse_input(
+                each.name,
+                each.kind,
+                each.when,
+                each.prefer,
+                source=each.source,
+                max_age_days=each.max_age_days,
+                optional=each.optional,
+            )
+            for each in self.manifest.input
+        )
 
     @property
     def algorithm(self) -> Algorithm:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import TypeAlias
@@ -10,7 +10,7 @@ from typing import TypeAlias
 from dicomai.routing.condition import CALLING_NODE
 from dicomai.routing.exclusion import Excluded, exclude
 from dicomai.routing.image import Image, Series
-from dicomai.routing.route import Mode, Route
+from dicomai.routing.route import Exclusion, Mode, Route
 from dicomai.routing.selection import Choice, InputSpec, ModelInputs, choose
 
 Earlier: TypeAlias = Callable[[InputSpec], Iterable[Sequence[Series]]]
@@ -91,7 +91,9 @@ def match(
         excluded += out
         if remaining is not None:
             left.append(remaining)
-    choices = _choices(route, model, left, earlier)
+    first = choose(model.inputs[0], left, route.when)
+    chosen = first.chosen.series if first.chosen is not None else None
+    choices = (first, *beside(model.inputs[1:], chosen, left, earlier, route.allow))
     lacking = []
     for number, (spec, choice) in enumerate(zip(model.inputs, choices, strict=True)):
         if choice.chosen is not None:
@@ -117,18 +119,39 @@ def match(
     )
 
 
-def _choices(
-    route: Route, model: ModelInputs, left: Sequence[Series], earlier: Earlier
+def beside(
+    specs: Sequence[InputSpec],
+    first: Series | None,
+    left: Sequence[Series],
+    earlier: Earlier,
+    allow: Collection[Exclusion] = (),
 ) -> tuple[Choice, ...]:
-    """Return what each input gets; no series is given to two of them."""
-    choices: list[Choice] = []
-    for spec in model.inputs:
+    """Return what further inputs get beside the first; no series is given to two of them.
+
+    Parameters
+    ----------
+    specs
+        The further inputs.
+    first
+        What the first one gets, if anything.
+    left
+        What exclusions left of the study.
+    earlier
+        The same patient's earlier studies.
+    allow
+        Exclusions that are lifted in those.
+    """
+    taken = {first.series_instance_uid} if first is not None else set()
+    choices = []
+    for spec in specs:
         if spec.source == "prior":
-            choices.append(_of_earlier(spec, earlier(spec), route))
-            continue
-        taken = {each.chosen.series.series_instance_uid for each in choices if each.chosen}
-        free = [each for each in left if each.series_instance_uid not in taken]
-        choices.append(choose(spec, free, () if choices else route.when))
+            choice = _of_earlier(spec, earlier(spec), allow)
+        else:
+            free = [each for each in left if each.series_instance_uid not in taken]
+            choice = choose(spec, free)
+        if choice.chosen is not None:
+            taken.add(choice.chosen.series.series_instance_uid)
+        choices.append(choice)
     return tuple(choices)
 
 
@@ -148,11 +171,13 @@ def over_history(route: Route, mode: Mode, priority: int) -> Route:
     )
 
 
-def _of_earlier(spec: InputSpec, studies: Iterable[Sequence[Series]], route: Route) -> Choice:
+def _of_earlier(
+    spec: InputSpec, studies: Iterable[Sequence[Series]], allow: Collection[Exclusion]
+) -> Choice:
     """Return what the latest of some studies has for an input."""
     choice = Choice(input=spec.name, chosen=None)
     for study in studies:
-        left = [kept for each in study if (kept := exclude(each, route.allow)[0]) is not None]
+        left = [kept for each in study if (kept := exclude(each, allow)[0]) is not None]
         found = choose(spec, left)
         if found.chosen is not None:
             return found

@@ -131,7 +131,14 @@ class Choice:
 
 
 def parse_input(
-    name: str, kind: InputKind, when: Iterable[str], prefer: Iterable[str]
+    name: str,
+    kind: InputKind,
+    when: Iterable[str],
+    prefer: Iterable[str],
+    *,
+    source: InputSource = "study",
+    max_age_days: int | None = None,
+    optional: bool = False,
 ) -> InputSpec:
     """Return an input from the texts of a manifest; a ConfigError says which is wrong."""
     return InputSpec(
@@ -139,6 +146,9 @@ def parse_input(
         kind=kind,
         when=tuple(parse(text) for text in when),
         prefer=tuple(parse_preference(text) for text in prefer),
+        source=source,
+        max_age_days=max_age_days,
+        optional=optional,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dicomai.dicom.header import Attributes
 from dicomai.routing.condition import CALLING_NODE, INSTANCES, Condition, Seen, holds, values_of
 from dicomai.routing.exclusion import exclude
@@ -22,10 +24,12 @@ def may_want(route: Route, model: ModelInputs, told: Attributes, instances: int)
     instances
         How many objects it has; 0: not said.
     """
-    return any(
-        all(_may_hold(each, told, instances) for each in conditions)
-        for _, conditions in _conditions(route, model)
-    )
+    return any(may_fit(conditions, told, instances) for _, conditions in _conditions(route, model))
+
+
+def may_fit(conditions: Iterable[Condition], told: Attributes, instances: int) -> bool:
+    """Tell whether a series may fulfil conditions, as `may_want` does."""
+    return all(_may_hold(each, told, instances) for each in conditions)
 
 
 def may_get(route: Route, model: ModelInputs, series: Series, instances: int) -> bool:

@@ -25,9 +25,8 @@ from dicomai.errors import DicomaiError, IdentityError, InputError, TransientErr
 from dicomai.findings import Findings
 from dicomai.imaging.attributes import numbers
 from dicomai.imaging.geometry import Plane
-from dicomai.imaging.image import image_of
 from dicomai.imaging.series import read_object
-from dicomai.imaging.volume import SourceVolume, volume_of
+from dicomai.imaging.volume import SourceVolume
 from dicomai.inference.messages import Analyse
 from dicomai.inference.pipeline import Source, inputs_of
 from dicomai.models.package import Package
@@ -39,6 +38,7 @@ from dicomai.results.uids import COMPREHENSIVE_3D_SR_STORAGE
 from dicomai.routing.route import ResultObject
 from dicomai.service import received
 from dicomai.service.received import Reading
+from dicomai.service.sources import source_of
 from dicomai.spool.durable import make_folders, write_durably
 from dicomai.spool.entries import AssociationFacts, AssociationId
 from dicomai.spool.quarantine import put
@@ -46,6 +46,7 @@ from dicomai.store import archive
 from dicomai.store.analyses import Predecessor
 from dicomai.store.instances import Instance, InstanceRow
 from dicomai.store.job import Job
+from dicomai.store.lacking import missing_of
 
 ONLY_A_REPORT: Final[tuple[ResultObject, ...]] = ("SR",)
 
@@ -60,7 +61,7 @@ class Loaded:
 
 def load(
     job: Job,
-    rows: Sequence[Instance],
+    rows: Sequence[tuple[str, Instance]],
     package: Package,
     data: Path,
     on_read: Callable[[float], None],
@@ -72,7 +73,7 @@ def load(
     job
         Whose input it is.
     rows
-        The instances that the job took, of the versions that it took.
+        The instances that the job took, of the versions that it took, each with its input's name.
     package
         What it is for.
     data
@@ -84,28 +85,23 @@ def load(
     ------
     InputError
         A file is not there any more or has changed, or the images are no input for the model.
+    IdentityError
+        A further input is another patient's.
     TransientError
         The archive is not there.
     """
-    datasets = []
-    for number, row in enumerate(rows, start=1):
-        datasets.append(_read(row, data))
+    given: dict[str, list[Dataset]] = {}
+    for number, (name, row) in enumerate(rows, start=1):
+        given.setdefault(name, []).append(_read(row, data))
         on_read(number / len(rows))
-    volume = package.manifest.input[0].kind == "volume"
-    if not volume and len(datasets) != 1:
-        raise InputError(
-            f"{package.name} takes one image, and the job has {len(datasets)}.",
-            subject=job.study_instance_uid,
-        )
-    intake = package.manifest.intake
-    source: Source = volume_of(datasets, intake) if volume else image_of(datasets[0], intake)
+    source, inputs = source_of(package, given, missing_of(job))
     return Loaded(
         source=source,
         request=Analyse(
             package_folder=str(package.folder),
             package_sha256=package.sha256,
             source=replace(source, headers=()),
-            inputs=inputs_of(source.headers),
+            inputs=inputs,
         ),
     )
 

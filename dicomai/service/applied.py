@@ -117,7 +117,14 @@ def wanted(seen: Whole, route: Route, matched: Matched, rules: Rules) -> NewAnal
         priority=route.priority,
         urgent=route.urgent,
         ageing=rules.ageing,
+        waits=_waits(route, matched),
     )
+
+
+def _waits(route: Route, matched: Matched) -> str:
+    """Return why an analysis waits, in one sentence; empty where nothing is lacking."""
+    names = " and ".join(each.name for each in matched.lacking)
+    return f"{route.inputs_from} is asked for its input {names}." if names else ""
 
 
 def _input(name: str, row: Instance) -> JobInput:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -14,10 +15,10 @@ from pydicom import Dataset
 from dicomai.dicom.dates import now
 from dicomai.errors import DicomaiError, InputError, ResourceError
 from dicomai.findings import Findings
-from dicomai.imaging.image import SourceImagePixels, image_of
+from dicomai.imaging.image import SourceImagePixels
 from dicomai.imaging.series import read_object
-from dicomai.imaging.volume import SourceVolume, volume_of
-from dicomai.inference.pipeline import analyse, inputs_of
+from dicomai.imaging.volume import SourceVolume
+from dicomai.inference.pipeline import analyse
 from dicomai.models.package import Package
 from dicomai.models.runtimes.torch_runtime import LoadedModel
 from dicomai.results import gate
@@ -28,11 +29,13 @@ from dicomai.results.overlay import overlays
 from dicomai.results.summary import line
 from dicomai.routing.exclusion import exclude
 from dicomai.routing.image import Image, Series, series_of
+from dicomai.routing.matching import beside, study_day
 from dicomai.routing.route import ResultObject
-from dicomai.routing.selection import choose, parse_input
+from dicomai.routing.selection import InputSpec, choose
 from dicomai.service.analyse import ONLY_A_REPORT, image_of_source, refusal
 from dicomai.service.received import Reading
 from dicomai.service.received import read_object as read_received
+from dicomai.service.sources import WHOSE, source_of
 
 Report = Callable[[str, float], None]
 """Takes the stage and the fraction of it that is done."""
@@ -134,8 +137,7 @@ def _image(file: Path, site: Site) -> Image:
 
 def takes(package: Package, folder: Folder) -> tuple[tuple[Series, ...], tuple[Outcome, ...]]:
     """Return the series (or the image of each) that a model takes, and why the others not."""
-    wanted = package.manifest.input[0]
-    spec = parse_input(wanted.name, wanted.kind, wanted.when, wanted.prefer)
+    spec = package.inputs[0]
     taken, others = [], []
     for series in series_of(image for image, _ in folder.images.values()):
         left, excluded = exclude(series, ())
@@ -196,9 +198,13 @@ def analysed(
     place = out / series.series_instance_uid
     datasets: list[Dataset] = []
     try:
-        datasets += (read_object(folder.images[each.sop_instance_uid][1]) for each in series.images)
-        source = _source(model.package, datasets)
-        findings = analyse(model, source, inputs_of(source.headers), report)
+        datasets += _read(series, folder)
+        given: dict[str, Sequence[Dataset]] = {model.package.inputs[0].name: datasets}
+        for name, other in _beside(model.package, series, folder).items():
+            given[name] = _read(other, folder)
+        nothing = {"": "Nothing in the folder fits."}
+        source, seen = source_of(model.package, given, nothing)
+        findings = analyse(model, source, seen, report)
     except (InputError, ResourceError) as error:
         failed = replace(outcome, because=error.sentence, failed=True)
         told = "NOT-ANALYSED" in objects and datasets
@@ -259,10 +265,39 @@ def _aside(error: DicomaiError, made: Sequence[Dataset], findings: Findings, pla
     )
 
 
-def _source(package: Package, datasets: Sequence[Dataset]) -> SourceVolume | SourceImagePixels:
-    if package.manifest.input[0].kind == "volume":
-        return volume_of(datasets, package.manifest.intake)
-    return image_of(datasets[0], package.manifest.intake)
+def _read(series: Series, folder: Folder) -> list[Dataset]:
+    return [read_object(folder.images[each.sop_instance_uid][1]) for each in series.images]
+
+
+def _beside(package: Package, first: Series, folder: Folder) -> Mapping[str, Series]:
+    """Return what the further inputs get: of the same study, or of an earlier one."""
+    about = first.images[0].attributes
+    day = study_day(about.get("StudyDate"))
+    study: list[Series] = []
+    earlier: dict[tuple[date, str], list[Series]] = {}
+    for each in series_of(image for image, _ in folder.images.values()):
+        left, _ = exclude(each, ())
+        theirs = each.images[0].attributes
+        uid, at = str(theirs.get("StudyInstanceUID", "")), study_day(theirs.get("StudyDate"))
+        if left is None:
+            continue
+        if uid == about.get("StudyInstanceUID"):
+            study.append(left)
+        elif (
+            (day is not None and at is not None and at < day)
+            and about.get("PatientID")
+            and all(theirs.get(keyword) == about.get(keyword) for keyword in WHOSE)
+        ):
+            earlier.setdefault((at, uid), []).append(left)
+
+    def before(spec: InputSpec) -> Iterator[Sequence[Series]]:
+        for at, uid in sorted(earlier, reverse=True):
+            assert day is not None
+            if spec.max_age_days is None or (day - at).days <= spec.max_age_days:
+                yield earlier[at, uid]
+
+    choices = beside(package.inputs[1:], first, study, before)
+    return {each.input: each.chosen.series for each in choices if each.chosen is not None}
 
 
 def _encoded(

@@ -14,12 +14,13 @@ from sqlalchemy import Engine
 from dicomai.dicom.dates import now as present
 from dicomai.dicom.dates import seconds
 from dicomai.models.registry import open_registry
-from dicomai.routing.selection import ModelInputs, parse_input
+from dicomai.routing.selection import ModelInputs
 from dicomai.service import duties
 from dicomai.service.backfill import Backfiller
 from dicomai.service.count import COUNT_S, Counter
 from dicomai.service.decide import decide_due
 from dicomai.service.ingest import Ingest, ingest
+from dicomai.service.lacking import Seeker
 from dicomai.service.loops import Loop, keep
 from dicomai.service.promise import KEEP_S, Keeper
 from dicomai.service.pull import Puller
@@ -34,6 +35,8 @@ _PUBLISH_S: Final = 2.0
 """How often idleness is told of: decisions wait for it, and each time costs a sync."""
 _PULL_S: Final = 1.0
 """How often the schedules of pulls are looked at."""
+_SEEK_S: Final = 1.0
+"""How often it is looked whether a job waits for an input."""
 _BACKFILL_S: Final = 1.0
 """How often backfills are moved on that have nothing to do."""
 _RELOAD_S: Final = 30.0
@@ -53,6 +56,7 @@ def schedule(settings: Settings, life: Life) -> None:
                 Loop("ingest", partial(_ingesting, settings, engine), life.stop),
                 Loop("count", partial(_counting, settings, engine), life.stop, idle_s=COUNT_S),
                 Loop("pull", partial(_pulling, settings, engine), life.stop, idle_s=_PULL_S),
+                Loop("lacking", partial(_seeking, settings, engine), life.stop, idle_s=_SEEK_S),
                 Loop(
                     "backfill",
                     partial(_backfilling, settings, engine),
@@ -109,13 +113,7 @@ def models_of(settings: Settings) -> Mapping[str, ModelInputs]:
     names = {route.model for route in settings.routes if route.mode != "off"}
     packages = {name: registry.get(name) for name in sorted(names)}
     return {
-        name: ModelInputs(
-            package_sha256=package.sha256,
-            inputs=tuple(
-                parse_input(each.name, each.kind, each.when, each.prefer)
-                for each in package.manifest.input
-            ),
-        )
+        name: ModelInputs(package_sha256=package.sha256, inputs=package.inputs)
         for name, package in packages.items()
     }
 
@@ -164,6 +162,10 @@ def _counting(settings: Settings, engine: Engine, _pulse: Callable[[], None]) ->
 
 def _pulling(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
     return Puller(settings=settings, engine=engine, clock=present).pull_once
+
+
+def _seeking(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
+    return Seeker(settings=settings, engine=engine, clock=present, rules=_rules(settings)).seek_once
 
 
 def _backfilling(

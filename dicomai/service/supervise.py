@@ -12,7 +12,7 @@ from typing import Final
 
 from pydicom import Dataset
 
-from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull
+from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull, IdentityError
 from dicomai.findings import Findings
 from dicomai.inference.runner_process import RunnerDied, RunnerProcess
 from dicomai.models.registry import Registry, open_registry
@@ -27,7 +27,7 @@ from dicomai.service.intake import Intake
 from dicomai.service.received import Reading
 from dicomai.settings import Settings
 from dicomai.spool.durable import free_bytes
-from dicomai.store import analyses, instances, jobs
+from dicomai.store import analyses, instances, jobs, lacking
 from dicomai.store.analyses import Predecessor
 from dicomai.store.engine import reading
 from dicomai.store.instances import Instance
@@ -54,12 +54,17 @@ _OF_THE_INPUT: Final = frozenset({"input", "resource", "crash"})
 class _Facts:
     """What the catalogue says about a claimed job."""
 
-    rows: tuple[Instance, ...]
+    inputs: tuple[tuple[str, Instance], ...]
     node: Node | None
     """Who sent its input, if the configuration still knows."""
     predecessor: Predecessor | None
     routes: tuple[JobRoute, ...]
     """Who asked for it."""
+
+    @property
+    def first(self) -> tuple[Instance, ...]:
+        """The images of the first input."""
+        return tuple(row for name, row in self.inputs if name == self.inputs[0][0])
 
     @property
     def route_names(self) -> str:
@@ -155,7 +160,7 @@ class Supervisor:
                 facts.route_names,
             )
             package = self._registry().get_trusted(this.job.model)
-            headers = analyse.readable(facts.rows, self.settings.folders.data)
+            headers = analyse.readable(facts.first, self.settings.folders.data)
             made = analyse.refusal(package, headers, reason, this.job.uuid, context)
         only = analyse.ONLY_A_REPORT
         self._check(this, facts, (made.report,), made.findings, headers, only)
@@ -235,12 +240,19 @@ class Supervisor:
 
     def _facts(self, job: Job) -> _Facts:
         with reading(self.worker.engine) as connection:
-            rows = tuple(row for _, row in instances.inputs_of(connection, job.id))
+            inputs = instances.inputs_of(connection, job.id)
+            stray = lacking.strayed(connection, job.id)
             predecessor = analyses.predecessor(connection, job.id)
             routes = jobs.routes_of(connection, job.id)
-        sender = rows[0].node if rows else ""
+        if stray is not None:
+            raise IdentityError(
+                f"It compares with study {stray}, which may be another patient's. Find out whose "
+                f"that is: dicomai study {stray}; then: dicomai retry {job.id}",
+                subject=stray,
+            )
+        sender = inputs[0][1].node if inputs else ""
         node = next((each for each in self.settings.nodes if each.name == sender), None)
-        return _Facts(rows=rows, node=node, predecessor=predecessor, routes=routes)
+        return _Facts(inputs=inputs, node=node, predecessor=predecessor, routes=routes)
 
     def _reading(self, facts: _Facts) -> Reading:
         return Reading(
@@ -264,7 +276,7 @@ class Supervisor:
             this.heart.progress("load", fraction)
             this.go_on()
 
-        return analyse.load(job, facts.rows, package, self.settings.folders.data, on_read)
+        return analyse.load(job, facts.inputs, package, self.settings.folders.data, on_read)
 
     def _run(self, this: Attempt, loaded: Loaded) -> Findings:
         told = "load"

@@ -266,6 +266,14 @@ class DecideSettings(Section):
             "decision up no longer than this.",
         ),
     ] = 900.0
+    input_wait_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="A prior or a further series that a model takes is waited for no longer "
+            "than this, while routes.inputs_from is asked for it.",
+        ),
+    ] = 600.0
     placeholder_ids: Annotated[
         tuple[str, ...],
         Field(description="Patient IDs that stand for none, as an empty one does."),

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exists, insert, select
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.store import deliveries, instances, schema, studies
+from dicomai.store import deliveries, instances, lacking, schema, studies
 from dicomai.store.instances import Instance, InstanceRow
 from dicomai.store.job import (
     NORMAL,
@@ -65,10 +65,14 @@ def add_analysis(connection: Connection, new: NewAnalysis, now: Instant) -> Adde
     if known is not None:
         return _share(connection, JobId(known), new.route, now)
     older = _last_of_choice(connection, new)
+    if older is not None and lacking.complete(connection, older, new, now):
+        add_destination(connection, older, new.route, now)
+        return AddedJob(outcome="queued", job_id=older)
     for old in {each for each in (older, new.supersedes) if each is not None}:
         _withdraw(connection, old, now)
     job = _insert(connection, new, older if older is not None else new.supersedes, now)
-    sentence = f"{job.title} was queued by route {new.route.route}"
+    what = "waits for an input of" if new.waits else "was queued by"
+    sentence = f"{job.title} {what} route {new.route.route}"
     if job.supersedes is not None:
         sentence += f" and replaces job {job.supersedes}, whose input has changed"
     tell(connection, job, "job queued", f"{sentence}.", now)
@@ -359,10 +363,12 @@ def _insert(
     connection: Connection, new: NewAnalysis, supersedes: JobId | None, now: Instant
 ) -> Job:
     unique = uuid.uuid4()
+    waits = {"state": "waiting", "waiting_for": "input", "error_sentence": new.waits}
     row = connection.execute(
         insert(jobs)
         .values(
-            **blank(unique, new.study_instance_uid, new.patient_key, now),
+            **blank(unique, new.study_instance_uid, new.patient_key, now)
+            | (waits if new.waits else {}),
             kind="analyse",
             model=new.model,
             package_sha256=new.package_sha256,
@@ -384,17 +390,6 @@ def _insert(
             fingerprint=new.fingerprint, job_id=job.id, job_uuid=str(unique), created_at=now
         )
     )
-    for position, each in enumerate(new.inputs):
-        connection.execute(
-            insert(schema.job_inputs).values(
-                job_id=job.id,
-                position=position,
-                input=each.input,
-                instance_id=each.instance_id,
-                study_instance_uid=each.study_instance_uid,
-                series_instance_uid=each.series_instance_uid,
-                sop_instance_uid=each.sop_instance_uid,
-            )
-        )
+    lacking.put_inputs(connection, job.id, new)
     add_destination(connection, job.id, new.route, now)
     return job

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
-from dicomai.store import schema, studies
+from dicomai.store import lacking, schema, studies
 from dicomai.store.job import NORMAL, URGENT, Held, Job, JobId, blank, job_of
 from dicomai.store.jobs import ours, routes_of, tell
 from dicomai.store.moves import move
@@ -88,9 +88,14 @@ def hold_unless_free(
         for each in moved:
             tell(connection, each, "job held", f"{each.title} waits for its study.", now)
         return "study held"
-    if study is None or study.patient_key != key:
+    of = connection.execute(select(jobs.c.result_of).where(jobs.c.id == held.job_id)).scalar_one()
+    stray = lacking.strayed(connection, held.job_id if of is None else JobId(of))
+    if study is None or study.patient_key != key or stray is not None:
         sentence = (
             "The job was made for another patient than the study's is now; nothing was written."
+            if stray is None
+            else f"It compares with study {stray}, which is not the patient's without doubt any "
+            "more; nothing was written."
         )
         moved = move(
             connection,

@@ -138,6 +138,8 @@ class NewAnalysis:
         Digest of package, input versions and generation.
     supersedes
         An analysis that it replaces besides the last one of the same study, model and choice.
+    waits
+        Why it does not run yet: an input is looked for. Empty: it is queued.
     """
 
     study_instance_uid: StudyInstanceUID
@@ -153,6 +155,7 @@ class NewAnalysis:
     ageing: Microseconds
     generation: int = 0
     supersedes: JobId | None = None
+    waits: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Result, Row, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant
+from dicomai.dicom.header import Attributes
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import TransientError
@@ -140,10 +141,8 @@ def before(
         )
     ).all()
     times = {row.study_instance_uid: str(row.attributes.get("StudyTime", "")) for row in found}
-    own = connection.execute(
-        select(headers.c.attributes).where(headers.c.study_instance_uid == study.study_instance_uid)
-    ).scalar_one_or_none()
-    now = _digits(study.study_date), str((own or {}).get("StudyTime", ""))
+    own = header(connection, study.study_instance_uid)
+    now = _digits(study.study_date), str(own.get("StudyTime", ""))
     first = f"{oldest:%Y%m%d}".zfill(8)
     dated = [
         ((day, times[each.study_instance_uid]), each)
@@ -220,6 +219,13 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
     changed = get(connection, arrival.study_instance_uid)
     assert changed is not None
     return changed
+
+
+def header(connection: Connection, study: StudyInstanceUID) -> Attributes:
+    """Return what a study's objects say of patient and study."""
+    table = schema.study_headers
+    query = select(table.c.attributes).where(table.c.study_instance_uid == study)
+    return connection.execute(query).scalar_one_or_none() or {}
 
 
 def set_quiet(

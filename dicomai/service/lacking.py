@@ -1,0 +1,334 @@
+"""Inputs that a model takes and that are not here: a node is asked for them while the job waits.
+
+What comes goes the way of all that comes, and counts by what it says itself: a prior is taken from
+the catalogue, of the same patient by the same rules, or not at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy import Engine
+
+from dicomai.dicom.dates import Instant, as_datetime, seconds
+from dicomai.dicom.header import Attributes
+from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
+from dicomai.errors import DatabaseError, DicomaiError, InputError
+from dicomai.net import find as finding
+from dicomai.net.find import Match
+from dicomai.net.node import Node
+from dicomai.routing.matching import over_history, study_day
+from dicomai.routing.route import Route
+from dicomai.routing.selection import InputSpec
+from dicomai.routing.wanted import may_fit
+from dicomai.service.applied import applied
+from dicomai.service.count import series_at
+from dicomai.service.earlier import has_patient_id
+from dicomai.service.rules import Rules
+from dicomai.service.whole import whole
+from dicomai.settings import Settings
+from dicomai.store import analyses, jobs, lacking, retrievals, studies
+from dicomai.store.engine import reading, writing
+from dicomai.store.job import Job, JobId, JobRoute
+from dicomai.store.retrievals import NewRetrieval
+from dicomai.store.states import UNFINISHED
+from dicomai.store.studies import Study
+
+AGAIN_S: Final = 30.0
+"""How long a node that gave no answer is left in peace."""
+_MOST_PRIORS: Final = 20
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sought:
+    """What was done until now about one input; kept as JSON in the job.
+
+    Attributes
+    ----------
+    tried
+        Studies, or series of the study, that were fetched.
+    job
+        The retrieval that is under way; 0: none.
+    of
+        The study that it fetches.
+    """
+
+    tried: tuple[str, ...] = ()
+    job: int = 0
+    of: str = ""
+
+    def json(self) -> dict[str, object]:
+        """Return it as the catalogue keeps it."""
+        return {"tried": list(self.tried), "job": self.job, "of": self.of}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Offer:
+    """What a node may have for an input."""
+
+    study: StudyInstanceUID
+    series: frozenset[SeriesInstanceUID]
+    names: tuple[str, ...]
+    """What is not offered again."""
+    words: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Seeker:
+    """Looks for the inputs that jobs wait for.
+
+    Attributes
+    ----------
+    settings
+        Nodes, routes, our AE title, how long is waited.
+    engine
+        The catalogue.
+    clock
+        The present.
+    rules
+        What studies are decided by.
+    """
+
+    settings: Settings
+    engine: Engine
+    clock: Callable[[], Instant]
+    rules: Callable[[], Rules]
+    _not_before: dict[JobId, float] = field(default_factory=dict)
+
+    def seek_once(self) -> bool:
+        """Do what is to be done for each job that waits; return whether anything was."""
+        with reading(self.engine) as connection:
+            waiting = lacking.waiting(connection)
+        known = {job.id for job in waiting}
+        self._not_before = {job: at for job, at in self._not_before.items() if job in known}
+        worked = False
+        for job in waiting:
+            if self.clock() - job.created_at > seconds(self.settings.decide.input_wait_s):
+                worked |= self._go_without(job, self._too_late(job))
+            elif time.monotonic() >= self._not_before.get(job.id, 0.0):
+                worked |= self._seek(job)
+        return worked
+
+    def _seek(self, job: Job) -> bool:
+        try:
+            return self._sought(job)
+        except DatabaseError:
+            raise
+        except DicomaiError as error:
+            self._not_before[job.id] = time.monotonic() + AGAIN_S
+            sentence = f"It is asked for again until {self._until(job)}: {error.sentence}"
+            with writing(self.engine) as connection:
+                lacking.note(connection, job, lacking.sought_of(job), sentence, self.clock())
+            return False
+
+    def _sought(self, job: Job) -> bool:
+        with reading(self.engine) as connection:
+            study = studies.get(connection, job.study_instance_uid)
+            asked = jobs.routes_of(connection, job.id)
+            inputs = {each.input for each in analyses.inputs(connection, job.id)}
+        if study is None or study.status != "decided":
+            return False  # more of it comes: then it is decided on anew
+        rules = self.rules()
+        routes = [
+            (each, wanted)
+            for wanted in asked
+            for each in rules.routes
+            if each.name == wanted.route and each.inputs_from and each.model in rules.models
+        ]
+        if not routes:
+            return self._go_without(job, {"": "No route asks a node for it any more."})
+        route, wanted = routes[0]
+        specs = [each for each in rules.models[route.model].inputs if each.name not in inputs]
+        missing: dict[str, str] = {}
+        for spec in specs:
+            why = self._input(job, study, route, wanted, spec)
+            if why is None:
+                return True  # something goes on
+            if why:
+                missing[spec.name] = why
+        if len(missing) == len(specs):
+            return self._go_without(job, missing)
+        return False
+
+    def _input(
+        self, job: Job, study: Study, route: Route, wanted: JobRoute, spec: InputSpec
+    ) -> str | None:
+        """Do the next thing about an input.
+
+        Returns why there is none; an empty reason: it is waited for; None: something changed.
+        """
+        sought = _sought_for(job, spec)
+        if sought.job:
+            state = self._state_of(sought)
+            if state == "under way":
+                return ""
+            return None if self._apply(job, route, wanted, spec, sought) else ""
+        node = self.settings.node(route.inputs_from)
+        offers = (
+            self._priors(node, study, spec)
+            if spec.source == "prior"
+            else self._partners(node, study, spec)
+        )
+        offer = next((each for each in offers if not set(each.names) <= set(sought.tried)), None)
+        if offer is None:
+            return f"{node.name} has nothing for input {spec.name}{_ONE_MORE[bool(sought.tried)]}."
+        self._fetch(job, node, spec, sought, offer)
+        return None
+
+    def _state_of(self, sought: _Sought) -> str:
+        """Tell whether what is fetched is still on its way."""
+        with reading(self.engine) as connection:
+            retrieval = jobs.get(connection, JobId(sought.job))
+            fetched = studies.get(connection, StudyInstanceUID(sought.of))
+        if retrieval is not None and retrieval.state in UNFINISHED:
+            return "under way"
+        return "under way" if fetched is not None and fetched.status == "open" else "over"
+
+    def _apply(
+        self, job: Job, route: Route, wanted: JobRoute, spec: InputSpec, sought: _Sought
+    ) -> bool:
+        """Look whether what came fits; where it does not, something else is looked for."""
+        again = over_history(route, wanted.mode, job.priority)
+        with writing(self.engine) as connection:
+            now = self.clock()
+            study = studies.lock(connection, job.study_instance_uid)
+            if study is None or study.status != "decided":
+                return False
+            applied(connection, whole(connection, study), again, self.rules(), now)
+            current = jobs.get(connection, job.id)
+            if current is not None and current.waiting_for == "input":
+                over = _Sought(tried=sought.tried)
+                known = {**lacking.sought_of(job), spec.name: over.json()}
+                lacking.note(connection, current, known, current.error_sentence, now)
+        return True
+
+    def _fetch(self, job: Job, node: Node, spec: InputSpec, sought: _Sought, offer: _Offer) -> None:
+        with writing(self.engine) as connection:
+            now = self.clock()
+            retrieval = NewRetrieval(
+                node=node.name,
+                study_instance_uid=offer.study,
+                series=offer.series,
+                purpose=f"job {job.id}",
+                priority=job.priority,
+                urgent=job.urgent,
+                ageing=self.rules().ageing,
+            )
+            queued = retrievals.queue(connection, retrieval, now)
+            noted = _Sought(tried=(*sought.tried, *offer.names), job=queued.job_id, of=offer.study)
+            sentence = (
+                f"Job {queued.job_id} fetches {offer.words} from {node.name} for its input "
+                f"{spec.name}; it is waited for until {self._until(job)}."
+            )
+            known = {**lacking.sought_of(job), spec.name: noted.json()}
+            lacking.note(connection, job, known, sentence, now)
+
+    def _priors(self, node: Node, study: Study, spec: InputSpec) -> Iterator[_Offer]:
+        """Give the patient's earlier studies that a node tells of, the latest first."""
+        with reading(self.engine) as connection:
+            header = studies.header(connection, study.study_instance_uid)
+        day = study_day(study.study_date)
+        patient = str(header.get("PatientID", "")).strip(" ")
+        if day is None or not has_patient_id(study.patient_key) or set(patient) & set("*?\\"):
+            return
+        first = day - timedelta(days=spec.max_age_days) if spec.max_age_days else None
+        keys = {
+            "PatientID": patient,
+            "StudyDate": f"{f'{first:%Y%m%d}' if first else ''}-{day:%Y%m%d}",
+            "IssuerOfPatientID": "",
+            "PatientBirthDate": "",
+        }
+        asked = finding.query("study", keys)
+        matches = finding.find(
+            node, self.settings.receiver.ae_title, asked, self.settings.tls.files
+        )
+        own = f"{day:%Y%m%d}", str(header.get("StudyTime", ""))
+        found = [
+            (at, uid)
+            for match in matches
+            if (at := _moment(match)) is not None
+            and (at[0] < own[0] or (at[0] == own[0] and "" < at[1] < own[1]))
+            and (first is None or at[0] >= f"{first:%Y%m%d}")
+            and _is_same(match, patient, header)
+            and (uid := _uid(match)) not in ("", study.study_instance_uid)
+        ]
+        for (date, _), uid in sorted(found, reverse=True)[:_MOST_PRIORS]:
+            told = series_at(self.settings, node, StudyInstanceUID(uid))
+            fits = [each for each in told if may_fit(spec.when, each.attributes, each.objects)]
+            if fits:
+                yield _Offer(
+                    study=StudyInstanceUID(uid),
+                    series=frozenset(each.series_instance_uid for each in fits),
+                    names=(uid,),
+                    words=f"{len(fits)} series of the study of {date}",
+                )
+
+    def _partners(self, node: Node, study: Study, spec: InputSpec) -> Iterator[_Offer]:
+        """Give the series of the study that a node tells of and that are not here."""
+        uid = study.study_instance_uid
+        with reading(self.engine) as connection:
+            here = {each.series_instance_uid for each in whole(connection, study).series}
+        fits = [
+            each.series_instance_uid
+            for each in series_at(self.settings, node, uid)
+            if each.series_instance_uid not in here
+            and may_fit(spec.when, each.attributes, each.objects)
+        ]
+        if fits:
+            yield _Offer(
+                study=uid,
+                series=frozenset(fits),
+                names=tuple(sorted(fits)),
+                words=f"{len(fits)} series of the study",
+            )
+
+    def _go_without(self, job: Job, missing: dict[str, str]) -> bool:
+        with writing(self.engine) as connection:
+            return lacking.go_without(connection, job, missing, self.clock())
+
+    def _too_late(self, job: Job) -> dict[str, str]:
+        waited = timedelta(seconds=self.settings.decide.input_wait_s)
+        known = lacking.sought_of(job) or {"": ""}
+        return dict.fromkeys(known, f"It did not come within {waited}.")
+
+    def _until(self, job: Job) -> str:
+        until = Instant(job.created_at + seconds(self.settings.decide.input_wait_s))
+        return as_datetime(until).strftime("%H:%M:%S UTC")
+
+
+_ONE_MORE: Final = {False: "", True: " besides what came and does not fit"}
+
+
+def _sought_for(job: Job, spec: InputSpec) -> _Sought:
+    known = lacking.sought_of(job).get(spec.name)
+    if not isinstance(known, dict):
+        return _Sought()
+    return _Sought(tried=tuple(known["tried"]), job=known["job"], of=known["of"])
+
+
+def _moment(match: Match) -> tuple[str, str] | None:
+    day = study_day(match.text("StudyDate"))
+    return None if day is None else (f"{day:%Y%m%d}", match.text("StudyTime"))
+
+
+def _uid(match: Match) -> str:
+    try:
+        return validated(match.text("StudyInstanceUID"), "StudyInstanceUID")
+    except InputError:
+        return ""
+
+
+def _is_same(match: Match, patient: str, header: Attributes) -> bool:
+    """Tell whether a node speaks of the same patient; what it does not say, the objects will."""
+    return match.text("PatientID").strip(" ") == patient and all(
+        "" in (theirs := match.text(key).strip(" "), ours := str(header.get(key, "")).strip(" "))
+        or theirs == ours
+        for key in ("IssuerOfPatientID", "PatientBirthDate")
+    )

@@ -1,0 +1,104 @@
+"""From data sets to what a model sees: its first input, and what lies beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from pydicom import Dataset
+
+from dicomai.errors import IdentityError, InputError
+from dicomai.findings import SourceImage
+from dicomai.imaging.alongside import laid_onto
+from dicomai.imaging.attributes import text
+from dicomai.imaging.image import image_of
+from dicomai.imaging.volume import SourceVolume, volume_of
+from dicomai.inference.pipeline import Source, inputs_of
+from dicomai.models.manifest import Input
+from dicomai.models.package import Package
+
+WHOSE: Final = ("PatientID", "PatientBirthDate")
+"""What must be equal in the images of all inputs, beside what the catalogue knows of them."""
+
+
+def source_of(
+    package: Package, given: Mapping[str, Sequence[Dataset]], missing: Mapping[str, str]
+) -> tuple[Source, tuple[SourceImage, ...]]:
+    """Return what a model sees, and the images it is made of, as results name them.
+
+    Parameters
+    ----------
+    package
+        What it is for.
+    given
+        The images of each input, by its name in the manifest; the first input has some.
+    missing
+        Why others have none, where that is known; "" for all of them.
+
+    Raises
+    ------
+    InputError
+        The images are no input for the model, or one that it needs is missing.
+    IdentityError
+        An input is another patient's.
+    """
+    first, *further = package.manifest.input
+    images = given.get(first.name, ())
+    subject = text(images[0], "StudyInstanceUID") if images else ""
+    if first.kind == "image":
+        if len(images) != 1:
+            raise InputError(
+                f"{package.name} takes one image, and the job has {len(images)}.", subject=subject
+            )
+        image = image_of(images[0], package.manifest.intake)
+        return image, inputs_of(image.headers)
+    source = volume_of(images, package.manifest.intake)
+    named = inputs_of(source.headers)
+    for each in further:
+        others = given.get(each.name, ())
+        if others:
+            source, seen = _beside(package, source, each, others)
+            named += seen
+            continue
+        why = missing.get(each.name) or missing.get("") or "There is none."
+        if not each.optional:
+            raise InputError(
+                f"{package.name} needs its input {each.name}, and that is missing. {why}",
+                subject=subject,
+            )
+        told = f"The input {each.name} is missing, and the model ran without it. {why}"
+        source = replace(source, beside=(*source.beside, None), warnings=(*source.warnings, told))
+    return source, named
+
+
+def _beside(
+    package: Package, source: SourceVolume, wanted: Input, images: Sequence[Dataset]
+) -> tuple[SourceVolume, tuple[SourceImage, ...]]:
+    """Return the volume with a further input on its grid, and the images of that."""
+    first = source.headers[0]
+    for image in images:
+        for keyword in WHOSE:
+            if text(image, keyword).strip(" ") != text(first, keyword).strip(" "):
+                raise IdentityError(
+                    f"Image {text(image, 'SOPInstanceUID')} for input {wanted.name} of "
+                    f"{package.name} has another {keyword} than the study. Nothing was analysed; "
+                    "find out whose it is.",
+                    subject=text(image, "StudyInstanceUID"),
+                )
+    other = volume_of(images, wanted.intake(package.manifest.limits.uneven_spacing_mm))
+    values = laid_onto(source.grid, other, wanted.align)
+    how = (
+        "by the coordinates of the patient"
+        if wanted.align == "patient"
+        else "centre on centre, and not registered"
+    )
+    told = (
+        f"The input {wanted.name} is series {other.series_instance_uid} of the study of "
+        f"{text(other.headers[0], 'StudyDate') or 'an unknown day'}, laid {how}."
+    )
+    return replace(
+        source,
+        beside=(*source.beside, values),
+        warnings=(*source.warnings, *other.warnings, told),
+    ), inputs_of(other.headers)
