@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -90,10 +91,11 @@ def read_request(message: Dataset) -> CommitmentRequest:
     InputError
         It has no Transaction UID, or names no object.
     """
-    objects = tuple(_references(message.get("ReferencedSOPSequence") or ()))
-    if not objects:
-        raise InputError("A request for storage commitment names no object.")
-    return CommitmentRequest(transaction_uid=_transaction(message), objects=objects)
+    with _in_words("request"):
+        objects = tuple(_references(message.get("ReferencedSOPSequence") or ()))
+        if not objects:
+            raise InputError("A request for storage commitment names no object.")
+        return CommitmentRequest(transaction_uid=_transaction(message), objects=objects)
 
 
 def read_report(message: Dataset) -> CommitmentReport:
@@ -106,21 +108,22 @@ def read_report(message: Dataset) -> CommitmentReport:
     InputError
         It has no Transaction UID, or names an object wrongly.
     """
-    failures = message.get("FailedSOPSequence") or ()
-    failed = tuple(
-        Failure(object=named, reason=int(item.get("FailureReason") or PROCESSING_FAILURE))
-        for item, named in zip(failures, _references(failures), strict=True)
-    )
-    out = {each.object.sop_instance_uid for each in failed}
-    return CommitmentReport(
-        transaction_uid=_transaction(message),
-        committed=tuple(
-            each
-            for each in _references(message.get("ReferencedSOPSequence") or ())
-            if each.sop_instance_uid not in out
-        ),
-        failed=failed,
-    )
+    with _in_words("report"):
+        failures = message.get("FailedSOPSequence") or ()
+        failed = tuple(
+            Failure(object=named, reason=int(item.get("FailureReason") or PROCESSING_FAILURE))
+            for item, named in zip(failures, _references(failures), strict=True)
+        )
+        out = {each.object.sop_instance_uid for each in failed}
+        return CommitmentReport(
+            transaction_uid=_transaction(message),
+            committed=tuple(
+                each
+                for each in _references(message.get("ReferencedSOPSequence") or ())
+                if each.sop_instance_uid not in out
+            ),
+            failed=failed,
+        )
 
 
 def written_request(request: CommitmentRequest) -> Dataset:
@@ -150,6 +153,17 @@ def written_report(report: CommitmentReport) -> Dataset:
 def counted(objects: Sequence[object]) -> str:
     """Return how many objects, in words."""
     return "1 object" if len(objects) == 1 else f"{len(objects)} objects"
+
+
+@contextmanager
+def _in_words(what: str) -> Iterator[None]:
+    """Say in a sentence what is wrong with a message, whatever it is."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as trouble:
+        raise InputError(f"A {what} on storage commitment can't be read: {trouble}") from trouble
 
 
 def _transaction(message: Dataset) -> str:

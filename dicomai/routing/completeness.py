@@ -278,7 +278,7 @@ def decide(
         return Whole(because=f"Nothing more came until {_clock(quiet_until)}{more}.")
     reasons = "; ".join(vetoes)
     until = Instant(arrived.last_at + patience)
-    if now < until or not _silent(late, hosts, patience):
+    if now < until or not silent(late, hosts, patience):
         again_at = Instant(now + LOOK_AGAIN)
         if not behind:
             again_at = until
@@ -291,7 +291,7 @@ def decide(
     return Whole(because=f"Nothing more came for {waited}, although {reasons}.")
 
 
-def _silent(late: Sequence[Host], hosts: Sequence[Host], patience: Microseconds) -> bool:
+def silent(late: Sequence[Host], hosts: Sequence[Host], patience: Microseconds) -> bool:
     """Tell whether every host that is behind has stopped saying how far it is.
 
     The time is the others', not ours: in an outage of the database all fall silent together.

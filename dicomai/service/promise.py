@@ -31,9 +31,10 @@ from dicomai.net.commitment import (
     counted,
 )
 from dicomai.net.node import Node
+from dicomai.routing.completeness import Host, silent
 from dicomai.settings import Settings
 from dicomai.spool import quarantine
-from dicomai.store import events, hosts, instances, promises, studies
+from dicomai.store import events, hosts, instances, pauses, promises, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.events import JsonValue
 from dicomai.store.instances import Instance
@@ -43,6 +44,7 @@ from dicomai.store.promises import Asked, Promise
 KEEP_S: Final = 0.5
 _LOOK: Final = seconds(1)
 """How soon it is looked again whether all that came before is ingested."""
+_PAUSED: Final = seconds(10)
 _BEAT: Final = seconds(10)
 _DAY_S: Final = 86400.0
 _NAMED: Final = 20
@@ -105,14 +107,17 @@ class Keeper:
     def _is_ingested(self, promise: Promise) -> bool:
         """Tell whether each host has ingested what it acknowledged before this was asked.
 
-        One that stays silent is waited for as long as a decision would. What it has may then be
-        said not to be here, which is the careful way to be wrong.
+        One that stays silent is waited for as long as by a decision. What it has is then said not
+        to be here, which is the careful way to be wrong.
         """
-        if self.clock() - promise.received_at > seconds(self.settings.decide.patience_s):
-            return True
         with reading(self.engine) as connection:
-            # Strictly: what came in the same microsecond may still be in the spool.
-            return all(each.ingested_to > promise.received_at for each in hosts.listing(connection))
+            known = [
+                Host(name=each.name, ingested_to=each.ingested_to, beat_at=each.beat_at)
+                for each in hosts.listing(connection)
+            ]
+        # Not later by less: what came in the same microsecond may still be in the spool.
+        late = [each for each in known if each.ingested_to <= promise.received_at]
+        return not late or silent(late, known, seconds(self.settings.decide.patience_s))
 
     def _judge(self, promise: Promise) -> None:
         """Read what is asked for, and promise what is whole."""
@@ -158,6 +163,12 @@ class Keeper:
                 Failure(object=_reference(each), reason=each.reason) for each in promise.failed
             ),
         )
+        with reading(self.engine) as connection:
+            resting = {each.name for each in pauses.listing(connection) if each.subject == "node"}
+        if promise.node in resting:
+            with writing(self.engine) as connection:
+                promises.put_off(connection, promise, Instant(self.clock() + _PAUSED))
+            return
         try:
             node = self._node(promise)
             commitment_calling.report(
