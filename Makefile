@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 JOBS ?= auto
 DEMO ?= demo
 
-.PHONY: help install test quick lint types layers demo clean
+.PHONY: help install test quick ohif lint types layers demo clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,17 @@ test: $(BIN)/dicomai lint types layers ## everything: lint, types, layers, the w
 quick: $(BIN)/dicomai ## the suite without its slow tests
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
 
+OHIF := @ohif/app@3.13.2
+OHIF_SHA256 := b189d3963bfc58e9394a9db8c7be75d07beb029ec211dbb126d47b62969dd3f1
+
+.ohif/package/dist/index.html: Makefile
+	@mkdir -p .ohif
+	cd .ohif && npm pack --silent $(OHIF) && mv ohif-app-*.tgz ohif.tgz
+	cd .ohif && echo "$(OHIF_SHA256)  ohif.tgz" | sha256sum --check --quiet
+	cd .ohif && rm -rf package && tar -xzmf ohif.tgz && rm ohif.tgz
+
+ohif: .ohif/package/dist/index.html ## fetch the viewer in which tests look at results
+
 lint: $(BIN)/dicomai
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +53,4 @@ layers: $(BIN)/dicomai
 	$(BIN)/lint-imports
 
 clean: ## remove what install and tests made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage* $(DEMO)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage* .ohif $(DEMO)

@@ -34,6 +34,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
+ORTHANC_DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
 @pytest.fixture(autouse=True)
@@ -233,6 +234,8 @@ class StorePeer:
     port: int
     files: Callable[[], list[Path]]
     """What it has stored until now, as files."""
+    http_port: int = 0
+    """Where Orthanc answers HTTP, DICOMweb too if its plugin is installed."""
 
 
 @pytest.fixture
@@ -302,7 +305,8 @@ def orthanc(
         "DicomAlwaysAllowStore": True,
         "DicomAlwaysAllowEcho": True,
         "DicomAlwaysAllowFind": True,
-        "Plugins": [],
+        "Plugins": [str(ORTHANC_DICOMWEB)] if ORTHANC_DICOMWEB.exists() else [],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     url = f"http://127.0.0.1:{http_port}"
@@ -322,7 +326,9 @@ def orthanc(
         try:
             wait_for_port(dicom_port, process)
             wait_for_port(http_port, process)
-            yield StorePeer(ae_title="ORTHANC", port=dicom_port, files=files)
+            yield StorePeer(
+                ae_title="ORTHANC", port=dicom_port, files=files, http_port=http_port
+            )
         finally:
             process.terminate()
             process.wait(timeout=20)
