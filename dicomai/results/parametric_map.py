@@ -23,8 +23,10 @@ PROBABILITY: Final = PydicomCode("PROBABILITY", OURS, "Probability of belonging 
 def encode_pm(job: Job) -> tuple[Dataset, ...]:
     """Return a map of float32 from 0 to 1 for each segment whose probabilities the model gives.
 
-    Outside its mask stands 0.
+    Outside its mask stands 0. None on a projection image: a map lies in the patient.
     """
+    if not isinstance(job.findings.where, Grid):
+        return ()
     likely = [
         (each, spread(each.mask, each.probability))
         for each in job.findings.segments

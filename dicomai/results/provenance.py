@@ -244,6 +244,8 @@ def _body_part(result: Dataset, source: Dataset) -> None:
     known = re.fullmatch(r"[A-Z0-9_ ]{1,16}", part) is not None  # some write prose here
     if known:
         result.BodyPartExamined = part
+    if result.SOPClassUID == KINDS["PM"].sop_class_uid:
+        return  # its frames say on which side they are, and then the series may not
     if known and side in {"L", "R"}:
         result.Laterality = side
     elif not known and result.Modality in {"OT", "PR", "DOC"}:

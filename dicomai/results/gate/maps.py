@@ -9,6 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from dicomai.findings import Findings, Segment
+from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.planes import slices_of
 from dicomai.results.gate.voxels import check_frame_of_reference, check_source, slice_of
@@ -17,7 +18,9 @@ _NEAR: Final = 1e-6
 
 
 def mapped(findings: Findings) -> list[Segment]:
-    """Return the segments whose probabilities the model gives."""
+    """Return the segments whose probabilities the model gives, in a volume."""
+    if not isinstance(findings.where, Grid):
+        return []
     return [each for each in findings.segments if each.probability is not None and each.mask.any()]
 
 
