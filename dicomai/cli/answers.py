@@ -10,7 +10,9 @@ from pydicom.dataset import Dataset
 
 from dicomai.cli.produced import Table
 from dicomai.net import admission, answering, find, mpps, reception, status
+from dicomai.net import commitment_taking as taking
 from dicomai.net.node import Node
+from dicomai.service.promise import WHY
 
 _PEER: Final = Node(name="The node", ae_title="NODE")
 
@@ -67,6 +69,50 @@ def steps() -> Table:
             (_code(mpps.INVALID_INSTANCE), "The UID of the step is missing or none."),
             (_code(mpps.NO_SUCH_CLASS), "It came in a context of another SOP class."),
         ],
+    )
+
+
+def commitment() -> Table:
+    """Return what a message about storage commitment is answered."""
+    request, report = "N-ACTION", "N-EVENT-REPORT"
+    both = f"{request}, {report}"
+    return (
+        ("status", "of", "when"),
+        [
+            (_code(taking.SUCCESS), both, "The message is on the disk."),
+            (
+                _code(taking.PROCESSING_FAILURE),
+                both,
+                "The disk failed, or the receiver stops.",
+            ),
+            (_code(taking.NO_SUCH_INSTANCE), both, "It is about another than the one instance."),
+            (_code(taking.NO_SUCH_EVENT_TYPE), report, "Its Event Type ID is neither 1 nor 2."),
+            (
+                _code(taking.INVALID_ARGUMENT),
+                both,
+                "It can't be read, has no Transaction UID, or a request names no object.",
+            ),
+            (_code(taking.NO_SUCH_CLASS), both, "It is about, or in a context of, another class."),
+            (_code(taking.NO_SUCH_ACTION), request, "Its Action Type ID is not 1."),
+            (
+                _code(taking.NOT_AUTHORISED),
+                both,
+                'The node has no "commit" in its `may`; or it is not asked, and reports.',
+            ),
+            (
+                _code(taking.OUT_OF_RESOURCES),
+                both,
+                "The disk has less than `receiver.reserve_bytes` left.",
+            ),
+        ],
+    )
+
+
+def reasons() -> Table:
+    """Return why an object is not committed."""
+    return (
+        ("Failure Reason", "the object"),
+        [(_code(reason), f"is {words}") for reason, words in sorted(WHY.items())],
     )
 
 

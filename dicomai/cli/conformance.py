@@ -71,6 +71,7 @@ def _services() -> Table:
         (_name(admission.VERIFICATION), admission.VERIFICATION, "yes", "yes"),
         ("Storage classes", "annex 8.5", "yes", "yes"),
         (_name(admission.MPPS), admission.MPPS, "no", "yes"),
+        (_name(admission.COMMITMENT), admission.COMMITMENT, "yes", "yes"),
     ]
     rows += [(_name(uid), uid, _yes(uid in _ASKED), "yes") for uid in ROOTS]
     return (("SOP class", "UID", "user (SCU)", "provider (SCP)"), rows)
@@ -89,12 +90,15 @@ def _implementation() -> Table:
 
 def _receiver_contexts() -> Table:
     every = "each that is proposed"
+    commitment = _name(admission.COMMITMENT)
     return (
         ("abstract syntax", "UID", "transfer syntaxes", "role", "for nodes that"),
         [
             (_name(admission.VERIFICATION), admission.VERIFICATION, every, "SCP", "may `echo`"),
             ("Storage classes (annex 8.5)", "", every, "SCP", "may `store`"),
             (_name(admission.MPPS), admission.MPPS, every, "SCP", "may `store`"),
+            (commitment, admission.COMMITMENT, every, "SCP", "may `commit`"),
+            (commitment, admission.COMMITMENT, every, "SCU", "have `commitment`"),
         ],
     )
 
@@ -113,10 +117,12 @@ def _syntaxes(uids: Iterable[str]) -> str:
 def _worker_contexts() -> Table:
     usual = [str(uid) for uid in build_context(admission.VERIFICATION).transfer_syntax]
     rows = [
-        (activity, f"{_name(uid)} ({uid})", _syntaxes(usual), "SCU")
-        for activity, uid in (
-            ("Asks whether a node is there", admission.VERIFICATION),
-            *((f"Asks a node: {ROOTS[uid][0]}", uid) for uid in _ASKED),
+        (activity, f"{_name(uid)} ({uid})", _syntaxes(usual), role)
+        for activity, uid, role in (
+            ("Asks whether a node is there", admission.VERIFICATION, "SCU"),
+            *((f"Asks a node: {ROOTS[uid][0]}", uid, "SCU") for uid in _ASKED),
+            ("Asks to commit what was delivered", admission.COMMITMENT, "SCU"),
+            ("Reports on what it was asked to commit", admission.COMMITMENT, "SCP"),
         )
     ]
     rows += [
@@ -254,6 +260,8 @@ TABLES: Final[Mapping[str, Callable[[], Table]]] = MappingProxyType(
         "receiver-contexts": _receiver_contexts,
         "store-statuses": answers.store,
         "step-statuses": answers.steps,
+        "commitment-statuses": answers.commitment,
+        "commitment-reasons": answers.reasons,
         "query-contexts": _query_contexts,
         "query-keys": _query_keys,
         "query-statuses": answers.query,

@@ -48,12 +48,13 @@ _PAUSED: Final = seconds(10)
 _BEAT: Final = seconds(10)
 _DAY_S: Final = 86400.0
 _NAMED: Final = 20
-_WHY: Final[Mapping[int, str]] = {
+WHY: Final[Mapping[int, str]] = {
     NO_SUCH_OBJECT: "not here",
     CLASS_CONFLICT: "here as another SOP class",
     PROCESSING_FAILURE: "in the quarantine or damaged in the archive",
     DUPLICATE_TRANSACTION: "asked for under a Transaction UID that was used before",
 }
+"""Why an object is not committed, by the reason that its peer is told."""
 
 log = structlog.get_logger()
 
@@ -317,7 +318,7 @@ def _sentence(
     reasons = {each.reason: 0 for each in failed}
     for each in failed:
         reasons[each.reason] += 1
-    why = ", ".join(f"{number} {_WHY[reason]}" for reason, number in sorted(reasons.items()))
+    why = ", ".join(f"{number} {WHY[reason]}" for reason, number in sorted(reasons.items()))
     rest = f" The others are kept until {kept} at least." if len(failed) < len(asked) else ""
     return (
         f"{whole}: {len(failed)} are not committed ({why}), and it is told so; it should keep them "
