@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 from pydicom import Dataset
 
 from dicomai.dicom.dates import Instant
@@ -47,6 +48,8 @@ from dicomai.store.analyses import Predecessor
 from dicomai.store.instances import Instance, InstanceRow
 from dicomai.store.job import Job
 from dicomai.store.lacking import missing_of
+
+log = structlog.get_logger()
 
 ONLY_A_REPORT: Final[tuple[ResultObject, ...]] = ("SR",)
 
@@ -285,7 +288,8 @@ def check(
     try:
         gate.check(results, findings, headers, charset_default=charset_default, wanted=objects)
         if (dciodvfy := shutil.which("dciodvfy")) is not None:
-            gate.check_with_dciodvfy(results, dciodvfy)
+            for uid in gate.check_with_dciodvfy(results, dciodvfy):
+                log.warning("dciodvfy took too long", result=uid)
     except gate.GateError as error:
         if error.rule == "identity":
             raise IdentityError(error.sentence, subject=error.subject) from error

@@ -37,7 +37,25 @@ def _an_age(seg: Dataset) -> None:
 def test_true_results_of_every_kind_pass(
     peer: Callable[[str], str], study: Any, found: Any
 ) -> None:
-    check_with_dciodvfy(study.files(found.everything(study), ALL), peer("dciodvfy"))
+    results = study.files(found.everything(study), ALL)
+    assert check_with_dciodvfy(results, peer("dciodvfy")) == ()
+
+
+def test_an_object_that_takes_it_too_long_is_named_and_the_others_are_looked_at(
+    study: Any, found: Any, tmp_path: Path
+) -> None:
+    seg, report = study.files(found.everything(study))
+    slow = tmp_path / "dciodvfy"
+    slow.write_text(
+        "#!/bin/sh\n"
+        "if [ -e \"$0.once\" ]; then echo 'Error - late' >&2; exit 1; fi\n"
+        'touch "$0.once"; exec sleep 60\n'
+    )
+    slow.chmod(0o755)
+    uid = pydicom.dcmread(io.BytesIO(seg)).SOPInstanceUID
+    assert check_with_dciodvfy([seg], str(slow), 0.5) == (uid,)
+    with pytest.raises(GateError, match="dciodvfy says: late"):
+        check_with_dciodvfy([report], str(slow), 30)
 
 
 def test_an_error_is_refused_with_its_words(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,10 @@ def verified(octets: bytes) -> bytes:
 
 
 def test_what_may_not_be_sent_is_kept_and_its_job_held_until_there_is_a_fix(
-    ward: Ward, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch
+    ward: Ward,
+    runner: RunnerProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    until: Callable[..., None],
 ) -> None:
     job = ward.queue(ward.study("P1"))
     encoded = analyse.encoded
@@ -124,7 +127,7 @@ def test_what_may_not_be_sent_is_kept_and_its_job_held_until_there_is_a_fix(
     assert (ward.job(other).state, ward.job(job).state) == ("done", "held")
     with writing(ward.engine) as connection:
         jobs.retry(connection, job, now())
-    supervisor.work_once()
+    until(supervisor.work_once)
     assert ward.job(job).state == "done"
     assert len(ward.results(job)) == 2
 

@@ -35,10 +35,12 @@ _CARRIED: Final = frozenset(
         "0040,a370",
     }
 )
-_TIME_S: Final = 300
+_TIME_S: Final = 120
 
 
-def check_with_dciodvfy(objects: Sequence[bytes], program: str) -> None:
+def check_with_dciodvfy(
+    objects: Sequence[bytes], program: str, time_s: float = _TIME_S
+) -> tuple[str, ...]:
     """Return when dciodvfy finds no error that is the results' own.
 
     Label maps, and references to their segments, are left out: the one that Debian has does not
@@ -50,6 +52,13 @@ def check_with_dciodvfy(objects: Sequence[bytes], program: str) -> None:
         The files as they would be sent, all results of an analysis.
     program
         Where dciodvfy lies.
+    time_s
+        How long it may take for an object: thousands of contours take it minutes.
+
+    Returns
+    -------
+    tuple
+        SOP Instance UIDs of the objects that it did not come to an end with.
 
     Raises
     ------
@@ -61,24 +70,30 @@ def check_with_dciodvfy(objects: Sequence[bytes], program: str) -> None:
         for each in objects
     ]
     labels = any(head.SOPClassUID == LABELMAP for head in heads)
+    unfinished = []
     with tempfile.TemporaryDirectory(prefix="dicomai-check-") as folder:
         for head, octets in zip(heads, objects, strict=True):
             if head.SOPClassUID == LABELMAP:
                 continue
+            uid = str(head.file_meta.MediaStorageSOPInstanceUID)
             path = Path(folder) / "result.dcm"
             path.write_bytes(octets)
-            said = subprocess.run(
-                [program, "-new", path],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_TIME_S,
-                check=False,
-            )
+            try:
+                said = subprocess.run(
+                    [program, "-new", path],
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=time_s,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                unfinished.append(uid)
+                continue
             for line in said.stderr.splitlines():
                 if (error := _own(line, labels=labels)) is not None:
-                    uid = str(head.file_meta.MediaStorageSOPInstanceUID)
                     refuse("attributes", uid, f"dciodvfy says: {error}")
+    return tuple(unfinished)
 
 
 def _own(line: str, *, labels: bool) -> str | None:
