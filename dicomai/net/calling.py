@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty
 from typing import Final, cast
@@ -28,6 +29,11 @@ ACSE_TIMEOUT_S: Final = 30.0
 DIMSE_TIMEOUT_S: Final = 120.0
 MAX_PDU_BYTES: Final = 2**17
 _NO_TLS_HINT: Final = "Is it a DICOM node? If it speaks TLS there, set tls = true for it."
+
+
+GoOn = Callable[[], None]
+"""Raises when nobody waits for it any more."""
+_LOOK_S: Final = 0.2
 
 
 class NothingAccepted(RefusedError):
@@ -72,7 +78,7 @@ def associated(
             "its [[nodes]].",
             subject=node.name,
         )
-    entity = Caller(our_ae)
+    entity = Caller(our_ae, DIMSE_TIMEOUT_S)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = CONNECT_TIMEOUT_S
@@ -127,6 +133,39 @@ def associated(
             wire.close()
         if tls is not None and tls.wire is not None:
             tls.wire.close()
+
+
+@contextmanager
+def watched(association: Association, go_on: GoOn) -> Iterator[None]:
+    """End an association from without when `go_on` raises; then raise that.
+
+    Who waits for an answer sees nothing else: pynetdicom's wait can't be called off.
+    """
+    over = threading.Event()
+    reason: list[BaseException] = []
+
+    def watch() -> None:
+        while not over.wait(_LOOK_S):
+            try:
+                go_on()
+            except BaseException as called_off:  # noqa: BLE001  raised again below
+                reason.append(called_off)
+                association.abort()
+                association.dimse.msg_queue.put((None, None))
+                return
+
+    watcher = threading.Thread(target=watch, name="watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except Exception:
+        if not reason:
+            raise
+    finally:
+        over.set()
+        watcher.join()
+    if reason:
+        raise reason[0]
 
 
 class _Tls:

@@ -24,7 +24,7 @@ from dicomai.dicom.charset import TEXT_VRS, UTF8, Terms, chosen_for, terms_of
 from dicomai.dicom.data_set import Element
 from dicomai.dicom.header import values_of
 from dicomai.errors import DicomaiError, InputError, RefusedError, TransientError
-from dicomai.net.calling import NothingAccepted, associated
+from dicomai.net.calling import GoOn, NothingAccepted, associated, watched
 from dicomai.net.node import Node
 from dicomai.net.tls import NO_FILES, TlsFiles
 
@@ -163,6 +163,7 @@ def find(
     files: TlsFiles = NO_FILES,
     limit: int | None = None,
     cut: Cut | None = None,
+    go_on: GoOn = lambda: None,
 ) -> Iterator[Match]:
     """Give what a node has, each match as it comes.
 
@@ -178,6 +179,8 @@ def find(
         For TLS, where the node speaks it.
     limit
         After so many matches the query is cancelled (C-CANCEL), and `cut` says so.
+    go_on
+        Called often; raises to break off.
 
     Raises
     ------
@@ -189,7 +192,10 @@ def find(
     model = PATIENT_ROOT_FIND if wanted.level == "patient" else STUDY_ROOT_FIND
     root = "patient" if wanted.level == "patient" else "study"
     try:
-        with associated(node, our_ae, [build_context(model)], files) as association:
+        with (
+            associated(node, our_ae, [build_context(model)], files) as association,
+            watched(association, go_on),
+        ):
             yield from _found(node, association, wanted, model, limit, cut or Cut())
     except NothingAccepted as trouble:
         raise RefusedError(

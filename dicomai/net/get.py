@@ -16,20 +16,19 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContext, StoragePresentationContexts, build_context
 
 from dicomai.errors import InputError
-from dicomai.net.calling import NothingAccepted, associated
+from dicomai.net.calling import GoOn, NothingAccepted, associated
 from dicomai.net.head import read_head
 from dicomai.net.node import Node
 from dicomai.net.reception import DOES_NOT_MATCH, Reception, Request
 from dicomai.net.suboperations import (
     MESSAGE_ID,
-    GoOn,
     Progress,
     Tally,
     Wanted,
+    fetching,
     followed,
     not_offered,
     require,
-    watched,
 )
 from dicomai.net.tls import NO_FILES, TlsFiles
 from dicomai.spool.entries import Ending
@@ -103,7 +102,7 @@ def get(
         with (
             _ended(reception),
             associated(node, our_ae, contexts, files, takes) as association,
-            watched(association, go_on),
+            fetching(association, go_on),
         ):
             require(node, our_ae, association, STUDY_ROOT_GET, "C-GET")
             _keep_in(association, reception, wanted, unasked or Unasked())

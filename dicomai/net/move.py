@@ -6,17 +6,16 @@ from typing import Final
 
 from pynetdicom.presentation import build_context
 
-from dicomai.net.calling import NothingAccepted, associated
+from dicomai.net.calling import GoOn, NothingAccepted, associated
 from dicomai.net.node import Node
 from dicomai.net.suboperations import (
     MESSAGE_ID,
-    GoOn,
     Progress,
     Tally,
     Wanted,
+    fetching,
     followed,
     not_offered,
-    watched,
 )
 from dicomai.net.tls import NO_FILES, TlsFiles
 
@@ -55,7 +54,7 @@ def move(
     try:
         with (
             associated(node, our_ae, [build_context(STUDY_ROOT_MOVE)], files) as association,
-            watched(association, go_on),
+            fetching(association, go_on),
         ):
             answers = association.send_c_move(
                 wanted.identifier, our_ae, STUDY_ROOT_MOVE, msg_id=MESSAGE_ID

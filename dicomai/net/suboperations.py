@@ -6,7 +6,6 @@ so whoever waits can be called away.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from pynetdicom.association import Association
 
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import RefusedError, TransientError
+from dicomai.net.calling import GoOn, watched
 from dicomai.net.find import failed
 from dicomai.net.node import Node
 
 MESSAGE_ID: Final = 1
 SILENCE_S: Final = 1800.0
 """A node that says nothing for so long while it fetches has forgotten us."""
-_LOOK_S: Final = 0.2
 _PENDING: Final = 0xFF00
 _WITH_FAILURES: Final = 0xB000
 
@@ -76,8 +75,6 @@ class Tally:
 
 
 Progress = Callable[[Tally], None]
-GoOn = Callable[[], None]
-"""Raises when nobody waits for it any more."""
 
 
 def require(node: Node, our_ae: str, association: Association, model: str, service: str) -> None:
@@ -142,34 +139,8 @@ def _tally(said: Dataset) -> Tally:
 
 
 @contextmanager
-def watched(association: Association, go_on: GoOn) -> Iterator[None]:
-    """End an association from without when `go_on` raises; then raise that.
-
-    Who waits for an answer sees nothing else: pynetdicom's wait can't be called off.
-    """
+def fetching(association: Association, go_on: GoOn) -> Iterator[None]:
+    """Wait for sub-operations as long as a tape may take; end it when `go_on` raises."""
     association.dimse_timeout = association.network_timeout = SILENCE_S
-    over = threading.Event()
-    reason: list[BaseException] = []
-
-    def watch() -> None:
-        while not over.wait(_LOOK_S):
-            try:
-                go_on()
-            except BaseException as called_off:  # noqa: BLE001  raised again below
-                reason.append(called_off)
-                association.abort()
-                association.dimse.msg_queue.put((None, None))
-                return
-
-    watcher = threading.Thread(target=watch, name="watch", daemon=True)
-    watcher.start()
-    try:
+    with watched(association, go_on):
         yield
-    except Exception:
-        if not reason:
-            raise
-    finally:
-        over.set()
-        watcher.join()
-    if reason:
-        raise reason[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -19,13 +20,22 @@ from pynetdicom.association import Association
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 _LOOK_S: Final = 0.01
+_READ_BYTES: Final = 2**16
+# A peer that says a PDU is longer than this, eight times what we offer, means something else.
+_LONGEST_PDU_BYTES: Final = 2**20
+MOST_UNREAD: Final = 64
+"""Messages that wait to be taken; then nothing more is read, so that a fast peer has to wait."""
 
 
 class Wire(AssociationSocket):
-    """The connection; `lent` is for the thread that requested the association."""
+    """The connection; `lent` is for the thread that requested the association.
 
-    def __init__(self, association: Association, address: AddressInformation) -> None:
+    `pdu_s` is how long a PDU may take from its first byte to its last.
+    """
+
+    def __init__(self, association: Association, address: AddressInformation, pdu_s: float) -> None:
         super().__init__(association, address=address)
+        self._pdu_s = pdu_s
         self._unread = bytearray()
         self._standing = threading.Event()
         self._at_home = threading.Event()
@@ -38,13 +48,28 @@ class Wire(AssociationSocket):
             self._standing.set()
             self._at_home.wait()
             self._standing.clear()
+        if self.assoc.dimse.msg_queue.qsize() >= MOST_UNREAD:
+            return False
         return bool(self._unread) or super().ready
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Return what was handed back first, then what comes."""
+        """Return what was handed back first, then what comes.
+
+        Less than that is the end of the connection: it broke, the peer trickles, or says to have
+        more than a PDU holds.
+        """
+        if nr_bytes > _LONGEST_PDU_BYTES:
+            return bytearray()
         taken = self._unread[:nr_bytes]
         del self._unread[:nr_bytes]
-        return taken + super().recv(nr_bytes - len(taken))
+        assert self.socket is not None
+        over_at = time.monotonic() + self._pdu_s
+        while len(taken) < nr_bytes and time.monotonic() < over_at:
+            piece = self.socket.recv(min(nr_bytes - len(taken), _READ_BYTES))
+            if not piece:
+                break
+            taken += piece
+        return taken
 
     def hand_back(self, read: bytes | bytearray) -> None:
         """Have pynetdicom read these bytes next, when it has the connection again."""
@@ -74,6 +99,10 @@ class Caller(AE):
     Its threads are daemons: what a process was told to stop amid must not keep it from ending.
     """
 
+    def __init__(self, ae_title: str, pdu_s: float) -> None:
+        super().__init__(ae_title)
+        self._pdu_s = pdu_s
+
     def _create_socket(
         self,
         assoc: Association,
@@ -81,6 +110,6 @@ class Caller(AE):
         tls_args: tuple[ssl.SSLContext, str] | None,
     ) -> AssociationSocket:
         assoc.daemon = assoc.dul.daemon = True
-        wire = Wire(assoc, address)
+        wire = Wire(assoc, address, self._pdu_s)
         wire.tls_args = tls_args
         return wire

@@ -12,8 +12,9 @@ from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
-from dicomai.errors import DatabaseError, DicomaiError
+from dicomai.errors import DatabaseError, DicomaiError, TransientError
 from dicomai.net import find as finding
+from dicomai.net.calling import GoOn
 from dicomai.net.find import Match
 from dicomai.net.node import Node
 from dicomai.routing.completeness import completed, confirmed
@@ -21,7 +22,7 @@ from dicomai.service.decide import wanted_by
 from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
 from dicomai.settings import Settings
-from dicomai.store import counts, steps, studies
+from dicomai.store import counts, events, steps, studies
 from dicomai.store.counts import SeriesCount
 from dicomai.store.engine import reading, writing
 from dicomai.store.studies import Study
@@ -29,6 +30,8 @@ from dicomai.store.studies import Study
 COUNT_S: Final = 2.0
 AGAIN_S: Final = 30.0
 """How long a node is left in peace, for a study of which nothing new came."""
+ANSWER_S: Final = 60.0
+"""How long a node may take to say what it has of a study; others wait meanwhile."""
 _MOST: Final = 100
 _ALSO: Final = ("BodyPartExamined", "ProtocolName", "Laterality")
 """What is asked of each series besides the usual: models and routes have conditions on it."""
@@ -50,13 +53,18 @@ class Counter:
         The present.
     rules
         What studies are decided by: they say which series are wanted.
+    pulse
+        Called while it gets on.
     """
 
     settings: Settings
     engine: Engine
     clock: Callable[[], Instant]
     rules: Callable[[], Rules]
+    pulse: Callable[[], None] = lambda: None
     _asked: dict[tuple[StudyInstanceUID, str], tuple[Instant, float]] = field(default_factory=dict)
+    _failed: dict[str, float] = field(default_factory=dict)
+    _told: dict[tuple[StudyInstanceUID, str], str] = field(default_factory=dict)
 
     def count_once(self) -> bool:
         """Ask for each study that is due; return whether any was counted.
@@ -70,8 +78,10 @@ class Counter:
             arriving = studies.listing(connection, _MOST, "open")
         known = {study.study_instance_uid for study in arriving}
         self._asked = {key: asked for key, asked in self._asked.items() if key[0] in known}
+        self._told = {key: said for key, said in self._told.items() if key[0] in known}
         worked = False
         for study in arriving:
+            self.pulse()
             worked |= self._is_completed(study)
             for name in study.nodes:
                 node = asking.get(name)
@@ -110,6 +120,10 @@ class Counter:
     def _is_due(self, study: Study, node: Node) -> bool:
         if self.clock() < study.last_object_at + seconds(min(node.floor_s, node.quiet_s)):
             return False
+        # One that is away costs each who asks ten seconds, and the next study the same.
+        failed = self._failed.get(node.name)
+        if failed is not None and time.monotonic() - failed < AGAIN_S:
+            return False
         asked = self._asked.get((study.study_instance_uid, node.name))
         if asked is None:
             return True
@@ -118,12 +132,13 @@ class Counter:
     def _count(self, study: Study, node: Node) -> bool:
         uid = study.study_instance_uid
         try:
-            found = series_at(self.settings, node, uid)
+            found = series_at(self.settings, node, uid, self._patience(node))
         except DatabaseError:
             raise
         except DicomaiError as error:
-            log.warning("not counted", node=node.name, study=uid, why=error.sentence)
+            self._tell(study, node, error.sentence)
             return False
+        self._failed.pop(node.name, None)
         rules = self.rules()
         with writing(self.engine) as connection:
             now = self.clock()
@@ -139,9 +154,42 @@ class Counter:
                 self._shorten(connection, current)
         return True
 
+    def _patience(self, node: Node) -> GoOn:
+        """Return what ends the questions about a study after a while."""
+        give_up = time.monotonic() + ANSWER_S
 
-def series_at(settings: Settings, node: Node, study: StudyInstanceUID) -> tuple[SeriesCount, ...]:
+        def go_on() -> None:
+            self.pulse()
+            if time.monotonic() > give_up:
+                raise TransientError(
+                    f"{node.name} took more than {ANSWER_S:.0f} s to say what it has.",
+                    subject=node.name,
+                )
+
+        return go_on
+
+    def _tell(self, study: Study, node: Node, sentence: str) -> None:
+        """Tell once that a node was not counted at: its study is judged without."""
+        uid = study.study_instance_uid
+        self._failed[node.name] = time.monotonic()
+        if self._told.get((uid, node.name)) == sentence:
+            return
+        self._told[uid, node.name] = sentence
+        log.warning("not counted", node=node.name, study=uid, why=sentence)
+        told = f"What {node.name} has of it could not be counted: {sentence}"
+        with writing(self.engine) as connection:
+            events.record(connection, uid, "not counted", told, {"node": node.name}, self.clock())
+
+
+def series_at(
+    settings: Settings, node: Node, study: StudyInstanceUID, go_on: GoOn = lambda: None
+) -> tuple[SeriesCount, ...]:
     """Return the series of a study that a node has, with what it tells of each.
+
+    Parameters
+    ----------
+    go_on
+        Called often; raises to break off.
 
     Raises
     ------
@@ -152,7 +200,7 @@ def series_at(settings: Settings, node: Node, study: StudyInstanceUID) -> tuple[
     our_ae, files = settings.receiver.ae_title, settings.tls.files
     matches = [
         match
-        for match in finding.find(node, our_ae, wanted, files)
+        for match in finding.find(node, our_ae, wanted, files, go_on=go_on)
         if match.text("StudyInstanceUID") in ("", study)
     ]
     return tuple(
@@ -160,19 +208,22 @@ def series_at(settings: Settings, node: Node, study: StudyInstanceUID) -> tuple[
             series_instance_uid=SeriesInstanceUID(
                 validated(match.text("SeriesInstanceUID"), "SeriesInstanceUID")
             ),
-            objects=_objects(settings, node, study, match),
+            objects=_objects(settings, node, study, match, go_on),
             attributes=match.attributes,
         )
         for match in matches
     )
 
 
-def _objects(settings: Settings, node: Node, study: StudyInstanceUID, series: Match) -> int:
+def _objects(
+    settings: Settings, node: Node, study: StudyInstanceUID, series: Match, go_on: GoOn
+) -> int:
     """Return the number that the node tells, or else count its objects."""
     told = series.text("NumberOfSeriesRelatedInstances")
     if told.isdigit():
         return int(told)
     keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series.text("SeriesInstanceUID")}
     asked = finding.query("image", keys)
-    matches = finding.find(node, settings.receiver.ae_title, asked, settings.tls.files)
+    our_ae, files = settings.receiver.ae_title, settings.tls.files
+    matches = finding.find(node, our_ae, asked, files, go_on=go_on)
     return sum(1 for _ in matches)

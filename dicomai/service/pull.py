@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -12,13 +13,16 @@ from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant, as_datetime, seconds
 from dicomai.dicom.uid import StudyInstanceUID, validated
-from dicomai.errors import DatabaseError, DicomaiError
+from dicomai.errors import DatabaseError, DicomaiError, TransientError
 from dicomai.net import find as finding
 from dicomai.routing.pull import Pull
 from dicomai.settings import Settings
 from dicomai.store import events, retrievals, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.retrievals import NewRetrieval
+
+ANSWER_S: Final = 600.0
+"""How long a node may take to say what it has; other pulls wait meanwhile."""
 
 log = structlog.get_logger()
 
@@ -35,11 +39,14 @@ class Puller:
         The catalogue.
     clock
         The present.
+    pulse
+        Called while it gets on.
     """
 
     settings: Settings
     engine: Engine
     clock: Callable[[], Instant]
+    pulse: Callable[[], None] = lambda: None
     _asked: dict[str, float] = field(default_factory=dict)
     _trouble: dict[str, str] = field(default_factory=dict)
 
@@ -71,11 +78,23 @@ class Puller:
         zone = ZoneInfo(self.settings.service.timezone)
         today = as_datetime(self.clock()).astimezone(zone).date()
         wanted = finding.query("study", pull.asked(today))
+        give_up = time.monotonic() + ANSWER_S
+
+        def go_on() -> None:
+            self.pulse()
+            if time.monotonic() > give_up:
+                raise TransientError(
+                    f"It took more than {ANSWER_S:.0f} s to say what it has. Give the pull keys "
+                    "that fewer studies match, or fewer days.",
+                    subject=pull.node,
+                )
+
         matches = finding.find(
             self.settings.node(pull.node),
             self.settings.receiver.ae_title,
             wanted,
             self.settings.tls.files,
+            go_on=go_on,
         )
         found = {
             StudyInstanceUID(validated(match.text("StudyInstanceUID"), "StudyInstanceUID")): (

@@ -67,7 +67,7 @@ class Retriever:
         job = this.job
         node = node_of(job, self.settings.nodes)
         with this.stage("count"):
-            counted, uncounted = self._counted(job, node)
+            counted, uncounted = self._counted(this, node)
             missing = self._missing(job, counted)
         tally, unasked = Tally(), Unasked()
         if counted is None or missing:
@@ -79,20 +79,23 @@ class Retriever:
         still = self._missing(job, counted)
         self._settle(this, node, tally, unasked, counted, still, uncounted)
 
-    def _counted(self, job: Job, node: Node) -> tuple[Counted | None, str]:
+    def _counted(self, this: Attempt, node: Node) -> tuple[Counted | None, str]:
         """Return what the node has of it, or None and why it does not say."""
+        job = this.job
         study = {"StudyInstanceUID": job.study_instance_uid}
         wanted = retrievals.series_of(job)
         try:
             found = {
                 SeriesInstanceUID(match.text("SeriesInstanceUID"))
-                for match in self._find(node, "series", study)
+                for match in self._find(this, node, "series", study)
             }
             chosen = sorted(found & wanted if wanted else found)
             counted = {
                 series: {
                     SOPInstanceUID(match.text("SOPInstanceUID")): match.text("SOPClassUID")
-                    for match in self._find(node, "image", {**study, "SeriesInstanceUID": series})
+                    for match in self._find(
+                        this, node, "image", {**study, "SeriesInstanceUID": series}
+                    )
                     if match.text("SOPInstanceUID")
                 }
                 for series in chosen
@@ -109,10 +112,13 @@ class Retriever:
             )
         return counted, ""
 
-    def _find(self, node: Node, level: Level, keys: Mapping[str, str]) -> list[Match]:
+    def _find(
+        self, this: Attempt, node: Node, level: Level, keys: Mapping[str, str]
+    ) -> list[Match]:
         """Return the matches; a careless node answers with more than was asked for."""
         asked = finding.query(level, keys)
-        found = finding.find(node, self.settings.receiver.ae_title, asked, self.settings.tls.files)
+        our_ae, files = self.settings.receiver.ae_title, self.settings.tls.files
+        found = finding.find(node, our_ae, asked, files, go_on=this.go_on)
         return [
             match
             for match in found

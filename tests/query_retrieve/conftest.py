@@ -484,7 +484,12 @@ def site(
     stop = threading.Event()
     threads: list[threading.Thread] = []
 
-    def start(*nodes: Node, ae_title: str = "DICOMAI", tls: TlsFiles | None = None) -> Site:
+    def start(
+        *nodes: Node,
+        ae_title: str = "DICOMAI",
+        tls: TlsFiles | None = None,
+        receives: bool = True,
+    ) -> Site:
         file = tmp_path / "dicomai.toml"
         file.write_text(
             f'[service]\ndata = "data"\n[receiver]\nport = {our_port}\nae_title = "{ae_title}"\n'
@@ -493,6 +498,8 @@ def site(
         url = engine.url.render_as_string(hide_password=False)
         settings = replace(load(file, {"DICOMAI_DATABASE__URL": url}), nodes=nodes)
         made = Site(settings=settings, engine=engine)
+        if not receives:
+            return made
         ready = threading.Event()
         config = ReceiverConfig(
             ae_title=ae_title,
