@@ -326,9 +326,7 @@ def orthanc(
         try:
             wait_for_port(dicom_port, process)
             wait_for_port(http_port, process)
-            yield StorePeer(
-                ae_title="ORTHANC", port=dicom_port, files=files, http_port=http_port
-            )
+            yield StorePeer(ae_title="ORTHANC", port=dicom_port, files=files, http_port=http_port)
         finally:
             process.terminate()
             process.wait(timeout=20)

@@ -26,7 +26,7 @@ from dicomai.net.commitment import INSTANCE
 from dicomai.net.node import Node
 from dicomai.service.promise import Keeper
 from dicomai.spool import reader
-from dicomai.store import events, hosts, instances, promises, retention, schema, studies
+from dicomai.store import events, hosts, instances, pauses, promises, retention, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.promises import PromiseId
 from dicomai.store.retention import Keep
@@ -316,6 +316,26 @@ def test_a_modality_that_is_away_is_told_later_and_in_the_end_not_any_more(
     assert modality.ask(pairs(files), promise.transaction_uid) == 0
     keep(here, lambda: modality.reports)
     assert modality.last[0] == 1
+
+
+@ON_SQLITE
+def test_a_node_that_is_paused_is_told_when_it_is_resumed(
+    site: Callable[..., Any], modality: Modality
+) -> None:
+    here = site(modality.node())
+    modality.listen()
+    with writing(here.engine) as connection:
+        pauses.pause(connection, "node", "CT1", "paused", now())
+    assert modality.ask([(CT, "1.2.9")]) == 0
+    keep(here, lambda: first_promise(here) and first_promise(here).state == "judged")
+    for _ in range(3):
+        keeper(here).keep_once()
+    assert not modality.reports
+    with writing(here.engine) as connection:
+        pauses.resume(connection, "node", "CT1", now())
+    later = Instant(now() + seconds(11))
+    assert keeper(here, lambda: later).keep_once()
+    assert modality.last == (2, [], {"1.2.9": 0x0112})
 
 
 def test_what_was_promised_outlives_retention_and_a_full_disk_for_its_time(

@@ -31,6 +31,7 @@ from dicomai.net.node import Node
 from dicomai.service import duties
 from dicomai.service.deliver import Deliverer
 from dicomai.service.received import Reading, read_object
+from dicomai.spool import reader
 from dicomai.store import (
     analyses,
     archive,
@@ -39,6 +40,7 @@ from dicomai.store import (
     events,
     instances,
     jobs,
+    nodes,
     schema,
     studies,
 )
@@ -446,6 +448,9 @@ def test_a_report_that_does_not_come_is_a_warning_and_may_come_late(
     assert (job.state, job.waiting_for, job.attempts) == ("waiting", "commitment", 0)
     assert "PACS1 has it, and is to report until" in remark(job)
     assert not deliver(here)
+    with writing(here.engine) as connection:  # by now it is away: no reason to wait
+        for _ in range(nodes.TOO_OFTEN):
+            nodes.failed(connection, "PACS1", "It is away.", now())
     later = Instant(now() + seconds(601))
     duties.promote(here.engine, later)
     assert deliver(here, lambda: later)
@@ -464,7 +469,7 @@ def test_a_report_that_does_not_come_is_a_warning_and_may_come_late(
         "PACS1 has stored and committed all objects, and reported so late."
     )
     pacs1.tell(without(0x0112)(pacs1.asked[0]))  # it says something else now: too late
-    here.ingest()
+    until(lambda: not reader.waits(here.settings.folders.spool))
     assert states(here, analysis) == ["committed", "committed"]
 
 
