@@ -31,7 +31,8 @@ DIRECTIONS: Final = {
 }
 """Letters of PS3.3 C.7.6.1.1.1, as LPS directions."""
 
-_SLAB_VOXELS: Final = 1 << 22
+SLAB_VOXELS: Final = 1 << 22
+"""Of all channels, that are resampled at a time."""
 
 # Within planes the weights are kept sparse, for there the most voxels are: two or three of a row of
 # weights are not 0, and dense they would be most of the work.
@@ -391,6 +392,6 @@ def _reach(weights: Weights) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]
 
 
 def _slabs(start: int, stop: int, slice_voxels: int) -> Iterator[slice]:
-    depth = max(1, _SLAB_VOXELS // slice_voxels)
+    depth = max(1, SLAB_VOXELS // slice_voxels)
     for low in range(start, stop, depth):
         yield slice(low, min(low + depth, stop))

@@ -122,9 +122,8 @@ class _Blended:
         k = slice(window[0].start - self._first, window[0].stop - self._first)
         here = (k, *window[1:])
         if self._total is None:
-            size = 4 * len(said) * self._weights.size
-            dtype = np.float32 if size <= _WHOLE_PRECISION_BYTES else np.float16
-            self._total = np.zeros((len(said), *self._weights.shape), dtype=dtype)
+            shape = (len(said), *self._weights.shape)
+            self._total = np.zeros(shape, dtype=_precision(len(said), self._weights.size))
         for total, each in zip(self._total, said, strict=True):
             total[here] += each[inside] * weight[inside]
         self._weights[here] += weight[inside]
@@ -141,6 +140,15 @@ class _Blended:
             _moved_up(total, count)
         _moved_up(self._weights, count)
         return out
+
+
+def _precision(channels: int, voxels: int) -> type[np.floating]:
+    return np.float32 if 4 * channels * voxels <= _WHOLE_PRECISION_BYTES else np.float16
+
+
+def blended_bytes(channels: int, voxels: int) -> int:
+    """Return what sums over so many voxels, the slices of a window, take; weights too."""
+    return voxels * (channels * np.dtype(_precision(channels, voxels)).itemsize + 4)
 
 
 def _moved_up(slices: npt.NDArray[np.floating], count: int) -> None:

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
-from dicomai.errors import ConfigError
+from dicomai.errors import ConfigError, ResourceError
 from dicomai.findings import Classification, Detection, Findings, Segment, SourceImage, Sphere
 from dicomai.imaging.attributes import text
 from dicomai.imaging.image import SourceImagePixels
+from dicomai.imaging.resample import Resampling, resampling
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import limits
 from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer
@@ -26,6 +27,7 @@ from dicomai.inference.measure import (
     measurements,
     voxel_count,
 )
+from dicomai.inference.memory import Need, host_free_bytes, need
 from dicomai.inference.postprocess import Choice, Region, cleaned, components, regions
 from dicomai.inference.preprocess import PreparedVolume, prepare_image, prepare_volume
 from dicomai.inference.sides import split
@@ -57,6 +59,27 @@ class Model(Protocol):
     @property
     def package(self) -> Package:
         """What it came from."""
+
+    @property
+    def device(self) -> object:
+        """Where it is, as "cuda:0"."""
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether that is the host."""
+
+    @property
+    def make_room(self) -> Callable[[], bool]:
+        """Drops what else stands in the device's memory; False where nothing does."""
+
+    def on_cpu(self) -> Model:
+        """The same on the CPU."""
+
+    def free_bytes(self) -> int | None:
+        """What is free of the device's own memory; None on the CPU."""
+
+    def pass_bytes(self, shape: tuple[int, ...]) -> int:
+        """What a forward pass over an input (N, C, …) takes; 0 where nobody knows."""
 
     def __call__(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(N, C, …) to probabilities (N, C', …)."""
@@ -205,11 +228,14 @@ def _in_a_volume(
     model: Model, source: SourceVolume, run: _Run
 ) -> tuple[tuple[Segment, ...], tuple[Detection, ...]]:
     manifest = model.package.manifest
-    with run.stage("preprocess"):
-        prepared = prepare_volume(source, manifest.preprocess, manifest.infer)
     choices = [Choice(each.channel, each.threshold) for each in manifest.output]
+    way = resampling(source.grid, manifest.preprocess.axes, manifest.preprocess.spacing_mm)
+    needed = _needed(model, way, 1 + len(source.beside), len(set(choices)))
+    with run.stage("preprocess"):
+        _check_memory(model, needed, 0)
+        prepared = prepare_volume(source, way, manifest.preprocess, manifest.infer)
     rules = manifest.postprocess
-    found = run.in_turn(partial(_found, model, prepared, choices, run))
+    found = run.in_turn(partial(_found, model, prepared, choices, needed, run))
     del prepared
     with run.stage("postprocess"):
         kept: dict[Choice, Region | None] = {}
@@ -241,20 +267,93 @@ def _in_a_volume(
 
 
 def _found(
-    model: Model, prepared: PreparedVolume, choices: list[Choice], run: _Run
+    model: Model, prepared: PreparedVolume, choices: list[Choice], needed: Need, run: _Run
+) -> dict[Choice, Region | None]:
+    """Return what the network finds, with as many windows at a time as memory lets it.
+
+    Raises
+    ------
+    ResourceError
+        It does not let it even with one window at a time on the CPU.
+    """
+    run.report("infer", 0.0)
+    infer = model.package.manifest.infer
+    windows = infer.batch if infer.window_kji else 1
+    shape = infer.window_kji or prepared.inputs.shape[1:]
+    needed = needed.with_window(model.pass_bytes((1, len(prepared.inputs), *shape)))
+    while True:
+        short: ResourceError | MemoryError
+        try:
+            _check_memory(model, needed, windows)
+            return _found_at_once(model, prepared, choices, run, windows)
+        except (ResourceError, MemoryError) as error:
+            short = error.with_traceback(None)  # or its frames would keep what they hold
+        if model.make_room():
+            continue
+        where = "the host" if model.is_on_cpu else str(model.device)
+        if windows > 1:
+            fewer = windows // 2
+            told = f"the network saw {fewer}"
+            run.deviations.append(
+                f"The memory of {where} did not suffice for {windows} windows at a time; {told}."
+            )
+            windows = fewer
+        elif not model.is_on_cpu:
+            run.deviations.append(
+                f"The memory of {where} did not suffice; the network ran on the CPU."
+            )
+            model = model.on_cpu()
+        else:
+            raise short
+
+
+def _needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:
+    """Return what a run of a model takes, before it starts."""
+    manifest = model.package.manifest
+    shape = manifest.infer.window_kji or way.model.shape_kji
+    return need(
+        way,
+        channels=1 + max(each.channel for each in manifest.output),
+        depth=shape[0],
+        masks=masks,
+        inputs=inputs,
+    )
+
+
+def _check_memory(model: Model, needed: Need, windows: int) -> None:
+    """Raise ResourceError where a run will need more memory than there is."""
+    of_host = needed.on_host(windows, device_is_host=model.is_on_cpu)
+    places = [("the host", of_host, host_free_bytes())]
+    free = model.free_bytes()
+    if free is not None:
+        places.append((str(model.device), windows * needed.window, free))
+    for where, wanted, free in places:
+        if wanted > free:
+            raise ResourceError(
+                f"Model {model.package.name}: the memory of {where} does not suffice: "
+                f"{wanted / 1e9:.1f} GB will be needed, {free / 1e9:.1f} GB are free. Give it "
+                "more, or the model a smaller window.",
+                subject=where,
+            )
+
+
+def _found_at_once(
+    model: Model, prepared: PreparedVolume, choices: list[Choice], run: _Run, windows: int
 ) -> dict[Choice, Region | None]:
     """Return what the network finds; its probabilities go back to the source's grid in slabs."""
-    run.report("infer", 0.0)
-    start = time.monotonic()
+    start, before = time.monotonic(), run.stages_s.get("infer", 0.0)
     argmax = model.package.manifest.postprocess.decide == "argmax"
-    slabs = run.timed("infer", _slabs(model, prepared, run))
+    slabs = run.timed("infer", _slabs(model, prepared, run, windows))
     found = regions(slabs, prepared.resampling, choices, argmax=argmax)
-    run.took("postprocess", time.monotonic() - start - run.stages_s["infer"])
+    inferred = run.stages_s["infer"] - before
+    run.took("postprocess", time.monotonic() - start - inferred)
     run.report("infer", 1.0)
     return found
 
 
-def _slabs(model: Model, prepared: PreparedVolume, run: _Run) -> Iterator[npt.NDArray[np.floating]]:
+def _slabs(
+    model: Model, prepared: PreparedVolume, run: _Run, windows: int
+) -> Iterator[npt.NDArray[np.floating]]:
     """Give the probabilities on the model's grid, slab by slab."""
     manifest = model.package.manifest
     infer = manifest.infer
@@ -271,7 +370,7 @@ def _slabs(model: Model, prepared: PreparedVolume, run: _Run) -> Iterator[npt.ND
         window_kji=infer.window_kji,
         overlap=infer.overlap,
         blend=infer.blend,
-        batch=infer.batch,
+        batch=windows,
         channels=1 + max(each.channel for each in manifest.output),
         wanted=prepared.wanted,
         fraction=infer.only_where.fraction if infer.only_where else 0.0,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomai.imaging.image import SourceImagePixels
-from dicomai.imaging.resample import Resampling, axis_weights, resampling
+from dicomai.imaging.resample import Resampling, axis_weights
 from dicomai.imaging.volume import SourceVolume
 from dicomai.models.manifest import Infer, Preprocess
 
@@ -30,29 +30,29 @@ class PreparedVolume:
     wanted: npt.NDArray[np.bool_] | None
 
 
-def prepare_volume(source: SourceVolume, preprocess: Preprocess, infer: Infer) -> PreparedVolume:
+def prepare_volume(
+    source: SourceVolume, way: Resampling, preprocess: Preprocess, infer: Infer
+) -> PreparedVolume:
     """Turn, resample, clip and scale a volume, and what lies beside it.
 
     The channel of an input that is missing is the lowest value everywhere.
     """
-    way = resampling(source.grid, preprocess.axes, preprocess.spacing_mm)
     values = way.to_model(source.voxels)
     wanted = None
     if infer.only_where is not None:
         low, high = infer.only_where.between
         wanted = (values >= low) & (values <= high)
     missing = np.float32(preprocess.scale_to[0])
-    channels = [
-        scaled(values, preprocess),
-        *(
-            np.full_like(values, missing)
-            if each is None
-            else scaled(way.to_model(each), preprocess)
-            for each in source.beside
-        ),
-    ]
+    inputs = np.empty((1 + len(source.beside), *values.shape), dtype=np.float32)
+    scaled(values, preprocess, out=inputs[0])
+    del values
+    for channel, each in zip(inputs[1:], source.beside, strict=True):
+        if each is None:
+            channel[:] = missing
+        else:
+            scaled(way.to_model(each), preprocess, out=channel)
     return PreparedVolume(
-        inputs=channels[0][None] if len(channels) == 1 else np.stack(channels),
+        inputs=inputs,
         resampling=way,
         wanted=wanted,
     )
@@ -82,8 +82,15 @@ def prepare_image(source: SourceImagePixels, preprocess: Preprocess) -> npt.NDAr
     return out
 
 
-def scaled(values: npt.NDArray[np.float32], preprocess: Preprocess) -> npt.NDArray[np.float32]:
-    """Return values clipped, and mapped linearly from the clipped range to `scale_to`."""
+def scaled(
+    values: npt.NDArray[np.float32],
+    preprocess: Preprocess,
+    out: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Return values clipped, and mapped linearly from the clipped range to `scale_to`.
+
+    They are put into `out`, which may be the values themselves; None: into a new array.
+    """
     if preprocess.clip is not None:
         low, high = preprocess.clip
     else:
@@ -92,8 +99,10 @@ def scaled(values: npt.NDArray[np.float32], preprocess: Preprocess) -> npt.NDArr
         low, high = float(found[0]), float(found[1])
     bottom, top = preprocess.scale_to
     if high <= low:  # one value everywhere
-        return np.full(values.shape, bottom, dtype=np.float32)
-    out = np.clip(values, low, high)
+        out = np.empty_like(values) if out is None else out
+        out[:] = bottom
+        return out
+    out = np.clip(values, low, high, out=out)
     out -= low
     out *= (top - bottom) / (high - low)
     out += bottom

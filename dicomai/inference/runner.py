@@ -1,7 +1,7 @@
 """The process that runs models on one device: warm networks, requests in, findings out.
 
-`python -m dicomai.inference.runner DESCRIPTOR DEVICE PARENT`, as `RunnerProcess` starts it. It
-ignores SIGTERM and SIGINT, because its supervisor decides when it ends, and dies with it.
+`python -m dicomai.inference.runner DESCRIPTOR DEVICE PARENT WARM_BYTES`, as `RunnerProcess` starts
+it. It ignores SIGTERM and SIGINT, because its supervisor decides when it ends, and dies with it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import sys
 import threading
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from dicomai.errors import ConfigError, DicomaiError, ResourceError
 from dicomai.inference.messages import Analyse, Done, Failed, Progress, Ready
+from dicomai.inference.runner_process import WARM_BYTES
 from dicomai.inference.shared_memory import Channel, PeerGone
 from dicomai.process import die_with_parent
 
@@ -48,13 +51,22 @@ class Runner:
         "auto", "cpu", "cuda:0", …
     networks
         Those that a manifest may name.
+    warm_bytes
+        What the weights of the models that it keeps may take; the least recently used go first.
     """
 
-    def __init__(self, channel: Channel, device: str, networks: Mapping[str, Builder]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        device: str,
+        networks: Mapping[str, Builder],
+        warm_bytes: int = WARM_BYTES,
+    ) -> None:
         self._channel = channel
         self._device = device
         self._networks = networks
-        self._loaded: dict[str, LoadedModel] = {}
+        self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()  # the last used one last
+        self._warm_bytes = warm_bytes
         self._loading = threading.Lock()
         # One thread, so that requests have the device in the order in which they are ready for it.
         self._on_device = ThreadPoolExecutor(1, "device")
@@ -86,8 +98,6 @@ class Runner:
                 sentence=f"The runner came upon a defect: {reason}. Its log has the stack.",
                 subject=request.package_folder,
             )
-        if isinstance(answer, Failed) and answer.kind == ResourceError.kind:
-            self._forget_models()
         return answer
 
     def _analyse(self, request: Analyse) -> Findings:
@@ -116,27 +126,39 @@ class Runner:
         from dicomai.models import package as packages
         from dicomai.models.runtimes import torch_runtime
 
-        if sha256 not in self._loaded:
-            package = packages.load(folder)
-            if package.sha256 != sha256:
-                raise ConfigError(
-                    f"Package {package.name} in {folder} has changed since the service read it. "
-                    "Restore it; or trust the new one, dicomai models trust "
-                    f"{package.name}, and start the service again.",
-                    subject=package.name,
-                )
-            self._loaded[sha256] = torch_runtime.load(
-                package, self._device, networks=self._networks
+        if sha256 in self._loaded:
+            self._loaded.move_to_end(sha256)
+            return self._loaded[sha256]
+        package = packages.load(folder)
+        if package.sha256 != sha256:
+            raise ConfigError(
+                f"Package {package.name} in {folder} has changed since the service read it. "
+                "Restore it; or trust the new one, dicomai models trust "
+                f"{package.name}, and start the service again.",
+                subject=package.name,
             )
+        loaded = torch_runtime.load(package, self._device, networks=self._networks)
+        self._loaded[sha256] = replace(loaded, make_room=partial(self._only, sha256))
+        while len(self._loaded) > 1 and self.warm_bytes > self._warm_bytes:
+            self._loaded.popitem(last=False)
         return self._loaded[sha256]
 
-    def _forget_models(self) -> None:
-        """Make room: the next try starts with nothing but its own model in memory."""
+    @property
+    def warm_bytes(self) -> int:
+        """What the weights of the models take that it keeps."""
+        return sum(each.weights_bytes for each in self._loaded.values())
+
+    def _only(self, kept: str) -> bool:
+        """Make room: keep no other model than this in memory; False where there is none."""
         import torch
 
-        self._loaded.clear()
+        with self._loading:
+            others = [each for each in self._loaded if each != kept]
+            for each in others:
+                del self._loaded[each]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        return bool(others)
 
 
 class _Teller:
@@ -154,12 +176,17 @@ class _Teller:
             self._channel.send(Progress(stage=stage, fraction=fraction, number=self._number))
 
 
-def serve(channel: Channel, device: str, networks: Mapping[str, Builder] | None = None) -> None:
+def serve(
+    channel: Channel,
+    device: str,
+    networks: Mapping[str, Builder] | None = None,
+    warm_bytes: int = WARM_BYTES,
+) -> None:
     """Answer requests until the supervisor is gone.
 
     Parameters
     ----------
-    channel, device
+    channel, device, warm_bytes
         As for `Runner`.
     networks
         Those that a manifest may name; None: the project's own.
@@ -179,7 +206,8 @@ def serve(channel: Channel, device: str, networks: Mapping[str, Builder] | None 
         if "OMP_NUM_THREADS" not in os.environ:  # Who set it shares the cores on purpose.
             on_cpu = found.type == "cpu"
             torch.set_num_threads(cores if on_cpu else min(cores, _THREADS_BESIDE_A_GPU))
-        runner = Runner(channel, str(found), NETWORKS if networks is None else networks)
+        known = NETWORKS if networks is None else networks
+        runner = Runner(channel, str(found), known, warm_bytes)
         channel.send(Ready(device=str(found)))
         requests = ThreadPoolExecutor(_REQUESTS, "request")
         while True:
@@ -195,11 +223,12 @@ def main(arguments: list[str], networks: Mapping[str, Builder] | None = None) ->
     """Be the runner that `RunnerProcess` started with these arguments."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    descriptor, device, parent = arguments
+    descriptor, device, parent, warm_bytes = arguments
     die_with_parent(int(parent))
     # Where memory runs out the kernel shall take the runner, not the receiver or the database.
     Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-    serve(Channel(socket.socket(fileno=int(descriptor))), device, networks)
+    channel = Channel(socket.socket(fileno=int(descriptor)))
+    serve(channel, device, networks, int(warm_bytes))
     os._exit(0)  # threads may still work on what nobody waits for
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COMMAND: Final = (sys.executable, "-m", "dicomai.inference.runner")
 START_S: Final = 120.0
 """Importing torch from a cold disk takes long."""
+WARM_BYTES: Final = 4 * 2**30
 _TICK_S: Final = 0.1
 _REAP_S: Final = 5.0
 
@@ -52,12 +53,17 @@ class RunnerProcess:
     device
         "auto", "cpu", "cuda:0", …
     command
-        What starts a runner; descriptor, device and our process id are appended.
+        What starts a runner; descriptor, device, our process id and `warm_bytes` are appended.
+    warm_bytes
+        What the weights of the models that it keeps may take.
     """
 
-    def __init__(self, device: str, *, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, device: str, *, command: Sequence[str] = COMMAND, warm_bytes: int = WARM_BYTES
+    ) -> None:
         self._device = device
         self._command = tuple(command)
+        self._warm_bytes = warm_bytes
         self._life: _Life | None = None
         self._numbers = itertools.count(1)
         self._starting = threading.Lock()
@@ -198,7 +204,7 @@ class RunnerProcess:
                 if self._life.lives:
                     return self._life
                 self._drop(self._life)
-            self._life = life = _Life(self._command, self._device)
+            self._life = life = _Life(self._command, self._device, self._warm_bytes)
             return life.ready(go_on) or life
         finally:
             self._starting.release()
@@ -207,12 +213,12 @@ class RunnerProcess:
 class _Life:
     """A runner from its start to its death, and the answers that wait for those who asked."""
 
-    def __init__(self, command: Sequence[str], device: str) -> None:
+    def __init__(self, command: Sequence[str], device: str, warm_bytes: int) -> None:
         self._channel, theirs = Channel.pair()
         with theirs:
             handed = theirs.fileno()
             self._process = subprocess.Popen(
-                [*command, str(handed), device, str(os.getpid())],
+                [*command, str(handed), device, str(os.getpid()), str(warm_bytes)],
                 pass_fds=[handed],
                 stdin=subprocess.DEVNULL,
             )

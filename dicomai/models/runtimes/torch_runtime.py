@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import copy
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -12,12 +14,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dicomai.errors import ConfigError, ResourceError
 from dicomai.models.package import Package, verify
 from dicomai.models.runtimes.networks import NETWORKS, Builder, build
 
 _CPU_FULL: Final = "DefaultCPUAllocator: can't allocate memory"
+
+
+def _no_room() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,6 +35,45 @@ class LoadedModel:
     package: Package
     device: torch.device
     network: nn.Module
+    make_room: Callable[[], bool] = _no_room
+    """Drops what else stands in the device's memory; False where nothing does."""
+    _rehearsed: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+    @property
+    def weights_bytes(self) -> int:
+        """What its weights take."""
+        state = self.network.state_dict().values()
+        return sum(each.numel() * each.element_size() for each in state)
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether it runs on the host."""
+        return self.device.type == "cpu"
+
+    def on_cpu(self) -> LoadedModel:
+        """Return the same on the CPU."""
+        return LoadedModel(
+            package=self.package,
+            device=torch.device("cpu"),
+            network=copy.deepcopy(self.network).to("cpu"),
+        )
+
+    def free_bytes(self) -> int | None:
+        """Return what is free of the device's own memory; None on the CPU."""
+        if self.is_on_cpu:
+            return None
+        free, _ = torch.cuda.mem_get_info(self.device)
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return int(free + unused)
+
+    def pass_bytes(self, shape: tuple[int, ...]) -> int:
+        """Return what a forward pass over an input (N, C, …) takes beside the weights.
+
+        It is rehearsed with tensors that have shapes and no memory; 0 where the network can't be.
+        """
+        if shape not in self._rehearsed:
+            self._rehearsed[shape] = rehearsed_bytes(self.network, shape)
+        return self._rehearsed[shape]
 
     def __call__(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the probabilities of a batch.
@@ -65,11 +112,56 @@ class LoadedModel:
             # The allocator of the CPU has no class of its own for it.
             if not isinstance(error, torch.OutOfMemoryError) and _CPU_FULL not in str(error):
                 raise
+            if not self.is_on_cpu:
+                torch.cuda.empty_cache()
             raise ResourceError(
                 f"Model {self.package.name}, infer: the memory of {self.device} does not suffice: "
                 f"{str(error).splitlines()[0]}",
                 subject=str(self.device),
             ) from None
+
+
+class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Counts the bytes of all storages that live at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self.most = 0
+        self._live: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        out = func(*args, **(kwargs or {}))
+        for each in tree_leaves(out):
+            if isinstance(each, torch.Tensor):
+                storage = each.untyped_storage()
+                key = storage._cdata
+                if key not in self._live:
+                    self._live[key] = storage.nbytes()
+                    self.most = max(self.most, sum(self._live.values()))
+                    weakref.finalize(storage, self._live.pop, key, None)
+        return out
+
+
+def rehearsed_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
+    """Return the most that a forward pass over an input (N, C, …) takes beside the weights.
+
+    0 where the network can't be led without memory.
+    """
+    tally = _Tally()
+    try:
+        stand_in = copy.deepcopy(network).to("meta")
+        inputs = torch.empty(shape, device="meta")
+        with torch.inference_mode(), tally:
+            stand_in(inputs.to(memory_format=_memory_format(inputs))).float().exp()
+    except Exception:  # noqa: BLE001  # whatever it trips over, the real pass decides
+        return 0
+    return tally.most
 
 
 def _memory_format(inputs: torch.Tensor) -> torch.memory_format:

@@ -1,0 +1,97 @@
+"""What memory a run will take, and what there is for it."""
+
+from __future__ import annotations
+
+import math
+import resource
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from dicomai.imaging.resample import SLAB_VOXELS, Resampling
+from dicomai.inference.inferers import blended_bytes
+
+_MARGIN: Final = 1.25
+"""What allocators, libraries and temporary arrays take beside what is counted."""
+_GROUP: Final = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a run takes at its peak, in bytes.
+
+    Attributes
+    ----------
+    host
+        On the host, whatever the device: input, blended probabilities, slabs, masks.
+    window
+        On the device, for each window that the network sees at a time; 0 where nobody knows.
+    """
+
+    host: int
+    window: int = 0
+
+    def with_window(self, pass_bytes: int) -> Need:
+        """Return it with what a forward pass over one window takes."""
+        return replace(self, window=int(_MARGIN * pass_bytes))
+
+    def on_host(self, windows: int, *, device_is_host: bool) -> int:
+        """Return what is needed on the host for so many windows at a time."""
+        return self.host + (windows * self.window if device_is_host else 0)
+
+
+def need(
+    way: Resampling,
+    *,
+    inputs: int,
+    channels: int,
+    depth: int,
+    masks: int,
+) -> Need:
+    """Return what a run over a volume takes, from its voxel count and its model.
+
+    Parameters
+    ----------
+    way
+        Between the grids of source and model.
+    inputs, channels
+        Of the network's input and output.
+    depth
+        Slices of a window; of the whole grid where there are no windows.
+    masks
+        How many outputs there are; each may fill the source's grid.
+    """
+    source, model = math.prod(way.source.shape_kji), math.prod(way.model.shape_kji)
+    plane = math.prod(way.model.shape_kji[1:])
+    rows = 4 * way.source.shape_kji[0] * plane
+    preparing = rows + (1 + inputs) * 4 * model
+    blended = blended_bytes(channels, min(depth, way.model.shape_kji[0]) * plane)
+    slabs = 3 * 4 * max(SLAB_VOXELS, channels * math.prod(way.source.shape_kji[1:]))
+    running = inputs * 4 * model + 2 * blended + slabs + masks * source
+    return Need(host=int(_MARGIN * max(preparing, running)))
+
+
+def host_free_bytes() -> int:
+    """Return what this process may still take: of the host, of its group, of its own limit."""
+    free = [_available_bytes()]
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        free.append(limit - pages * resource.getpagesize())
+    try:
+        most = (_GROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = int((_GROUP / "memory.current").read_text(encoding="ascii"))
+    except OSError:  # no group of its own
+        most = "max"
+        used = 0
+    if most != "max":
+        free.append(int(most) - used)
+    return max(0, min(free))
+
+
+def _available_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    raise OSError("/proc/meminfo does not say MemAvailable")
