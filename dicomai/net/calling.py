@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty
@@ -133,6 +134,28 @@ def associated(
             wire.close()
         if tls is not None and tls.wire is not None:
             tls.wire.close()
+
+
+def patience(node: Node, limit_s: float, pulse: Callable[[], None]) -> GoOn:
+    """Return what gives a node so long for all that it is asked from now on.
+
+    Parameters
+    ----------
+    limit_s
+        Then a TransientError says that it took longer.
+    pulse
+        Called meanwhile: who asks gets on.
+    """
+    give_up = time.monotonic() + limit_s
+
+    def go_on() -> None:
+        pulse()
+        if time.monotonic() > give_up:
+            raise TransientError(
+                f"{node.name} took more than {limit_s:g} s to say what it has.", subject=node.name
+            )
+
+    return go_on
 
 
 @contextmanager

@@ -20,12 +20,14 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID, validated
 from dicomai.errors import ConfigError, DatabaseError, DicomaiError, InputError
 from dicomai.net import find as finding
+from dicomai.net.calling import patience
 from dicomai.net.node import Node
 from dicomai.routing.matching import Unmatched, over_history
 from dicomai.routing.route import Mode, Route
 from dicomai.routing.wanted import may_want
 from dicomai.service.applied import held_against, queued, wanted
 from dicomai.service.count import series_at
+from dicomai.service.pull import ANSWER_S
 from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
 from dicomai.settings import Settings
@@ -93,12 +95,15 @@ class Backfiller:
         The present.
     rules
         What studies are decided by.
+    pulse
+        Called while it gets on.
     """
 
     settings: Settings
     engine: Engine
     clock: Callable[[], Instant]
     rules: Callable[[], Rules]
+    pulse: Callable[[], None] = lambda: None
     _not_before: dict[int, float] = field(default_factory=dict)
 
     def backfill_once(self) -> bool:
@@ -195,7 +200,11 @@ class Backfiller:
     def _matches(self, plan: _Plan, day: date) -> Iterator[tuple[StudyInstanceUID, str]]:
         asked = finding.query("study", {"StudyDate": f"{day:%Y%m%d}"})
         for match in finding.find(
-            plan.node, self.settings.receiver.ae_title, asked, self.settings.tls.files
+            plan.node,
+            self.settings.receiver.ae_title,
+            asked,
+            self.settings.tls.files,
+            go_on=patience(plan.node, ANSWER_S, self.pulse),
         ):
             if match.text("StudyDate") not in ("", f"{day:%Y%m%d}"):
                 continue  # a careless node answers with more than was asked for
@@ -219,7 +228,8 @@ class Backfiller:
             return False
         if here:
             return self._move(backfill, past, "fetching")
-        told = series_at(self.settings, plan.node, past.study_instance_uid)
+        go_on = patience(plan.node, ANSWER_S, self.pulse)
+        told = series_at(self.settings, plan.node, past.study_instance_uid, go_on)
         if not any(map(plan.begins_with, told)):
             why = (
                 f"By what {plan.node.name} tells of its series, none fits route {backfill.route}."

@@ -12,9 +12,9 @@ from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
-from dicomai.errors import DatabaseError, DicomaiError, TransientError
+from dicomai.errors import DatabaseError, DicomaiError
 from dicomai.net import find as finding
-from dicomai.net.calling import GoOn
+from dicomai.net.calling import GoOn, patience
 from dicomai.net.find import Match
 from dicomai.net.node import Node
 from dicomai.routing.completeness import completed, confirmed
@@ -132,7 +132,7 @@ class Counter:
     def _count(self, study: Study, node: Node) -> bool:
         uid = study.study_instance_uid
         try:
-            found = series_at(self.settings, node, uid, self._patience(node))
+            found = series_at(self.settings, node, uid, patience(node, ANSWER_S, self.pulse))
         except DatabaseError:
             raise
         except DicomaiError as error:
@@ -153,20 +153,6 @@ class Counter:
             ):
                 self._shorten(connection, current)
         return True
-
-    def _patience(self, node: Node) -> GoOn:
-        """Return what ends the questions about a study after a while."""
-        give_up = time.monotonic() + ANSWER_S
-
-        def go_on() -> None:
-            self.pulse()
-            if time.monotonic() > give_up:
-                raise TransientError(
-                    f"{node.name} took more than {ANSWER_S:.0f} s to say what it has.",
-                    subject=node.name,
-                )
-
-        return go_on
 
     def _tell(self, study: Study, node: Node, sentence: str) -> None:
         """Tell once that a node was not counted at: its study is judged without."""

@@ -20,6 +20,7 @@ from dicomai.dicom.header import Attributes
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
 from dicomai.errors import DatabaseError, DicomaiError, InputError
 from dicomai.net import find as finding
+from dicomai.net.calling import patience
 from dicomai.net.find import Match
 from dicomai.net.node import Node
 from dicomai.routing.matching import over_history, study_day
@@ -27,7 +28,7 @@ from dicomai.routing.route import Route
 from dicomai.routing.selection import InputSpec
 from dicomai.routing.wanted import may_fit
 from dicomai.service.applied import applied
-from dicomai.service.count import series_at
+from dicomai.service.count import ANSWER_S, series_at
 from dicomai.service.earlier import has_patient_id
 from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
@@ -94,12 +95,15 @@ class Seeker:
         The present.
     rules
         What studies are decided by.
+    pulse
+        Called while it gets on.
     """
 
     settings: Settings
     engine: Engine
     clock: Callable[[], Instant]
     rules: Callable[[], Rules]
+    pulse: Callable[[], None] = lambda: None
     _not_before: dict[JobId, float] = field(default_factory=dict)
 
     def seek_once(self) -> bool:
@@ -246,9 +250,9 @@ class Seeker:
             "PatientBirthDate": "",
         }
         asked = finding.query("study", keys)
-        matches = finding.find(
-            node, self.settings.receiver.ae_title, asked, self.settings.tls.files
-        )
+        go_on = patience(node, ANSWER_S, self.pulse)
+        our_ae, files = self.settings.receiver.ae_title, self.settings.tls.files
+        matches = finding.find(node, our_ae, asked, files, go_on=go_on)
         own = f"{day:%Y%m%d}", str(header.get("StudyTime", ""))
         found = [
             (at, uid)
@@ -260,7 +264,7 @@ class Seeker:
             and (uid := _uid(match)) not in ("", study.study_instance_uid)
         ]
         for (date, _), uid in sorted(found, reverse=True)[:_MOST_PRIORS]:
-            told = series_at(self.settings, node, StudyInstanceUID(uid))
+            told = series_at(self.settings, node, StudyInstanceUID(uid), go_on)
             fits = [each for each in told if may_fit(spec.when, each.attributes, each.objects)]
             if fits:
                 yield _Offer(
@@ -275,9 +279,10 @@ class Seeker:
         uid = study.study_instance_uid
         with reading(self.engine) as connection:
             here = {each.series_instance_uid for each in whole(connection, study).series}
+        go_on = patience(node, ANSWER_S, self.pulse)
         fits = [
             each.series_instance_uid
-            for each in series_at(self.settings, node, uid)
+            for each in series_at(self.settings, node, uid, go_on)
             if each.series_instance_uid not in here
             and may_fit(spec.when, each.attributes, each.objects)
         ]

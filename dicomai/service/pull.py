@@ -13,8 +13,9 @@ from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant, as_datetime, seconds
 from dicomai.dicom.uid import StudyInstanceUID, validated
-from dicomai.errors import DatabaseError, DicomaiError, TransientError
+from dicomai.errors import DatabaseError, DicomaiError, InputError
 from dicomai.net import find as finding
+from dicomai.net.calling import patience
 from dicomai.routing.pull import Pull
 from dicomai.settings import Settings
 from dicomai.store import events, retrievals, studies
@@ -78,31 +79,22 @@ class Puller:
         zone = ZoneInfo(self.settings.service.timezone)
         today = as_datetime(self.clock()).astimezone(zone).date()
         wanted = finding.query("study", pull.asked(today))
-        give_up = time.monotonic() + ANSWER_S
-
-        def go_on() -> None:
-            self.pulse()
-            if time.monotonic() > give_up:
-                raise TransientError(
-                    f"It took more than {ANSWER_S:.0f} s to say what it has. Give the pull keys "
-                    "that fewer studies match, or fewer days.",
-                    subject=pull.node,
-                )
-
+        node = self.settings.node(pull.node)
         matches = finding.find(
-            self.settings.node(pull.node),
+            node,
             self.settings.receiver.ae_title,
             wanted,
             self.settings.tls.files,
-            go_on=go_on,
+            go_on=patience(node, ANSWER_S, self.pulse),
         )
-        found = {
-            StudyInstanceUID(validated(match.text("StudyInstanceUID"), "StudyInstanceUID")): (
-                match.text("StudyDate"),
-                match.text("StudyTime"),
-            )
-            for match in matches
-        }
+        found: dict[StudyInstanceUID, tuple[str, str]] = {}
+        for match in matches:
+            try:
+                uid = validated(match.text("StudyInstanceUID"), "StudyInstanceUID")
+            except InputError as wrong:
+                log.warning("study passed over", node=node.name, why=wrong.sentence)
+                continue
+            found[StudyInstanceUID(uid)] = match.text("StudyDate"), match.text("StudyTime")
         return sorted(found, key=lambda uid: (found[uid], uid))
 
     def _queued(self, pull: Pull, uid: StudyInstanceUID) -> bool:

@@ -154,24 +154,28 @@ def _promising(settings: Settings, engine: Engine, pulse: Callable[[], None]) ->
     return keeper.keep_once
 
 
-def _counting(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
+def _counting(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> Callable[[], bool]:
     return Counter(
-        settings=settings, engine=engine, clock=present, rules=_rules(settings)
+        settings=settings, engine=engine, clock=present, rules=_rules(settings), pulse=pulse
     ).count_once
 
 
-def _pulling(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
-    return Puller(settings=settings, engine=engine, clock=present).pull_once
+def _pulling(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> Callable[[], bool]:
+    return Puller(settings=settings, engine=engine, clock=present, pulse=pulse).pull_once
 
 
-def _seeking(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
-    return Seeker(settings=settings, engine=engine, clock=present, rules=_rules(settings)).seek_once
+def _seeking(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> Callable[[], bool]:
+    return Seeker(
+        settings=settings, engine=engine, clock=present, rules=_rules(settings), pulse=pulse
+    ).seek_once
 
 
 def _backfilling(
-    settings: Settings, engine: Engine, _pulse: Callable[[], None]
+    settings: Settings, engine: Engine, pulse: Callable[[], None]
 ) -> Callable[[], bool]:
-    backfiller = Backfiller(settings=settings, engine=engine, clock=present, rules=_rules(settings))
+    backfiller = Backfiller(
+        settings=settings, engine=engine, clock=present, rules=_rules(settings), pulse=pulse
+    )
 
     def once() -> bool:
         backfiller.backfill_once()

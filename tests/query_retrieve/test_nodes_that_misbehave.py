@@ -294,7 +294,7 @@ def test_a_node_that_is_too_slow_to_be_counted_at_holds_up_no_other_study(
         assert not counter.count_once()
     assert asked == 1  # and not once for each study
     assert beats
-    sentence = "What PACS1 has of it could not be counted: PACS1 took more than 0 s"
+    sentence = "What PACS1 has of it could not be counted: PACS1 took more than 0.5 s"
     shown = [told(tmp_path, "study", each.uid) for each in (mueller, doe)]
     assert sum(sentence in each for each in shown) == 1
 
@@ -313,7 +313,9 @@ def test_a_node_that_is_too_slow_for_a_pull_is_told_of(
     with reading(here.engine) as connection:
         (event,) = connection.execute(schema.events.select()).all()
     assert event.kind == "pull failed"
-    assert "Pull ct can't ask PACS1: It took more than 0 s to say what it has." in event.sentence
+    assert (
+        "Pull ct can't ask PACS1: PACS1 took more than 0.5 s to say what it has." in event.sentence
+    )
 
 
 def match_in_pdus(event: evt.Event, uid: str) -> bytes:
