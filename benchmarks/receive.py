@@ -113,11 +113,15 @@ def main() -> None:
         for case in (case for case in CASES if case.key in said.cases):
             batches = written(case, folder / "sent", said.share)
             rates[case.title] = {name: [] for name in names}
-            for _ in range(said.rounds):
+            for number in range(said.rounds):
                 for name in names:
-                    rate = objects_per_second(case, batches, name, folder / "received")
+                    received = folder / "received" / f"{number}-{name}".replace(" ", "-")
+                    rate = objects_per_second(case, batches, name, received)
                     rates[case.title][name].append(rate)
                     print(f"{case.title}: {name} {rate:.1f}/s", file=sys.stderr, flush=True)
+            # Not after each: ext4 without a journal makes new files slowly where others were just
+            # deleted, up to three times in all.
+            shutil.rmtree(folder / "received")
             shutil.rmtree(folder / "sent")
         print(f"{machine()}\n\n    python {shlex.join(sys.argv)}\n\n{table(rates, names)}")
         if said.large:
@@ -213,7 +217,7 @@ def peak_of_a_large_object(size: int, folder: Path) -> int:
         for _ in range(frames):
             file.write(whole[at + 4 :])
     case = Case(key="large", kind=kind, objects=1, associations=1)
-    with running("dicomai", folder / "received") as (port, pid):
+    with running("dicomai", folder / "large") as (port, pid):
         if sender(case, port, [path]).wait() != 0:
             raise RuntimeError("dicomai did not take the large object")
         return peak_bytes(pid)

@@ -97,8 +97,7 @@ def missing(name: str) -> str:
 
 @contextmanager
 def running(name: str, folder: Path) -> Iterator[tuple[int, int]]:
-    """Give port and process ID of a receiver that listens, with nothing in its folder."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Give port and process ID of a receiver that listens, with a new folder for it."""
     folder.mkdir(parents=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -115,7 +114,6 @@ def running(name: str, folder: Path) -> Iterator[tuple[int, int]]:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         # What one leaves to the kernel to write must not be the next one's work.
-        shutil.rmtree(folder, ignore_errors=True)
         os.sync()
 
 
