@@ -148,9 +148,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calling, "DIMSE_TIMEOUT_S", 0.5)
 
 
-def fetched(site: Any) -> Job:
+def fetched(site: Any, study: str = STUDY) -> Job:
     wanted = NewRetrieval(
-        node="PACS1", study_instance_uid=StudyInstanceUID(STUDY), ageing=seconds(600)
+        node="PACS1", study_instance_uid=StudyInstanceUID(study), ageing=seconds(600)
     )
     with writing(site.engine) as connection:
         job = retrievals.queue(connection, wanted, now()).job_id
@@ -212,6 +212,33 @@ def test_a_retrieval_says_what_is_wrong_with_its_node(
     words = " ".join(job.error_sentence.split()[:12])
     assert words in told(tmp_path, "job", str(job.id))
     assert words in told(tmp_path, "study", STUDY)
+
+
+def test_a_node_that_does_not_say_what_it_has_is_asked_for_all_the_same(
+    site: Callable[..., Any],
+    free_port: int,
+    tmp_path: Path,
+    made: Callable[[Any], list[Dataset]],
+    doe: Any,
+) -> None:
+    images = made(doe)
+
+    def generous(event: evt.Event) -> Iterator[Any]:
+        yield len(images)
+        for each in images:
+            yield 0xFF00, each
+
+    with peer_that(free_port, get=generous, takes=(STUDY_ROOT_GET,)) as node:
+        here = site(node)
+        job = fetched(here, doe.uid)
+    assert job.state == "done", job.error_sentence
+    sentence = (
+        "4 objects came, as PACS1 counts; what it has it does not say: PACS1 takes no C-FIND "
+        "(study root) from DICOMAI. Allow it there."
+    )
+    assert job.summary["found"] == sentence
+    assert sentence in told(tmp_path, "job", str(job.id))
+    assert sentence in told(tmp_path, "study", doe.uid)
 
 
 @pytest.mark.parametrize("how", ["silent", "trickling"])

@@ -21,9 +21,11 @@ from typer.testing import CliRunner
 from dicomai.cli.main import app
 from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.net.get import STUDY_ROOT_GET
+from dicomai.net.move import STUDY_ROOT_MOVE
 from dicomai.net.node import Node
 from dicomai.service.query import CatalogueArchive
 
+CT = "1.2.840.10008.5.1.4.1.1.2"
 Findscu = Callable[..., list[Dataset]]
 
 
@@ -176,6 +178,53 @@ def test_a_query_is_cancelled(
     going.set()
     assert [status.Status for status, _ in answers][-1] == 0xFE00
     association.release()
+
+
+def test_what_is_being_sent_is_cancelled_between_two_objects(
+    filled: Callable[..., Any],
+    our_query_port: int,
+    free_ports: Callable[[int], list[int]],
+    mueller: Any,
+) -> None:
+    came: list[str] = []
+    association: Any = None
+
+    def stop(event: evt.Event) -> int:
+        came.append(event.request.AffectedSOPInstanceUID)
+        association.send_c_cancel(7, query_model=model)
+        return 0
+
+    (port,) = free_ports(1)
+    viewer = AE("VIEWER")
+    viewer.supported_contexts = StoragePresentationContexts
+    server = viewer.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, stop)]
+    )
+    filled(Node(name="VIEWER", ae_title="VIEWER", host="127.0.0.1", port=port))
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = mueller.uid
+    for model in (STUDY_ROOT_GET, STUDY_ROOT_MOVE):
+        entity = AE("CLIENT")
+        entity.add_requested_context(model)
+        entity.add_requested_context(CT)
+        association = entity.associate(
+            "127.0.0.1",
+            our_query_port,
+            ae_title="DICOMAI",
+            ext_neg=[build_role(CT, scp_role=True)],
+            evt_handlers=[(evt.EVT_C_STORE, stop)],
+        )
+        if model == STUDY_ROOT_GET:
+            answers = association.send_c_get(query, model, msg_id=7)
+        else:
+            answers = association.send_c_move(query, "VIEWER", model, msg_id=7)
+        last, _ = list(answers)[-1]
+        assert last.Status == 0xFE00
+        assert (last.NumberOfCompletedSuboperations, last.NumberOfRemainingSuboperations) == (1, 4)
+        association.release()
+    server.shutdown()
+    assert len(came) == 2
 
 
 @pytest.mark.parametrize("level", ["STUDY", "SERIES"])
