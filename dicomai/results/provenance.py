@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicomai.dicom import charset, dates
+from dicomai.dicom.body_parts import UNPAIRED
 from dicomai.dicom.codes import Code
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import InputError
@@ -215,7 +216,7 @@ def complete(result: Dataset, job: Job, kind: uids.Kind, number: int = 1) -> Non
     result.SeriesInstanceUID = uids.series_uid(job.uuid, kind)
     _series(result, job, kind, number)
     if kind not in _DOCUMENTS:
-        _body_part(result, job.sources[0])
+        _body_part(result, job.sources)
     _equipment(result, job)
     result.TimezoneOffsetFromUTC = job.offset
     terms = charset.chosen_for(job.carried.terms, texts(result))
@@ -239,16 +240,18 @@ def _series(result: Dataset, job: Job, kind: uids.Kind, number: int) -> None:
         setattr(result, f"{keyword}Time", time)
 
 
-def _body_part(result: Dataset, source: Dataset) -> None:
-    part, side = text(source, "BodyPartExamined"), text(source, "Laterality")
+def _body_part(result: Dataset, sources: Sequence[Dataset]) -> None:
+    part = text(sources[0], "BodyPartExamined")
     known = re.fullmatch(r"[A-Z0-9_ ]{1,16}", part) is not None  # some write prose here
     if known:
         result.BodyPartExamined = part
     if result.SOPClassUID == KINDS["PM"].sop_class_uid:
         return  # its frames say on which side they are, and then the series may not
+    sides = {text(each, "Laterality") or text(each, "ImageLaterality") for each in sources}
+    side = sides.pop() if len(sides) == 1 else ""
     if known and side in {"L", "R"}:
         result.Laterality = side
-    elif not known and result.Modality in {"OT", "PR", "DOC"}:
+    elif part not in UNPAIRED and result.Modality in {"OT", "PR", "DOC"}:
         result.Laterality = ""  # of a body part that may be one of a pair (PS3.3 C.7.3.1)
 
 

@@ -159,6 +159,13 @@ def test_the_side_goes_with_the_body_part(study: Any, found: Any) -> None:
     assert (seg.BodyPartExamined, seg.Laterality) == ("KNEE", "L")
     seg, _ = _results(study, found, BodyPartExamined="KNEE", Laterality="B")
     assert "Laterality" not in seg
+    seg, _ = _results(study, found, BodyPartExamined="BREAST", ImageLaterality="R")
+    assert seg.Laterality == "R"
+    headers = copy.deepcopy(study.headers)
+    for number, header in enumerate(headers):
+        header.BodyPartExamined, header.Laterality = "KNEE", "LR"[number % 2]
+    seg, _ = encode(found.everything(study), headers, found.job, study.context)
+    assert "Laterality" not in seg
 
 
 def test_the_issuer_goes_with_the_accession_number(study: Any, found: Any) -> None:
