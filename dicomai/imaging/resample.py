@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -111,8 +111,8 @@ class Resampling:
         """
         back = Back(self)
         for part in self.streamed(channels):
-            for slab, values in back.slabs(part, wanted):
-                yield slab[0], values
+            for each in back.slabs(part, wanted):
+                yield each.where[0], each.values
 
     def streamed(
         self, channels: npt.NDArray[np.floating] | Iterable[npt.NDArray[np.floating]]
@@ -242,6 +242,14 @@ class _Plane:
         return plane if self._across_j is None else self._across_j @ plane
 
 
+class Part(NamedTuple):
+    """Values on a part of the source's grid: where, (C, slices, rows, columns), which channels."""
+
+    where: tuple[slice, slice, slice]
+    values: npt.NDArray[np.float32]
+    channels: npt.NDArray[np.intp]
+
+
 class Back:
     """Brings probabilities from the model's grid to the source's while they come in.
 
@@ -267,7 +275,8 @@ class Back:
         part: npt.NDArray[np.floating],
         wanted: Callable[[npt.NDArray[np.float32]], bool] | None = None,
         least: float | None = None,
-    ) -> Iterator[tuple[tuple[slice, slice, slice], npt.NDArray[np.float32]]]:
+        chosen: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.intp]] | None = None,
+    ) -> Iterator[Part]:
         """Give what the next slab of the model completes, as parts of the source's grid.
 
         Parameters
@@ -278,6 +287,8 @@ class Back:
             As of `Resampling.to_source`.
         least
             Where all values lie below it may be left out; None leaves nothing out.
+        chosen
+            Called as `wanted` is, says which channels to bring back; None: all.
         """
         weights_k, weights_j, weights_i = self._weights
         first, last = self._reaches[0]
@@ -293,17 +304,22 @@ class Back:
             values = _times(weights_k[slab, low:high], near.slices(low, high))
             if wanted is not None and not wanted(values):
                 continue
+            channels = np.arange(len(values)) if chosen is None else chosen(values)
+            if len(channels) < len(values):
+                values = values[channels]
             if least is None or self._way.upright is not None:
                 every = (slice(0, rows), slice(0, columns))
                 plane = _Plane(weights_j, weights_i)
-                yield (slab, *every), self._across(values, plane, slab.start, every)
+                out = self._across(values, plane, slab.start, every)
+                yield Part((slab, *every), out, channels)
                 continue
             cut = self._cut(values, least)
             if cut is not None:
                 (from_j, from_i), (to_j, to_i) = cut
                 plane = _Plane(weights_j[to_j, from_j], weights_i[to_i, from_i])
                 some = np.ascontiguousarray(values[:, :, from_j, from_i])
-                yield (slab, to_j, to_i), self._across(some, plane, slab.start, (to_j, to_i))
+                out = self._across(some, plane, slab.start, (to_j, to_i))
+                yield Part((slab, to_j, to_i), out, channels)
         self._done = ready
         near.forget(int(first[list(order[ready:])].min()) if ready < depth else near.end)
 
@@ -368,7 +384,7 @@ class _Near:
 
     def forget(self, low: int) -> None:
         """Keep only those from `low` on."""
-        self._left = self.slices(min(low, self.end), self.end)
+        self._left = self.slices(min(low, self.end), self.end).copy()  # the slab is not ours
         self._left_from = min(low, self.end)
         self._last = None
 

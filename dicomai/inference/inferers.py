@@ -100,7 +100,8 @@ class SlidingWindowInferer:
                     blended.add(window, said, weight)
                 done += len(some)
                 self.progress(done / count)
-            yield blended.taken(end - start, self.channels)
+            yield blended.first(end - start, self.channels)
+            blended.drop(end - start)
         if not count:
             self.progress(1.0)
 
@@ -128,18 +129,22 @@ class _Blended:
             total[here] += each[inside] * weight[inside]
         self._weights[here] += weight[inside]
 
-    def taken(self, count: int, channels: int) -> Array:
-        """Return the first slices, which no later window reaches, and go on to those after."""
-        self._first += count
+    def first(self, count: int, channels: int) -> npt.NDArray[np.floating]:
+        """Return the mean of the first slices, (C', count, J, I), until they are dropped."""
         weights = np.maximum(self._weights[:count], _LEAST * _LEAST)
         if self._total is None:
             return np.zeros((channels, *weights.shape), dtype=np.float32)
-        out = np.empty((len(self._total), *weights.shape), dtype=self._total.dtype)
-        for channel, total in zip(out, self._total, strict=True):
-            np.divide(total[:count], weights, out=channel, casting="same_kind")
-            _moved_up(total, count)
-        _moved_up(self._weights, count)
-        return out
+        for total in self._total:
+            np.divide(total[:count], weights, out=total[:count], casting="same_kind")
+        return self._total[:, :count]
+
+    def drop(self, count: int) -> None:
+        """Go on to the slices after the first ones, which no later window reaches."""
+        self._first += count
+        for sums in (self._weights, *(() if self._total is None else self._total)):
+            rest = len(sums) - count
+            sums[:rest] = sums[count:]
+            sums[rest:] = 0
 
 
 def _precision(channels: int, voxels: int) -> type[np.floating]:
@@ -149,13 +154,6 @@ def _precision(channels: int, voxels: int) -> type[np.floating]:
 def blended_bytes(channels: int, voxels: int) -> int:
     """Return what sums over so many voxels, the slices of a window, take; weights too."""
     return voxels * (channels * np.dtype(_precision(channels, voxels)).itemsize + 4)
-
-
-def _moved_up(slices: npt.NDArray[np.floating], count: int) -> None:
-    """Drop the first slices, and begin empty ones at the end."""
-    rest = len(slices) - count
-    slices[:rest] = slices[count:]
-    slices[rest:] = 0
 
 
 def windows_of(

@@ -14,6 +14,7 @@ from scipy.spatial.distance import pdist
 from dicomai.dicom.codes import HOUNSFIELD, MILLILITRE, MILLIMETRE, OURS, Code
 from dicomai.findings import Mask, Measurement
 from dicomai.imaging.geometry import Grid
+from dicomai.imaging.mask import Cut
 
 VOLUME: Final = Code("118565006", "SCT", "Volume")
 DIAMETER: Final = Code("81827009", "SCT", "Diameter")
@@ -22,9 +23,6 @@ EQUAL_BALL: Final = Code("EQUIVALENT-BALL", OURS, "Diameter of the ball of equal
 MAXIMUM_3D_DIAMETER: Final = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
 ATTENUATION: Final = Code("112031", "DCM", "Attenuation Coefficient")
 MEAN: Final = Code("373098007", "SCT", "Mean")
-
-Cut = tuple[slice, slice, slice]
-"""The part of a grid that holds a mask, along k, j, i."""
 
 
 def voxel_count(mask: Mask, grid: Grid, first_k: int = 0) -> float:
@@ -91,20 +89,6 @@ def centre_lps_mm(mask: Mask, cut: Cut, grid: Grid) -> tuple[float, float, float
     kji = np.argwhere(mask) + np.array([part.start for part in cut])
     x, y, z = grid.lps_mm(kji).mean(axis=0)
     return float(x), float(y), float(z)
-
-
-def bounds(mask: Mask) -> Cut | None:
-    """Return the smallest part of a grid that holds a mask, or None where it is empty."""
-    k = np.flatnonzero(np.any(mask, axis=(1, 2)))
-    if not k.size:
-        return None
-    within = np.any(mask[k[0] : k[-1] + 1], axis=0)
-    j, i = np.flatnonzero(np.any(within, axis=1)), np.flatnonzero(np.any(within, axis=0))
-    return (
-        slice(int(k[0]), int(k[-1]) + 1),
-        slice(int(j[0]), int(j[-1]) + 1),
-        slice(int(i[0]), int(i[-1]) + 1),
-    )
 
 
 def measurements(

@@ -17,6 +17,7 @@ from dicomai.errors import ConfigError, ResourceError
 from dicomai.findings import Classification, Detection, Findings, Segment, SourceImage, Sphere
 from dicomai.imaging.attributes import text
 from dicomai.imaging.image import SourceImagePixels
+from dicomai.imaging.mask import blank_mask
 from dicomai.imaging.resample import Resampling, resampling
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import limits
@@ -432,11 +433,7 @@ def _segment(
         category=output.category.code,
         type=output.type.code,
         laterality=output.laterality_code,
-        mask=(
-            np.zeros(source.grid.shape_kji, dtype=np.bool_)
-            if region is None
-            else region.whole(source.grid)
-        ),
+        mask=(blank_mask(source.grid.shape_kji) if region is None else region.whole(source.grid)),
         probability=None if region is None else region.values,
         measurements=(
             ()

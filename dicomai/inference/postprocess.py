@@ -11,8 +11,9 @@ from scipy import ndimage
 
 from dicomai.findings import Mask
 from dicomai.imaging.geometry import Grid
+from dicomai.imaging.mask import Cut, blank_mask, bounds
 from dicomai.imaging.resample import Back, Resampling
-from dicomai.inference.measure import Cut, bounds, labelled
+from dicomai.inference.measure import labelled
 from dicomai.models.manifest import Postprocess
 
 
@@ -45,7 +46,7 @@ class Region:
 
     def whole(self, grid: Grid) -> Mask:
         """Return the mask on the whole grid, (K, J, I) bool."""
-        out = np.zeros(grid.shape_kji, dtype=np.bool_)
+        out = blank_mask(grid.shape_kji)
         out[self.cut] = self.mask
         return out
 
@@ -116,9 +117,9 @@ def _probable_enough(
             wanted = [choice for choice in found if choice.channel == channel]
             least = min(choice.threshold for choice in wanted)
             # Of its own only those parts of a slab that reach so high.
-            for cut, values in back.slabs(part[channel : channel + 1], least=least):
+            for where, (values,), _ in back.slabs(part[channel : channel + 1], least=least):
                 for choice in wanted:
-                    found[choice].add(cut, values[0] >= choice.threshold, values[0])
+                    found[choice].add(where, values >= choice.threshold, values)
 
 
 def _most_probable(
@@ -126,12 +127,25 @@ def _most_probable(
 ) -> None:
     back = Back(way)
     for part in parts:
-        for cut, values in back.slabs(part):
+        for where, values, channels in back.slabs(part, chosen=_contenders):
             first = values.argmax(axis=0)
             there = np.bincount(first.ravel(), minlength=len(values)) > 0
+            at = {int(channel): index for index, channel in enumerate(channels) if there[index]}
             for choice, pieces in found.items():
-                if there[choice.channel]:
-                    pieces.add(cut, first == choice.channel, values[choice.channel])
+                index = at.get(choice.channel)
+                if index is not None:
+                    pieces.add(where, first == index, values[index])
+
+
+def _contenders(values: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """Return the channels of (C, …) that can be the most probable of a voxel between these.
+
+    The sum over all channels is nowhere less than here, so the most probable one has its share.
+    """
+    share = float(values.sum(axis=0).min()) / len(values)
+    most = values.reshape(len(values), -1).max(axis=1)
+    found = np.flatnonzero(most >= share * (1 - 1e-5))
+    return found if found.size else np.arange(1)
 
 
 class _Pieces:

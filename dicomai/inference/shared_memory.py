@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from dicomai.imaging.mask import Mask, blank_mask, bounds
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -163,12 +165,20 @@ class _Writer(pickle.Pickler):
             return None
         if obj.dtype.kind not in _KINDS or not obj.dtype.isnative:
             raise BadMessage(f"an array of {obj.dtype}; only booleans and numbers pass")
+        if obj.dtype.kind == "b" and obj.ndim == 3:
+            cut = bounds(obj)
+            corners = None if cut is None else tuple((part.start, part.stop) for part in cut)
+            inside = obj[:0] if cut is None else obj[cut]
+            return ("mask", obj.shape, corners, self._placed(np.packbits(inside)))
         packed = obj.dtype.kind == "b"
-        stored = np.packbits(obj) if packed else obj
+        offset = self._placed(np.packbits(obj) if packed else obj)
+        return ("array", offset, obj.shape, obj.dtype.str, packed)
+
+    def _placed(self, stored: npt.NDArray[np.generic]) -> int:
         offset = self.array_bytes
         self.array_bytes = _aligned(offset + stored.nbytes)
         self._arrays.append((offset, stored))
-        return ("array", offset, obj.shape, obj.dtype.str, packed)
+        return offset
 
     def write(self, descriptor: int) -> None:
         """Fill the memory; nothing of it stays mapped, or it could not be sealed."""
@@ -204,7 +214,27 @@ class _Reader(pickle.Unpickler):
                 return value
             case ("array", int(offset), tuple(shape), str(dtype), bool(packed)):
                 return self._array(offset, shape, np.dtype(dtype), packed=packed)
+            case ("mask", (int(k), int(j), int(i)), corners, int(offset)):
+                return self._mask((k, j, i), corners, offset)
         raise BadMessage("a reference to nothing in shared memory")
+
+    def _mask(self, shape: tuple[int, int, int], corners: object, offset: int) -> Mask:
+        """Return a mask of which only what lies between two corners was sent."""
+        if min(shape) < 0:
+            raise BadMessage(f"a mask with shape {shape}")
+        out = blank_mask(shape)
+        if corners is None:
+            return out
+        match corners:
+            case ((int(k), int(to_k)), (int(j), int(to_j)), (int(i), int(to_i))):
+                inside = out[k:to_k, j:to_j, i:to_i]
+            case _:
+                raise BadMessage("a mask without corners")
+        wanted = (to_k - k, to_j - j, to_i - i)
+        if min(k, j, i) < 0 or inside.shape != wanted:
+            raise BadMessage("a mask that reaches beyond its grid")
+        inside[:] = self._array(offset, wanted, np.dtype(np.bool_), packed=True)
+        return out
 
     def _array(
         self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, packed: bool

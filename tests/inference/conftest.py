@@ -151,3 +151,9 @@ def make_body() -> Callable[..., SourceVolume]:
 def in_ball() -> Callable[..., npt.NDArray[np.bool_]]:
     """Gives `ball`."""
     return ball
+
+
+@pytest.fixture(scope="session")
+def manifest_head() -> str:
+    """The part of a manifest that all models here share."""
+    return HEAD

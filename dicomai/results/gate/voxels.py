@@ -39,7 +39,24 @@ _PIXELS: Final[dict[str, dict[str, object]]] = {
     "LABELMAP": _BYTES,
 }
 _WORDS: Final[dict[str, object]] = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15}
-_Frames = npt.NDArray[np.bool_] | npt.NDArray[np.unsignedinteger]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Bits:
+    """Frames of one bit a voxel, unpacked one by one: all of a hundred segments are gigabytes."""
+
+    octets: npt.NDArray[np.uint8]
+    shape: tuple[int, int]
+
+    def __getitem__(self, number: int) -> npt.NDArray[np.bool_]:
+        size = self.shape[0] * self.shape[1]
+        first, last = number * size // 8, -(-(number + 1) * size // 8)
+        bits = np.unpackbits(self.octets[first:last], bitorder="little")
+        start = number * size - 8 * first
+        return bits[start : start + size].reshape(self.shape).view(np.bool_)
+
+
+_Frames = _Bits | npt.NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,13 +160,13 @@ def _frames(seg: Dataset, uid: str, kind: str, slices: Sequence[Slice]) -> _Fram
     values: npt.NDArray[np.unsignedinteger] = octets
     if seg.BitsAllocated == 16:
         values = octets.view("<u2")
-    elif kind == "BINARY":
-        values = np.unpackbits(octets, bitorder="little")
     size = count * rows * columns
-    if values.size < size or len(seg.PerFrameFunctionalGroupsSequence) != count:
+    there = 8 * octets.size if kind == "BINARY" else values.size
+    if there < size or len(seg.PerFrameFunctionalGroupsSequence) != count:
         refuse("readable", uid, f"it does not hold the {count} frames that it announces")
-    frames = values[:size].reshape(count, rows, columns)
-    return frames.astype(bool) if kind == "BINARY" else frames
+    if kind == "BINARY":
+        return _Bits(octets=octets, shape=(rows, columns))
+    return values[:size].reshape(count, rows, columns)
 
 
 def _placed(
@@ -260,13 +277,17 @@ def _segments(
         )
     if strange := {key[0] for key in placed} - ({0} if labels else set(numbered)):
         refuse("content", uid, f"frames of segment {min(strange)} belong to nothing found")
-    if labels and int(frames.max(initial=0)) > len(numbered):
+    if not isinstance(frames, _Bits) and labels and int(frames.max(initial=0)) > len(numbered):
         refuse("content", uid, "it has labels that belong to nothing found")
     return places
 
 
 def _wrong(
-    frame: _Frames | None, seg: Dataset, number: int, found: Segment | Detection, k: int
+    frame: npt.NDArray[np.bool_] | npt.NDArray[np.unsignedinteger] | None,
+    seg: Dataset,
+    number: int,
+    found: Segment | Detection,
+    k: int,
 ) -> int:
     """Return in how many voxels a frame is not what was found; no frame is an empty one."""
     assert found.mask is not None
