@@ -30,6 +30,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom import Dataset
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from dicomai.dicom.codes import MILLILITRE, Code
 from dicomai.dicom.dates import Instant
@@ -355,13 +356,8 @@ def _segimage2itkimage(findings: Findings, path: Path, folder: Path) -> Iterator
     ours = where.lps_mm(np.argwhere(segment.mask))
     if len(theirs) != len(ours):
         yield f"segimage2itkimage: {len(theirs)} voxels of {len(ours)}"
-    elif np.abs(_sorted(theirs[:, :3]) - _sorted(ours)).max() > 0.01:
+    elif KDTree(theirs[:, :3]).query(ours)[0].max() > 0.01:
         yield "segimage2itkimage: voxels lie elsewhere"
-
-
-def _sorted(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    rounded = np.round(points, 1)
-    return points[np.lexsort(rounded.T)]
 
 
 def nrrd(path: Path) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.float64]]:

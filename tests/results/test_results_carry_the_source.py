@@ -99,7 +99,7 @@ def test_a_result_keeps_the_sources_set_only_while_all_text_fits(
     study: Any, found: Any, sample_data: Path
 ) -> None:
     latin = _with_name_of(sample_data / "odd" / "charsets" / "chrGerm.dcm", study.headers)
-    findings = found.everything(study)
+    findings = found.little(study)
     kept = encode(findings, latin, found.job, study.context)
     assert {str(each.SpecificCharacterSet) for each in kept} == {"ISO_IR 100"}
     greek = replace(findings, sought="nodules of ≥ 4 mm")
@@ -125,7 +125,7 @@ def test_undeclared_bytes_are_held_until_the_node_says_what_they_are(
     study: Any, found: Any, sample_data: Path
 ) -> None:
     odd = sample_data / "odd" / "charsets-made" / "undeclared-latin1.dcm"
-    findings = found.everything(study)
+    findings = found.little(study)
     with pytest.raises(UndeclaredText, match="charset_default") as refused:
         encode(findings, _with_name_of(odd, study.headers), found.job, study.context)
     assert refused.value.kind == "config"
@@ -160,7 +160,7 @@ def test_a_declaration_that_is_wrong_but_readable_is_taken_at_its_word(
     study: Any, found: Any, sample_data: Path, name: str, terms: str
 ) -> None:
     headers = _with_name_of(sample_data / "odd" / "charsets-made" / f"{name}.dcm", study.headers)
-    findings = found.everything(study)
+    findings = found.little(study)
     files = [written(each) for each in encode(findings, headers, found.job, study.context)]
     check(files, findings, headers)
     for raw in files:
@@ -206,7 +206,7 @@ def test_text_that_is_no_identity_is_left_out_with_a_warning(study: Any, found: 
         headers[0].StudyDescription = "x" * 80
         headers[0].BodyPartExamined = "Thorax/Abdomen"
     files = [
-        written(each) for each in encode(found.everything(study), headers, found.job, study.context)
+        written(each) for each in encode(found.little(study), headers, found.job, study.context)
     ]
     report = _read(files[-1])
     assert (report.PatientSex, report.PatientBirthDate) == ("", "")
@@ -214,12 +214,12 @@ def test_text_that_is_no_identity_is_left_out_with_a_warning(study: Any, found: 
     words = [item.TextValue for item in report.ContentSequence[-1].ContentSequence]
     for keyword in ("PatientSex", "PatientBirthDate", "StudyDescription"):
         assert any(keyword in text and "left out" in text for text in words)
-    check(files, found.everything(study), headers)
+    check(files, found.little(study), headers)
 
 
 def test_the_sources_are_not_changed(study: Any, found: Any) -> None:
     before = [each.to_json() for each in study.headers]
-    study.files(found.everything(study))
+    study.files(found.little(study))
     assert [each.to_json() for each in study.headers] == before
 
 
