@@ -14,7 +14,7 @@ from typing import Any
 from ohif_site import served
 from playwright.sync_api import Page, sync_playwright
 
-SIZE = {"width": 1400, "height": 800}
+SIZE = {"width": 1200, "height": 700}
 # Without a graphics card; and as root, whom Chromium's sandbox refuses.
 SOFTWARE = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
             "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]  # fmt: skip
@@ -46,7 +46,7 @@ class Viewer:
 
     def settled(self, name: str) -> None:
         """Take the picture of a screen that no longer changes."""
-        self.page.mouse.move(1250, 700)
+        self.page.mouse.move(1150, 600)
         before = b""
         for _ in range(40):
             now = self.page.screenshot()
@@ -84,7 +84,7 @@ def segmentation(viewer: Viewer) -> dict[str, Any]:
         "sides": page.locator(f"{PANE} .orientation-marker").all_inner_texts(),
     }
     page.locator("[data-cy^=all-segments-visibility-toggle]").first.click()
-    viewer.settled("ohif-plain")
+    viewer.settled("plain")
     return seen
 
 
