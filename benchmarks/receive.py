@@ -1,6 +1,7 @@
 """How fast objects are received: dicomai beside DCMTK, Orthanc and pynetdicom, in one run.
 
-Each case is sent by DCMTK's storescu to each receiver in turn, and so again for every round. The
+Each case is sent by DCMTK's storescu to each receiver in turn, and so again for every round; an
+association for each object by `one_each.py`, for storescu itself takes longer to start. The
 table has objects per second as medians over the rounds, and dicomai's rate over each other's as
 median of the ratios within a round. Repeat it with the command that it prints.
 """
@@ -132,8 +133,15 @@ def main() -> None:
 def objects_per_second(case: Case, batches: list[list[Path]], name: str, folder: Path) -> float:
     """Send a case to a receiver; every object must be acknowledged."""
     with running(name, folder) as (port, _):
-        began = time.perf_counter()
-        senders = [sender(case, port, batch) for batch in batches]
+        if case.one_each:
+            senders = [one_each(port, batch) for batch in batches]
+            began = time.perf_counter()
+            for each in senders:
+                assert each.stdin is not None
+                each.stdin.close()
+        else:
+            began = time.perf_counter()
+            senders = [sender(port, batch) for batch in batches]
         failed = [each.args for each in senders if each.wait() != 0]
         seconds = time.perf_counter() - began
     if failed:
@@ -141,21 +149,24 @@ def objects_per_second(case: Case, batches: list[list[Path]], name: str, folder:
     return sum(len(batch) for batch in batches) / seconds
 
 
-def sender(case: Case, port: int, files: Sequence[Path]) -> subprocess.Popen[bytes]:
-    """Start sending files: in one association, or in one after the other."""
+def sender(port: int, files: Sequence[Path]) -> subprocess.Popen[bytes]:
+    """Start sending files in one association."""
     command = ["storescu", "-pdu", str(MAX_PDU_BYTES), "-aet", "CT1", "-aec", AE_TITLE]
-    command += ["-R"] * case.one_each  # what opens one for each object asks for what that needs
-    command += ["127.0.0.1", str(port)]
     environment = os.environ | {"TCP_NODELAY": "1", "TCP_BUFFER_LENGTH": "1048576"}
-    if not case.one_each:
-        return subprocess.Popen([*command, *map(str, files)], env=environment)
-    listed = "\0".join(map(str, files)).encode()
+    return subprocess.Popen([*command, "127.0.0.1", str(port), *map(str, files)], env=environment)
+
+
+def one_each(port: int, files: Sequence[Path]) -> subprocess.Popen[bytes]:
+    """Prepare to send files in an association each, once its standard input is closed."""
+    program = [sys.executable, str(Path(__file__).with_name("one_each.py"))]
     process = subprocess.Popen(
-        ["xargs", "-0", "-n1", *command], env=environment, stdin=subprocess.PIPE
+        [*program, str(port), "CT1", AE_TITLE, str(MAX_PDU_BYTES), *map(str, files)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
-    assert process.stdin is not None
-    process.stdin.write(listed)
-    process.stdin.close()
+    assert process.stdout is not None
+    if process.stdout.readline() != b"ready\n":
+        raise RuntimeError(f"{process.args!r} failed")
     return process
 
 
@@ -216,9 +227,8 @@ def peak_of_a_large_object(size: int, folder: Path) -> int:
         file.write(whole[:at] + length.to_bytes(4, "little"))
         for _ in range(frames):
             file.write(whole[at + 4 :])
-    case = Case(key="large", kind=kind, objects=1, associations=1)
     with running("dicomai", folder / "large") as (port, pid):
-        if sender(case, port, [path]).wait() != 0:
+        if sender(port, [path]).wait() != 0:
             raise RuntimeError("dicomai did not take the large object")
         return peak_bytes(pid)
 
