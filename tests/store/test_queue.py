@@ -297,6 +297,24 @@ def test_again_makes_a_new_generation_on_the_same_input(engine: Engine) -> None:
     assert made.uuid != job(engine, old).uuid
 
 
+def test_results_that_were_refused_are_made_anew_with_another_package(engine: Engine) -> None:
+    added = arrive(engine)
+    old = add(engine, wanted(inputs=(added[0].instance_id,))).job_id
+    held = claimed(engine).held
+    with writing(engine) as connection:
+        jobs.fail(connection, held, "refused", "A rule is broken.", "check", "1.2.3", NOW)
+        assert [each.id for each in jobs.held_by(connection, "person", 10)] == [old]
+        assert not jobs.held_by(connection, "config", 10)
+    same = job(engine, old).package_sha256
+    with reading(engine) as connection:
+        taken = analyses.inputs(connection, old)
+    with pytest.raises(jobs.NotNow), writing(engine) as connection:
+        analyses.again(connection, old, taken, same, "f2", NOW)
+    with writing(engine) as connection:
+        new = analyses.again(connection, old, taken, "a" * 64, "f2", NOW)
+    assert (job(engine, old).state, job(engine, new).state) == ("cancelled", "queued")
+
+
 def test_two_routes_share_one_analysis_and_each_node_gets_it_once(engine: Engine) -> None:
     arrive(engine)
     first = add(engine, wanted(route="a", destinations=("PACS1",)))
