@@ -17,7 +17,7 @@ from dicomai.routing.completeness import Quiet, Wait, after_object
 from dicomai.service.decide import hold_sentence
 from dicomai.service.received import ReceivedObject
 from dicomai.spool.entries import AssociationFacts, Entry
-from dicomai.store import associations, events, instances, series, studies
+from dicomai.store import associations, events, instances, retrievals, series, studies
 from dicomai.store.associations import Association
 from dicomai.store.events import JsonValue
 from dicomai.store.instances import Added, InstanceRow
@@ -90,6 +90,8 @@ def note_arrived(
         associations.note(connection, _association(host, facts), study.study_instance_uid)
         added.append(instances.add(connection, _row(each, node), now))
         series.note_identity(connection, study.study_instance_uid, _identity(each.read))
+    if not facts.retrieved:
+        retrievals.welcome(connection, study.study_instance_uid)
     _judge(connection, study, now)
     _hold_shared(connection, study.study_instance_uid, arrived, added, now)
     _tell(connection, study.study_instance_uid, facts, arrived, added, now)

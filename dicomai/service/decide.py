@@ -175,7 +175,7 @@ def _apply(
     if discontinued(arrived.steps):
         return f"{arrived.steps[0].node} broke off its procedure, so no route was looked at."
     purpose = retrievals.purpose_of(connection, seen.study.study_instance_uid)
-    if purpose and all(row.origin != "received" for row in seen.rows.values()):
+    if purpose:
         return f"It was fetched for {purpose} alone, so no route was looked at."
     return apply_all(connection, seen, rules, now)
 
@@ -218,7 +218,11 @@ def _fetch_missing(
             missing.setdefault(each.node, set()).add(SeriesInstanceUID(each.series_instance_uid))
     for node, wanted in missing.items():
         retrieval = NewRetrieval(
-            node=node, study_instance_uid=uid, series=frozenset(wanted), ageing=rules.ageing
+            node=node,
+            study_instance_uid=uid,
+            series=frozenset(wanted),
+            purpose=retrievals.purpose_of(connection, uid),
+            ageing=rules.ageing,
         )
         retrievals.queue(connection, retrieval, now)
 

@@ -98,7 +98,17 @@ class Puller:
         return sorted(found, key=lambda uid: (found[uid], uid))
 
     def _queued(self, pull: Pull, uid: StudyInstanceUID) -> bool:
-        """Queue a study, unless it is here or was ever asked for."""
+        """Queue a study, unless it is here or was ever asked for.
+
+        One that was fetched for something else is looked at by routes from now on.
+        """
+        with reading(self.engine) as connection:
+            apart = retrievals.purpose_of(connection, uid)
+        if apart:
+            with writing(self.engine) as connection:
+                studies.lock(connection, uid)
+                retrievals.welcome(connection, uid)
+            return False
         with reading(self.engine) as connection:
             if studies.get(connection, uid) is not None or retrievals.asked(connection, uid):
                 return False

@@ -294,6 +294,7 @@ def arriving(connection: Connection, backfill: Backfill, limit: int) -> tuple[Ar
         .outerjoin(table, table.c.study_instance_uid == history.c.study_instance_uid)
         .where(
             history.c.backfill_id == backfill.id,
+            history.c.state.in_(("fetching", "held", "failed")),
             (history.c.state == "fetching")
             | ((history.c.state == "held") & func.coalesce(table.c.status, "").notin_(("held",)))
             | ((history.c.state == "failed") & jobs.c.state.not_in(("failed", "cancelled"))),

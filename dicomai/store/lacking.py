@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, delete, exists, insert, literal_column, select, update
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
@@ -25,8 +25,10 @@ MISSING = "missing"
 
 def waiting(connection: Connection) -> tuple[Job, ...]:
     """Return the jobs that wait for an input, oldest first."""
-    query = select(jobs).where(jobs.c.state == "waiting", jobs.c.waiting_for == "input")
-    return tuple(job_of(row) for row in connection.execute(query.order_by(jobs.c.id)))
+    # Written out, so that the partial index serves it.
+    is_waiting = jobs.c.state == literal_column("'waiting'")
+    found = connection.execute(select(jobs).where(is_waiting, jobs.c.waiting_for == "input"))
+    return tuple(sorted((job_of(row) for row in found), key=lambda job: job.id))
 
 
 def complete(connection: Connection, older: JobId, new: NewAnalysis, now: Instant) -> bool:

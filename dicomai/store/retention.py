@@ -180,14 +180,21 @@ def prune_jobs(connection: Connection, before: Instant) -> int:
 
 
 def prune_rest(connection: Connection, before: Instant) -> int:
-    """Delete what no study keeps: ended associations, and events of the service as a whole."""
+    """Delete what no study keeps: ended associations, events of the service as a whole, backfills.
+
+    A study that was to be fetched for one purpose and never came is forgotten too.
+    """
     links, brought, told = schema.associations, schema.association_studies, schema.events
     still = exists().where(brought.c.association_id == links.c.id)
     ended = connection.execute(delete(links).where(links.c.ended_at < before, ~still))
     past = connection.execute(
         delete(told).where(told.c.study_instance_uid.is_(None), told.c.at < before)
     )
-    return ended.rowcount + past.rowcount
+    apart, table, history = schema.studies_apart, schema.studies, schema.backfills
+    here = exists().where(table.c.study_instance_uid == apart.c.study_instance_uid)
+    connection.execute(delete(apart).where(apart.c.at < before, ~here))
+    over = connection.execute(delete(history).where(history.c.finished_at < before))
+    return ended.rowcount + past.rowcount + over.rowcount
 
 
 def delete_marked(engine: Engine, data: Path, now: Instant) -> int:

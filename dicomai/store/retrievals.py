@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant, Microseconds
@@ -115,9 +115,15 @@ def purpose_of(connection: Connection, study: StudyInstanceUID) -> str:
 
 
 def welcome(connection: Connection, study: StudyInstanceUID) -> None:
-    """Have routes look at a study, whatever else it was fetched for."""
-    table = schema.studies_apart
-    connection.execute(delete(table).where(table.c.study_instance_uid == study))
+    """Have routes look at a study, whatever else it was fetched for; at once if it is here."""
+    apart, table = schema.studies_apart, schema.studies
+    gone = connection.execute(delete(apart).where(apart.c.study_instance_uid == study))
+    if gone.rowcount:
+        connection.execute(
+            update(table)
+            .where(table.c.study_instance_uid == study, table.c.status == "decided")
+            .values(status="open", decide_at=table.c.quiet_until)
+        )
 
 
 def is_here(connection: Connection, study: StudyInstanceUID) -> bool:

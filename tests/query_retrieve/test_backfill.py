@@ -19,15 +19,18 @@ from dicomai.cli.main import app
 from dicomai.dicom.dates import now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.routing.condition import parse
+from dicomai.routing.pull import Pull
 from dicomai.routing.route import Route
 from dicomai.routing.selection import ModelInputs, parse_input
 from dicomai.service.backfill import BEHIND, Backfiller
 from dicomai.service.decide import Rules, decide_due
+from dicomai.service.pull import Puller
 from dicomai.service.retrieve import Retriever
 from dicomai.store import backfills, instances, jobs, retrievals, studies
 from dicomai.store.backfills import Backfill, NewBackfill
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job
+from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.states import HISTORY_STATES
 
 MODEL = ModelInputs(
@@ -240,7 +243,7 @@ def test_a_study_that_is_sent_as_well_is_looked_at_by_all_routes(
 ) -> None:
     here = past(full_orthanc)
     with writing(here.site.engine) as connection:
-        wanted = retrievals.NewRetrieval(
+        wanted = NewRetrieval(
             node="PACS1",
             study_instance_uid=StudyInstanceUID(doe.uid),
             purpose="backfill 1",
@@ -250,10 +253,29 @@ def test_a_study_that_is_sent_as_well_is_looked_at_by_all_routes(
     here.site.put(*(study_files / doe.accession).iterdir(), node="PACS1")
     here.until(lambda: bool(here.jobs(doe.uid)))
     assert [each.model for each in here.jobs(doe.uid)] == ["nodules"]
-    with writing(here.site.engine) as connection:
-        assert retrievals.purpose_of(connection, StudyInstanceUID(doe.uid)) == "backfill 1"
-        retrievals.queue(connection, replace(wanted, node="CT1", purpose=""), now())
-        assert retrievals.purpose_of(connection, StudyInstanceUID(doe.uid)) == ""
+
+
+@on_sqlite
+@pytest.mark.parametrize("by", ["sending", "fetching", "a schedule"])
+def test_a_study_that_history_brought_first_is_looked_at_when_it_is_sent_or_wanted(
+    past: Callable[..., Past], full_dcmqrscp: Any, study_files: Path, doe: Any, by: str
+) -> None:
+    here = past(full_dcmqrscp)
+    here.finish(here.start("2026-05-20", "2026-05-20").id)
+    assert [each.model for each in here.jobs(doe.uid)] == ["lungs"]
+    uid = StudyInstanceUID(doe.uid)
+    if by == "sending":
+        here.site.put(*(study_files / doe.accession).iterdir(), node="PACS1")
+    elif by == "fetching":
+        with writing(here.site.engine) as connection:
+            wanted = NewRetrieval(node="PACS1", study_instance_uid=uid, ageing=seconds(600))
+            retrievals.queue(connection, wanted, now())
+    else:
+        pull = Pull(name="ct", node="PACS1", days=0, keys=("PatientID=P3",))
+        pulling = replace(here.site.settings, pulls=(pull,))
+        Puller(settings=pulling, engine=here.site.engine, clock=now).pull_once()
+    here.until(lambda: len(here.jobs(doe.uid)) == 2)
+    assert [each.model for each in here.jobs(doe.uid)] == ["lungs", "nodules"]
 
 
 def test_who_is_killed_between_two_steps_goes_on(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import uuid
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from catalogue_rows import AGEING, NOW, PATIENT, arrive
 from sqlalchemy import Connection, Engine, event, insert
 
 from dicomai.dicom.dates import Instant
+from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError, DatabaseError
-from dicomai.store import jobs, retention, schema, studies
+from dicomai.store import backfills, jobs, lacking, retention, schema, studies
+from dicomai.store.backfills import Backfill
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.job import blank
 from dicomai.store.leases import LeaseObserver
+from dicomai.store.studies import Study
 
 ROWS = 3000
 
@@ -123,7 +127,7 @@ def fill(engine: Engine) -> None:
                 {
                     "study_instance_uid": f"1.2.{number}",
                     "status": "open" if number % 100 == 0 else "decided",
-                    "patient_key": PATIENT,
+                    "patient_key": f"P{number}",
                     "accession_number": f"A{number}",
                     "study_date": "20260301",
                     "nodes": ["CT1"],
@@ -174,7 +178,43 @@ QUERIES = {
     "jobs of a study": lambda c: jobs.of_study(c, StudyInstanceUID("1.2.7")),
     "accession": lambda c: studies.find_by_accession(c, "A7"),
     "marked studies": retention.going,
+    "lacking an input": lacking.waiting,
+    "history": lambda c: backfills.arriving(c, BACKFILL, 10),
+    "before a study": lambda c: studies.before(c, STUDY, IdentityKey("P9"), date(2020, 1, 1)),
 }
+BACKFILL = Backfill(
+    id=1,
+    node="PACS1",
+    route="lungs",
+    mode="shadow",
+    first_day=date(2026, 1, 1),
+    last_day=date(2026, 1, 2),
+    studies_per_hour=60,
+    state="running",
+    next_day=None,
+    next_at=NOW,
+    trouble="",
+    created_at=NOW,
+    finished_at=None,
+)
+STUDY = Study(
+    study_instance_uid=StudyInstanceUID("1.2.7"),
+    status="decided",
+    patient_key=IdentityKey("P9"),
+    accepted_key=None,
+    hold_reason=None,
+    accession_number="A7",
+    study_date="20260301",
+    nodes=("CT1",),
+    instances=1,
+    first_object_at=NOW,
+    last_object_at=NOW,
+    quiet_until=NOW,
+    full_quiet=False,
+    decide_at=NOW,
+    decided_at=None,
+    decision="",
+)
 WHOLE_TABLE = re.compile(r"\bSCAN (jobs|studies|instances)(?! USING)|Seq Scan on (jobs|studies)")
 
 
