@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
 from dicomai.net.commitment import counted
+from dicomai.service import pull
 from dicomai.settings import Settings
 from dicomai.spool import quarantine, reader
 from dicomai.spool.quarantine import Quarantined
@@ -46,6 +47,8 @@ class Overview:
         Models of routes that no live worker serves.
     refused
         Analyses that are held because their results broke a rule of the gate, newest first.
+    pulls
+        What is wrong with pulls whose nodes can't be asked.
     """
 
     now: Instant
@@ -63,6 +66,7 @@ class Overview:
     held: tuple[Study, ...]
     recent: tuple[Study, ...]
     refused: tuple[Job, ...]
+    pulls: tuple[str, ...]
 
     def overdue(self, worker: Worker) -> Microseconds | None:
         """Return for how long a worker was not heard of that should have been, else None."""
@@ -102,7 +106,7 @@ class Overview:
             f"it, tried {each.attempts} times: {each.error_sentence}"
             for each in self.untold
         ]
-        return said
+        return [*said, *self.pulls]
 
 
 def of_service(connection: Connection, settings: Settings, now: Instant, recent: int) -> Overview:
@@ -134,4 +138,9 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         held=studies.listing(connection, _MOST_HELD, "held"),
         recent=studies.listing(connection, recent),
         refused=jobs.held_by(connection, "person", _MOST_HELD),
+        pulls=tuple(
+            sentence
+            for name, sentence in pull.failing(connection).items()
+            if name in {each.name for each in settings.pulls}
+        ),
     )

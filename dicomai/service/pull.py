@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from zoneinfo import ZoneInfo
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant, as_datetime, seconds
 from dicomai.dicom.uid import StudyInstanceUID, validated
@@ -20,12 +20,23 @@ from dicomai.routing.pull import Pull
 from dicomai.settings import Settings
 from dicomai.store import events, retrievals, studies
 from dicomai.store.engine import reading, writing
+from dicomai.store.events import Event
 from dicomai.store.retrievals import NewRetrieval
 
 ANSWER_S: Final = 600.0
 """How long a node may take to say what it has; other pulls wait meanwhile."""
+_LOOK_BACK: Final = 1000
 
 log = structlog.get_logger()
+
+
+def failing(connection: Connection) -> Mapping[str, str]:
+    """Return what is wrong with pulls whose nodes could not be asked the last time, by name."""
+    told = events.of_service(connection, ("pull failed", "pull goes on"), _LOOK_BACK)
+    last: dict[str, Event] = {}
+    for each in told:
+        last.setdefault(str(each.data.get("pull")), each)
+    return {name: each.sentence for name, each in last.items() if each.kind == "pull failed"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +80,7 @@ class Puller:
         except DicomaiError as error:
             self._tell(pull, error.sentence)
             return 0
-        self._trouble.pop(pull.name, None)
+        self._recover(pull)
         if queued:
             log.info("studies to be fetched", pull=pull.name, node=pull.node, count=queued)
         return queued
@@ -120,6 +131,17 @@ class Puller:
         )
         with writing(self.engine) as connection:
             return retrievals.queue(connection, wanted, self.clock()).outcome == "queued"
+
+    def _recover(self, pull: Pull) -> None:
+        """Take back what was told of trouble, by this process or one before it."""
+        if self._trouble.get(pull.name) == "":
+            return
+        with writing(self.engine) as connection:
+            if pull.name in failing(connection):
+                told = f"Pull {pull.name} asks {pull.node} again."
+                data = {"pull": pull.name}
+                events.record(connection, None, "pull goes on", told, data, self.clock())
+        self._trouble[pull.name] = ""
 
     def _tell(self, pull: Pull, sentence: str) -> None:
         """Tell of trouble once, not each time."""

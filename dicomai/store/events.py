@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -65,6 +65,18 @@ def story(connection: Connection, study: StudyInstanceUID) -> tuple[Event, ...]:
     events = schema.events
     return _events(
         connection, select(events).where(events.c.study_instance_uid == study).order_by(events.c.id)
+    )
+
+
+def of_service(connection: Connection, kinds: Collection[str], limit: int) -> tuple[Event, ...]:
+    """Return the latest events of some kinds that are of no study, the newest first."""
+    events = schema.events
+    return _events(
+        connection,
+        select(events)
+        .where(events.c.study_instance_uid.is_(None), events.c.kind.in_(kinds))
+        .order_by(events.c.id.desc())
+        .limit(limit),
     )
 
 

@@ -14,6 +14,7 @@ from dicomai.dicom.dates import Instant, now
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.net.node import Node
 from dicomai.routing.pull import Pull
+from dicomai.service.overview import of_service
 from dicomai.service.pull import Puller
 from dicomai.service.retrieve import Retriever
 from dicomai.settings import SettingsError, load
@@ -73,6 +74,31 @@ def test_a_schedule_is_kept_and_trouble_is_told_once(
         kinds = connection.execute(schema.events.select()).all()
     (told,) = [each.sentence for each in kinds if each.kind == "pull failed"]
     assert told.startswith("Pull away can't ask AWAY: AWAY can't be reached")
+
+
+def test_the_status_tells_of_a_pull_that_cannot_ask_until_it_can(
+    site: Callable[..., Any], full_orthanc: Any
+) -> None:
+    here = site(full_orthanc.node(), receives=False)
+    pulls = (Pull(name="ct", node="PACS1", every_s=1, keys=("ModalitiesInStudy=CT",)),)
+    settings = replace(here.settings, pulls=pulls)
+    away = replace(settings, nodes=(replace(settings.nodes[0], port=1),))
+
+    def remarks() -> str:
+        with reading(here.engine) as connection:
+            return "\n".join(of_service(connection, settings, now(), 1).remarks)
+
+    for asked, told in ((settings, False), (away, True), (away, True), (settings, False)):
+        # Each is another process, as after a restart.
+        Puller(settings=asked, engine=here.engine, clock=now).pull_once()
+        assert ("Pull ct can't ask PACS1: PACS1 can't be reached" in remarks()) is told
+    with reading(here.engine) as connection:
+        kinds = [each.kind for each in connection.execute(schema.events.select()).all()]
+    assert [each for each in kinds if each.startswith("pull")] == [
+        "pull failed",
+        "pull failed",
+        "pull goes on",
+    ]
 
 
 def test_days_count_today() -> None:
