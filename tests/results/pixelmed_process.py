@@ -1,4 +1,6 @@
-"""PixelMed's validator of reports, for several files in one Java machine, which is slow to start.
+"""PixelMed's validators, for several files in one Java machine, which is slow to start.
+
+Reports are for `DicomSRValidator`, anything else for `DicomInstanceValidator`.
 
 `python pixelmed_process.py FILE…` prints what it says of each file, as JSON by file.
 """
@@ -9,6 +11,7 @@ import json
 import sys
 
 import jpype
+import pydicom
 
 JARS = ["/usr/share/java/pixelmed.jar", "/usr/share/java/*"]
 XPATH_LIMITS = ("xpathExprGrpLimit", "xpathExprOpLimit", "xpathTotalOpLimit")
@@ -21,5 +24,15 @@ if __name__ == "__main__":
         *(f"-Djdk.xml.{each}=0" for each in XPATH_LIMITS),
         classpath=JARS,
     )
-    validator = jpype.JClass("com.pixelmed.validate.DicomSRValidator")()
-    print(json.dumps({file: str(validator.validate(file)) for file in sys.argv[1:]}))
+    reports = jpype.JClass("com.pixelmed.validate.DicomSRValidator")()
+    others = jpype.JClass("com.pixelmed.validate.DicomInstanceValidator")()
+    said = {}
+    for file in sys.argv[1:]:
+        head = pydicom.dcmread(file, specific_tags=["Modality"], stop_before_pixels=True)
+        if head.Modality == "SR":
+            said[file] = str(reports.validate(file))
+        else:
+            read = jpype.JClass("com.pixelmed.dicom.AttributeList")()
+            read.read(file)
+            said[file] = str(others.validate(read))
+    print(json.dumps(said))
