@@ -6,6 +6,7 @@ Matches are given as they come, so ten thousand of them take no more memory than
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from pynetdicom.presentation import build_context
 from dicomai.dicom.charset import TEXT_VRS, UTF8, Terms, chosen_for, terms_of
 from dicomai.dicom.data_set import Element
 from dicomai.dicom.header import values_of
+from dicomai.dicom.matching import RANGES
 from dicomai.errors import DicomaiError, InputError, RefusedError, TransientError
 from dicomai.net.calling import GoOn, NothingAccepted, associated, watched
 from dicomai.net.node import Node
@@ -89,6 +91,8 @@ _MESSAGE_ID: Final = 1
 # Many nodes have some answers under way when they are told to stop; one that goes on is cut off.
 _MOST_AFTER_CANCEL: Final = 5000
 _KEYWORDS: Final = tuple(entry[4] for entry in DicomDictionary.values() if entry[4])
+# A date or time, or a range of them (PS3.4 C.2.2.2.5), or anything.
+_MOMENT: Final = re.compile(r"\*|[0-9.:+ ]*(?:-[0-9.:+ -]*)?")
 _NUMBERS: Final = frozenset({"US", "SS", "UL", "SL", "UV", "SV"})
 
 
@@ -299,6 +303,8 @@ def _element(keyword: str, value: str) -> DataElement:
     vr = vr.partition(" or ")[0]
     try:
         given: object = value.split("\\") if "\\" in value else value
+        if vr in RANGES and not all(map(_MOMENT.fullmatch, value.split("\\"))):
+            raise ValueError(value)
         if vr in _NUMBERS or vr in ("FL", "FD"):
             given = (int if vr in _NUMBERS else float)(value) if value else None
         # Ranges and wild cards are no values of their VRs, and right in a query.

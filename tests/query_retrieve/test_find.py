@@ -77,6 +77,8 @@ def test_names_are_read_and_asked_for_in_their_character_sets(
         ("study", {"PatientNam": "x"}, 'No attribute has the keyword "PatientNam". "PatientName"?'),
         ("study", {"PixelData": "x"}, "PixelData (OB or OW) can't be a key"),
         ("study", {"InstanceNumber": "one"}, "InstanceNumber (IS) can't be 'one'"),
+        ("study", {"StudyDate": "today"}, "StudyDate (DA) can't be 'today' in a query"),
+        ("study", {"StudyTime": "noon-"}, "StudyTime (TM) can't be 'noon-' in a query"),
         ("series", {}, "A query for series needs StudyInstanceUID with one value"),
         ("image", {"StudyInstanceUID": "1.2"}, "needs SeriesInstanceUID with one value"),
         ("series", {"StudyInstanceUID": "1.2\\1.3"}, "needs StudyInstanceUID with one value"),
