@@ -221,7 +221,9 @@ class _Reader:
             keyword = keyword_for_tag(tag)
             if tag.is_private or not keyword or keyword == "SpecificCharacterSet":
                 continue
-            if (element := self.element(item, tag, f"{path}.{keyword}")) is not None:
+            element = self.element(item, tag, f"{path}.{keyword}")
+            # Of a request, what is empty may not be there (PS3.3 10.6); elsewhere it is of type 2.
+            if element is not None and (element.value or not path.startswith(REQUEST)):
                 copy.add(element)
         self.terms = outer
         return copy

@@ -74,6 +74,18 @@ def test_the_request_is_carried_over(study: Any, found: Any) -> None:
     assert request.StudyInstanceUID == report.StudyInstanceUID
 
 
+def test_what_a_request_leaves_empty_is_left_out(study: Any, found: Any) -> None:
+    headers = copy.deepcopy(study.headers)
+    for header in headers:
+        header.RequestAttributesSequence[0].RequestedProcedureID = ""
+        header.RequestAttributesSequence.append(Dataset())
+        header.RequestAttributesSequence[1].ScheduledProcedureStepID = ""
+    seg, _ = encode(found.little(study), headers, found.job, study.context)
+    (request,) = seg.RequestAttributesSequence
+    assert "RequestedProcedureID" not in request
+    assert request.ScheduledProcedureStepID == "SPS-1"
+
+
 def test_every_character_set_goes_through_seg_and_sr(
     study_lying: Any, found: Any, sample_data: Path
 ) -> None:
