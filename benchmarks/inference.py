@@ -231,7 +231,7 @@ class Hospital:
                 raise RuntimeError(bad[0].error_sentence)
             if all(each.state == "done" for each in rows):
                 return rows
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def _masks(self, job: Job) -> Masks:
         """Read the masks of a job out of its Segmentation."""

@@ -62,7 +62,7 @@ def _after_name(folder: Path) -> list[str]:
 class Peak:
     """The most memory of a process and its descendants while the block runs."""
 
-    def __init__(self, pid: int, every_s: float = 0.05) -> None:
+    def __init__(self, pid: int, every_s: float = 0.2) -> None:
         self._pid = pid
         self._every_s = every_s
         self._over = threading.Event()

@@ -144,6 +144,11 @@ class Runner:
         return self._loaded[sha256]
 
     @property
+    def warm(self) -> tuple[str, ...]:
+        """The packages whose networks it keeps, the last used one last."""
+        return tuple(each.package.name for each in self._loaded.values())
+
+    @property
     def warm_bytes(self) -> int:
         """What the weights of the models take that it keeps."""
         return sum(each.weights_bytes for each in self._loaded.values())

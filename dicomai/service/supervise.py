@@ -196,7 +196,8 @@ class Supervisor:
                 objects=objects,
             )
         self._check(this, facts, results, findings, loaded.source.headers, objects)
-        return self._finish(this, facts, results, summary.line(findings))
+        found = summary.line(findings)
+        return self._finish(this, facts, results, found, findings.deviations)
 
     def _check(
         self,
@@ -215,7 +216,14 @@ class Supervisor:
                 quarantine, now = self.settings.folders.quarantine, self.worker.clock()
                 raise analyse.kept(this.job, results, error, quarantine, now) from error
 
-    def _finish(self, this: Attempt, facts: _Facts, results: tuple[bytes, ...], found: str) -> bool:
+    def _finish(
+        self,
+        this: Attempt,
+        facts: _Facts,
+        results: tuple[bytes, ...],
+        found: str,
+        deviations: tuple[str, ...] = (),
+    ) -> bool:
         data, predecessor = self.settings.folders.data, facts.predecessor
         with this.stage("commit"):
             rows = analyse.placed(
@@ -230,6 +238,7 @@ class Supervisor:
                     {"found": found},
                     self.worker.clock(),
                     predecessor.job.id if predecessor else None,
+                    deviations,
                 )
             )
         if outcome == "other predecessor":

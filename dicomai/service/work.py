@@ -46,7 +46,8 @@ def work(settings: Settings, life: Life) -> None:
     with ExitStack() as stack:
         loops = []
         for name, device in workers.items():
-            runner, intake = stack.enter_context(RunnerProcess(device)), Intake()
+            process = RunnerProcess(device, warm_bytes=settings.worker.warm_bytes)
+            runner, intake = stack.enter_context(process), Intake()
             lane = partial(_analysing, settings, engine, runner, intake, name, life.stop)
             loops += [Loop(f"{name}:{number}", lane, life.stop) for number in range(LANES)]
         fetcher = f"{at}:retrieval"

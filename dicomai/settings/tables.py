@@ -240,6 +240,14 @@ class WorkerSettings(Section):
             description="auto (a GPU where there is one), cpu, cuda or cuda:0.",
         ),
     ] = "auto"
+    warm_bytes: Annotated[
+        int,
+        Field(
+            gt=0,
+            description="What the weights of models that stay loaded on a device may take; the "
+            "least recently used go first.",
+        ),
+    ] = 4 * 2**30
     lease_s: Annotated[
         float, Field(gt=0, description="A job whose worker shows no progress for so long is free.")
     ] = 60.0

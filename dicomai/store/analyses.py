@@ -207,6 +207,7 @@ def finish(
     summary: Mapping[str, object],
     now: Instant,
     predecessor_id: JobId | None = None,
+    deviations: Sequence[str] = (),
 ) -> FinishOutcome:
     """Finish a running analysis: results, deliveries, events and state, or none of them.
 
@@ -216,6 +217,8 @@ def finish(
         Results whose files are durable.
     predecessor_id
         The job that they name as predecessor.
+    deviations
+        What was done otherwise than the package says: an event each.
 
     Returns
     -------
@@ -255,6 +258,8 @@ def finish(
     (job,) = moved
     for row in produced:
         instances.add(connection, replace(row, job_id=job.id, origin="produced"), now)
+    for each in deviations:
+        tell(connection, job, "job deviated", f"{job.title}: {each}", now)
     tell(connection, job, "job done", f"{job.title} made {len(produced)} objects.", now)
     deliveries.queue(connection, job, now)
     return "done"

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -46,6 +47,28 @@ class Hungry(UNet3d):
         raise MemoryError
 
 
+class Patient(UNet3d):
+    """Waits until there is a file "go" in the folder that the environment names."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "meta":
+            go = Path(os.environ["DICOMAI_TEST_GO"])
+            (go / f"in-{time.monotonic_ns()}").touch()
+            while not (go / "go").exists():
+                time.sleep(0.01)
+        return super().forward(x)
+
+
+class PatientPoison(Patient):
+    """Kills its process, once the file exists."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        super().forward(x)
+        if x.device.type != "meta":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return x
+
+
 class Defective(UNet3d):
     """Has a defect."""
 
@@ -59,6 +82,8 @@ MISBEHAVING = {
     "greedy": Greedy,
     "hungry": Hungry,
     "defective": Defective,
+    "patient": Patient,
+    "patient-poison": PatientPoison,
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,189 @@
+"""Memory is predicted, and where it does not suffice the run goes down a ladder and says so."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dicomai.errors import ResourceError
+from dicomai.imaging.volume import SourceVolume
+from dicomai.inference.messages import Analyse, Done, Progress
+from dicomai.inference.pipeline import analyse
+from dicomai.inference.runner import Runner
+from dicomai.inference.runner_process import RunnerProcess
+from dicomai.inference.shared_memory import Channel
+from dicomai.models import package as packages
+from dicomai.models.runtimes.networks import NETWORKS, build
+from dicomai.models.runtimes.torch_runtime import LoadedModel, rehearsed_bytes
+
+Load = Callable[[str], LoadedModel]
+Body = Callable[..., SourceVolume]
+
+SEGMENT = """
+[[output]]
+kind = "segment"
+label = "Body"
+category = { value = "91723000", scheme = "SCT", meaning = "Anatomical Structure" }
+type = { value = "123037004", scheme = "SCT", meaning = "Body structure" }
+"""
+WINDOWS = 'inferer = "sliding_window"\nwindow_kji = [12, 12, 12]\nbatch = 8'
+
+
+def in_windows(volume_manifest: str, network: str) -> str:
+    manifest = volume_manifest.replace('inferer = "whole"', WINDOWS)
+    return manifest.replace('network = "bands"', f'network = "{network}"') + SEGMENT
+
+
+def test_fewer_windows_at_a_time_give_the_same_mask_and_the_result_says_so(
+    teller: Load, make_body: Body, volume_manifest: str, windows_seen: list[int]
+) -> None:
+    source = make_body(lambda lps: np.where(np.abs(lps[..., 0]) < 40, -1000, 0))
+    ample = analyse(teller(in_windows(volume_manifest, "bands")), source, (), lambda *_: None)
+    narrow = analyse(teller(in_windows(volume_manifest, "narrow")), source, (), lambda *_: None)
+    assert windows_seen[:3] == [8, 4, 2]
+    assert set(windows_seen[2:]) <= {1, 2}
+    assert ample.deviations == ()
+    assert narrow.deviations == (
+        "The memory of the host did not suffice for 8 windows at a time; the network saw 4.",
+        "The memory of the host did not suffice for 4 windows at a time; the network saw 2.",
+    )
+    assert narrow.segments[0].mask.any()
+    np.testing.assert_array_equal(narrow.segments[0].mask, ample.segments[0].mask)
+
+
+def test_what_a_pass_takes_is_known_without_taking_it() -> None:
+    # Input, eight features, float32 each; both live at once, and so do logits and their exponent.
+    voxels = 64**3
+    found = rehearsed_bytes(nn.Conv3d(1, 8, 3, padding=1), (1, 1, 64, 64, 64))
+    assert 4 * voxels * (1 + 8) <= found <= 4 * voxels * (1 + 8 + 8)
+    assert rehearsed_bytes(nn.Conv3d(1, 8, 3, padding=1), (2, 1, 64, 64, 64)) == 2 * found
+
+
+def test_a_run_that_will_not_fit_is_refused_before_it_starts(
+    teller: Load, make_body: Body, volume_manifest: str
+) -> None:
+    model = teller(volume_manifest + SEGMENT)
+    source = make_body(lambda lps: lps[..., 0] * 0)
+    large = replace(
+        source, grid=replace(source.grid, shape_kji=(100_000, 4096, 4096)), voxels=source.voxels
+    )
+    with pytest.raises(ResourceError, match=r"GB will be needed, .* GB are free"):
+        analyse(model, large, (), lambda *_: None)
+
+
+LIMITED = """
+import resource, sys
+import torch  # its own share is not what is limited
+from dicomai.inference.runner import main
+from pathlib import Path
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + {room}
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_host_without_memory_is_an_error_of_the_job_and_the_runner_lives_on(
+    make_body: Body, tmp_path: Path
+) -> None:
+    package = small_package(tmp_path, "one")
+    source = make_body(lambda lps: lps[..., 0])
+    grid = replace(
+        source.grid, shape_kji=(512, 512, 512), sop_instance_uids=tuple(map(str, range(512)))
+    )
+    large = replace(source, grid=grid, voxels=np.zeros((512, 512, 512), np.int16))
+    command = (sys.executable, "-c", LIMITED.format(room=1500 * 2**20))
+
+    def ask(runner: RunnerProcess, volume: SourceVolume) -> None:
+        request = Analyse(
+            package_folder=str(package.folder),
+            package_sha256=package.sha256,
+            source=volume,
+            inputs=(),
+        )
+        runner.analyse(request, on_progress=lambda *_: None, go_on=lambda: None)
+
+    with RunnerProcess("cpu", command=command) as runner:
+        ask(runner, source)
+        first = runner.pid
+        with pytest.raises(ResourceError, match="does not suffice"):
+            ask(runner, large)
+        ask(runner, source)
+        assert runner.pid == first
+
+
+def small_package(folder: Path, name: str) -> packages.Package:
+    place = folder / name
+    place.mkdir()
+    head = f'''
+format = 1
+name = "{name}"
+version = "1.0.0"
+manufacturer = "dicomai"
+licence = "Apache-2.0"
+intended_use = "Tests."
+not_for = "Patients."
+sought = "Nothing"
+[limits]
+modality = ["CT"]
+[[input]]
+name = "ct"
+kind = "volume"
+[preprocess]
+clip = [-1000, 1000]
+[infer]
+network = "unet3d"
+arguments = {{ channels = [1] }}
+inferer = "sliding_window"
+window_kji = [32, 32, 32]
+activation = "sigmoid"
+'''
+    (place / "model.toml").write_text(head + SEGMENT)
+    (place / "CARD.md").write_text(f"# {name}\n")
+    torch.manual_seed(0)
+    save_file(build("unet3d", {"channels": (1,)}).state_dict(), place / "weights.safetensors")
+    return packages.load(place)
+
+
+def test_models_stay_warm_within_a_budget_and_the_least_recently_used_goes_first(
+    make_body: Body, tmp_path: Path
+) -> None:
+    one, two, three = (small_package(tmp_path, name) for name in ("one", "two", "three"))
+    source = make_body(lambda lps: lps[..., 0], extent_mm=30.0)
+    ours, theirs = Channel.pair()
+    at_other_end = Channel(theirs)
+    weights = build("unet3d", {"channels": (1,)}).state_dict().values()
+    room = 2 * sum(each.numel() * each.element_size() for each in weights)
+    runner = Runner(at_other_end, "cpu", NETWORKS, warm_bytes=room)
+
+    def ask(package: packages.Package) -> None:
+        runner.answer(
+            Analyse(
+                package_folder=str(package.folder),
+                package_sha256=package.sha256,
+                source=source,
+                inputs=(),
+            )
+        )
+        message: object = Progress(stage="", fraction=0.0)
+        while isinstance(message, Progress):
+            message = ours.receive(10)
+        assert isinstance(message, Done)
+
+    ask(one)
+    ask(two)
+    ask(one)
+    assert runner.warm == ("two", "one")
+    ask(three)
+    assert runner.warm == ("one", "three")
+    ours.close()
+    at_other_end.close()
