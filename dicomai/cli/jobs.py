@@ -124,6 +124,7 @@ def retry(
     """Try a failed or held job again."""
     from dicomai.dicom.dates import now
     from dicomai.models.registry import open_registry
+    from dicomai.routing.selection import ModelInputs
     from dicomai.service import again as generations
     from dicomai.store import jobs as queue
     from dicomai.store.engine import writing
@@ -132,12 +133,13 @@ def retry(
     settings, engine = opened(config)
     with writing(engine) as connection:
         if again:
-            model = queue.existing(connection, JobId(number)).model
+            name = queue.existing(connection, JobId(number)).model
             registry = open_registry(settings.folders.models)
-            package = registry.get(model).sha256 if model in registry.names else None
-            queued = int(
-                generations.again(connection, JobId(number), now(), package_sha256=package)
-            )
+            package = registry.get(name) if name in registry.names else None
+            model = None
+            if package is not None:
+                model = ModelInputs(package_sha256=package.sha256, inputs=package.inputs)
+            queued = int(generations.again(connection, JobId(number), now(), model=model))
         else:
             queued = int(queue.retry(connection, JobId(number), now()).id)
     audit.record(settings.service.data, "retry --again" if again else "retry", str(number))

@@ -8,16 +8,24 @@ from sqlalchemy import Connection
 
 from dicomai.dicom.dates import Instant
 from dicomai.errors import NotFound
+from dicomai.routing.exclusion import exclude
 from dicomai.routing.fingerprint import fingerprint
-from dicomai.routing.image import Image
-from dicomai.store import analyses, instances, jobs
-from dicomai.store.job import JobId
+from dicomai.routing.image import Image, Series
+from dicomai.routing.matching import beside
+from dicomai.routing.selection import ModelInputs
+from dicomai.service.applied import input_of
+from dicomai.service.earlier import earlier_studies
+from dicomai.service.whole import image_of, whole
+from dicomai.store import analyses, instances, jobs, studies
+from dicomai.store.job import Job, JobId, JobInput
 
 
 def again(
-    connection: Connection, job: JobId, now: Instant, *, package_sha256: str | None = None
+    connection: Connection, job: JobId, now: Instant, *, model: ModelInputs | None = None
 ) -> JobId:
     """Queue an analysis that is over once more, as a new job, and return that.
+
+    It gets the same input, and what of it was missing and is here by now.
 
     Parameters
     ----------
@@ -25,8 +33,8 @@ def again(
         It is over, or held because its package was replaced.
     now
         The time.
-    package_sha256
-        The package of its model that is installed now; None: the same as before.
+    model
+        Its model's package as it is installed now; None: the same as before.
 
     Raises
     ------
@@ -34,7 +42,8 @@ def again(
         There is no such job, its images are gone, or it is no analysis that is over.
     """
     old = jobs.existing(connection, job)
-    taken, images = [], []
+    taken: list[JobInput] = []
+    images: list[Image] = []
     for each in analyses.inputs(connection, job):
         row = instances.get(connection, each.instance_id)
         if row is None:  # deleted by retention; the same object may have come again
@@ -46,18 +55,35 @@ def again(
                 subject=str(job),
             )
         taken.append(replace(each, instance_id=row.id))
-        images.append(
-            Image(
-                series_instance_uid=row.series_instance_uid,
-                sop_instance_uid=row.sop_instance_uid,
-                sop_class_uid=row.sop_class_uid,
-                header_digest=row.header_digest,
-                pixel_digest=row.pixel_digest,
-                origin=row.origin,
-                node=row.node,
-                attributes=row.attributes,
-            )
-        )
-    package = package_sha256 or old.package_sha256
+        images.append(image_of(row))
+    if model is not None:
+        _add_missing(connection, old, model, taken, images)
+    package = model.package_sha256 if model is not None else old.package_sha256
     digest = fingerprint(package, images, old.generation + 1)
     return analyses.again(connection, job, tuple(taken), package, digest, now)
+
+
+def _add_missing(
+    connection: Connection,
+    old: Job,
+    model: ModelInputs,
+    taken: list[JobInput],
+    images: list[Image],
+) -> None:
+    """Add what is here of inputs that a job had to do without."""
+    known = {each.input for each in taken}
+    missing = [each for each in model.inputs[1:] if each.name not in known]
+    study = studies.get(connection, old.study_instance_uid)
+    if not missing or study is None:
+        return
+    seen = whole(connection, study)
+    uid = images[0].series_instance_uid
+    first = Series(series_instance_uid=uid, images=tuple(images))
+    left = [kept for each in seen.series if (kept := exclude(each, ())[0]) is not None]
+    for choice in beside(missing, first, left, earlier_studies(connection, seen)):
+        if choice.chosen is not None:
+            images += choice.chosen.images
+            taken += [
+                input_of(choice.input, seen.rows[each.sop_instance_uid])
+                for each in choice.chosen.images
+            ]

@@ -108,7 +108,7 @@ def wanted(seen: Whole, route: Route, matched: Matched, rules: Rules) -> NewAnal
         choice=_choice(route, model, matched),
         fingerprint=fingerprint(model.package_sha256, matched.images, 0),
         inputs=tuple(
-            _input(choice.input, seen.rows[image.sop_instance_uid])
+            input_of(choice.input, seen.rows[image.sop_instance_uid])
             for choice in matched.choices
             if choice.chosen is not None
             for image in choice.chosen.images
@@ -127,7 +127,8 @@ def _waits(route: Route, matched: Matched) -> str:
     return f"{route.inputs_from} is asked for its input {names}." if names else ""
 
 
-def _input(name: str, row: Instance) -> JobInput:
+def input_of(name: str, row: Instance) -> JobInput:
+    """Return an image as what a job takes for an input."""
     return JobInput(
         input=name,
         instance_id=row.id,

@@ -33,7 +33,7 @@ from dicomai.service.earlier import has_patient_id
 from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
 from dicomai.settings import Settings
-from dicomai.store import analyses, jobs, lacking, retrievals, studies
+from dicomai.store import analyses, instances, jobs, lacking, retrievals, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job, JobId, JobRoute
 from dicomai.store.retrievals import NewRetrieval
@@ -114,31 +114,38 @@ class Seeker:
         self._not_before = {job: at for job, at in self._not_before.items() if job in known}
         worked = False
         for job in waiting:
-            if self.clock() - job.created_at > seconds(self.settings.decide.input_wait_s):
-                worked |= self._go_without(job, self._too_late(job))
-            elif time.monotonic() >= self._not_before.get(job.id, 0.0):
+            if time.monotonic() >= self._not_before.get(job.id, 0.0):
                 worked |= self._seek(job)
         return worked
 
     def _seek(self, job: Job) -> bool:
+        with reading(self.engine) as connection:
+            study = studies.get(connection, job.study_instance_uid)
+        if study is None or study.status != "decided":
+            return False  # more of it comes, or it is held: then it is decided on anew
+        over = self.clock() - job.created_at > seconds(self.settings.decide.input_wait_s)
+        waited = timedelta(seconds=self.settings.decide.input_wait_s)
+        if over and lacking.sought_of(job):
+            late = dict.fromkeys(lacking.sought_of(job), f"It did not come within {waited}.")
+            return self._go_without(job, late)
         try:
-            return self._sought(job)
+            return self._sought(job, study)
         except DatabaseError:
             raise
         except DicomaiError as error:
+            if over:
+                late = {"": f"It did not come within {waited}: {error.sentence}"}
+                return self._go_without(job, late)
             self._not_before[job.id] = time.monotonic() + AGAIN_S
             sentence = f"It is asked for again until {self._until(job)}: {error.sentence}"
             with writing(self.engine) as connection:
                 lacking.note(connection, job, lacking.sought_of(job), sentence, self.clock())
             return False
 
-    def _sought(self, job: Job) -> bool:
+    def _sought(self, job: Job, study: Study) -> bool:
         with reading(self.engine) as connection:
-            study = studies.get(connection, job.study_instance_uid)
             asked = jobs.routes_of(connection, job.id)
             inputs = {each.input for each in analyses.inputs(connection, job.id)}
-        if study is None or study.status != "decided":
-            return False  # more of it comes: then it is decided on anew
         rules = self.rules()
         routes = [
             (each, wanted)
@@ -176,7 +183,7 @@ class Seeker:
             return None if self._apply(job, route, wanted, spec, sought) else ""
         node = self.settings.node(route.inputs_from)
         offers = (
-            self._priors(node, study, spec)
+            self._priors(node, job, study, spec)
             if spec.source == "prior"
             else self._partners(node, study, spec)
         )
@@ -234,10 +241,11 @@ class Seeker:
             known = {**lacking.sought_of(job), spec.name: noted.json()}
             lacking.note(connection, job, known, sentence, now)
 
-    def _priors(self, node: Node, study: Study, spec: InputSpec) -> Iterator[_Offer]:
+    def _priors(self, node: Node, job: Job, study: Study, spec: InputSpec) -> Iterator[_Offer]:
         """Give the patient's earlier studies that a node tells of, the latest first."""
         with reading(self.engine) as connection:
-            header = studies.header(connection, study.study_instance_uid)
+            # Not the study's header: that may be of an object that a person ruled out.
+            header = instances.inputs_of(connection, job.id)[0][1].attributes
         day = study_day(study.study_date)
         patient = str(header.get("PatientID", "")).strip(" ")
         if day is None or not has_patient_id(study.patient_key) or set(patient) & set("*?\\"):
@@ -297,11 +305,6 @@ class Seeker:
     def _go_without(self, job: Job, missing: dict[str, str]) -> bool:
         with writing(self.engine) as connection:
             return lacking.go_without(connection, job, missing, self.clock())
-
-    def _too_late(self, job: Job) -> dict[str, str]:
-        waited = timedelta(seconds=self.settings.decide.input_wait_s)
-        known = lacking.sought_of(job) or {"": ""}
-        return dict.fromkeys(known, f"It did not come within {waited}.")
 
     def _until(self, job: Job) -> str:
         until = Instant(job.created_at + seconds(self.settings.decide.input_wait_s))

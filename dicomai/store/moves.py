@@ -52,13 +52,17 @@ def move(
 def park(
     connection: Connection, study: StudyInstanceUID, held_by: HeldBy, sentence: str
 ) -> tuple[JobId, ...]:
-    """Hold the queued and waiting jobs of a study; what is fetched of it may show whose it is."""
+    """Hold the queued and waiting jobs of a study; what is fetched of it may show whose it is.
+
+    One that waits for an input goes on waiting: it would run without, once it is released.
+    """
     moved = move(
         connection,
         ("queued", "waiting"),
         "held",
         jobs.c.study_instance_uid == study,
         jobs.c.kind != "retrieve",
+        jobs.c.waiting_for.is_(None) | (jobs.c.waiting_for != "input"),
         held_by=held_by,
         error_sentence=sentence,
     )

@@ -13,12 +13,14 @@ import pytest
 
 from dicomai.cli.jobs import remark
 from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.net.node import Node
 from dicomai.routing.condition import parse
 from dicomai.routing.route import Route
 from dicomai.routing.selection import ModelInputs, parse_input
-from dicomai.service.decide import Rules, decide_due
+from dicomai.service.again import again
+from dicomai.service.decide import Rules, accept, decide_due
 from dicomai.service.lacking import Seeker
 from dicomai.service.retrieve import Retriever
 from dicomai.store import analyses, events, hosts, jobs, lacking, studies
@@ -260,10 +262,52 @@ def test_what_does_not_come_in_time_is_gone_without(
     (waits,) = here.jobs(NEW)
     assert "It is asked for again until" in remark(waits)
     assert "PACS1 can't be reached" in remark(waits)
-    assert here.seeker(later_s=601).seek_once()
+    assert away.seeker(later_s=601).seek_once()
     (left,) = here.jobs(NEW)
     assert (left.id, left.state, left.error_sentence) == (job.id, "queued", "")
-    assert "did not come within 0:10:00" in lacking.missing_of(left)[""]
+    assert "did not come within 0:10:00: PACS1 can't be reached" in lacking.missing_of(left)[""]
+
+
+@on_sqlite
+def test_what_comes_late_is_taken_when_a_person_asks_again(
+    clinic: Callable[..., Clinic], full_dcmqrscp: Any, today: list[Any], mueller: Any
+) -> None:
+    here = clinic(full_dcmqrscp)
+    here.send(today)
+    job = here.waiting(NEW)
+    assert here.seeker().seek_once()
+    assert here.seeker(later_s=601).seek_once()
+    (left,) = here.jobs(NEW)
+    assert lacking.missing_of(left) == {"prior": "It did not come within 0:10:00."}
+    here.until(lambda: _decided(here, mueller.uid))
+    with writing(here.site.engine) as connection:
+        jobs.cancel(connection, job.id, "Enough.", now())
+        fresh = again(connection, job.id, now(), model=here.rules.models["compare"])
+    taken = here.inputs(here.site.job(fresh))
+    assert taken == {"ct": {f"{NEW}.1"}, "prior": {mueller.series_uid(1)}}
+
+
+def _decided(here: Clinic, uid: str) -> bool:
+    with reading(here.site.engine) as connection:
+        known = studies.get(connection, StudyInstanceUID(uid))
+    return known is not None and known.status == "decided"
+
+
+@on_sqlite
+def test_a_study_that_is_held_waits_on(
+    clinic: Callable[..., Clinic], full_dcmqrscp: Any, today: list[Any]
+) -> None:
+    here = clinic(full_dcmqrscp)
+    here.send(today)
+    job = here.waiting(NEW)
+    stray = {"SeriesInstanceUID": f"{NEW}.7", "SOPInstanceUID": f"{NEW}.7.1", "PatientID": "P7"}
+    here.send(today[:1], **stray)
+    here.until(lambda: not _decided(here, NEW))
+    assert not here.seeker(later_s=601).seek_once()
+    assert [(each.id, each.state) for each in here.jobs(NEW)] == [(job.id, "waiting")]
+    accept(here.site.engine, StudyInstanceUID(NEW), IdentityKey("P1"), now())
+    here.until(lambda: here.jobs(NEW)[-1].state == "queued")
+    assert "prior" in here.inputs(here.jobs(NEW)[-1])
 
 
 @on_sqlite
