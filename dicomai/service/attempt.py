@@ -120,8 +120,12 @@ class Attempt:
 
     @property
     def stages_s(self) -> dict[str, float]:
-        """Seconds that each stage took until now."""
-        return {name: round(taken, 3) for name, taken in self.heart.stages_s.items()}
+        """Seconds that each stage took until now, before the job waited for its peer too."""
+        before = self.job.stages_s
+        return {
+            name: round(taken + before.get(name, 0.0), 3)
+            for name, taken in {**dict.fromkeys(before, 0.0), **self.heart.stages_s}.items()
+        }
 
 
 def work_once(

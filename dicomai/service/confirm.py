@@ -173,7 +173,13 @@ class Confirmer:
         )
         outcome = this.write(
             lambda c: commitments.await_report(
-                c, this.job.held, owed[-1].transaction_uid, until, sentence, self.worker.clock()
+                c,
+                this.job.held,
+                owed[-1].transaction_uid,
+                until,
+                sentence,
+                this.stages_s,
+                self.worker.clock(),
             )
         )
         return Lost if outcome == "lost" else Waits
@@ -212,4 +218,6 @@ def _owed(transactions: Sequence[Transaction]) -> tuple[Transaction, ...]:
 
 
 def _whole(node: Node, objects: Collection[Instance]) -> Settled:
-    return Settled(sentence=f"{node.name} has stored and committed all {len(objects)} objects.")
+    return Settled(
+        sentence=f"{node.name} has stored and committed all objects, {len(objects)} in all."
+    )

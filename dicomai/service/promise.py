@@ -314,14 +314,14 @@ def _sentence(
     kept = f"{as_datetime(until):%Y-%m-%d}" if until is not None else ""
     whole = f"{node} asked to commit {counted(asked)}"
     if not failed:
-        return f"{whole}: all are kept until {kept} at least."
+        return f"{whole}: {'it is' if len(asked) == 1 else 'all are'} kept until {kept} at least."
     reasons = {each.reason: 0 for each in failed}
     for each in failed:
         reasons[each.reason] += 1
     why = ", ".join(f"{number} {WHY[reason]}" for reason, number in sorted(reasons.items()))
     rest = f" The others are kept until {kept} at least." if len(failed) < len(asked) else ""
     return (
-        f"{whole}: {len(failed)} are not committed ({why}), and it is told so; it should keep them "
+        f"{whole}: {len(failed)} {'is' if len(failed) == 1 else 'are'} not committed ({why}), and it is told so; it should keep them "
         f"and send them again.{rest}"
     )
 

@@ -101,6 +101,7 @@ def await_report(
     transaction_uid: str,
     until: Instant,
     sentence: str,
+    stages_s: Mapping[str, float],
     now: Instant,
 ) -> Literal["waits", "reported", "lost"]:
     """Let a delivery wait for a report that its node owes; "reported": it has come, go on.
@@ -111,13 +112,23 @@ def await_report(
         When it is not waited for any longer.
     sentence
         What a person reads meanwhile.
+    stages_s
+        How long each stage has taken until now.
     """
     table = schema.commitments
     state = connection.execute(
         select(table.c.state).where(table.c.transaction_uid == transaction_uid).with_for_update()
     ).scalar_one()
+    taken = dict(stages_s)
     if state not in _OPEN:
-        moved = move(connection, ("running",), "queued", *ours(held), attempts=jobs.c.attempts - 1)
+        moved = move(
+            connection,
+            ("running",),
+            "queued",
+            *ours(held),
+            attempts=jobs.c.attempts - 1,
+            stages_s=taken,
+        )
         return "reported" if moved else "lost"
     connection.execute(
         update(table).where(table.c.transaction_uid == transaction_uid).values(state="asked")
@@ -130,6 +141,7 @@ def await_report(
         waiting_for="commitment",
         due_at=until,
         attempts=jobs.c.attempts - 1,
+        stages_s=taken,
         error_kind=None,
         error_sentence="",
         error_stage="",

@@ -339,7 +339,7 @@ def test_a_node_that_is_paused_is_told_when_it_is_resumed(
 
 
 def test_what_was_promised_outlives_retention_and_a_full_disk_for_its_time(
-    site: Callable[..., Any], modality: Modality, study_files: Path, doe: Any
+    site: Callable[..., Any], modality: Modality, study_files: Path, doe: Any, mueller: Any
 ) -> None:
     here = site(modality.node())
     modality.listen()
@@ -357,7 +357,12 @@ def test_what_was_promised_outlives_retention_and_a_full_disk_for_its_time(
     assert 364 * DAY < until - now() <= 365 * DAY
     soon, late = Instant(until - DAY), Instant(until + DAY)
     assert retention.delete_expired(here.engine, data, nothing, soon) == 0
-    assert retention.make_room(here.engine, data, 2**62, soon) == 0
+    here.put(*sorted((study_files / mueller.accession).iterdir()))
+    with writing(here.engine) as connection:
+        studies.set_decided(connection, StudyInstanceUID(mueller.uid), "Whole.", now())
+    assert retention.make_room(here.engine, data, 2**62, soon) == 1  # the younger one
+    with reading(here.engine) as connection:
+        assert studies.get(connection, uid) is not None
     with writing(here.engine) as connection:
         candidate = retention.Candidate(study_instance_uid=uid, origins=("received",))
         assert not retention.begin(connection, candidate, soon)

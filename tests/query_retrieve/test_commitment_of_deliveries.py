@@ -308,7 +308,7 @@ def test_orthanc_commits_what_it_got(
     assert deliver(here)
     job = delivery(here, analysis)
     assert (job.state, job.summary["uncommitted"]) == ("done", 0)
-    assert job.summary["found"] == "PACS1 has stored and committed all 2 objects."
+    assert job.summary["found"] == "PACS1 has stored and committed all objects, 2 in all."
     assert states(here, analysis) == ["committed", "committed"]
     assert not deliver(here)
     done = [
@@ -395,6 +395,7 @@ def test_what_is_not_kept_is_sent_again_and_nothing_else(
     assert deliver(here)
     job = delivery(here, analysis)
     assert (job.state, states(here, analysis)) == ("done", ["committed", "committed"])
+    assert set(job.stages_s) == {"compare", "send", "commit"}
     lost = pacs1.asked[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
     assert sorted(pacs1.stored.count(each) for each in set(pacs1.stored)) == [1, 2]
     assert pacs1.stored.count(lost) == 2
@@ -448,6 +449,18 @@ def test_a_report_that_does_not_come_is_a_warning_and_may_come_late(
     assert (job.state, job.waiting_for, job.attempts) == ("waiting", "commitment", 0)
     assert "PACS1 has it, and is to report until" in remark(job)
     assert not deliver(here)
+    other = commitments.Told(
+        node="CT1",  # of which nobody asked it
+        transaction_uid=pacs1.asked[0].TransactionUID,
+        committed=frozenset(
+            SOPInstanceUID(each.ReferencedSOPInstanceUID)
+            for each in pacs1.asked[0].ReferencedSOPSequence
+        ),
+        failed={},
+    )
+    with writing(here.engine) as connection:
+        commitments.note(connection, other, now())
+    assert states(here, analysis) == ["sent", "sent"]
     with writing(here.engine) as connection:  # by now it is away: no reason to wait
         for _ in range(nodes.TOO_OFTEN):
             nodes.failed(connection, "PACS1", "It is away.", now())
