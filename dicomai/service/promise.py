@@ -320,9 +320,10 @@ def _sentence(
         reasons[each.reason] += 1
     why = ", ".join(f"{number} {WHY[reason]}" for reason, number in sorted(reasons.items()))
     rest = f" The others are kept until {kept} at least." if len(failed) < len(asked) else ""
+    number = "1 is" if len(failed) == 1 else f"{len(failed)} are"
     return (
-        f"{whole}: {len(failed)} {'is' if len(failed) == 1 else 'are'} not committed ({why}), and it is told so; it should keep them "
-        f"and send them again.{rest}"
+        f"{whole}: {number} not committed ({why}), and it is told so; it should keep them and send "
+        f"them again.{rest}"
     )
 
 
