@@ -23,7 +23,7 @@ from dicomai.store.steps import Step, StepMessage
 
 Hospital = Any  # conftest's: importlib mode has no package to import it from
 MakeCT = Callable[..., Any]
-IMAGES = 2
+IMAGES = 1
 
 
 class Modality:

@@ -222,6 +222,7 @@ def test_what_left_is_withdrawn_even_when_the_first_correction_never_did(
     assert {(each.PatientID, each.AccessionNumber) for each in pacs.stored} == {("P3", "A3")}
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_results_that_were_withdrawn_are_not_reissued(
     analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]],
 ) -> None:
@@ -239,6 +240,7 @@ def named_by(note: Dataset) -> set[str]:
     }
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_what_cannot_be_reissued_is_said(
     analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]],
 ) -> None:
