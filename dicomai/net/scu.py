@@ -20,7 +20,7 @@ from dicomai.dicom.part10 import media
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, InputError, RefusedError, TransientError
 from dicomai.net.admission import VERIFICATION
-from dicomai.net.calling import DIMSE_TIMEOUT_S, NothingAccepted, associated
+from dicomai.net.calling import DIMSE_TIMEOUT_S, GoOn, NothingAccepted, associated, watched
 from dicomai.net.node import Node
 from dicomai.net.status import StoreKind, meaning, store_sentence
 from dicomai.net.storing import BrokenOff, NoAnswer, Request, Storer, Unreadable, storing
@@ -85,9 +85,15 @@ def echo(node: Node, our_ae: str, files: TlsFiles = NO_FILES) -> EchoAnswer:
 
 
 def find_study_identity(
-    node: Node, our_ae: str, study_uid: StudyInstanceUID, files: TlsFiles = NO_FILES
+    node: Node,
+    our_ae: str,
+    study_uid: StudyInstanceUID,
+    files: TlsFiles = NO_FILES,
+    go_on: GoOn = lambda: None,
 ) -> StudyIdentity | None:
     """Return whose a study is at a node, None where it has no such study (PS3.4 C.4.1).
+
+    `go_on` is called often, and raises to break off.
 
     Raises
     ------
@@ -103,7 +109,10 @@ def find_study_identity(
     query.IssuerOfPatientID = ""
     query.AccessionNumber = ""
     try:
-        with associated(node, our_ae, [build_context(_STUDY_ROOT_FIND)], files) as association:
+        with (
+            associated(node, our_ae, [build_context(_STUDY_ROOT_FIND)], files) as association,
+            watched(association, go_on),
+        ):
             found = _found(node, association, query)
     except NothingAccepted as trouble:
         raise RefusedError(

@@ -81,7 +81,7 @@ class Deliverer:
         try:
             with this.stage("compare"):
                 if node.answers_find:
-                    self._compare(job, node, objects)
+                    self._compare(this, node, objects)
             with this.stage("send"):
                 self._begin(this)
                 self._send(this, node, self._left(job, objects))
@@ -122,13 +122,15 @@ class Deliverer:
             if (takes_note if each.sop_instance_uid == note else each.sop_class_uid in classes)
         )
 
-    def _compare(self, job: Job, node: Node, objects: tuple[Instance, ...]) -> None:
+    def _compare(self, this: Attempt, node: Node, objects: tuple[Instance, ...]) -> None:
         """Hold results whose patient or accession number is another one at the destination."""
+        job = this.job
         there = scu.find_study_identity(
             node,
             self.settings.receiver.ae_title,
             job.study_instance_uid,
             self.settings.tls.files,
+            this.go_on,
         )
         if there is None:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,9 @@ class FaultyPeer:
         self.script = script
         self.stored: list[Dataset] = []
         self.associations = 0
+        self.asked = threading.Event()
+        self.answers = threading.Event()
+        self.answers.set()
         self._identity = identity
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -95,6 +99,7 @@ class FaultyPeer:
         )
 
     def close(self) -> None:
+        self.answers.set()
         self._server.shutdown()
 
     def _accepted(self, _: evt.Event) -> None:
@@ -111,6 +116,8 @@ class FaultyPeer:
         return answer
 
     def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        self.asked.set()
+        self.answers.wait(30)
         if self._identity is not None:
             found = Dataset()
             found.StudyInstanceUID = event.identifier.StudyInstanceUID
@@ -258,6 +265,23 @@ def test_results_whose_patient_agrees_with_the_node_are_sent(
     deliver(ward)
     assert delivery(ward, analysis).state == "done"
     assert len(peer.stored) == 2
+
+
+def test_a_delivery_that_waits_for_a_slow_node_is_given_back_at_once(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    peer = faulty(identity=("P1", "AP1"))
+    peer.answers.clear()
+    ward, analysis = ward_of(peer.node(answers_find=True))
+    stop = threading.Event()
+    deliverer = Deliverer(settings=ward.settings, worker=ward.worker(stop=stop))
+    working = threading.Thread(target=deliverer.work_once)
+    working.start()
+    assert peer.asked.wait(20)
+    stop.set()
+    working.join(10)
+    assert not working.is_alive()
+    assert delivery(ward, analysis).state == "queued"
 
 
 def test_a_study_that_is_held_is_not_delivered(
