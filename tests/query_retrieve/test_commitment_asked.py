@@ -24,6 +24,7 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.net.admission import COMMITMENT
 from dicomai.net.commitment import INSTANCE
 from dicomai.net.node import Node
+from dicomai.service import overview
 from dicomai.service.promise import Keeper
 from dicomai.spool import reader
 from dicomai.store import events, hosts, instances, pauses, promises, retention, schema, studies
@@ -301,7 +302,12 @@ def test_a_modality_that_is_away_is_told_later_and_in_the_end_not_any_more(
     assert "can't be reached at 127.0.0.1" in promise.error_sentence
     assert not keeper(here).keep_once()  # it waits
     with reading(here.engine) as connection:
-        assert [each.id for each in promises.unreported(connection)] == [promise.id]
+        seen = overview.of_service(connection, here.settings, now(), 1)
+    (remark,) = [each for each in seen.remarks if "commit" in each]
+    assert remark.startswith(
+        "CT1 asked to commit 4 objects and can't be told what became of it, tried 1 times: CT1 "
+        "can't be reached at 127.0.0.1"
+    )
     at = now()
     with writing(here.engine) as connection:
         connection.execute(schema.promises.update().values(attempts=14))
@@ -327,14 +333,19 @@ def test_a_node_that_is_paused_is_told_when_it_is_resumed(
     with writing(here.engine) as connection:
         pauses.pause(connection, "node", "CT1", "paused", now())
     assert modality.ask([(CT, "1.2.9")]) == 0
-    keep(here, lambda: first_promise(here) and first_promise(here).state == "judged")
+    keep(here, lambda: first_promise(here))
+    keep(here, lambda: first_promise(here).state == "judged")
     for _ in range(3):
         keeper(here).keep_once()
     assert not modality.reports
     with writing(here.engine) as connection:
         pauses.resume(connection, "node", "CT1", now())
     later = Instant(now() + seconds(11))
-    assert keeper(here, lambda: later).keep_once()
+    with writing(here.engine) as connection:  # one that is killed while it reports
+        assert promises.claim(connection, later) is not None
+    assert not keeper(here, lambda: later).keep_once()
+    after = Instant(later + promises.LEASE)
+    assert keeper(here, lambda: after).keep_once()
     assert modality.last == (2, [], {"1.2.9": 0x0112})
 
 

@@ -157,6 +157,14 @@ def test_where_the_file_is_looked_for(
             "nodes[0]: address '10.0.0.x' is no IP address or network. Correct it.",
         ),
         (
+            '[[nodes]]\nname = "A"\nae_title = "A"\nmay = ["store", "commit"]\n',
+            "nodes[0]: a node that may commit needs host and port: there it is told. Correct it.",
+        ),
+        (
+            '[[nodes]]\nname = "A"\nae_title = "A"\ncommitment = true\n',
+            "nodes[0]: a node that is asked for storage commitment needs host and port. Cor",
+        ),
+        (
             '[[nodes]]\nname = "A"\nae_title = "A"\nhost = "a"\n',
             "nodes[0]: host and port go together, and a port is 1 to 65535. Correct it.",
         ),

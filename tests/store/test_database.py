@@ -18,7 +18,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError, DatabaseError
-from dicomai.store import backfills, jobs, lacking, retention, schema, studies
+from dicomai.store import backfills, jobs, lacking, promises, retention, schema, studies
 from dicomai.store.backfills import Backfill
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.job import blank
@@ -143,6 +143,7 @@ def fill(engine: Engine) -> None:
             ],
         )
         connection.execute(insert(schema.jobs), [a_job(number) for number in range(ROWS)])
+        connection.execute(insert(schema.promises), [a_promise(number) for number in range(3000)])
         connection.exec_driver_sql("ANALYZE")
 
 
@@ -169,6 +170,22 @@ def a_job(number: int) -> dict[str, object]:
     }
 
 
+def a_promise(number: int) -> dict[str, object]:
+    over = number % 100 != 0
+    return {
+        "node": "CT1",
+        "transaction_uid": f"1.2.{number}",
+        "state": "reported" if over else "judged",
+        "objects": [["1.2", f"1.2.{number}.1", 0]],
+        "received_at": NOW,
+        "due_at": None if over else NOW + number,
+        "claim": 1,
+        "attempts": 0,
+        "error_sentence": "",
+        "finished_at": NOW if over else None,
+    }
+
+
 QUERIES = {
     "claim": lambda c: jobs.claim(c, "w", ("analyse",), ("lungs",), NOW),
     "claim a delivery": lambda c: jobs.claim(c, "w", ("deliver",), (), NOW),
@@ -178,6 +195,7 @@ QUERIES = {
     "jobs of a study": lambda c: jobs.of_study(c, StudyInstanceUID("1.2.7")),
     "accession": lambda c: studies.find_by_accession(c, "A7"),
     "marked studies": retention.going,
+    "promises": lambda c: promises.is_due(c, NOW),
     "lacking an input": lacking.waiting,
     "history": lambda c: backfills.arriving(c, BACKFILL, 10),
     "before a study": lambda c: studies.before(c, STUDY, IdentityKey("P9"), date(2020, 1, 1)),
@@ -215,7 +233,9 @@ STUDY = Study(
     decided_at=None,
     decision="",
 )
-WHOLE_TABLE = re.compile(r"\bSCAN (jobs|studies|instances)(?! USING)|Seq Scan on (jobs|studies)")
+WHOLE_TABLE = re.compile(
+    r"\bSCAN (jobs|studies|instances|promises)(?! USING)|Seq Scan on (jobs|studies|promises)"
+)
 
 
 def test_pruning_reads_no_whole_table_for_each_job(sqlite_engine: Engine) -> None:
