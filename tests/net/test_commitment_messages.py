@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pynetdicom import AE
 from pynetdicom.dsutils import encode
 
 from dicomai.errors import InputError
+from dicomai.net.admission import COMMITMENT
 from dicomai.net.commitment import (
+    INSTANCE,
     CommitmentReport,
     CommitmentRequest,
     Failure,
@@ -23,6 +31,7 @@ from dicomai.net.commitment import (
     written_request,
 )
 from dicomai.net.decoding import decoded
+from dicomai.spool import reader
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 REQUEST = CommitmentRequest(
@@ -61,6 +70,49 @@ def test_what_is_named_as_committed_and_as_failed_has_failed() -> None:
     assert {each.sop_instance_uid for each in read_report(message).committed} == {
         each.sop_instance_uid for each in REPORT.committed
     }
+
+
+def test_a_request_is_durable_before_the_answer_is_sent(
+    make_receiver: Callable[..., Any], peer: Callable[[str], str], tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    watched = "mkdir,fsync,fdatasync,sync_file_range,rename,sendto"
+    options = ["-f", "--seccomp-bpf", "-y", "-s", "200", "-e", f"trace={watched}", "-o", str(trace)]
+    node = {
+        "name": "CT1",
+        "ae_title": "CT1",
+        "host": "127.0.0.1",
+        "port": 104,
+        "may": ["commit"],
+    }
+    receiver = make_receiver(prefix=[peer("strace"), *options], nodes=[node])
+    entity = AE("CT1")
+    entity.add_requested_context(COMMITMENT)
+    association = entity.associate("127.0.0.1", receiver.port, ae_title="DICOMAI")
+    said, _ = association.send_n_action(written_request(REQUEST), 1, COMMITMENT, INSTANCE)
+    assert said.Status == 0
+    association.release()
+    (entry,) = reader.entries(receiver.spool)
+    assert entry.kind == "commit"
+    assert read_request(dcmread(entry.path)) == REQUEST
+    names = []
+    for line in trace.read_text().splitlines():
+        step = re.sub(r"\d{16}(-[0-9a-f]{8})?", "T", line).replace(str(receiver.spool), "")
+        if "/.slots" in step:  # places of associations, which are no promise
+            continue
+        if found := re.search(r"(mkdir|rename)\((.*)\) = 0|(\w*sync\w*)\(\d+<([^>]*)>", step):
+            names.append(" ".join(part for part in found.groups() if part))
+        elif re.search(r'sendto\(\d+<.*>, "\\4', step):  # a P-DATA-TF: the response
+            names.append("answer")
+    assert names[names.index('rename "/.new-T", "/T"') : names.index("answer") + 1] == [
+        'rename "/.new-T", "/T"',
+        "sync_file_range /T/.000001-T.part",
+        'rename "/T/.000001-T.part", "/T/000001-T.commit"',
+        "fsync /T/000001-T.commit",
+        "fsync /T",
+        "fsync",
+        "answer",
+    ]
 
 
 @settings(max_examples=150)
