@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dicomai.store.backfills import Backfill, Past, Progress
 
 _LOOKS: Final = {"running": "", "done": "good", "cancelled": "quiet"}
+_WORDS: Final = {"found": "to do", "fetching": "on their way", "analysis": "given to the model"}
 _SHOWN: Final = 50
 _LOOK_S: Final = 1.0
 
@@ -69,7 +70,8 @@ def backfill(
     finds the one that is under way. On a terminal its progress is shown; Ctrl-C ends that alone.
     """
     from dicomai.dicom.dates import now
-    from dicomai.store import backfills
+    from dicomai.service.overview import ALIVE
+    from dicomai.store import backfills, hosts
     from dicomai.store.backfills import NewBackfill
     from dicomai.store.engine import writing
 
@@ -92,6 +94,7 @@ def backfill(
     )
     with writing(engine) as connection:
         added = backfills.add(connection, new, now())
+        idle = all(now() - each.beat_at > ALIVE for each in hosts.listing(connection))
     number = added.backfill.id
     audit.record(settings.service.data, "backfill", f"{node} {route} {days[0]} {days[1]} {mode}")
     if json:
@@ -99,7 +102,9 @@ def backfill(
         return
     state = "has begun" if added.outcome == "started" else "is under way already"
     say(f"Backfill {number} {state}. How far it is: dicomai backfills {number}")
-    if sys.stderr.isatty():
+    if idle:
+        say("No scheduler runs, so nothing happens yet. Start one: dicomai serve")
+    elif sys.stderr.isatty():
         _watch(engine, number)
 
 
@@ -224,7 +229,11 @@ def _watch(engine: Engine, number: int) -> None:
 def _counts(far: Progress) -> str:
     from dicomai.store.states import HISTORY_STATES
 
-    said = [f"{far.studies[each]} {each}" for each in HISTORY_STATES if far.studies.get(each)]
+    said = [
+        f"{far.studies[each]} {_WORDS.get(each, each)}"
+        for each in HISTORY_STATES
+        if far.studies.get(each)
+    ]
     return ", ".join(said) or "none found yet"
 
 

@@ -14,7 +14,7 @@ from dicomai.service import pull
 from dicomai.settings import Settings
 from dicomai.spool import quarantine, reader
 from dicomai.spool.quarantine import Quarantined
-from dicomai.store import hosts, jobs, nodes, pauses, promises, studies
+from dicomai.store import backfills, hosts, jobs, nodes, pauses, promises, studies
 from dicomai.store.hosts import Host, Worker
 from dicomai.store.job import Job
 from dicomai.store.nodes import NodeState
@@ -49,6 +49,8 @@ class Overview:
         Analyses that are held because their results broke a rule of the gate, newest first.
     pulls
         What is wrong with pulls whose nodes can't be asked.
+    backfills
+        Why backfills don't get on.
     """
 
     now: Instant
@@ -67,6 +69,7 @@ class Overview:
     recent: tuple[Study, ...]
     refused: tuple[Job, ...]
     pulls: tuple[str, ...]
+    backfills: tuple[str, ...]
 
     def overdue(self, worker: Worker) -> Microseconds | None:
         """Return for how long a worker was not heard of that should have been, else None."""
@@ -106,7 +109,7 @@ class Overview:
             f"it, tried {each.attempts} times: {each.error_sentence}"
             for each in self.untold
         ]
-        return [*said, *self.pulls]
+        return [*said, *self.pulls, *self.backfills]
 
 
 def of_service(connection: Connection, settings: Settings, now: Instant, recent: int) -> Overview:
@@ -138,6 +141,11 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         held=studies.listing(connection, _MOST_HELD, "held"),
         recent=studies.listing(connection, recent),
         refused=jobs.held_by(connection, "person", _MOST_HELD),
+        backfills=tuple(
+            f"{each.title} waits: {each.trouble}"
+            for each in backfills.alive(connection)
+            if each.trouble
+        ),
         pulls=tuple(
             sentence
             for name, sentence in pull.failing(connection).items()

@@ -22,6 +22,7 @@ from dicomai.routing.condition import parse
 from dicomai.routing.pull import Pull
 from dicomai.routing.route import Route
 from dicomai.routing.selection import ModelInputs, parse_input
+from dicomai.service import overview
 from dicomai.service.backfill import BEHIND, Backfiller
 from dicomai.service.decide import Rules, decide_due
 from dicomai.service.pull import Puller
@@ -351,6 +352,9 @@ def test_a_node_that_is_away_is_told_of_and_waited_for(
     backfiller = away.backfiller()
     backfiller.backfill_once()
     assert here.now(begun.id).trouble.startswith("PACS1 can't be reached")
+    with reading(here.site.engine) as connection:
+        seen = overview.of_service(connection, here.site.settings, now(), 1)
+    assert any("over PACS1) waits: PACS1 can't be reached" in each for each in seen.remarks)
     backfiller.backfill_once()  # it is left in peace for a while
     here.until(lambda: bool(here.studies(begun.id)))
     assert here.now(begun.id).trouble == ""
@@ -464,7 +468,9 @@ def configured(tmp_path: Path) -> Callable[..., tuple[int, str]]:
 def test_backfills_are_listed_and_ended(configured: Callable[..., tuple[int, str]]) -> None:
     begin = ("backfill", "PACS1", "--route", "lungs", "--from", "2026-01-01", "--to", "20260131")
     assert json.loads(configured(*begin, "--json")[1]) == {"backfill": 1, "outcome": "started"}
-    assert "Backfill 1 is under way already" in configured(*begin)[1]
+    said = configured(*begin)[1]
+    assert "Backfill 1 is under way already" in said
+    assert "No scheduler runs, so nothing happens yet." in said
     (listed,) = json.loads(configured("backfills", "--json")[1])
     assert (listed["state"], listed["mode"], listed["days"], listed["days_asked"]) == (
         "running",
