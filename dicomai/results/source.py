@@ -180,8 +180,9 @@ class _Reader:
         raw = holder.get_item(tag)
         vr = str(raw.VR) if raw is not None and raw.VR not in (None, "UN") else dictionary_VR(tag)
         if vr == "SQ":
-            items = [self._item(item, path) for item in holder[tag].value or ()]
-            return _element(tag, "SQ", [item for item in items if len(item)]) if items else None
+            read = [self._item(item, path) for item in holder[tag].value or ()]
+            items = [item for item in read if len(item)]
+            return _element(tag, "SQ", items) if items else None
         try:
             value = self._text(raw, vr, path)
         except (UndeclaredText, UnreadableText) as trouble:

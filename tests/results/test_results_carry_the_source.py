@@ -84,6 +84,12 @@ def test_what_a_request_leaves_empty_is_left_out(study: Any, found: Any) -> None
     (request,) = seg.RequestAttributesSequence
     assert "RequestedProcedureID" not in request
     assert request.ScheduledProcedureStepID == "SPS-1"
+    for header in headers:
+        del header.RequestAttributesSequence[0].ScheduledProcedureStepID
+        del header.RequestAttributesSequence[0].RequestedProcedureDescription
+    seg, report = encode(found.little(study), headers, found.job, study.context)
+    assert "RequestAttributesSequence" not in seg
+    assert report.ReferencedRequestSequence[0].AccessionNumber == "ACC-1"
 
 
 def test_every_character_set_goes_through_seg_and_sr(
