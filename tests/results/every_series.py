@@ -55,6 +55,8 @@ from dicomai.results import gate
 from dicomai.results.context import ResultContext
 from dicomai.results.encode import encode, written
 from dicomai.routing.route import ResultObject
+from dicomai.service import received
+from dicomai.service.received import Reading
 
 Source: TypeAlias = SourceVolume | SourceImagePixels
 
@@ -179,13 +181,12 @@ def series_of(folder: Path) -> Iterator[tuple[str, list[Dataset]]]:
     files = [folder] if folder.is_file() else folder.rglob("*")
     for path in sorted(each for each in files if each.is_file()):
         try:
+            received.read_object(path, Reading())
             dataset = read_object(path)
         except InputError:
-            continue
+            continue  # it goes to the quarantine
         if str(dataset.get("SOPInstanceUID")) in seen or "PixelData" not in dataset:
             continue
-        if not dataset.get("StudyInstanceUID") or not dataset.get("SeriesInstanceUID"):
-            continue  # goes to the quarantine
         seen.add(str(dataset.SOPInstanceUID))
         key = (str(dataset.get("StudyInstanceUID")), str(dataset.get("SeriesInstanceUID")))
         found.setdefault(key, []).append(dataset)
