@@ -207,6 +207,8 @@ class _Slice:
 
 def _voxels(slices: Sequence[_Slice], shape_kji: tuple[int, int, int]) -> Voxels:
     """Each slice by its own rescale; int16 where every slice fits, else float32."""
+    # No memory is taken on the word of headers alone: one slice has to hold what it announces.
+    slices[0].pixels.frame(slices[0].index)
     whole_numbers = np.empty(shape_kji, dtype=np.int16)
     info = np.iinfo(np.int16)
     too_large: dict[int, npt.NDArray[np.float32]] = {}

@@ -241,6 +241,13 @@ def test_slices_turned_by_less_than_each_cosine_may_be_are_refused_where_they_ar
                 volume_of(slices)
 
 
+def test_no_memory_is_taken_on_the_word_of_headers(make_series: Maker) -> None:
+    slices = make_series(shape_kji=(3, 4, 4))
+    for each in slices:
+        each.Rows = each.Columns = 65535  # 24 GiB of voxels
+    assert "can't be decoded" in refusal(slices)
+
+
 class TestFiles:
     """What is wrong with a file is said with its path."""
 
