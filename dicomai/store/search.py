@@ -81,10 +81,9 @@ def page(
     (study,) = next(each.values for each in keys if each.keyword == "StudyInstanceUID")
     if level == "series":
         found = _series(connection, StudyInstanceUID(study))
-    else:
-        (series,) = next(each.values for each in keys if each.keyword == "SeriesInstanceUID")
-        found = _images(connection, StudyInstanceUID(study), series)
-    return Page(found=tuple(_matching(found, heeded)), after=None)
+        return Page(found=tuple(_matching(found, heeded)), after=None)
+    (series,) = next(each.values for each in keys if each.keyword == "SeriesInstanceUID")
+    return _images(connection, StudyInstanceUID(study), series, heeded, after)
 
 
 def objects(
@@ -229,18 +228,23 @@ def _series(connection: Connection, study: StudyInstanceUID) -> list[Found]:
     return [{**row.attributes, "NumberOfSeriesRelatedInstances": row.instances} for row in rows]
 
 
-def _images(connection: Connection, study: StudyInstanceUID, series: str) -> list[Found]:
+def _images(
+    connection: Connection, study: StudyInstanceUID, series: str, keys: Sequence[Key], after: str
+) -> Page:
     table = schema.instances
     rows = connection.execute(
-        select(table.c.attributes)
+        select(table.c.sop_instance_uid, table.c.attributes)
         .where(
             table.c.study_instance_uid == study,
             table.c.series_instance_uid == series,
             table.c.newest,
+            table.c.sop_instance_uid > after,
         )
         .order_by(table.c.sop_instance_uid)
-    )
-    return [dict(row.attributes) for row in rows]
+        .limit(PAGE)
+    ).all()
+    last = rows[-1].sop_instance_uid if len(rows) == PAGE else None
+    return Page(found=tuple(_matching([row.attributes for row in rows], keys)), after=last)
 
 
 def _matching(found: Sequence[Found], keys: Sequence[Key]) -> Iterator[Found]:
