@@ -152,6 +152,23 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
     return found.astype(f"{found.dtype.kind}{allocated // 8}", copy=False).tobytes()
 
 
+def rle_samples(
+    src: bytes, shape_ji: tuple[int, int], allocated: int, *, signed: bool
+) -> npt.NDArray[np.integer]:
+    """Return the stored values of a greyscale RLE frame, (J, I), with all their bits.
+
+    Without pydicom, whose own work would take longer than the decoder's, and no other thread runs
+    meanwhile.
+
+    Raises
+    ------
+    ValueError
+        The frame is broken, or does not hold what the header says.
+    """
+    octets = _unpacked(src, shape_ji, np.dtype(f"u{allocated // 8}"))
+    return np.frombuffer(octets, f"<{'i' if signed else 'u'}{allocated // 8}").reshape(shape_ji)
+
+
 def _unpacked(src: bytes, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> bytes:
     out = bytes(imagecodecs.dicomrle_decode(src, dtype))
     if len(out) != np.prod(shape) * dtype.itemsize:

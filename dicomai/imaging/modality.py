@@ -64,8 +64,13 @@ class ModalityTransform:
                 raise self.absurd()
         if self.slope == int(self.slope) and self.intercept == int(self.intercept):
             # LARGEST keeps the product within 32 bits, whatever the stored values are made of.
-            exact = stored.astype(np.int64 if stored.dtype.itemsize > 2 else np.int32)
-            return (exact * int(self.slope) + int(self.intercept)).astype(np.int32), padded
+            exact: npt.NDArray[np.signedinteger] = stored.astype(
+                np.int64 if stored.dtype.itemsize > 2 else np.int32
+            )
+            if self.slope != 1:
+                exact *= int(self.slope)
+            exact += int(self.intercept)
+            return exact.astype(np.int32, copy=False), padded
         out = stored.astype(np.float64)
         out *= self.slope
         out += self.intercept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
@@ -17,7 +18,7 @@ from pydicom.uid import UID, RLELossless
 
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, text, values_checked_here, whole
-from dicomai.imaging.decoders import DECODERS, NATIVE, is_cut_off
+from dicomai.imaging.decoders import DECODERS, NATIVE, is_cut_off, rle_samples
 
 GREYSCALE: Final = ("MONOCHROME1", "MONOCHROME2")
 MOST_BYTES: Final = 1 << 33
@@ -135,6 +136,10 @@ class StoredPixels:
             return self._by(self.frames[0], index, "", self._options(self.count))
         if is_cut_off(self.syntax, self.frames[index]):
             raise ValueError("it is cut off")
+        if self.syntax == RLELossless and self.samples == 1 and self.allocated in (8, 16):
+            with suppress(ValueError):  # pydicom's plugins say why, or know better
+                frame = self.frames[index]
+                return rle_samples(frame, self.shape_ji, self.allocated, signed=self.signed)
         octets = encapsulate([self.frames[index]])
         order = DECODERS[self.syntax]
         said: Exception | None = None

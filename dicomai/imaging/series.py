@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Scan:
     unreadable: tuple[Unreadable, ...]
 
 
-def read_object(path: Path, *, pixels: bool = True) -> Dataset:
+def read_object(path: Path, *, pixels: bool = True, octets: bytes | None = None) -> Dataset:
     """Return the data set of a Part 10 file.
 
     Parameters
@@ -49,6 +50,8 @@ def read_object(path: Path, *, pixels: bool = True) -> Dataset:
         The file.
     pixels
         Whether to read the pixel data too.
+    octets
+        What it holds, where that is read already.
 
     Raises
     ------
@@ -58,7 +61,8 @@ def read_object(path: Path, *, pixels: bool = True) -> Dataset:
     """
     with values_checked_here():
         try:
-            dataset = dcmread(path, stop_before_pixels=not pixels)
+            source = path if octets is None else io.BytesIO(octets)
+            dataset = dcmread(source, stop_before_pixels=not pixels)
             sop = text(dataset, "SOPInstanceUID")
         except InvalidDicomError:
             raise InputError(f"{path} is no DICOM file.", subject=str(path)) from None

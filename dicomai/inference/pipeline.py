@@ -2,122 +2,35 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal, Protocol, TypeAlias, TypeVar, assert_never
+from typing import Final, TypeAlias, assert_never
 
-import numpy as np
-import numpy.typing as npt
 from pydicom import Dataset
 
-from dicomai.errors import ConfigError, ResourceError
+from dicomai.errors import ConfigError
 from dicomai.findings import Classification, Detection, Findings, Segment, SourceImage, Sphere
 from dicomai.imaging.attributes import text
 from dicomai.imaging.image import SourceImagePixels
 from dicomai.imaging.mask import blank_mask
-from dicomai.imaging.resample import Resampling, resampling
+from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import limits
-from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer
+from dicomai.inference.forward import check_memory, checked, found_in_volume, needed
 from dicomai.inference.measure import (
     centre_lps_mm,
     equivalent_diameter_mm,
     measurements,
     voxel_count,
 )
-from dicomai.inference.memory import Need, host_free_bytes, need
-from dicomai.inference.postprocess import Choice, Region, cleaned, components, regions
-from dicomai.inference.preprocess import PreparedVolume, prepare_image, prepare_volume
+from dicomai.inference.postprocess import Choice, Region, cleaned, components
+from dicomai.inference.preprocess import prepare_image, prepare_volume
+from dicomai.inference.run import Model, NoOthers, Report, Run, Turns
 from dicomai.inference.sides import split
 from dicomai.models.manifest import DetectionOutput, Manifest, SegmentOutput
-from dicomai.models.package import Package
 
 Source: TypeAlias = SourceVolume | SourceImagePixels
-_Item = TypeVar("_Item")
-Stage = Literal["preprocess", "infer", "postprocess", "measure"]
-Report: TypeAlias = Callable[[str, float], None]
-"""Takes the stage and the fraction of it that is done."""
-
-
-class InTurn(Protocol):
-    """Does something when the device is free for it."""
-
-    def __call__(self, work: Callable[[], _Item]) -> _Item:
-        """Return what the work returns."""
-
-
-def at_once(work: Callable[[], _Item]) -> _Item:
-    """Do it at once: nobody else has the device."""
-    return work()
-
-
-class Model(Protocol):
-    """A package with its network, ready to be called."""
-
-    @property
-    def package(self) -> Package:
-        """What it came from."""
-
-    @property
-    def device(self) -> object:
-        """Where it is, as "cuda:0"."""
-
-    @property
-    def is_on_cpu(self) -> bool:
-        """Whether that is the host."""
-
-    @property
-    def make_room(self) -> Callable[[], bool]:
-        """Drops what else stands in the device's memory; False where nothing does."""
-
-    def on_cpu(self) -> Model:
-        """The same on the CPU."""
-
-    def free_bytes(self) -> int | None:
-        """What is free of the device's own memory; None on the CPU."""
-
-    def pass_bytes(self, shape: tuple[int, ...]) -> int:
-        """What a forward pass over an input (N, C, …) takes; 0 where nobody knows."""
-
-    def __call__(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(N, C, …) to probabilities (N, C', …)."""
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """What is noted while a run goes on."""
-
-    report: Report
-    in_turn: InTurn
-    stages_s: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    deviations: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: Stage) -> Iterator[None]:
-        self.report(name, 0.0)
-        start = time.monotonic()
-        yield
-        self.took(name, time.monotonic() - start)
-        self.report(name, 1.0)
-
-    def took(self, name: Stage, seconds: float) -> None:
-        self.stages_s[name] = round(self.stages_s.get(name, 0.0) + seconds, 3)
-
-    def timed(self, name: Stage, items: Iterator[_Item]) -> Iterator[_Item]:
-        """Give items; what making them takes counts for a stage."""
-        while True:
-            start = time.monotonic()
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            finally:
-                self.took(name, time.monotonic() - start)
-            yield item
+_NO_OTHERS: Final = NoOthers()
 
 
 def inputs_of(headers: Sequence[Dataset]) -> tuple[SourceImage, ...]:
@@ -138,7 +51,7 @@ def analyse(
     source: Source,
     inputs: tuple[SourceImage, ...],
     progress: Report,
-    in_turn: InTurn = at_once,
+    turns: Turns = _NO_OTHERS,
 ) -> Findings:
     """Return what a model finds in an input.
 
@@ -152,8 +65,8 @@ def analyse(
         The images it was made from, as `inputs_of` gives them.
     progress
         Called with stage and fraction whenever the run got on.
-    in_turn
-        Does what needs the device, where others may have it.
+    turns
+        Who has the device, where others want it too.
 
     Raises
     ------
@@ -174,7 +87,7 @@ def analyse(
         )
     where = source.grid if isinstance(source, SourceVolume) else source.plane
     limits.check(manifest.limits, source.facts, where, manifest.name, source.series_instance_uid)
-    run = _Run(progress, in_turn)
+    run = Run(progress, turns)
     run.warnings += source.warnings
     segments: tuple[Segment, ...] = ()
     detections: tuple[Detection, ...] = ()
@@ -197,16 +110,14 @@ def analyse(
     )
 
 
-def _of_an_image(model: Model, source: SourceImagePixels, run: _Run) -> tuple[Classification, ...]:
+def _of_an_image(model: Model, source: SourceImagePixels, run: Run) -> tuple[Classification, ...]:
     manifest = model.package.manifest
     with run.stage("preprocess"):
         prepared = prepare_image(source, manifest.preprocess)
-
-    def infer() -> npt.NDArray[np.float32]:
-        with run.stage("infer"):
-            return _checked(WholeInferer()(prepared, model), manifest, dimensions=1)
-
-    probabilities = run.in_turn(infer)
+    run.report("infer", 0.0)
+    answer, seconds = run.turns.together(model, prepared)
+    probabilities = checked(answer, manifest, dimensions=1)
+    run.took("infer", seconds)
     with run.stage("postprocess"):
         out = tuple(
             Classification(
@@ -226,17 +137,17 @@ def _of_an_image(model: Model, source: SourceImagePixels, run: _Run) -> tuple[Cl
 
 
 def _in_a_volume(
-    model: Model, source: SourceVolume, run: _Run
+    model: Model, source: SourceVolume, run: Run
 ) -> tuple[tuple[Segment, ...], tuple[Detection, ...]]:
     manifest = model.package.manifest
     choices = [Choice(each.channel, each.threshold) for each in manifest.output]
     way = resampling(source.grid, manifest.preprocess.axes, manifest.preprocess.spacing_mm)
-    needed = _needed(model, way, 1 + len(source.beside), len(set(choices)))
+    memory = needed(model, way, 1 + len(source.beside), len(set(choices)))
     with run.stage("preprocess"):
-        _check_memory(model, needed, 0)
+        check_memory(model, memory, 0)
         prepared = prepare_volume(source, way, manifest.preprocess, manifest.infer)
     rules = manifest.postprocess
-    found = run.in_turn(partial(_found, model, prepared, choices, needed, run))
+    found = run.turns.alone(partial(found_in_volume, model, prepared, choices, memory, run))
     del prepared
     with run.stage("postprocess"):
         kept: dict[Choice, Region | None] = {}
@@ -267,146 +178,12 @@ def _in_a_volume(
         return tuple(segments), tuple(detections)
 
 
-def _found(
-    model: Model, prepared: PreparedVolume, choices: list[Choice], needed: Need, run: _Run
-) -> dict[Choice, Region | None]:
-    """Return what the network finds, with as many windows at a time as memory lets it.
-
-    Raises
-    ------
-    ResourceError
-        It does not let it even with one window at a time on the CPU.
-    """
-    run.report("infer", 0.0)
-    infer = model.package.manifest.infer
-    windows = infer.batch if infer.window_kji else 1
-    shape = infer.window_kji or prepared.inputs.shape[1:]
-    needed = needed.with_window(model.pass_bytes((1, len(prepared.inputs), *shape)))
-    while True:
-        short: ResourceError | MemoryError
-        try:
-            _check_memory(model, needed, windows)
-            return _found_at_once(model, prepared, choices, run, windows)
-        except (ResourceError, MemoryError) as error:
-            short = error.with_traceback(None)  # or its frames would keep what they hold
-        if model.make_room():
-            continue
-        where = "the host" if model.is_on_cpu else str(model.device)
-        if windows > 1:
-            fewer = windows // 2
-            told = f"the network saw {fewer}"
-            run.deviations.append(
-                f"The memory of {where} did not suffice for {windows} windows at a time; {told}."
-            )
-            windows = fewer
-        elif not model.is_on_cpu:
-            run.deviations.append(
-                f"The memory of {where} did not suffice; the network ran on the CPU."
-            )
-            model = model.on_cpu()
-        else:
-            raise short
-
-
-def _needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:
-    """Return what a run of a model takes, before it starts."""
-    manifest = model.package.manifest
-    shape = manifest.infer.window_kji or way.model.shape_kji
-    return need(
-        way,
-        channels=1 + max(each.channel for each in manifest.output),
-        depth=shape[0],
-        masks=masks,
-        inputs=inputs,
-    )
-
-
-def _check_memory(model: Model, needed: Need, windows: int) -> None:
-    """Raise ResourceError where a run will need more memory than there is."""
-    of_host = needed.on_host(windows, device_is_host=model.is_on_cpu)
-    places = [("the host", of_host, host_free_bytes())]
-    free = model.free_bytes()
-    if free is not None:
-        places.append((str(model.device), windows * needed.window, free))
-    for where, wanted, free in places:
-        if wanted > free:
-            raise ResourceError(
-                f"Model {model.package.name}: the memory of {where} does not suffice: "
-                f"{wanted / 1e9:.1f} GB will be needed, {free / 1e9:.1f} GB are free. Give it "
-                "more, or the model a smaller window.",
-                subject=where,
-            )
-
-
-def _found_at_once(
-    model: Model, prepared: PreparedVolume, choices: list[Choice], run: _Run, windows: int
-) -> dict[Choice, Region | None]:
-    """Return what the network finds; its probabilities go back to the source's grid in slabs."""
-    start, before = time.monotonic(), run.stages_s.get("infer", 0.0)
-    argmax = model.package.manifest.postprocess.decide == "argmax"
-    slabs = run.timed("infer", _slabs(model, prepared, run, windows))
-    found = regions(slabs, prepared.resampling, choices, argmax=argmax)
-    inferred = run.stages_s["infer"] - before
-    run.took("postprocess", time.monotonic() - start - inferred)
-    run.report("infer", 1.0)
-    return found
-
-
-def _slabs(
-    model: Model, prepared: PreparedVolume, run: _Run, windows: int
-) -> Iterator[npt.NDArray[np.floating]]:
-    """Give the probabilities on the model's grid, slab by slab."""
-    manifest = model.package.manifest
-    infer = manifest.infer
-
-    def checked(batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        out = model(batch)
-        for each in out:
-            _checked(each, manifest, dimensions=4)
-        return out
-
-    if infer.window_kji is None:
-        return WholeInferer().slabs(prepared.inputs, checked)
-    return SlidingWindowInferer(
-        window_kji=infer.window_kji,
-        overlap=infer.overlap,
-        blend=infer.blend,
-        batch=windows,
-        channels=1 + max(each.channel for each in manifest.output),
-        wanted=prepared.wanted,
-        fraction=infer.only_where.fraction if infer.only_where else 0.0,
-        padding=manifest.preprocess.scale_to[0],
-        progress=lambda fraction: run.report("infer", fraction),
-    ).slabs(prepared.inputs, checked)
-
-
-def _checked(
-    probabilities: npt.NDArray[np.float32], manifest: Manifest, dimensions: int
-) -> npt.NDArray[np.float32]:
-    """Raise ConfigError unless a network gave what the manifest promises."""
-    needed = 1 + max(each.channel for each in manifest.output)
-    if probabilities.ndim != dimensions or len(probabilities) < needed:
-        raise ConfigError(
-            f"Model {manifest.name}, infer: the network gives {probabilities.shape}, and the "
-            f"manifest names {needed} channels of {dimensions - 1} dimensions. Correct infer or "
-            "output in its model.toml.",
-            subject=manifest.name,
-        )
-    if not np.isfinite(probabilities).all():
-        raise ConfigError(
-            f"Model {manifest.name}, infer: the network gives numbers that are not finite with "
-            f"precision {manifest.infer.precision}. Give it float32, or another package.",
-            subject=manifest.name,
-        )
-    return probabilities
-
-
 def _own_regions(
     manifest: Manifest,
     choices: list[Choice],
     kept: dict[Choice, Region | None],
     source: SourceVolume,
-    run: _Run,
+    run: Run,
 ) -> list[Region | None]:
     """Return what each output holds: a mask of both sides is parted."""
     if not manifest.postprocess.split_sides:
@@ -456,7 +233,7 @@ def _detections(
     region: Region | None,
     manifest: Manifest,
     source: SourceVolume,
-    run: _Run,
+    run: Run,
 ) -> list[Detection]:
     """Return the components of a region, the most probable first."""
     if region is None:

@@ -15,12 +15,14 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
+
+import numpy as np
 
 from dicomai.errors import ConfigError, DicomaiError, ResourceError
 from dicomai.inference.messages import Analyse, Done, Failed, Progress, Ready
@@ -30,12 +32,13 @@ from dicomai.process import die_with_parent
 
 if TYPE_CHECKING:
     from dicomai.findings import Findings
+    from dicomai.inference.run import Array, Model
     from dicomai.models.runtimes.networks import Builder
     from dicomai.models.runtimes.torch_runtime import LoadedModel
 
 _REPORT_EVERY_S: Final = 0.2
 _THREADS_BESIDE_A_GPU: Final = 4
-_REQUESTS: Final = 8
+_REQUESTS: Final = 16
 """At once; a supervisor sends fewer."""
 _Result = TypeVar("_Result")
 
@@ -70,6 +73,7 @@ class Runner:
         self._loading = threading.Lock()
         # One thread, so that requests have the device in the order in which they are ready for it.
         self._on_device = ThreadPoolExecutor(1, "device")
+        self._batches = _Batches()
 
     def answer(self, request: Analyse) -> None:
         """Run one request and send what came of it; a defect of ours is an answer too.
@@ -108,19 +112,8 @@ class Runner:
         with self._loading:
             model = self._model(Path(request.package_folder), request.package_sha256)
 
-        def in_turn(work: Callable[[], _Result]) -> _Result:
-            begun = threading.Event()
-
-            def begin() -> _Result:
-                begun.set()
-                return work()
-
-            result = self._on_device.submit(begin)
-            while not begun.wait(_REPORT_EVERY_S):
-                teller.tell("wait", 0.0)
-            return result.result()
-
-        return pipeline.analyse(model, request.source, request.inputs, teller.tell, in_turn)
+        turns = _Turns(self._on_device, self._batches, teller)
+        return pipeline.analyse(model, request.source, request.inputs, teller.tell, turns)
 
     def _model(self, folder: Path, sha256: str) -> LoadedModel:
         from dicomai.models import package as packages
@@ -179,6 +172,76 @@ class _Teller:
         if stage != told or time.monotonic() - when >= _REPORT_EVERY_S:
             self._told = (stage, time.monotonic())
             self._channel.send(Progress(stage=stage, fraction=fraction, number=self._number))
+
+
+class _Batches:
+    """Images that wait for a network, and are shown to it together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[tuple[Array, Future[tuple[Array, float]]]]] = {}
+
+    def add(self, model: Model, image: Array) -> Future[tuple[Array, float]]:
+        """Have an image wait."""
+        answer: Future[tuple[Array, float]] = Future()
+        with self._lock:
+            self._waiting.setdefault(model.package.sha256, []).append((image, answer))
+        return answer
+
+    def show(self, model: Model) -> None:
+        """Show a network the images that wait for it, as many at a time as its manifest says."""
+        most = model.package.manifest.infer.batch
+        with self._lock:
+            waiting = self._waiting.get(model.package.sha256, [])
+            some, waiting[:] = waiting[:most], waiting[most:]
+        if not some:
+            return  # they were shown with an earlier one
+        start = time.monotonic()
+        try:
+            answers = model(np.stack([image for image, _ in some]))
+        except Exception as error:  # noqa: BLE001  # whose fault it is shows each by itself
+            if len(some) == 1:
+                some[0][1].set_exception(error)
+                return
+            for image, answer in some:
+                try:
+                    (alone,) = model(image[None])
+                    answer.set_result((alone, time.monotonic() - start))
+                except Exception as its_own:  # noqa: BLE001  # raised where it is waited for
+                    answer.set_exception(its_own)
+            return
+        for (_, answer), said in zip(some, answers, strict=True):
+            answer.set_result((said, time.monotonic() - start))
+
+
+class _Turns:
+    """One request's way to the device."""
+
+    def __init__(self, device: ThreadPoolExecutor, batches: _Batches, teller: _Teller) -> None:
+        self._device = device
+        self._batches = batches
+        self._teller = teller
+
+    def alone(self, work: Callable[[], _Result]) -> _Result:
+        """Return what the work returns, when its turn has come."""
+        begun = threading.Event()
+
+        def begin() -> _Result:
+            begun.set()
+            return work()
+
+        result = self._device.submit(begin)
+        while not begun.wait(_REPORT_EVERY_S):
+            self._teller.tell("wait", 0.0)
+        return result.result()
+
+    def together(self, model: Model, image: Array) -> tuple[Array, float]:
+        """Return what a network says of an image, shown with those that wait for it too."""
+        answer = self._batches.add(model, image)
+        shown = self._device.submit(self._batches.show, model)
+        while wait((shown,), _REPORT_EVERY_S).not_done and not shown.running():
+            self._teller.tell("wait", 0.0)
+        return answer.result()
 
 
 def serve(

@@ -98,6 +98,9 @@ def load(
         given.setdefault(name, []).append(_read(row, data))
         on_read(number / len(rows))
     source, inputs = source_of(package, given, missing_of(job))
+    if isinstance(source, SourceVolume):
+        for each in (each for images in given.values() for each in images):
+            each.pop("PixelData", None)  # they are in the volume, and would stay to the end
     return Loaded(
         source=source,
         request=Analyse(
@@ -112,8 +115,7 @@ def load(
 def _read(row: Instance, data: Path) -> Dataset:
     path = data / row.path
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        octets = path.read_bytes()
     except FileNotFoundError:
         if not (data / archive.FOLDER).is_dir():
             raise TransientError(
@@ -122,13 +124,13 @@ def _read(row: Instance, data: Path) -> Dataset:
         raise InputError(
             f"{path} is missing from the archive. Send the study again.", subject=str(path)
         ) from None
-    if digest != row.file_sha256:
+    if hashlib.sha256(octets).hexdigest() != row.file_sha256:
         raise InputError(
             f"{path} has other bytes than those that were received. Its disk is damaged or someone "
             "changed it; send the study again.",
             subject=str(path),
         )
-    return read_object(path)
+    return read_object(path, octets=octets)
 
 
 def check_answer(findings: Findings, request: Analyse) -> None:

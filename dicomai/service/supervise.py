@@ -6,7 +6,9 @@ them count, and whoever claims the job next does it again, with the same UIDs an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,6 +16,7 @@ from pydicom import Dataset
 
 from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull, IdentityError
 from dicomai.findings import Findings
+from dicomai.imaging.volume import SourceVolume
 from dicomai.inference.runner_process import RunnerDied, RunnerProcess
 from dicomai.models.registry import Registry, open_registry
 from dicomai.net.node import Node
@@ -23,7 +26,7 @@ from dicomai.service import analyse
 from dicomai.service.analyse import Loaded
 from dicomai.service.asked import objects_of
 from dicomai.service.attempt import Attempt, Lost, Worker, work_once
-from dicomai.service.intake import Intake
+from dicomai.service.intake import HANDS, Intake
 from dicomai.service.received import Reading
 from dicomai.settings import Settings
 from dicomai.spool.durable import free_bytes
@@ -34,6 +37,7 @@ from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobRoute, policy
 from dicomai.store.states import JobKind
 
+_TICK_S: Final = 0.1
 KINDS: Final[tuple[JobKind, ...]] = ("analyse",)
 STAGES: Final = (
     "load",
@@ -118,6 +122,21 @@ class Supervisor:
             self.intake.leave(nothing_due=not worked)
         return worked
 
+    def _wait_for(self, held: threading.Lock | threading.Semaphore, this: Attempt) -> None:
+        while not held.acquire(timeout=_TICK_S):
+            this.heart.waits()
+            this.go_on()
+
+    @contextmanager
+    def _by_itself(self, this: Attempt, stage: str) -> Iterator[None]:
+        """Do a stage while no other lane does such a one."""
+        self._wait_for(HANDS, this)
+        try:
+            with this.stage(stage):
+                yield
+        finally:
+            HANDS.release()
+
     def _check_room(self) -> None:
         data, reserve = self.settings.folders.data, self.settings.receiver.reserve_bytes
         # Reception stops at the whole reserve; the rest is for the database and retention.
@@ -133,9 +152,25 @@ class Supervisor:
         return open_registry(self.settings.folders.models)
 
     def _do(self, this: Attempt) -> None:
+        if self._takes_image(this.job):
+            self._do_alone(this)
+            return
+        self._wait_for(self.intake.volumes, this)
+        try:
+            self._do_alone(this)
+        finally:
+            self.intake.volumes.release()
+
+    def _takes_image(self, job: Job) -> bool:
+        try:
+            return self._registry().get(job.model).manifest.input[0].kind == "image"
+        except ConfigError:  # loading says so, in its stage
+            return True
+
+    def _do_alone(self, this: Attempt) -> None:
         facts: _Facts | None = None
         try:
-            with this.stage("load"):
+            with self._by_itself(this, "load"):
                 facts = self._facts(this.job)
                 loaded = self._load(this, facts)
             findings = self._run(this, loaded)
@@ -151,7 +186,7 @@ class Supervisor:
 
     def _say_why_not(self, this: Attempt, facts: _Facts, reason: str) -> bool:
         """Commit a report that says why the model can't take the input; False as `_commit`."""
-        with this.stage("encode"):
+        with self._by_itself(this, "encode"):
             context = analyse.context_of(
                 this.job,
                 self.settings.service.timezone,
@@ -184,7 +219,7 @@ class Supervisor:
         """
         predecessor = facts.predecessor
         objects = objects_of(self.settings.routes, this.job.model)
-        with this.stage("encode"):
+        with self._by_itself(this, "encode"):
             results = analyse.encoded(
                 this.job,
                 findings,
@@ -209,7 +244,7 @@ class Supervisor:
         objects: Collection[ResultObject],
     ) -> None:
         """Hold results against the findings; what breaks a rule is kept for a look."""
-        with this.stage("check"):
+        with self._by_itself(this, "check"):
             try:
                 analyse.check(results, findings, headers, facts.charset_default, objects)
             except DicomaiError as error:
@@ -226,9 +261,10 @@ class Supervisor:
     ) -> bool:
         data, predecessor = self.settings.folders.data, facts.predecessor
         with this.stage("commit"):
-            rows = analyse.placed(
-                this.job, results, data, self._reading(facts), self.worker.clock()
-            )
+            with HANDS:
+                rows = analyse.placed(
+                    this.job, results, data, self._reading(facts), self.worker.clock()
+                )
             outcome = this.write(
                 lambda c: analyses.finish(
                     c,
@@ -303,6 +339,8 @@ class Supervisor:
                 this.observe(stage)
 
         series = loaded.source.series_instance_uid
+        if not isinstance(loaded.source, SourceVolume):
+            self.intake.leave()  # others may come to be shown to the network together
         try:
             findings = self.runner.analyse(
                 loaded.request, on_progress=on_progress, go_on=this.go_on

@@ -17,7 +17,8 @@ from dicomai.findings import Findings, Mask, Sphere
 from dicomai.imaging.facts import Facts
 from dicomai.imaging.geometry import Grid
 from dicomai.imaging.volume import SourceVolume
-from dicomai.inference.pipeline import Model, analyse
+from dicomai.inference.pipeline import analyse
+from dicomai.inference.run import Model
 from dicomai.phantom.anatomy import SIDES
 from dicomai.phantom.chest import ChestPhantom, Nodule
 from dicomai.phantom.ct import Scan, chest_scan, scanned

@@ -28,20 +28,27 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
     opened.engine.dispose()
 
 
-@pytest.fixture
-def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which the patient networks wait for a file "go"."""
-    folder = tmp_path / "go"
-    folder.mkdir()
-    monkeypatch.setenv("DICOMAI_TEST_GO", str(folder))
-    return folder
+@pytest.fixture(scope="module")
+def waiting_room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("go")
 
 
-@pytest.fixture
-def patient(go: Path) -> Iterator[RunnerProcess]:
+@pytest.fixture(scope="module")
+def patient(waiting_room: Path) -> Iterator[RunnerProcess]:
+    """The real runner, with networks that wait for a file "go"."""
     script = str(Path(__file__).with_name("misbehaving_runner.py"))
-    with RunnerProcess("cpu", command=(sys.executable, script)) as process:
-        yield process
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DICOMAI_TEST_GO", str(waiting_room))
+        with RunnerProcess("cpu", command=(sys.executable, script)) as process:
+            yield process
+
+
+@pytest.fixture
+def go(waiting_room: Path) -> Path:
+    """The folder in which they wait, empty."""
+    for each in waiting_room.iterdir():
+        each.unlink()
+    return waiting_room
 
 
 @contextmanager

@@ -1,0 +1,152 @@
+"""How a network is led over a volume, within the memory that there is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomai.errors import ConfigError, ResourceError
+from dicomai.imaging.resample import Resampling
+from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer
+from dicomai.inference.memory import Need, host_free_bytes, need
+from dicomai.inference.postprocess import Choice, Region, regions
+from dicomai.inference.preprocess import PreparedVolume
+from dicomai.inference.run import Array, Model, Run
+from dicomai.models.manifest import Manifest
+
+
+def found_in_volume(
+    model: Model, prepared: PreparedVolume, choices: list[Choice], memory: Need, run: Run
+) -> dict[Choice, Region | None]:
+    """Return what the network finds, with as many windows at a time as memory lets it.
+
+    Raises
+    ------
+    ResourceError
+        It does not let it even with one window at a time on the CPU.
+    """
+    run.report("infer", 0.0)
+    infer = model.package.manifest.infer
+    windows = infer.batch if infer.window_kji else 1
+    shape = infer.window_kji or prepared.inputs.shape[1:]
+    memory = memory.with_window(model.pass_bytes((1, len(prepared.inputs), *shape)))
+    while True:
+        short: ResourceError | MemoryError
+        try:
+            check_memory(model, memory, windows)
+            return _found_at_once(model, prepared, choices, run, windows)
+        except (ResourceError, MemoryError) as error:
+            short = error.with_traceback(None)  # or its frames would keep what they hold
+        if model.make_room():
+            continue
+        where = "the host" if model.is_on_cpu else str(model.device)
+        if windows > 1:
+            fewer = windows // 2
+            told = f"the network saw {fewer}"
+            run.deviations.append(
+                f"The memory of {where} did not suffice for {windows} windows at a time; {told}."
+            )
+            windows = fewer
+        elif not model.is_on_cpu:
+            run.deviations.append(
+                f"The memory of {where} did not suffice; the network ran on the CPU."
+            )
+            model = model.on_cpu()
+        else:
+            raise short
+
+
+def needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:
+    """Return what a run of a model takes, before it starts."""
+    manifest = model.package.manifest
+    shape = manifest.infer.window_kji or way.model.shape_kji
+    return need(
+        way,
+        channels=1 + max(each.channel for each in manifest.output),
+        depth=shape[0],
+        masks=masks,
+        inputs=inputs,
+    )
+
+
+def check_memory(model: Model, memory: Need, windows: int) -> None:
+    """Raise ResourceError where a run will need more memory than there is."""
+    of_host = memory.on_host(windows, device_is_host=model.is_on_cpu)
+    places = [("the host", of_host, host_free_bytes())]
+    free = model.free_bytes()
+    if free is not None:
+        places.append((str(model.device), windows * memory.window, free))
+    for where, wanted, free in places:
+        if wanted > free:
+            raise ResourceError(
+                f"Model {model.package.name}: the memory of {where} does not suffice: "
+                f"{wanted / 1e9:.1f} GB will be needed, {free / 1e9:.1f} GB are free. Give it "
+                "more, or the model a smaller window.",
+                subject=where,
+            )
+
+
+def _found_at_once(
+    model: Model, prepared: PreparedVolume, choices: list[Choice], run: Run, windows: int
+) -> dict[Choice, Region | None]:
+    """Return what the network finds; its probabilities go back to the source's grid in slabs."""
+    start, before = time.monotonic(), run.stages_s.get("infer", 0.0)
+    argmax = model.package.manifest.postprocess.decide == "argmax"
+    slabs = run.timed("infer", _slabs(model, prepared, run, windows))
+    found = regions(slabs, prepared.resampling, choices, argmax=argmax)
+    inferred = run.stages_s["infer"] - before
+    run.took("postprocess", time.monotonic() - start - inferred)
+    run.report("infer", 1.0)
+    return found
+
+
+def _slabs(
+    model: Model, prepared: PreparedVolume, run: Run, windows: int
+) -> Iterator[npt.NDArray[np.floating]]:
+    """Give the probabilities on the model's grid, slab by slab."""
+    manifest = model.package.manifest
+    infer = manifest.infer
+
+    def sound(batch: Array) -> Array:
+        out = model(batch)
+        for each in out:
+            checked(each, manifest, dimensions=4)
+        return out
+
+    if infer.window_kji is None:
+        return WholeInferer().slabs(prepared.inputs, sound)
+    return SlidingWindowInferer(
+        window_kji=infer.window_kji,
+        overlap=infer.overlap,
+        blend=infer.blend,
+        batch=windows,
+        channels=1 + max(each.channel for each in manifest.output),
+        wanted=prepared.wanted,
+        fraction=infer.only_where.fraction if infer.only_where else 0.0,
+        padding=manifest.preprocess.scale_to[0],
+        progress=lambda fraction: run.report("infer", fraction),
+    ).slabs(prepared.inputs, sound)
+
+
+def checked(
+    probabilities: npt.NDArray[np.float32], manifest: Manifest, dimensions: int
+) -> npt.NDArray[np.float32]:
+    """Raise ConfigError unless a network gave what the manifest promises."""
+    needed = 1 + max(each.channel for each in manifest.output)
+    if probabilities.ndim != dimensions or len(probabilities) < needed:
+        raise ConfigError(
+            f"Model {manifest.name}, infer: the network gives {probabilities.shape}, and the "
+            f"manifest names {needed} channels of {dimensions - 1} dimensions. Correct infer or "
+            "output in its model.toml.",
+            subject=manifest.name,
+        )
+    if not np.isfinite(probabilities).all():
+        raise ConfigError(
+            f"Model {manifest.name}, infer: the network gives numbers that are not finite with "
+            f"precision {manifest.infer.precision}. Give it float32, or another package.",
+            subject=manifest.name,
+        )
+    return probabilities
