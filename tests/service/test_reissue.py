@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from typer.testing import CliRunner
 from ward import Ward, open_ward
 
+from dicomai.cli.main import app
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import InputError, NotFound
@@ -230,6 +233,24 @@ def test_results_that_were_withdrawn_are_not_reissued(
     withdraw(ward.engine, ward.settings, job, "Left and right were exchanged.", now())
     with pytest.raises(NotFound, match="has no results that could be reissued"):
         corrected(ward, study, patient_id="P2")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_command_reissues_for_both_at_once_and_is_audited(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs, tmp_path: Path
+) -> None:
+    ward, study, _ = analysed()
+    command = ["study", study, "--patient", "P2", "--accession", "A2"]
+    done = CliRunner().invoke(app, [*command, "-c", str(tmp_path / "dicomai.toml")])
+    assert done.exit_code == 0, done.stderr
+    assert "its results are reissued and queued for delivery, as job" in done.stdout
+    lines = (ward.settings.folders.data / "audit.jsonl").read_text().splitlines()
+    assert [(each["action"], each["subject"]) for each in map(json.loads, lines)] == [
+        ("study --patient", f"{study} P2"),
+        ("study --accession", f"{study} A2"),
+    ]
+    assert deliver(ward)
+    assert {(each.PatientID, each.AccessionNumber) for each in pacs.stored} == {("P2", "A2")}
 
 
 def named_by(note: Dataset) -> set[str]:
