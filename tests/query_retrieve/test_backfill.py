@@ -154,7 +154,9 @@ def past(site: Callable[..., Any]) -> Callable[..., Past]:
 
 
 @pytest.mark.parametrize(
-    ("pacs", "how"), [("orthanc", "get"), ("dcmqrscp", "move")], indirect=["pacs"]
+    ("engine", "pacs", "how"),
+    [("sqlite", "orthanc", "get"), ("postgresql", "dcmqrscp", "move")],
+    indirect=["engine", "pacs"],
 )
 def test_a_route_runs_over_history_and_no_other_does(
     past: Callable[..., Past], pacs: Any, doe: Any, how: str
@@ -444,10 +446,11 @@ def test_a_backfill_that_cannot_be_is_refused(
     assert (found, words in " ".join(said.split())) == (code, True), said
 
 
-@pytest.fixture
-def configured(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[int, str]]:
     """Run `dicomai` with a configuration, and an empty catalogue."""
-    file = tmp_path / "dicomai.toml"
+    folder = tmp_path_factory.mktemp("configured")
+    file = folder / "dicomai.toml"
     file.write_text(
         '[service]\ndata = "data"\n'
         '[[nodes]]\nname = "PACS1"\nae_title = "PACS1"\nhost = "127.0.0.1"\nport = 1\n'
@@ -455,7 +458,7 @@ def configured(tmp_path: Path) -> Callable[..., tuple[int, str]]:
         '[[routes]]\nname = "lungs"\nmodel = "chest-ct-lungs"\nmode = "shadow"\n'
         '[[routes]]\nname = "rests"\nmodel = "chest-ct-lungs"\nmode = "off"\n'
     )
-    (tmp_path / "data").mkdir()
+    (folder / "data").mkdir()
 
     def run(*arguments: str) -> tuple[int, str]:
         done = CliRunner().invoke(app, ["--config", str(file), *arguments])

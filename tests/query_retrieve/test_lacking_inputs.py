@@ -137,7 +137,9 @@ def today(made: Callable[[Any], list[Any]], mueller: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("pacs", "how"), [("orthanc", "get"), ("dcmqrscp", "move")], indirect=["pacs"]
+    ("engine", "pacs", "how"),
+    [("sqlite", "orthanc", "get"), ("postgresql", "dcmqrscp", "move")],
+    indirect=["engine", "pacs"],
 )
 def test_a_prior_is_fetched_while_the_job_waits(
     clinic: Callable[..., Clinic], pacs: Any, today: list[Any], mueller: Any, how: str
@@ -201,36 +203,36 @@ def test_the_archive_is_looked_at_first(
 
 
 @on_postgresql
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_another_patients_study_is_never_a_prior(
+    clinic: Callable[..., Clinic],
+    full_dcmqrscp: Any,
+    made: Callable[[Any], list[Any]],
+    mueller: Any,
+    study_files: Path,
+) -> None:
+    here = clinic(full_dcmqrscp, replace(PRIOR, max_age_days=500, optional=True))
+    here.site.put(*(study_files / mueller.accession).iterdir())  # it is here as well
+    here.until(lambda: here.jobs(mueller.uid))
+    others = [
         {"PatientBirthDate": "19700102"},  # another person with the same ID
         {"PatientID": "P9"},
         {"PatientID": ""},  # a name alone is no identity to compare by
         {"StudyDate": "20260301", "StudyTime": "101500"},  # not before it
         {"StudyDate": "20290301"},  # too long ago
-    ],
-)
-def test_another_patients_study_is_never_a_prior(
-    clinic: Callable[..., Clinic],
-    full_dcmqrscp: Any,
-    today: list[Any],
-    mueller: Any,
-    study_files: Path,
-    changes: dict[str, str],
-) -> None:
-    here = clinic(full_dcmqrscp, replace(PRIOR, max_age_days=500, optional=True))
-    here.site.put(*(study_files / mueller.accession).iterdir())  # it is here as well
-    here.until(lambda: here.jobs(mueller.uid))
-    here.send(today, **changes)
-    here.waiting(NEW)
+    ]
+    uids = [f"{NEW}.{number}" for number, _ in enumerate(others)]
+    for uid, changes in zip(uids, others, strict=True):
+        here.send(made(replace(mueller, uid=uid, date="20260601", images=(3,))), **changes)
+    for uid in uids:
+        here.waiting(uid)
 
     here.seeker().seek_once()
 
-    (job,) = here.jobs(NEW)
-    assert here.inputs(job) == {"ct": {f"{NEW}.1"}}
-    assert job.state == "queued"
-    assert lacking.missing_of(job) == {"prior": "PACS1 has nothing for input prior."}
+    for uid in uids:
+        (job,) = here.jobs(uid)
+        assert here.inputs(job) == {"ct": {f"{uid}.1"}}
+        assert job.state == "queued"
+        assert lacking.missing_of(job) == {"prior": "PACS1 has nothing for input prior."}
     assert here.jobs(mueller.uid, "retrieve") == []
 
 
