@@ -148,11 +148,10 @@ class Input(_Table):
     max_age_days: PositiveInt | None = None
     """A prior is at most so much older than the study."""
     optional: bool = False
-    """Without it the model runs all the same; its channel is then `preprocess.scale_to`'s lower
-    value everywhere, and every result says so."""
+    """Without it the model runs all the same, with the lower value of `preprocess.scale_to`."""
     align: Literal["patient", "centre"] = "patient"
-    """How a further input comes onto the grid of the first: by the patient's coordinates, which
-    needs one frame of reference, or with its centre on the other's. Nothing is registered."""
+    """How a further input comes onto the grid of the first: by the patient's coordinates, in one
+    frame of reference, or with its centre on the other's. Nothing is registered."""
 
     def intake(self, uneven_mm: float) -> Intake:
         """How a series or an image becomes this input."""
@@ -336,9 +335,7 @@ class Manifest(_Table):
     def _inputs_fit_together(self) -> Manifest:
         first, *further = self.input
         if first.source != "study" or first.optional or first.align != "patient":
-            raise ValueError(
-                "the first input is of the study and there: no source, optional or align"
-            )
+            raise ValueError("the first input is of the study: no source, optional or align")
         if further and any(each.kind != "volume" for each in self.input):
             raise ValueError("a model of several inputs takes volumes only")
         names = [each.name for each in self.input]

@@ -32,7 +32,7 @@ from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
 from dicomai.settings import Settings
 from dicomai.spool.durable import free_bytes
-from dicomai.store import backfills, events, pauses, retrievals, studies
+from dicomai.store import analyses, backfills, events, pauses, retrievals, studies
 from dicomai.store.backfills import Arriving, Backfill, Past
 from dicomai.store.counts import SeriesCount
 from dicomai.store.engine import reading, writing
@@ -295,7 +295,7 @@ class Backfiller:
                 return backfills.move(connection, current, past, "left out", why)
             new = wanted(seen, plan.route, outcome, plan.rules)
             if plan.route.mode == "shadow":
-                other = backfills.in_the_way(connection, new)
+                other = analyses.in_the_way(connection, new)
                 if other is not None:
                     why = f"Job {other} does it live already."
                     return backfills.move(connection, current, past, "left out", why)

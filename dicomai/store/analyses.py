@@ -29,7 +29,7 @@ from dicomai.store.job import (
 )
 from dicomai.store.jobs import NotNow, cancel, existing, get, ours, routes_of, tell
 from dicomai.store.moves import move
-from dicomai.store.states import STORED
+from dicomai.store.states import STORED, UNFINISHED
 
 jobs = schema.jobs
 
@@ -184,6 +184,34 @@ def add_destination(connection: Connection, job: JobId, route: JobRoute, now: In
     if current is not None and current.state == "done":
         deliveries.queue(connection, current, now)
     return True
+
+
+def in_the_way(connection: Connection, new: NewAnalysis) -> JobId | None:
+    """Return a live job that an analysis in shadow would take the place or the route of."""
+    routes, delivery = schema.job_routes, jobs.alias("delivery")
+    live = exists().where(routes.c.job_id == jobs.c.id, routes.c.mode == "live")
+    same_route = exists().where(
+        routes.c.job_id == jobs.c.id,
+        routes.c.mode == "live",
+        routes.c.route == new.route.route,
+    )
+    going_out = exists().where(delivery.c.result_of == jobs.c.id, delivery.c.state.in_(UNFINISHED))
+    found = connection.execute(
+        select(jobs.c.id).where(
+            jobs.c.study_instance_uid == new.study_instance_uid,
+            jobs.c.kind == "analyse",
+            ((jobs.c.fingerprint == new.fingerprint) & same_route)
+            | (
+                (jobs.c.fingerprint != new.fingerprint)
+                & (jobs.c.model == new.model)
+                & (jobs.c.choice == new.choice)
+                & live
+                & (jobs.c.state.in_(UNFINISHED) | going_out)
+            ),
+        )
+    )
+    number = found.scalars().first()
+    return None if number is None else JobId(number)
 
 
 def predecessor(connection: Connection, job: JobId) -> Predecessor | None:

@@ -19,7 +19,7 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import NotFound
 from dicomai.store import jobs as queue
 from dicomai.store import schema
-from dicomai.store.job import JobId, NewAnalysis
+from dicomai.store.job import JobId
 from dicomai.store.states import (
     UNFINISHED,
     BackfillState,
@@ -312,34 +312,6 @@ def arriving(connection: Connection, backfill: Backfill, limit: int) -> tuple[Ar
         )
         for row in connection.execute(query)
     )
-
-
-def in_the_way(connection: Connection, new: NewAnalysis) -> JobId | None:
-    """Return a live job that an analysis in shadow would take the place or the route of."""
-    routes, delivery = schema.job_routes, jobs.alias("delivery")
-    live = exists().where(routes.c.job_id == jobs.c.id, routes.c.mode == "live")
-    same_route = exists().where(
-        routes.c.job_id == jobs.c.id,
-        routes.c.mode == "live",
-        routes.c.route == new.route.route,
-    )
-    going_out = exists().where(delivery.c.result_of == jobs.c.id, delivery.c.state.in_(UNFINISHED))
-    found = connection.execute(
-        select(jobs.c.id).where(
-            jobs.c.study_instance_uid == new.study_instance_uid,
-            jobs.c.kind == "analyse",
-            ((jobs.c.fingerprint == new.fingerprint) & same_route)
-            | (
-                (jobs.c.fingerprint != new.fingerprint)
-                & (jobs.c.model == new.model)
-                & (jobs.c.choice == new.choice)
-                & live
-                & (jobs.c.state.in_(UNFINISHED) | going_out)
-            ),
-        )
-    )
-    number = found.scalars().first()
-    return None if number is None else JobId(number)
 
 
 def move(
