@@ -6,7 +6,6 @@ whether the peer cancels or has gone.
 
 from __future__ import annotations
 
-import select
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -145,10 +144,9 @@ class Answerer(Acceptor):
             raise Gone
 
     def _has_something(self) -> bool:
-        wire = self.dul.socket.socket if self.dul.socket is not None else None
-        if wire is None:
+        if self.dul.socket is None or self.dul.socket.socket is None:
             raise Gone
-        return bool(select.select([wire], [], [], 0)[0])
+        return self.dul.has_more
 
 
 class _Service:

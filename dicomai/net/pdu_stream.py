@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
@@ -64,6 +66,15 @@ class PduStream:
         self._start, self._end = 0, len(read_ahead)
         self._heard_at = time.monotonic()
         self._pace: Pace | None = None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something can be read without waiting."""
+        if self._start < self._end:
+            return True
+        if isinstance(self._wire, ssl.SSLSocket) and self._wire.pending():
+            return True
+        return bool(select.select([self._wire], [], [], 0)[0])
 
     def head(self) -> tuple[int, int]:
         """Return type and length of the next PDU, and wait for it as long as there is life.

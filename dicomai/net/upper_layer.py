@@ -123,6 +123,11 @@ class UpperLayer(DULServiceProvider):
         """Whether an object has begun that is not whole."""
         return self._incoming is not None
 
+    @property
+    def has_more(self) -> bool:
+        """Whether something came that was not looked at yet."""
+        return self._stream.has_more
+
     def start(self) -> None:
         """Let the association go on; there is no thread to start."""
         self.assoc._dul_ready.set()

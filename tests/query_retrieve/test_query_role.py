@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import threading
 import urllib.request
@@ -176,6 +177,33 @@ def test_a_query_is_cancelled(
     assert next(answers)[0].Status == 0xFF00
     association.send_c_cancel(7, query_model=STUDY_ROOT_FIND)
     going.set()
+    assert [status.Status for status, _ in answers][-1] == 0xFE00
+    association.release()
+
+
+def test_a_cancellation_that_comes_with_its_query_is_seen(
+    filled: Callable[..., Any], our_query_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled()
+    search = CatalogueArchive.search
+
+    def many(self: CatalogueArchive, asked: Any) -> Iterator[Any]:
+        for _ in range(300):
+            yield from search(self, asked)
+
+    monkeypatch.setattr(CatalogueArchive, "search", many)
+    entity = AE("CLIENT")
+    entity.add_requested_context(STUDY_ROOT_FIND)
+    association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
+    wire = association.dul.socket.socket
+    wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # what is sent waits, and goes together
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    answers = association.send_c_find(query, STUDY_ROOT_FIND, msg_id=7)
+    association.send_c_cancel(7, query_model=STUDY_ROOT_FIND)
+    while association.dul.to_provider_queue.queue:
+        threading.Event().wait(0.01)
+    wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
     assert [status.Status for status, _ in answers][-1] == 0xFE00
     association.release()
 
