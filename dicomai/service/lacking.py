@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
-import structlog
 from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant, as_datetime, seconds
@@ -43,8 +42,6 @@ from dicomai.store.studies import Study
 AGAIN_S: Final = 30.0
 """How long a node that gave no answer is left in peace."""
 _MOST_PRIORS: Final = 20
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
