@@ -33,6 +33,7 @@ from dicomai.store.promises import PromiseId
 from dicomai.store.retention import Keep
 
 ON_SQLITE = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 """Of what has little to do with the database, one is enough."""
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -245,6 +246,7 @@ def test_each_object_that_cannot_be_committed_has_its_reason(
     )
 
 
+@ON_POSTGRESQL
 def test_a_transaction_again_is_answered_again_and_another_under_its_uid_fails(
     site: Callable[..., Any], modality: Modality, study_files: Path, doe: Any
 ) -> None:
@@ -262,6 +264,7 @@ def test_a_transaction_again_is_answered_again_and_another_under_its_uid_fails(
     assert modality.last == (2, [], {objects[0][1]: 0x0131})
 
 
+@ON_SQLITE
 def test_it_is_judged_when_every_host_has_ingested_what_came_before(
     site: Callable[..., Any], modality: Modality, study_files: Path, doe: Any
 ) -> None:

@@ -75,6 +75,7 @@ class Archive:
         self._our_port = our_port
         self._server: Any = None
         self._threads: list[threading.Thread] = []
+        self._answered = threading.Event()
 
     def node(self, **more: object) -> Node:
         return Node(
@@ -94,7 +95,11 @@ class Archive:
         self._server = entity.start_server(
             ("127.0.0.1", self.port),
             block=False,
-            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_N_ACTION, self._action)],
+            evt_handlers=[
+                (evt.EVT_C_STORE, self._store),
+                (evt.EVT_N_ACTION, self._action),
+                (evt.EVT_PDU_SENT, lambda _: self._answered.set()),
+            ],
         )
 
     def close(self) -> None:
@@ -110,6 +115,7 @@ class Archive:
     def _action(self, event: evt.Event) -> tuple[int, None]:
         asked = event.action_information
         self.asked.append(asked)
+        self._answered.clear()
         if (early := self.early(asked)) is not None:
             self.tell(early)
         if self.answer == 0x0000 and (told := self.report(asked)) is not None:
@@ -119,7 +125,7 @@ class Archive:
         return self.answer, None
 
     def _in_same(self, association: Any, told: Dataset) -> None:
-        time.sleep(0.1)  # its thread must have answered: nothing else says so
+        assert self._answered.wait(15)
         said, _ = association.send_n_event_report(told, 1, COMMITMENT, INSTANCE)
         self.reported.append(said.Status)
 
@@ -380,6 +386,7 @@ def test_a_report_that_is_faster_than_the_answer_is_not_lost(
     assert len(pacs1.asked) == 1
 
 
+@ON_POSTGRESQL
 def test_what_is_not_kept_is_sent_again_and_nothing_else(
     delivering: Callable[..., tuple[Any, JobId]], pacs1: Archive
 ) -> None:
@@ -438,6 +445,7 @@ def test_what_is_never_kept_fails_in_one_sentence_and_a_person_may_retry(
     assert delivery(here, analysis).state == "done"
 
 
+@ON_POSTGRESQL
 def test_a_report_that_does_not_come_is_a_warning_and_may_come_late(
     delivering: Callable[..., tuple[Any, JobId]], pacs1: Archive
 ) -> None:
