@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 import uuid
 import warnings
 from collections.abc import Collection, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from dicomai.errors import InputError
 from dicomai.findings import Findings
 from dicomai.results.capture import encode_sc
 from dicomai.results.context import ResultContext
+from dicomai.results.frames import written_frames
 from dicomai.results.key_objects import encode_ko
 from dicomai.results.objects import DEFAULT
 from dicomai.results.page import encode_pdf
@@ -27,7 +30,11 @@ from dicomai.results.provenance import job_of
 from dicomai.results.seg import drawn, encode_segs
 from dicomai.results.sr import encode_sr
 from dicomai.results.structure_set import encode_rtstruct
+from dicomai.results.uids import LABELMAP_STORAGE, SEGMENTATION_STORAGE
 from dicomai.routing.route import ResultObject
+
+_FRAMES: Final = 0x52009230
+_PIXELS: Final = 0x7FE00010
 
 
 def encode(
@@ -107,7 +114,10 @@ def written(result: Dataset) -> bytes:
         # What the source says too long or against its representation is handed on as it is.
         with config.disable_value_validation():
             try:
-                pydicom.dcmwrite(out, result, enforce_file_format=True)
+                head = _head(result)
+                pydicom.dcmwrite(out, head, enforce_file_format=True)
+                if head is not result:
+                    _write_frames(out, result)
             except (UserWarning, UnicodeError) as trouble:
                 raise InputError(
                     f"encode: {result.SOPInstanceUID} holds text that its character set lacks: "
@@ -115,3 +125,26 @@ def written(result: Dataset) -> bytes:
                     subject=str(result.SOPInstanceUID),
                 ) from trouble
     return out.getvalue()
+
+
+def _head(result: Dataset) -> Dataset:
+    """Return a Segmentation without frames and pixels, which come last; else the object itself."""
+    if result.SOPClassUID not in (SEGMENTATION_STORAGE, LABELMAP_STORAGE):
+        return result
+    head = Dataset()
+    head.file_meta = result.file_meta
+    for element in result:
+        if element.tag not in (_FRAMES, _PIXELS):
+            head.add(element)
+    assert max(head.keys()) < _FRAMES
+    return head
+
+
+def _write_frames(out: io.BytesIO, result: Dataset) -> None:
+    """Write frames and pixels: pydicom alone takes as long for frames as all else together."""
+    for tag, representation, value in (
+        (_FRAMES, b"SQ", written_frames(result[_FRAMES].value)),
+        (_PIXELS, b"OB" if result.BitsAllocated <= 8 else b"OW", result.PixelData),
+    ):
+        out.write(struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, representation, 0, len(value)))
+        out.write(value)

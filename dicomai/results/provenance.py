@@ -15,6 +15,7 @@ from pydicom import config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicomai.dicom import charset, dates
@@ -161,13 +162,26 @@ def reference(image: Dataset) -> Dataset:
     return item
 
 
-def stand_in(source: Dataset) -> Dataset:
-    """Return the part of a source header that highdicom reads: geometry and UIDs, no text.
+def _nobody() -> Dataset:
+    """Return what highdicom wants of a patient and a study, empty."""
+    empty = Dataset()
+    for keyword in (
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+    ):
+        setattr(empty, keyword, "")
+    return empty
 
-    Patient and study are put in place by `complete`: highdicom raises on character sets with an
-    empty first value, on a Patient's Sex that is none, on dates with dots.
-    """
-    bare = Dataset()
+
+_NOBODY: Final = _nobody()
+_SHAPE: Final = tuple(
+    Tag(keyword)
     for keyword in (
         "SOPClassUID",
         "SOPInstanceUID",
@@ -182,22 +196,24 @@ def stand_in(source: Dataset) -> Dataset:
         "Columns",
         "Modality",
         "ImageType",
-    ):
-        if source.get(keyword) is not None:
-            bare.add(copy.copy(source[keyword]))  # what is set on it is not set on the source
-    if text(source, "PositionReferenceIndicator").isascii():
-        bare.PositionReferenceIndicator = text(source, "PositionReferenceIndicator")
-    for keyword in (
-        "PatientID",
-        "PatientName",
-        "PatientBirthDate",
-        "PatientSex",
-        "AccessionNumber",
-        "StudyID",
-        "StudyDate",
-        "StudyTime",
-    ):
-        setattr(bare, keyword, "")
+    )
+)
+
+
+def stand_in(source: Dataset) -> Dataset:
+    """Return the part of a source header that highdicom reads: geometry and UIDs, no text.
+
+    Patient and study are put in place by `complete`: highdicom raises on character sets with an
+    empty first value, on a Patient's Sex that is none, on dates with dots.
+    """
+    bare = Dataset()
+    for tag in _SHAPE:
+        if tag in source and (element := source[tag]).value is not None:
+            bare.add(copy.copy(element))  # what is set on it is not set on the source
+    indicator = text(source, "PositionReferenceIndicator")
+    if indicator.isascii():
+        bare.PositionReferenceIndicator = indicator
+    bare.update(_NOBODY)
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return bare

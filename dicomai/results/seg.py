@@ -20,15 +20,10 @@ from dicomai.findings import Detection, Findings, Mask, Segment
 from dicomai.imaging.attributes import numbers, text
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import uids
+from dicomai.results.frames import Layer, Slice, lay_out, overlap
 from dicomai.results.provenance import Job, code_item, complete, note_loss, reference, stand_in
 from dicomai.routing.route import SEG_FORMS, ResultObject
 
-_TYPES: Final = MappingProxyType[ResultObject, hd.seg.SegmentationTypeValues](
-    {
-        "SEG:FRACTIONAL": hd.seg.SegmentationTypeValues.FRACTIONAL,
-        "SEG:LABELMAP": hd.seg.SegmentationTypeValues.LABELMAP,
-    }
-)
 # highdicom takes the frames of an enhanced object only whole and in their order; a volume takes
 # those that it wants, of several objects too. So each frame is given as an image of its own.
 _STUDY: Final = "2.25.1"
@@ -151,11 +146,15 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
     algorithm = job.findings.algorithm
     kind: uids.Kind = "LABELMAP" if form == "SEG:LABELMAP" else "SEG"
     slices = job.slices()
-    result = _Segmentation(
+    labels = kind == "LABELMAP"
+    described = [_description(segment, job) for segment in segments]
+    # For masks highdicom lays out but one segment, or two so that each frame says of which it is.
+    shown = described if labels else described[:2]
+    result = hd.seg.Segmentation(
         source_images=images_of(job),
-        pixel_array=_fractions(segments) if form == "SEG:FRACTIONAL" else _stacked(segments),
-        segmentation_type=_TYPES.get(form, hd.seg.SegmentationTypeValues.BINARY),
-        segment_descriptions=[_description(segment, job) for segment in segments],
+        pixel_array=_stacked(segments) if labels else np.zeros(segments[0].mask.shape, np.uint8),
+        segmentation_type="LABELMAP" if labels else "BINARY",
+        segment_descriptions=shown,
         series_instance_uid=uids.series_uid(job.uuid, kind),
         series_number=job.series_number(kind),
         sop_instance_uid=uids.instance_uid(job.uuid, kind, number),
@@ -166,12 +165,15 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
         device_serial_number=algorithm.package_sha256,
         content_label="AI_SEGMENTATION",
         content_description="AI result, unverified, not for primary diagnosis",
-        omit_empty_frames=form != "SEG:ALL-FRAMES",
+        omit_empty_frames=labels,
     )
+    if not labels:
+        result.SegmentSequence = described
+        _fill(result, segments, form, slices)
     result.ContentCreatorName = ""  # type 2: no person made it
     name_dimensions(result, uids.dimension_uid(job.uuid, kind, number))
-    described = [item for item in result.SegmentSequence if item.SegmentNumber != 0]
-    for item, segment in zip(described, segments, strict=True):
+    items = [item for item in result.SegmentSequence if item.SegmentNumber != 0]
+    for item, segment in zip(items, segments, strict=True):
         _mend_segment(item, segment)
     if isinstance(job.findings.where, Grid) and job.findings.where.frame_numbers:
         name_frames(result, slices)
@@ -245,48 +247,53 @@ def spread(mask: Mask, probability: npt.NDArray[np.float32]) -> npt.NDArray[np.f
     return out
 
 
-def _fractions(segments: tuple[Drawn, ...]) -> npt.NDArray[np.float32]:
-    """Return probabilities (K, J, I, S); where a model gives none, 1 inside and 0 outside."""
-    return np.stack(
-        [
-            each.mask.astype(np.float32)
-            if each.probability is None
-            else spread(each.mask, each.probability)
-            for each in segments
-        ],
-        axis=-1,
-    )
+def _fill(
+    result: Dataset, segments: tuple[Drawn, ...], form: ResultObject, slices: tuple[Dataset, ...]
+) -> None:
+    """Put the masks, or the probabilities, in the place of what highdicom laid out."""
+    names = {_named(each, k): k for k, each in enumerate(slices)}
+    first = result.PerFrameFunctionalGroupsSequence[: len(slices)]
+    planes = [_slice(groups, names, len(slices)) for groups in first]
+    layers = [
+        Layer(number=each.number, mask=each.mask, probability=each.probability) for each in segments
+    ]
+    fractional = form == "SEG:FRACTIONAL"
+    if fractional:
+        result.SegmentationType = "FRACTIONAL"
+        result.SegmentationFractionalType = "PROBABILITY"
+        result.MaximumFractionalValue = 255
+        result.BitsAllocated, result.BitsStored, result.HighBit = 8, 8, 7
+    lay_out(result, planes, layers, fractional=fractional, whole=form == "SEG:ALL-FRAMES")
+    several = len(segments) > 1
+    if several and fractional and any(each.probability is not None for each in segments):
+        result.SegmentsOverlap = "UNDEFINED"
+    else:
+        result.SegmentsOverlap = "YES" if several and overlap(layers) else "NO"
 
 
-class _Segmentation(hd.seg.Segmentation):
-    """One that believes us: masks hold 0 and 1, and are stacked only where they overlap.
+def _named(image: Dataset, k: int) -> str:
+    """Return the UID under which highdicom knows a slice."""
+    return _stand_in_uid(k) if "ReferencedFrameNumber" in image else str(image.SOPInstanceUID)
 
-    To find that out highdicom takes seconds, and the sum of all masks as 64-bit numbers.
-    """
 
-    @classmethod
-    def _check_and_cast_pixel_array(
-        cls,
-        pixel_array: npt.NDArray[np.generic] | hd.Volume,
-        segment_numbers: npt.NDArray[np.generic],
-        segmentation_type: hd.seg.SegmentationTypeValues,
-        dtype: type,
-    ) -> tuple[npt.NDArray[np.generic] | hd.Volume, hd.seg.SegmentsOverlapValues]:
-        if pixel_array.ndim == 4 and pixel_array.dtype == np.uint8:
-            return pixel_array, hd.seg.SegmentsOverlapValues.YES
-        return super()._check_and_cast_pixel_array(
-            pixel_array, segment_numbers, segmentation_type, dtype
-        )
+def _slice(groups: Dataset, names: dict[str, int], depth: int) -> Slice:
+    (content,) = groups.FrameContentSequence
+    index = content["DimensionIndexValues"]
+    k = 0
+    if depth > 1:
+        source = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        k = names[str(source.ReferencedSOPInstanceUID)]
+    shared = Dataset()
+    for keyword in ("DerivationImageSequence", "PlanePositionSequence"):
+        if keyword in groups:
+            shared.add(groups[keyword])
+    return Slice(k=k, place=int(index.value[1]) if index.VM > 1 else 0, groups=shared)
 
 
 def _stacked(segments: tuple[Drawn, ...]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """Return a label map (K, J, I) where no two segments share a voxel, else (K, J, I, S)."""
+    """Return a label map (K, J, I) of segments of which no two share a voxel."""
     labels = np.zeros(segments[0].mask.shape, np.uint8 if len(segments) < 256 else np.uint16)
     for segment in segments:
-        if labels[segment.mask].any():
-            # Laid out mask by mask, so that each frame lies together in memory.
-            masks = np.stack([each.mask for each in segments]).view(np.uint8)
-            return np.moveaxis(masks, 0, -1)
         labels[segment.mask] = segment.number
     return labels
 

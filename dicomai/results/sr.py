@@ -236,9 +236,10 @@ def _library(job: Job) -> sr.ContainerContentItem:
 def inputs(job: Job) -> Iterator[Dataset]:
     """Yield every image that the model saw: the sources, and inputs from other series."""
     seen = set()
-    for source in job.sources:
+    for number, source in enumerate(job.sources):
         seen.add(str(source.SOPInstanceUID))
-        yield stand_in(source)
+        # Of the first highdicom wants patient and study, of the others what they are.
+        yield _as_evidence(source) if number else stand_in(source)
     for image in job.findings.inputs:
         if image.sop_instance_uid not in seen:
             seen.add(image.sop_instance_uid)
@@ -250,10 +251,10 @@ def inputs(job: Job) -> Iterator[Dataset]:
             yield other
 
 
-def _as_evidence(seg: Dataset) -> Dataset:
+def _as_evidence(one: Dataset) -> Dataset:
     bare = Dataset()
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"):
-        bare.add(seg[keyword])
+        bare.add(one[keyword])
     return bare
 
 

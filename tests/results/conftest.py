@@ -361,6 +361,12 @@ def study_lying() -> Callable[..., Study]:
     return lying
 
 
+@pytest.fixture(scope="session")
+def study_of_shape() -> Callable[[tuple[int, int, int]], Study]:
+    """Give an axial CT of a shape (K, J, I)."""
+    return lambda shape: make_study(shape=shape)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """Makers of findings."""

@@ -1,0 +1,219 @@
+"""The frames of a Segmentation: their voxels, and where each of them lies (PS3.3 C.7.6.16, C.8.20).
+
+highdicom lays out one segment on every slice; what it says of a slice is then shared by the frames
+of all segments there. A hundred segments on hundreds of slices take a fraction of the time so, and
+no array larger than what is written.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+
+from dicomai.findings import Mask
+
+_Octets = npt.NDArray[np.uint8]
+_ITEM: Final = bytes.fromhex("fe ff 00 e0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layer:
+    """What one segment has.
+
+    `probability` is (n,) 0 to 1 for the voxels of the mask, in the order of their indices; None:
+    the mask alone counts.
+    """
+
+    number: int
+    mask: Mask
+    probability: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Slice:
+    """A slice, with what highdicom says of a frame there.
+
+    Attributes
+    ----------
+    k
+        Its index in the masks.
+    place
+        Its index along the dimension of positions, from 1; 0 where there is no such dimension.
+    groups
+        The functional groups of a frame there.
+    """
+
+    k: int
+    place: int
+    groups: Dataset
+
+
+def lay_out(
+    result: Dataset,
+    planes: Sequence[Slice],
+    layers: Sequence[Layer],
+    *,
+    fractional: bool,
+    whole: bool,
+) -> None:
+    """Put the frames of all segments in place: segment by segment, in the order of the planes.
+
+    Parameters
+    ----------
+    result
+        The Segmentation, changed.
+    planes
+        Every slice, in the order of frames.
+    layers
+        The segments.
+    fractional
+        Bytes of 0 to 255, rather than bits.
+    whole
+        Empty frames too.
+    """
+    filled = {layer.number: _filled(layer.mask, whole=whole) for layer in layers}
+    some = np.any(list(filled.values()), axis=0)
+    kept = [plane for plane in planes if some[plane.k]]
+    rank = {k: n for n, k in enumerate((each.k for each in sorted(kept, key=_place)), start=1)}
+    frames = [(layer, plane) for layer in layers for plane in kept if filled[layer.number][plane.k]]
+    of_segment = {
+        layer.number: _of_segment(layer.number, several=len(layers) > 1) for layer in layers
+    }
+    result.PerFrameFunctionalGroupsSequence = [
+        _groups(plane, rank[plane.k], layer.number, of_segment[layer.number])
+        for layer, plane in frames
+    ]
+    result.NumberOfFrames = len(frames)
+    pixels = _bytes(layers, kept, filled) if fractional else _bits(layers, kept, filled)
+    pixels += bytes(len(pixels) % 2)
+    result.PixelData = bytes(pixels)
+    if not _evenly([each.k for each in kept]) and "DimensionOrganizationType" in result:
+        del result.DimensionOrganizationType
+
+
+def overlap(layers: Sequence[Layer]) -> bool:
+    """Tell whether two segments share a voxel."""
+    taken: list[_Octets | None] = [None] * len(layers[0].mask)
+    for layer in layers:
+        for k in np.flatnonzero(_filled(layer.mask, whole=False)):
+            bits = np.packbits(layer.mask[k])
+            before = taken[k]
+            if before is not None and (before & bits).any():
+                return True
+            taken[k] = bits if before is None else before | bits
+    return False
+
+
+def _place(plane: Slice) -> int:
+    return plane.place
+
+
+def _filled(mask: Mask, *, whole: bool) -> npt.NDArray[np.bool_]:
+    """Return which slices get a frame, (K,) bool."""
+    if whole:
+        return np.ones(len(mask), np.bool_)
+    flat = np.ascontiguousarray(mask).reshape(len(mask), -1)
+    # Eight voxels at once, where they fit.
+    words = flat.view(np.uint64) if flat.shape[1] % 8 == 0 else flat.view(np.uint8)
+    return np.asarray(words.max(axis=1) > 0)
+
+
+def _evenly(ks: Sequence[int]) -> bool:
+    """Tell whether slices follow each other in even steps, so that they are a volume."""
+    return len(ks) > 1 and len(set(np.diff(ks).tolist())) == 1
+
+
+def _of_segment(number: int, *, several: bool) -> Dataset:
+    """Return the group that says of which segment a frame is; of a single one all frames are."""
+    group = Dataset()
+    if several:
+        item = Dataset()
+        item.ReferencedSegmentNumber = number
+        group.SegmentIdentificationSequence = [item]
+    return group
+
+
+def _groups(plane: Slice, rank: int, number: int, of_segment: Dataset) -> Dataset:
+    """Return the functional groups of a frame; those of slice and segment are shared."""
+    item = Dataset()
+    item.update(plane.groups)
+    item.update(of_segment)
+    content = Dataset()
+    content.DimensionIndexValues = [number, rank] if plane.place else [number]
+    item.FrameContentSequence = [content]
+    return item
+
+
+def written_frames(frames: Sequence[Dataset]) -> bytes:
+    """Return the items of a Per-Frame Functional Groups Sequence, Explicit VR Little Endian.
+
+    What frames share is encoded once.
+    """
+    known: dict[tuple[int, int], bytes] = {}
+    out = bytearray()
+    for frame in frames:
+        body = b"".join(_written(frame[tag], known) for tag in sorted(frame.keys()))
+        out += _ITEM + struct.pack("<L", len(body)) + body
+    return bytes(out)
+
+
+def _written(group: DataElement, known: dict[tuple[int, int], bytes]) -> bytes:
+    key = (int(group.tag), id(group.value))
+    if key not in known:
+        buffer = DicomBytesIO()
+        buffer.is_little_endian, buffer.is_implicit_VR = True, False
+        write_data_element(buffer, group)
+        known[key] = buffer.getvalue()
+    return known[key]
+
+
+def _bits(
+    layers: Sequence[Layer], planes: Sequence[Slice], filled: dict[int, npt.NDArray[np.bool_]]
+) -> bytearray:
+    """Return the voxels, lowest bit first, with no padding between frames (PS3.5 8.1.1)."""
+    out = bytearray()
+    left = np.empty(0, np.bool_)
+    for frame in _frames(layers, planes, filled):
+        row = np.concatenate([left, frame]) if left.size else frame
+        whole = row.size - row.size % 8
+        out += np.packbits(row[:whole], bitorder="little").tobytes()
+        left = row[whole:]
+    out += np.packbits(left, bitorder="little").tobytes()
+    return out
+
+
+def _frames(
+    layers: Sequence[Layer], planes: Sequence[Slice], filled: dict[int, npt.NDArray[np.bool_]]
+) -> Iterator[npt.NDArray[np.bool_]]:
+    for layer in layers:
+        for plane in planes:
+            if filled[layer.number][plane.k]:
+                yield layer.mask[plane.k].ravel()
+
+
+def _bytes(
+    layers: Sequence[Layer], planes: Sequence[Slice], filled: dict[int, npt.NDArray[np.bool_]]
+) -> bytearray:
+    """Return probabilities, 255 for certain."""
+    out = bytearray()
+    for layer in layers:
+        before = np.concatenate([[0], np.cumsum(np.count_nonzero(layer.mask, axis=(1, 2)))])
+        for plane in planes:
+            if not filled[layer.number][plane.k]:
+                continue
+            mask = layer.mask[plane.k]
+            frame = mask.astype(np.uint8) * np.uint8(255)
+            if layer.probability is not None:
+                likely = layer.probability[before[plane.k] : before[plane.k + 1]]
+                frame[mask] = np.around(np.clip(likely, 0, 1) * 255).astype(np.uint8)
+            out += frame.tobytes()
+    return out
