@@ -93,7 +93,8 @@ def test_the_status_tells_of_a_pull_that_cannot_ask_until_it_can(
         Puller(settings=asked, engine=here.engine, clock=now).pull_once()
         assert ("Pull ct can't ask PACS1: PACS1 can't be reached" in remarks()) is told
     with reading(here.engine) as connection:
-        kinds = [each.kind for each in connection.execute(schema.events.select()).all()]
+        told = schema.events.select().order_by(schema.events.c.id)
+        kinds = [each.kind for each in connection.execute(told).all()]
     assert [each for each in kinds if each.startswith("pull")] == [
         "pull failed",
         "pull failed",
