@@ -144,7 +144,8 @@ class Answerer(Acceptor):
             raise Gone
 
     def _has_something(self) -> bool:
-        if self.dul.socket is None or self.dul.socket.socket is None:
+        wire = self.dul.socket.socket if self.dul.socket is not None else None
+        if wire is None or wire.fileno() < 0:
             raise Gone
         return self.dul.has_more
 

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +18,19 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, StoragePresentationContexts, build_role, evt
+from pynetdicom.transport import AssociationSocket
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from dicomai.cli.main import app
+from dicomai.net.answering import Kept
 from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.net.get import STUDY_ROOT_GET
+from dicomai.net.identifier import Asked
+from dicomai.net.limits import Limits
 from dicomai.net.move import STUDY_ROOT_MOVE
 from dicomai.net.node import Node
+from dicomai.net.query_server import QueryConfig, answer
 from dicomai.service.query import CatalogueArchive
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -424,6 +431,65 @@ def test_orthanc_looks_into_our_archive_and_fetches(
     rest("DELETE", "/modalities/archive")
     (there,) = rest("POST", "/tools/lookup", ours.SOPInstanceUID)
     rest("DELETE", there["Path"])
+
+
+class Endless:
+    """An archive that always has one more match, of some kilobytes."""
+
+    ae_title = "DICOMAI"
+
+    def heeds(self, asked: Asked) -> bool:
+        return True
+
+    def search(self, asked: Asked) -> Iterator[dict[str, list[str]]]:
+        while True:
+            yield {"StudyDescription": ["x" * 60_000]}
+
+    def objects(self, asked: Asked) -> list[Kept]:
+        return []
+
+    def send(self, *_: object) -> None:
+        return
+
+
+def test_who_takes_no_answers_is_cut_off_and_frees_its_place(
+    free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port
+    stop, ready = threading.Event(), threading.Event()
+    config = QueryConfig(
+        ae_title="DICOMAI",
+        host="127.0.0.1",
+        port=port,
+        nodes=(Node(name="CLIENT", ae_title="CLIENT", may=("echo", "query")),),
+        max_associations=1,
+        limits=Limits(silence_s=0.5),
+    )
+    serving = threading.Thread(target=answer, args=(config, Endless(), ready.set, stop))
+    serving.start()
+    assert ready.wait(20)
+    entity = AE("CLIENT")
+    entity.add_requested_context(STUDY_ROOT_FIND)
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyDescription = ""
+    deaf = entity.associate("127.0.0.1", port, ae_title="DICOMAI")
+    deadline = time.monotonic() + 20
+    with capture_logs() as logged:
+        with monkeypatch.context() as patched:
+            patched.setattr(AssociationSocket, "ready", property(lambda _: False))
+            deaf.send_c_find(query, STUDY_ROOT_FIND)
+            while not logged:
+                assert time.monotonic() < deadline
+                threading.Event().wait(0.05)
+        again = entity.associate("127.0.0.1", port, ae_title="DICOMAI")
+        assert again.is_established
+        again.release()
+    assert {each["log_level"] for each in logged} == {"info"}, logged
+    deaf.abort()
+    stop.set()
+    serving.join(20)
+    assert not serving.is_alive()
 
 
 def test_the_role_wants_a_port(sqlite_engine: Any, tmp_path: Path) -> None:
