@@ -9,6 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from dicomai.migrations.check import change
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -88,25 +90,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("transaction_uid", name=op.f("pk_commitments")),
     )
     op.create_index("ix_commitments_job_id", "commitments", ["job_id"])
-    if op.get_bind().dialect.name == "sqlite":
-        _rewrite("deliveries", _BEFORE, _AFTER)
-    else:
-        op.drop_constraint(op.f("ck_deliveries_state"), "deliveries")
-        op.create_check_constraint(op.f("ck_deliveries_state"), "deliveries", _AFTER)
-
-
-def _rewrite(table: str, before: str, after: str) -> None:
-    """Change a CHECK where it is written down; see 0002 for why."""
-    connection = op.get_bind()
-    version = connection.exec_driver_sql("PRAGMA schema_version").scalar_one()
-    connection.exec_driver_sql("PRAGMA writable_schema = ON")
-    changed = connection.execute(
-        sa.text(
-            "UPDATE sqlite_master SET sql = replace(sql, :before, :after) "
-            "WHERE type = 'table' AND name = :name AND instr(sql, :before) > 0"
-        ),
-        {"before": before, "after": after, "name": table},
-    )
-    assert changed.rowcount == 1, before
-    connection.exec_driver_sql(f"PRAGMA schema_version = {version + 1}")
-    connection.exec_driver_sql("PRAGMA writable_schema = RESET")
+    change("deliveries", "state", _BEFORE, _AFTER)

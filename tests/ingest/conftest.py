@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,31 @@ class Hospital:
     def ingest(self, after_step: AfterStep = lambda _: None) -> Ingested:
         """Take over what is in the spool."""
         return ingest(self.engine, self.config, lambda: self.clock, after_step)
+
+    def ingest_in_a_child(self, after_step: AfterStep = lambda _: None) -> int:
+        """Ingest in a process of its own; return its exit code, negative for a signal."""
+        self.engine.dispose()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                self.ingest(after_step)
+                code = 0
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def ingest_until_killed(self, number: int) -> bool:
+        """Ingest in a process that is killed after so many steps; False: it had fewer."""
+        taken = 0
+
+        def kill(_step: str) -> None:
+            nonlocal taken
+            taken += 1
+            if taken == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return self.ingest_in_a_child(kill) == -signal.SIGKILL
 
     def decide(self, uid: str = "1.2.3") -> Outcome:
         """Decide on a study."""

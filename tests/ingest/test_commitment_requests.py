@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +29,7 @@ def test_killed_after_any_step_a_request_counts_once_and_after_what_came_before_
         number += 1
         study = f"1.2.{number}"
         send(hospital, make_ct, study)
-        killed += ingest_until(hospital, number) == -signal.SIGKILL
+        killed += hospital.ingest_until_killed(number)
         hospital.ingest(steps.append)
         table = schema.promises
         with reading(hospital.engine) as connection:
@@ -74,25 +72,3 @@ def send(hospital: Hospital, make_ct: MakeCT, study: str) -> None:
     kept.rename(kept.with_stem(f"{kept.stem[:6]}-{hospital.clock:016d}"))
     writer.end("released", hospital.clock)
     hospital.later(1)
-
-
-def ingest_until(hospital: Hospital, number: int) -> int:
-    """Ingest in a process that is killed after so many steps; return how it ended."""
-    hospital.engine.dispose()
-    taken = 0
-
-    def kill(_step: str) -> None:
-        nonlocal taken
-        taken += 1
-        if taken == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            hospital.ingest(kill)
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -469,7 +469,6 @@ def test_killed_after_any_step_ingest_goes_on(
     hospital: Hospital, make_ct: MakeCT, step: str, nth: int
 ) -> None:
     hospital.send(*(make_ct(number=number) for number in range(1, 4)))
-    hospital.engine.dispose()
 
     seen: list[str] = []
 
@@ -478,7 +477,7 @@ def test_killed_after_any_step_ingest_goes_on(
         if seen.count(step) == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    _in_a_child(lambda: hospital.ingest(kill))
+    hospital.ingest_in_a_child(kill)
     hospital.ingest()
 
     assert len(hospital.rows()) == len(_archived(hospital)) == 3
@@ -498,7 +497,6 @@ def test_an_entry_that_kills_twice_is_set_aside_and_takes_nobody_along(
     hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hospital.send(*(make_ct(number=number) for number in range(1, 4)))
-    hospital.engine.dispose()
     read_object = ingest_module.read_object
 
     def poisonous(path: Path, reading: Reading) -> ReceivedObject:
@@ -508,7 +506,7 @@ def test_an_entry_that_kills_twice_is_set_aside_and_takes_nobody_along(
 
     monkeypatch.setattr(ingest_module, "read_object", poisonous)
     killed = 0
-    while _in_a_child(hospital.ingest) == -signal.SIGKILL:
+    while hospital.ingest_in_a_child() == -signal.SIGKILL:
         killed += 1
     assert killed == reader.MAX_ATTEMPTS
 
@@ -517,16 +515,3 @@ def test_an_entry_that_kills_twice_is_set_aside_and_takes_nobody_along(
         "Ingest ended 2 times while it worked on this object. It is kept here; please report it."
     ]
     assert list(reader.entries(hospital.config.spool)) == []
-
-
-def _in_a_child(work: Callable[[], object]) -> int:
-    """Run something in a process of its own; return its exit code, negative for a signal."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -82,33 +82,6 @@ def _reference(uid: str) -> Dataset:
     return item
 
 
-def _in_a_child(work: Callable[[], object]) -> int:
-    """Run something in a process of its own; return its exit code, negative for a signal."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def _ingest_until(hospital: Hospital, number: int) -> int:
-    """Ingest in a process that is killed after so many steps; return how it ended."""
-    hospital.engine.dispose()
-    taken = 0
-
-    def kill(_step: str) -> None:
-        nonlocal taken
-        taken += 1
-        if taken == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return _in_a_child(lambda: hospital.ingest(kill))
-
-
 def _told(hospital: Hospital, study: str) -> tuple[Step, ...]:
     with reading(hospital.engine) as connection:
         return steps.of_study(connection, StudyInstanceUID(study))
@@ -125,7 +98,7 @@ def test_killed_after_any_step_no_message_is_lost_and_none_counts_twice(
         ct.send_images(make_ct)
         ct.say("set", "COMPLETED")
         ct.release()
-        killed += _ingest_until(any_hospital, number) == -signal.SIGKILL
+        killed += any_hospital.ingest_until_killed(number)
         any_hospital.ingest()
 
         (found,) = _told(any_hospital, ct.study)
@@ -158,9 +131,8 @@ def test_a_message_that_kills_twice_is_set_aside_and_takes_nobody_along(
         return read(path, node)
 
     monkeypatch.setattr(step, "read", poisonous)
-    hospital.engine.dispose()
     killed = 0
-    while _in_a_child(hospital.ingest) == -signal.SIGKILL:
+    while hospital.ingest_in_a_child() == -signal.SIGKILL:
         killed += 1
     assert killed == reader.MAX_ATTEMPTS
     assert [each.reason for each in quarantine.listing(hospital.config.quarantine)] == [
