@@ -129,6 +129,7 @@ class Backfiller:
             arriving = backfills.arriving(connection, backfill, _LOOK)
         moved = False
         for each in arriving:
+            self.pulse()
             moved |= self._settle(backfill, plan, each)
         if backfill.state != "running" or self._rests(backfill):
             return moved

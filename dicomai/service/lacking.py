@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from dicomai.dicom.dates import Instant, as_datetime, seconds
 from dicomai.dicom.header import Attributes
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
-from dicomai.errors import DatabaseError, DicomaiError, InputError
+from dicomai.errors import DatabaseError, DicomaiError, InputError, TransientError
 from dicomai.net import find as finding
 from dicomai.net.calling import patience
 from dicomai.net.find import Match
@@ -56,15 +56,18 @@ class _Sought:
         The retrieval that is under way; 0: none.
     of
         The study that it fetches.
+    none
+        Why there is nothing to fetch; empty: not known yet.
     """
 
     tried: tuple[str, ...] = ()
     job: int = 0
     of: str = ""
+    none: str = ""
 
     def json(self) -> dict[str, object]:
         """Return it as the catalogue keeps it."""
-        return {"tried": list(self.tried), "job": self.job, "of": self.of}
+        return {"tried": list(self.tried), "job": self.job, "of": self.of, "none": self.none}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,18 +104,17 @@ class Seeker:
     clock: Callable[[], Instant]
     rules: Callable[[], Rules]
     pulse: Callable[[], None] = lambda: None
-    _not_before: dict[JobId, float] = field(default_factory=dict)
+    _trouble: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Until when each node is left in peace, and why."""
 
     def seek_once(self) -> bool:
         """Do what is to be done for each job that waits; return whether anything was."""
         with reading(self.engine) as connection:
             waiting = lacking.waiting(connection)
-        known = {job.id for job in waiting}
-        self._not_before = {job: at for job, at in self._not_before.items() if job in known}
         worked = False
         for job in waiting:
-            if time.monotonic() >= self._not_before.get(job.id, 0.0):
-                worked |= self._seek(job)
+            self.pulse()
+            worked |= self._seek(job)
         return worked
 
     def _seek(self, job: Job) -> bool:
@@ -133,8 +135,9 @@ class Seeker:
             if over:
                 late = {"": f"It did not come within {waited}: {error.sentence}"}
                 return self._go_without(job, late)
-            self._not_before[job.id] = time.monotonic() + AGAIN_S
             sentence = f"It is asked for again until {self._until(job)}: {error.sentence}"
+            if sentence == job.error_sentence:
+                return False
             with writing(self.engine) as connection:
                 lacking.note(connection, job, lacking.sought_of(job), sentence, self.clock())
             return False
@@ -159,6 +162,8 @@ class Seeker:
             why = self._input(job, study, route, wanted, spec)
             if why is None:
                 return True  # something goes on
+            if why and len(specs) > 1 and not _sought_for(job, spec).none:
+                return self._note_none(job, spec, why)
             if why:
                 missing[spec.name] = why
         if len(missing) == len(specs):
@@ -178,17 +183,40 @@ class Seeker:
             if state == "under way":
                 return ""
             return None if self._apply(job, route, wanted, spec, sought) else ""
+        if sought.none:
+            return sought.none
         node = self.settings.node(route.inputs_from)
+        offer = self._offer(node, job, study, spec, sought)
+        if offer is None:
+            return f"{node.name} has nothing for input {spec.name}{_ONE_MORE[bool(sought.tried)]}."
+        self._fetch(job, node, spec, sought, offer)
+        return None
+
+    def _offer(
+        self, node: Node, job: Job, study: Study, spec: InputSpec, sought: _Sought
+    ) -> _Offer | None:
+        """Return what a node may have for an input and was not fetched yet."""
+        until, sentence = self._trouble.get(node.name, (0.0, ""))
+        if time.monotonic() < until:
+            raise TransientError(sentence, subject=node.name)
         offers = (
             self._priors(node, job, study, spec)
             if spec.source == "prior"
             else self._partners(node, study, spec)
         )
-        offer = next((each for each in offers if not set(each.names) <= set(sought.tried)), None)
-        if offer is None:
-            return f"{node.name} has nothing for input {spec.name}{_ONE_MORE[bool(sought.tried)]}."
-        self._fetch(job, node, spec, sought, offer)
-        return None
+        try:
+            return next((each for each in offers if not set(each.names) <= set(sought.tried)), None)
+        except DatabaseError:
+            raise
+        except DicomaiError as error:
+            self._trouble[node.name] = time.monotonic() + AGAIN_S, error.sentence
+            raise
+
+    def _note_none(self, job: Job, spec: InputSpec, why: str) -> bool:
+        """Note that there is nothing for an input, while another one is looked for."""
+        known = {**lacking.sought_of(job), spec.name: _Sought(none=why).json()}
+        with writing(self.engine) as connection:
+            return lacking.note(connection, job, known, job.error_sentence, self.clock())
 
     def _state_of(self, sought: _Sought) -> str:
         """Tell whether what is fetched is still on its way."""
@@ -315,7 +343,9 @@ def _sought_for(job: Job, spec: InputSpec) -> _Sought:
     known = lacking.sought_of(job).get(spec.name)
     if not isinstance(known, dict):
         return _Sought()
-    return _Sought(tried=tuple(known["tried"]), job=known["job"], of=known["of"])
+    return _Sought(
+        tried=tuple(known["tried"]), job=known["job"], of=known["of"], none=known["none"]
+    )
 
 
 def _moment(match: Match) -> tuple[str, str] | None:

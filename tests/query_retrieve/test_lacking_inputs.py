@@ -328,6 +328,23 @@ def test_what_comes_and_does_not_fit_is_tried_once(
     assert len(here.jobs(mueller.uid, "retrieve")) == 1
 
 
+@on_sqlite
+def test_one_of_two_may_be_missing(
+    clinic: Callable[..., Clinic], full_dcmqrscp: Any, today: list[Any], mueller: Any
+) -> None:
+    here = clinic(full_dcmqrscp)
+    model = here.rules.models["compare"]
+    second = parse_input("second", "volume", ["SeriesNumber = 7"], [])
+    both = replace(model, inputs=(CT, second, PRIOR))
+    here = replace(here, rules=replace(here.rules, models={"compare": both}))
+    here.send(today)
+    here.waiting(NEW)
+    here.until(lambda: here.jobs(NEW)[0].state == "queued")
+    (job,) = here.jobs(NEW)
+    assert here.inputs(job) == {"ct": {f"{NEW}.1"}, "prior": {mueller.series_uid(1)}}
+    assert lacking.missing_of(job) == {"second": "PACS1 has nothing for input second."}
+
+
 @on_postgresql
 def test_a_job_that_waits_can_be_cancelled(
     clinic: Callable[..., Clinic], full_orthanc: Any, today: list[Any]
