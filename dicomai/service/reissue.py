@@ -75,6 +75,7 @@ def _reissued(
             if reissues.delivered_to(connection, each.id)
             for row in _results(instances.of_job(connection, each.id), each)
         ]
+        noted = reissues.had_by(connection, job)
         inputs = instances.inputs_of(connection, job.id)
     old = _read(settings, rows, job)
     changes = correction.attributes
@@ -99,7 +100,7 @@ def _reissued(
     placed = analyse.placed(wanted, octets, settings.folders.data, how, now)
     with writing(engine) as connection:
         return reissues.reissue(
-            connection, job, unique, key, correction.accession_number, placed, now
+            connection, job, unique, key, correction.accession_number, placed, noted, now
         )
 
 

@@ -70,17 +70,20 @@ def reissue(
     patient_key: IdentityKey,
     accession_number: str,
     produced: Sequence[InstanceRow],
+    noted: frozenset[str],
     now: Instant,
 ) -> JobId:
     """Put reissued results into the catalogue, done, and queue them for delivery.
 
     The study is the corrected patient's from now on and has the corrected accession number, where
-    one is given; what of the old results has not gone out is cancelled.
+    one is given; what of the old results has not gone out is cancelled. `noted` are the nodes that
+    had some of them when the note was written that withdraws them.
 
     Raises
     ------
     NotNow
-        Meanwhile the study went, or another analysis took the place of this one.
+        Meanwhile the study went, another analysis took the place of this one, or its results went
+        to another node, or go there just now.
     """
     study = studies.lock(connection, old.study_instance_uid)
     still = {each.id for each in current(connection, old.study_instance_uid)}
@@ -88,6 +91,13 @@ def reissue(
         raise NotNow(
             f"{old.title} was replaced meanwhile, or its study is being deleted. Look at the study "
             f"and repeat this: dicomai study {old.study_instance_uid}",
+            subject=str(old.id),
+        )
+    goes = [each for each in deliveries.of_analysis(connection, old.id) if each.state == "running"]
+    if goes or had_by(connection, old) != noted:
+        raise NotNow(
+            f"{goes[0].title if goes else old.title} is being delivered just now. Repeat this when "
+            "it is over.",
             subject=str(old.id),
         )
     studies.set_patient_key(connection, old.study_instance_uid, patient_key)
@@ -149,10 +159,16 @@ def lineage(connection: Connection, analysis: Job) -> tuple[Job, ...]:
     return tuple(found)
 
 
+def had_by(connection: Connection, analysis: Job) -> frozenset[str]:
+    """Return the nodes that have some of an analysis's results, or of what they were before."""
+    every = lineage(connection, analysis)
+    return frozenset[str]().union(*(delivered_to(connection, each.id) for each in every))
+
+
 def withdrawn_at(connection: Connection, analysis: Job) -> frozenset[str]:
     """Return the nodes that have what reissued results take the place of."""
-    before = lineage(connection, analysis)[1:]
-    return frozenset[str]().union(*(delivered_to(connection, each.id) for each in before))
+    before = lineage(connection, analysis)[1:2]
+    return had_by(connection, before[0]) if before else frozenset()
 
 
 def _cancel_undelivered(connection: Connection, old: Job, new: Job, now: Instant) -> None:

@@ -26,7 +26,8 @@ from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
 from dicomai.store import deliveries, instances, studies
 from dicomai.store.engine import reading
-from dicomai.store.job import JobId
+from dicomai.store.job import Job, JobId
+from dicomai.store.jobs import NotNow
 
 
 class Pacs:
@@ -223,6 +224,29 @@ def test_what_left_is_withdrawn_even_when_the_first_correction_never_did(
     (note,) = (each for each in pacs.stored if each.Modality == "KO")
     assert named_by(note) == withdrawn
     assert {(each.PatientID, each.AccessionNumber) for each in pacs.stored} == {("P3", "A3")}
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_results_that_are_being_delivered_are_reissued_when_that_is_over(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs
+) -> None:
+    ward, study, _ = analysed(rejection_notes=True)
+    refused = []
+
+    def correct(stage: str, _job: Job) -> None:
+        if stage == "send":
+            with pytest.raises(NotNow, match="is being delivered just now") as caught:
+                corrected(ward, study, patient_id="P2")
+            refused.append(caught.value.sentence)
+
+    worker = ward.worker(observe=correct)
+    assert Deliverer(settings=ward.settings, worker=worker).work_once()
+    assert len(refused) == 1
+    assert {each.PatientID for each in pacs.stored} == {"P1"}
+    (new,) = corrected(ward, study, patient_id="P2")
+    assert deliver(ward)
+    assert states(ward, new) == [("done", None)]
+    assert [each.Modality for each in pacs.stored].count("KO") == 1
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
