@@ -1,6 +1,6 @@
 """The same network led by MONAI: `python inference_monai.py PACKAGE OUT`, folders on stdin.
 
-For each folder that it reads it runs LoadImaged, Orientationd, Spacingd, ScaleIntensityRanged,
+For each folder that it reads it runs LoadImaged, Spacingd, ScaleIntensityRanged,
 SlidingWindowInferer, Invertd and a threshold, writes the mask of each output to OUT, and prints a
 line of JSON with seconds. "ready" comes first.
 """
@@ -32,7 +32,6 @@ with warnings.catch_warnings():
         EnsureChannelFirstd,
         Invertd,
         LoadImaged,
-        Orientationd,
         ScaleIntensityRanged,
         Spacingd,
     )
@@ -46,7 +45,6 @@ def chain(manifest: Manifest) -> Compose:
     steps = [
         LoadImaged("image", reader=PydicomReader(swap_ij=True)),
         EnsureChannelFirstd("image"),
-        Orientationd("image", axcodes="LPS"),
     ]
     if preprocess.spacing_mm is not None:
         steps.append(Spacingd("image", pixdim=preprocess.spacing_mm[::-1], mode="bilinear"))
