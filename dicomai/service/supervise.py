@@ -112,11 +112,11 @@ class Supervisor:
             The database is away, or less room is left than half of what reception leaves; nothing
             was claimed.
         """
-        self._check_room()
         if not self.intake.enter():
             return False
         worked = False
         try:
+            self._check_room()
             worked = work_once(self.worker, KINDS, self._registry().names, self._do)
         finally:
             self.intake.leave(nothing_due=not worked)

@@ -14,7 +14,7 @@ from ward import Ward, open_ward
 
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.service.heart import Heart
-from dicomai.service.intake import LANES, Intake
+from dicomai.service.intake import HANDS, LANES, Intake
 from dicomai.service.supervise import Supervisor
 from dicomai.store.job import Job
 
@@ -52,12 +52,10 @@ def go(waiting_room: Path) -> Path:
 
 
 @contextmanager
-def lanes(
-    ward: Ward, runner: RunnerProcess, observe: Callable[[str, Job], None], **options: float
-) -> Iterator[threading.Event]:
+def lanes(ward: Ward, runner: RunnerProcess, observe: Callable[[str, Job], None]) -> Iterator[None]:
     """Work in all lanes of a device until the block ends."""
     stop, intake = threading.Event(), Intake()
-    worker = ward.worker(stop=stop, observe=observe, **options)  # type: ignore[arg-type]
+    worker = ward.worker(stop=stop, observe=observe, deadline_s=170.0, lease_s=60.0)
     one = Supervisor(settings=ward.settings, runner=runner, worker=worker, intake=intake)
 
     def work() -> None:
@@ -69,7 +67,7 @@ def lanes(
     for thread in threads:
         thread.start()
     try:
-        yield stop
+        yield
     finally:
         stop.set()
         for thread in threads:
@@ -83,8 +81,12 @@ def test_the_next_study_is_ready_while_the_device_has_the_one_before(
     jobs = [ward.queue(ward.study(f"P{number}"), model="patient") for number in range(4)]
     reached: dict[str, set[int]] = {}
 
+    by_itself: list[bool] = []
+
     def note(stage: str, job: Job) -> None:
         reached.setdefault(stage, set()).add(job.id)
+        if stage in ("load", "encode", "check"):
+            by_itself.append(HANDS.locked())
 
     with lanes(ward, patient, note):
         # The first can't end before the second is ready for the device.
@@ -95,6 +97,8 @@ def test_the_next_study_is_ready_while_the_device_has_the_one_before(
         (go / "go").touch()
         until(lambda: all(ward.job(each).state == "done" for each in jobs), 60)
     assert all(ward.job(each).crashes == 0 for each in jobs)
+    # What reads and writes DICOM sets warnings for the whole process.
+    assert by_itself == [True] * 12
 
 
 @pytest.mark.slow
