@@ -16,10 +16,11 @@ from pydicom.dataset import Dataset
 from dicomai.dicom.codes import OURS, Code
 from dicomai.findings import Detection, Findings, Segment
 from dicomai.results import summary, uids
+from dicomai.results.context import PredecessorSR
 from dicomai.results.objects import KINDS
 from dicomai.results.procedure import procedures
-from dicomai.results.provenance import Job, complete, stand_in, time_taken
-from dicomai.results.request import requests
+from dicomai.results.provenance import Job, complete, time_taken
+from dicomai.results.request import evidence, requests
 from dicomai.results.seg import Encoded
 from dicomai.results.sr_groups import groups, pydicom_code
 
@@ -50,23 +51,25 @@ def encode_sr(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset] = ())
     others
         All other objects of the analysis: the report ties them together.
     """
-    context = job.context
-    evidence = list(inputs(job))
-    evidence += [_as_evidence(each) for each in [*(one.dataset for one in segs), *others]]
-    result = sr.Comprehensive3DSR(
-        evidence=evidence,
-        content=_content(job, segs, others),
-        series_instance_uid=uids.series_uid(job.uuid, "SR"),
-        series_number=job.series_number("SR"),
-        sop_instance_uid=uids.instance_uid(job.uuid, "SR"),
-        instance_number=1,
-        manufacturer=context.manufacturer,
-        is_complete=True,
-        is_final=False,  # a preliminary report, until a radiologist makes a final one
-        is_verified=False,
-        previous_versions=_predecessors(job),
-        requested_procedures=requests(job),
+    made = [*(one.dataset for one in segs), *others]
+    result = Dataset()
+    result.ReferencedPerformedProcedureStepSequence = []
+    result.PerformedProcedureCodeSequence = []
+    result.CompletionFlag = "COMPLETE"
+    result.VerificationFlag = "UNVERIFIED"
+    result.PreliminaryFlag = "PRELIMINARY"  # until a radiologist makes a final one
+    rests_on = [*inputs(job), *made]
+    study = str(job.sources[0].StudyInstanceUID)
+    result.CurrentRequestedProcedureEvidenceSequence = evidence(
+        each for each in rests_on if each.StudyInstanceUID == study
     )
+    if elsewhere := evidence(each for each in rests_on if each.StudyInstanceUID != study):
+        result.PertinentOtherEvidenceSequence = elsewhere
+    if (before := job.context.predecessor) is not None:
+        result.PredecessorDocumentsSequence = evidence([_predecessor(before)])
+    if asked := requests(job):
+        result.ReferencedRequestSequence = asked
+    result.update(_content(job, segs, others)[0])
     if others or title(job.findings) is RESULTS or _uses_own_codes(job):
         scheme = Dataset()
         scheme.CodingSchemeDesignator = OURS
@@ -236,10 +239,9 @@ def _library(job: Job) -> sr.ContainerContentItem:
 def inputs(job: Job) -> Iterator[Dataset]:
     """Yield every image that the model saw: the sources, and inputs from other series."""
     seen = set()
-    for number, source in enumerate(job.sources):
+    for source in job.sources:
         seen.add(str(source.SOPInstanceUID))
-        # Of the first highdicom wants patient and study, of the others what they are.
-        yield _as_evidence(source) if number else stand_in(source)
+        yield source
     for image in job.findings.inputs:
         if image.sop_instance_uid not in seen:
             seen.add(image.sop_instance_uid)
@@ -251,20 +253,10 @@ def inputs(job: Job) -> Iterator[Dataset]:
             yield other
 
 
-def _as_evidence(one: Dataset) -> Dataset:
-    bare = Dataset()
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"):
-        bare.add(one[keyword])
-    return bare
-
-
-def _predecessors(job: Job) -> list[Dataset] | None:
-    before = job.context.predecessor
-    if before is None:
-        return None
+def _predecessor(before: PredecessorSR) -> Dataset:
     item = Dataset()
     item.StudyInstanceUID = before.study_instance_uid
     item.SeriesInstanceUID = before.series_instance_uid
     item.SOPClassUID = before.sop_class_uid
     item.SOPInstanceUID = before.sop_instance_uid
-    return [item]
+    return item
