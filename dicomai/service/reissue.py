@@ -28,6 +28,7 @@ from dicomai.store import instances, reissues
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobId
+from dicomai.store.reissues import Reissue
 
 
 def reissue(
@@ -75,7 +76,7 @@ def _reissued(
             if reissues.delivered_to(connection, each.id)
             for row in _results(instances.of_job(connection, each.id), each)
         ]
-        noted = reissues.had_by(connection, job)
+        had_by = reissues.had_by(connection, job)
         inputs = instances.inputs_of(connection, job.id)
     old = _read(settings, rows, job)
     changes = correction.attributes
@@ -98,10 +99,17 @@ def _reissued(
     key = _key(new[0], how)
     wanted = replace(job, uuid=unique, patient_key=key)
     placed = analyse.placed(wanted, octets, settings.folders.data, how, now)
+    takes = {each.name for each in settings.nodes if each.rejection_notes}
+    made = Reissue(
+        unique=unique,
+        patient_key=key,
+        accession_number=correction.accession_number,
+        produced=placed,
+        had_by=had_by,
+        by_hand=sorted(had_by - takes),
+    )
     with writing(engine) as connection:
-        return reissues.reissue(
-            connection, job, unique, key, correction.accession_number, placed, noted, now
-        )
+        return reissues.reissue(connection, job, made, now)
 
 
 def _results(rows: Sequence[Instance], job: Job) -> list[Instance]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import Connection, Table, exists, insert, select
@@ -63,21 +63,37 @@ def current(connection: Connection, study: StudyInstanceUID) -> tuple[Job, ...]:
     return tuple(job_of(row) for row in found)
 
 
-def reissue(
-    connection: Connection,
-    old: Job,
-    unique: uuid.UUID,
-    patient_key: IdentityKey,
-    accession_number: str,
-    produced: Sequence[InstanceRow],
-    noted: frozenset[str],
-    now: Instant,
-) -> JobId:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reissue:
+    """Results once more, and whose they are now.
+
+    Attributes
+    ----------
+    unique
+        Of the job that holds them.
+    patient_key, accession_number
+        The corrected ones; an accession number only where it changes.
+    produced
+        The results, and the note that withdraws those before.
+    had_by
+        Nodes that had some of those when the note was written.
+    by_hand
+        Of these those that take no notes.
+    """
+
+    unique: uuid.UUID
+    patient_key: IdentityKey
+    accession_number: str
+    produced: Sequence[InstanceRow]
+    had_by: frozenset[str]
+    by_hand: Sequence[str]
+
+
+def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> JobId:
     """Put reissued results into the catalogue, done, and queue them for delivery.
 
     The study is the corrected patient's from now on and has the corrected accession number, where
-    one is given; what of the old results has not gone out is cancelled. `noted` are the nodes that
-    had some of them when the note was written that withdraws them.
+    one is given; what of the old results has not gone out is cancelled.
 
     Raises
     ------
@@ -94,24 +110,24 @@ def reissue(
             subject=str(old.id),
         )
     goes = [each for each in deliveries.of_analysis(connection, old.id) if each.state == "running"]
-    if goes or had_by(connection, old) != noted:
+    if goes or had_by(connection, old) != new.had_by:
         raise NotNow(
             f"{goes[0].title if goes else old.title} is being delivered just now. Repeat this when "
             "it is over.",
             subject=str(old.id),
         )
-    studies.set_patient_key(connection, old.study_instance_uid, patient_key)
-    if accession_number:
-        studies.set_accession_number(connection, old.study_instance_uid, accession_number)
+    studies.set_patient_key(connection, old.study_instance_uid, new.patient_key)
+    if new.accession_number:
+        studies.set_accession_number(connection, old.study_instance_uid, new.accession_number)
     row = connection.execute(select(jobs).where(jobs.c.id == old.id)).one()._mapping
-    fingerprint = f"{old.fingerprint} reissued {unique}"
+    fingerprint = f"{old.fingerprint} reissued {new.unique}"
     added = connection.execute(
         insert(jobs)
         .values(
             **{name: row[name] for name in _COPIED},
-            uuid=str(unique),
+            uuid=str(new.unique),
             state="done",
-            patient_key=patient_key,
+            patient_key=new.patient_key,
             fingerprint=fingerprint,
             supersedes=old.id,
             summary={**old.summary, "reissue_of": old.id},
@@ -123,14 +139,20 @@ def reissue(
     job = job_of(added)
     _copy(connection, schema.job_inputs, old.id, job.id)
     _copy(connection, schema.job_routes, old.id, job.id)
-    for each in produced:
+    for each in new.produced:
         instances.add(connection, replace(each, job_id=job.id, origin="produced"), now)
     _cancel_undelivered(connection, old, job, now)
+    what = "accession number" if new.patient_key == old.patient_key else "Patient ID"
     sentence = (
-        f"{job.title} holds the results of job {old.id} once more, for the "
-        f"{'accession number' if patient_key == old.patient_key else 'Patient ID'} that a person "
+        f"{job.title} holds the results of job {old.id} once more, for the {what} that a person "
         "gave."
     )
+    if new.by_hand:
+        have = "has" if len(new.by_hand) == 1 else "have"
+        sentence += (
+            f" {', '.join(new.by_hand)} {have} the old ones and no rejection_notes: delete them "
+            "there by hand."
+        )
     tell(connection, job, "results reissued", sentence, now)
     deliveries.queue(connection, job, now)
     return job.id

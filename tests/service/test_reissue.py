@@ -24,7 +24,7 @@ from dicomai.service.deliver import Deliverer
 from dicomai.service.reissue import reissue
 from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
-from dicomai.store import deliveries, instances, studies
+from dicomai.store import deliveries, events, instances, studies
 from dicomai.store.engine import reading
 from dicomai.store.job import Job, JobId
 from dicomai.store.jobs import NotNow
@@ -171,6 +171,9 @@ def test_what_left_before_is_withdrawn_where_the_node_takes_notes(
     assert states(ward, new) == [("done", None)]
     notes = [each for each in pacs.stored if each.Modality == "KO"]
     assert bool(notes) is takes_notes
+    with reading(ward.engine) as connection:
+        story = " ".join(each.sentence for each in events.of_job(connection, new))
+    assert ("PACS1 has the old ones and no rejection_notes" in story) is not takes_notes
     for note in notes:
         assert note.ConceptNameCodeSequence[0].CodeValue == "113038"
         assert named_by(note) == withdrawn
