@@ -15,7 +15,7 @@ from dicomai.findings import Segment
 from dicomai.imaging.geometry import Grid
 from dicomai.results import uids
 from dicomai.results.provenance import Job, code_item, complete, note_loss
-from dicomai.results.seg import images_of, name_dimensions, name_frames, spread
+from dicomai.results.seg import images_of, name_dimensions, name_sources, spread
 
 PROBABILITY: Final = PydicomCode("PROBABILITY", OURS, "Probability of belonging to the segment")
 
@@ -69,8 +69,7 @@ def _map(job: Job, segment: Segment, values: npt.NDArray[np.float32], number: in
     result.ContentCreatorName = ""  # type 2: no person made it
     result.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(segment)]
     name_dimensions(result, uids.dimension_uid(job.uuid, "PM", number))
-    if isinstance(job.findings.where, Grid) and job.findings.where.frame_numbers:
-        name_frames(result, job.slices())
+    name_sources(result, job.slices())
     note_loss(result, job)
     complete(result, job, "PM", number)
     return result

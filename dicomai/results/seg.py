@@ -21,11 +21,13 @@ from dicomai.imaging.attributes import numbers, text
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import uids
 from dicomai.results.frames import Layer, Slice, lay_out, overlap
+from dicomai.results.known_class import is_known
 from dicomai.results.provenance import Job, code_item, complete, note_loss, reference, stand_in
 from dicomai.routing.route import SEG_FORMS, ResultObject
 
 # highdicom takes the frames of an enhanced object only whole and in their order; a volume takes
-# those that it wants, of several objects too. So each frame is given as an image of its own.
+# those that it wants, of several objects too. So each frame is given as an image of its own, as
+# is an image of a class that it does not know.
 _STUDY: Final = "2.25.1"
 _SINGLE_FRAME: Final = MappingProxyType(
     {
@@ -175,8 +177,7 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
     items = [item for item in result.SegmentSequence if item.SegmentNumber != 0]
     for item, segment in zip(items, segments, strict=True):
         _mend_segment(item, segment)
-    if isinstance(job.findings.where, Grid) and job.findings.where.frame_numbers:
-        name_frames(result, slices)
+    name_sources(result, slices)
     if not isinstance(job.findings.where, Grid):
         directions = text(job.sources[0], "PatientOrientation").upper().split("\\")
         known = all(re.fullmatch("[LRAPHF]{1,3}", each) for each in directions)
@@ -193,15 +194,15 @@ def images_of(job: Job) -> list[Dataset]:
 
 def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
     image = stand_in(source)
+    if _stood_for(source):
+        image.SOPInstanceUID = _stand_in_uid(k)
+        image.SOPClassUID = _SINGLE_FRAME.get(str(source.get("Modality", "")), _SINGLE_FRAME["CT"])
+        image.StudyInstanceUID = _STUDY
     if not isinstance(where, Grid):
         if "SliceThickness" not in image and "PixelSpacing" in image:
             # highdicom writes Pixel Measures without a thickness, and then refuses to read them.
             del image.PixelSpacing
         return image
-    if where.frame_numbers:
-        image.SOPInstanceUID = _stand_in_uid(k)
-        image.SOPClassUID = _SINGLE_FRAME.get(str(source.get("Modality", "")), _SINGLE_FRAME["CT"])
-        image.StudyInstanceUID = _STUDY
     between = f"{where.spacing_kji_mm[0]:.10g}"
     if not where.slice_steps:
         # Readers build a volume from it, and modalities write what they like; positions decide.
@@ -215,13 +216,20 @@ def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
     return image
 
 
+def _stood_for(image: Dataset) -> bool:
+    """Tell whether highdicom is given another image in the place of a slice."""
+    return "ReferencedFrameNumber" in image or not is_known(image)
+
+
 def _stand_in_uid(k: int) -> str:
-    """Return the UID under which highdicom takes a frame for an image of its own."""
+    """Return the UID of the image that highdicom is given."""
     return f"{_STUDY}.{k + 1}"
 
 
-def name_frames(result: Dataset, slices: tuple[Dataset, ...]) -> None:
+def name_sources(result: Dataset, slices: tuple[Dataset, ...]) -> None:
     """Put the objects and frames in the place of the images of `images_of`."""
+    if not any(map(_stood_for, slices)):
+        return
     stood_for = {_stand_in_uid(k): each for k, each in enumerate(slices)}
     for frame in result.PerFrameFunctionalGroupsSequence:
         for derivation in frame.get("DerivationImageSequence") or ():
@@ -232,11 +240,14 @@ def name_frames(result: Dataset, slices: tuple[Dataset, ...]) -> None:
     (series,) = result.ReferencedSeriesSequence
     objects = {str(each.SOPInstanceUID): each for each in slices}
     series.ReferencedInstanceSequence = [_whole(each) for each in objects.values()]
+    if "SourceImageSequence" in result:
+        result.SourceImageSequence = [_whole(each) for each in objects.values()]
 
 
 def _whole(image: Dataset) -> Dataset:
     item = reference(image)
-    del item.ReferencedFrameNumber
+    if "ReferencedFrameNumber" in item:
+        del item.ReferencedFrameNumber
     return item
 
 
@@ -273,7 +284,7 @@ def _fill(
 
 def _named(image: Dataset, k: int) -> str:
     """Return the UID under which highdicom knows a slice."""
-    return _stand_in_uid(k) if "ReferencedFrameNumber" in image else str(image.SOPInstanceUID)
+    return _stand_in_uid(k) if _stood_for(image) else str(image.SOPInstanceUID)
 
 
 def _slice(groups: Dataset, names: dict[str, int], depth: int) -> Slice:

@@ -26,6 +26,7 @@ from dicomai.findings import (
 )
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import uids
+from dicomai.results.known_class import known_class
 from dicomai.results.point_on_image import point_on_image
 from dicomai.results.provenance import Job, reference
 from dicomai.results.seg import MORPHOLOGICALLY_ABNORMAL, Encoded
@@ -159,7 +160,7 @@ def _shown(group: Group, found: Segment | Detection, job: Job, slices: Sequence[
     )
     frame = image.get("ReferencedFrameNumber")
     selected = sr.SourceImageForRegion(
-        str(image.ReferencedSOPClassUID),
+        known_class(str(image.ReferencedSOPClassUID)),
         str(image.ReferencedSOPInstanceUID),
         referenced_frame_numbers=None if frame is None else [int(frame)],
     )
@@ -263,7 +264,7 @@ def _source_images(job: Job) -> list[sr.SourceImageForMeasurementGroup] | None:
 def _source_of(job: Job, sop_instance_uid: str) -> tuple[str, str]:
     for source in job.sources:
         if source.SOPInstanceUID == sop_instance_uid:
-            return str(source.SOPClassUID), str(source.SOPInstanceUID)
+            return known_class(str(source.SOPClassUID)), str(source.SOPInstanceUID)
     raise InputError(
         f"encode: {job.findings.algorithm.name} found something on {sop_instance_uid}, which is "
         "no source image of this job.",

@@ -289,6 +289,8 @@ def _dciodvfy(
 ) -> Iterator[str]:
     """Yield the errors that the first source image lacks."""
     copied = copy.deepcopy(source.headers[0])
+    for tag in [each.tag for each in copied if each.tag.group == 0]:
+        del copied[tag]  # pydicom writes none
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         copied.save_as(images)

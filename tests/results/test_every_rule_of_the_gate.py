@@ -278,6 +278,10 @@ def _larger_frames(seg: Dataset) -> None:
     seg.Rows += 1
 
 
+def _from_elsewhere(seg: Dataset) -> None:
+    seg.SourceImageSequence[0].ReferencedSOPInstanceUID = "2.25.1.1"
+
+
 def _more_frames(seg: Dataset) -> None:
     seg.NumberOfFrames += 1
 
@@ -362,6 +366,7 @@ def _no_parameters(seg: Dataset) -> None:
         (SR, _doubtful, 'Volume of "right lung" is not what was measured'),
         (SR, _simply, 'Diameter of "nodule 1" is not what was measured'),
         (SEG, _larger_frames, "another number of rows or columns"),
+        (SEG, _from_elsewhere, "refers to 2.25.1.1, which the model did not see"),
         (SEG, _more_frames, "does not hold the"),
         (SEG, _nowhere, "does not say where it lies"),
         (SEG, _no_segment, "does not say which segment"),

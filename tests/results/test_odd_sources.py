@@ -202,3 +202,21 @@ def test_codes_of_our_own_say_whose_they_are(study: Any, xray: Any, found: Any) 
 
 def test_a_leap_second_does_not_move_the_zone() -> None:
     assert utc_offset("", "Europe/Berlin", "20260720", "235960") == "+0200"
+
+
+@pytest.mark.parametrize("sop_class", ["1.2.840.10008.5.1.4.1.1.5", "1.3.12.2.1107.5.9.1"])
+def test_images_of_a_retired_or_private_class_have_results_that_refer_to_it(
+    study: Any, xray: Any, found: Any, sop_class: str
+) -> None:
+    wanted = ("SEG", "SEG:LABELMAP", "SR", "KO", "PR", "RTSTRUCT")
+    for source, findings in ((study, found.little(study)), (xray, found.on_xray(xray))):
+        headers = copy.deepcopy(source.headers)
+        for header in headers:
+            header.SOPClassUID = sop_class
+        seen = tuple(replace(each, sop_class_uid=sop_class) for each in findings.inputs)
+        these = replace(findings, inputs=seen)
+        made = encode(these, headers, found.job, source.context, wanted)
+        check([written(each) for each in made], these, headers, wanted=wanted)
+        for each in made:
+            assert "UI: CT Image Storage" not in str(each), each.SOPClassUID
+            assert "UI: Secondary Capture Image Storage" not in str(each), each.SOPClassUID

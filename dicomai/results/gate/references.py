@@ -99,13 +99,17 @@ def _listed(result: Dataset) -> list[tuple[str, _Place]]:
         items = (
             "ReferencedImageSequence" if result.SOPClassUID == PR else "ReferencedInstanceSequence"
         )
-        return [
+        named = [
             (
                 str(each.ReferencedSOPInstanceUID),
                 (study, str(series.SeriesInstanceUID), str(each.ReferencedSOPClassUID)),
             )
             for series in result.ReferencedSeriesSequence
             for each in series[items].value
+        ]
+        return named + [
+            (str(each.ReferencedSOPInstanceUID), ("", "", str(each.ReferencedSOPClassUID)))
+            for each in result.get("SourceImageSequence") or ()
         ]
     return [
         (
