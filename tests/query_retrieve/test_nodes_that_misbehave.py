@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import threading
 import time
@@ -122,17 +123,27 @@ def peer_that(
     entity.add_supported_context(CT, scu_role=True, scp_role=True)
     for name, value in facts.items():
         setattr(entity, name, value)
+    wires: list[socket.socket] = []
+
+    def opened(event: evt.Event) -> None:
+        wires.append(event.assoc.dul.socket.socket)
+
     server = entity.start_server(
         ("127.0.0.1", port),
         block=False,
         evt_handlers=[
-            (evt.EVT_C_FIND, find), (evt.EVT_C_GET, get), (evt.EVT_C_MOVE, get),
+            (evt.EVT_CONN_OPEN, opened),
+            (evt.EVT_C_FIND, find),
+            (evt.EVT_C_GET, get),
+            (evt.EVT_C_MOVE, get),
         ],
-    )  # fmt: skip
+    )
     try:
         yield Node(name="PACS1", ae_title="PACS1", host="127.0.0.1", port=port, retrieve="get")
     finally:
         server.shutdown()
+        for wire in wires:  # pynetdicom forgets to, where we broke off amid what it sent
+            wire.close()
 
 
 @pytest.fixture
