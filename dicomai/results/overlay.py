@@ -106,20 +106,21 @@ def _of_volume(
     findings: Findings, voxels: npt.NDArray[np.generic], grid: Grid
 ) -> list[tuple[str, Image.Image, View]]:
     drawn = []
+    levels = window(findings, voxels, grid)
     axial, coronal = axis_towards(grid, 2), axis_towards(grid, 1)
     masks = [each.mask for each in findings.segments if each.mask.any()]
     if masks or not findings.detections:
         for axis in (axial, coronal):
             seen = view(grid, axis, _fullest(masks, axis, grid.shape_kji))
             name = f"{seen.plane}-{seen.index + 1:03d}"
-            drawn.append((name, _plane(findings, voxels, grid, seen, None), seen))
+            drawn.append((name, _plane(findings, voxels, grid, seen, levels), seen))
     surest = sorted(findings.detections, key=lambda each: -each.probability)[:MOST_DETECTIONS]
     for number, detection in enumerate(surest, 1):
         index = round(float(_centre_kji(detection, grid)[axial]))
         index = min(max(index, 0), grid.shape_kji[axial] - 1)
         seen = view(grid, axial, index)
         name = f"detection-{number}-{seen.plane}-{seen.index + 1:03d}"
-        drawn.append((name, _plane(findings, voxels, grid, seen, detection), seen))
+        drawn.append((name, _plane(findings, voxels, grid, seen, levels, detection), seen))
     return drawn
 
 
@@ -127,7 +128,13 @@ def _fullest(masks: list[npt.NDArray[np.bool_]], axis: Axis, shape: tuple[int, i
     if not masks:
         return shape[axis] // 2
     others: tuple[int, ...] = tuple(each for each in (0, 1, 2) if each != axis)
-    return int(np.sum([mask.sum(axis=others) for mask in masks], axis=0).argmax())
+    counts = np.zeros(shape[axis], np.int64)
+    for mask in masks:
+        slices = np.flatnonzero(mask.any(axis=(1, 2)))  # an organ lies on a part of them
+        filled = slice(int(slices[0]), int(slices[-1]) + 1)
+        here = np.count_nonzero(mask[filled], axis=others)
+        counts[filled if axis == 0 else slice(None)] += here
+    return int(counts.argmax())
 
 
 def _plane(
@@ -135,9 +142,9 @@ def _plane(
     voxels: npt.NDArray[np.generic],
     grid: Grid,
     seen: View,
-    subject: Detection | None,
+    levels: tuple[float, float],
+    subject: Detection | None = None,
 ) -> Image.Image:
-    levels = window(findings, voxels, grid)
     bare = grey(seen.cut(voxels), levels, seen.size_px)
     contours = [Contour(mask=_cut(seen, s.mask), rgb=s.display_rgb) for s in findings.segments]
     contours += [
@@ -203,11 +210,17 @@ def _ring(detection: Detection, grid: Grid, seen: View, numbers: dict[str, int])
 
 def window(findings: Findings, voxels: npt.NDArray[np.generic], grid: Grid) -> tuple[float, float]:
     """Return what is black and what is white: lung or soft tissue for CT, else what is there."""
-    thin = np.asarray(voxels[tuple(slice(None, None, max(1, n // 96)) for n in grid.shape_kji)])
+    few = tuple(slice(None, None, max(1, n // 96)) for n in grid.shape_kji)
+    thin = np.asarray(voxels[few])
     if float(thin.min()) > _AIR_HU:
         low, high = np.percentile(thin, (1, 99.5))
         return float(low), float(high)
-    inside = [_median(voxels[each.mask]) for each in findings.segments if each.mask.any()]
+    inside = [
+        # Of a large one a part says the same.
+        _median(thin[each.mask[few]] if each.mask[few].any() else voxels[each.mask])
+        for each in findings.segments
+        if each.mask.any()
+    ]
     inside += [_around(detection, voxels, grid) for detection in findings.detections]
     in_air = bool(inside) and min(inside) < -300
     return _LUNG_WINDOW if in_air or not inside else _SOFT_WINDOW
