@@ -199,9 +199,16 @@ def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
         image.SOPClassUID = _SINGLE_FRAME.get(str(source.get("Modality", "")), _SINGLE_FRAME["CT"])
         image.StudyInstanceUID = _STUDY
     if not isinstance(where, Grid):
-        if "SliceThickness" not in image and "PixelSpacing" in image:
-            # highdicom writes Pixel Measures without a thickness, and then refuses to read them.
-            del image.PixelSpacing
+        # It has no place in the patient, whatever it says. And of a spacing without a thickness
+        # highdicom makes Pixel Measures that it then refuses to read.
+        for keyword in (
+            "FrameOfReferenceUID",
+            "ImagePositionPatient",
+            "ImageOrientationPatient",
+            *(() if "SliceThickness" in image else ("PixelSpacing",)),
+        ):
+            if keyword in image:
+                delattr(image, keyword)
         return image
     between = f"{where.spacing_kji_mm[0]:.10g}"
     if not where.slice_steps:

@@ -8,6 +8,7 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -19,7 +20,7 @@ from dicomai.dicom.charset import UnreadableText
 from dicomai.dicom.dates import utc_offset
 from dicomai.errors import InputError
 from dicomai.results.encode import encode, written
-from dicomai.results.gate import check
+from dicomai.results.gate import GateError, check
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +221,20 @@ def test_images_of_a_retired_or_private_class_have_results_that_refer_to_it(
         for each in made:
             assert "UI: CT Image Storage" not in str(each), each.SOPClassUID
             assert "UI: Secondary Capture Image Storage" not in str(each), each.SOPClassUID
+
+
+def test_a_projection_has_no_place_whatever_it_says(xray: Any, found: Any) -> None:
+    headers = copy.deepcopy(xray.headers)
+    headers[0].FrameOfReferenceUID = "1.2.3"
+    headers[0].ImagePositionPatient = [0, 0, 0]
+    headers[0].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    mask = np.zeros((1, *xray.grid.shape_ji), bool)
+    mask[0, 5:9, 4:20] = True
+    (box,) = found.on_xray(xray).detections
+    findings = replace(found.on_xray(xray), detections=(replace(box, mask=mask),))
+    made = encode(findings, headers, found.job, xray.context)
+    check([written(each) for each in made], findings, headers)
+    assert "FrameOfReferenceUID" not in made[0]
+    made[0].FrameOfReferenceUID = "1.2.3"
+    with pytest.raises(GateError, match="no place in one"):
+        check([written(each) for each in made], findings, headers)

@@ -129,8 +129,8 @@ def check_frame_of_reference(
             refuse("geometry", uid, "its frame of reference is not that of the findings")
         if any(source.FrameOfReferenceUID != seg.FrameOfReferenceUID for source in sources):
             refuse("geometry", uid, "its frame of reference is not that of every source image")
-    elif seg.get("FrameOfReferenceUID") != sources[0].get("FrameOfReferenceUID"):
-        refuse("geometry", uid, "its frame of reference is not that of its image")
+    elif "FrameOfReferenceUID" in seg:
+        refuse("geometry", uid, "it has a frame of reference, and its image no place in one")
 
 
 def _header(
