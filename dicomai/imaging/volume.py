@@ -228,7 +228,8 @@ def _voxels(slices: Sequence[_Slice], shape_kji: tuple[int, int, int]) -> Voxels
             too_large[each.k] = values.astype(np.float32)
         return low
 
-    lowest = min(in_parallel(decode, slices))
+    gains = any(each.pixels.gains_from_threads for each in slices)
+    lowest = min(in_parallel(decode, slices, gains=gains))
     if not np.isfinite(lowest):
         raise InputError(
             f"{slices[0].pixels.name} and all other slices of its series are nothing but padding."
