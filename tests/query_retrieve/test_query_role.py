@@ -476,6 +476,7 @@ def test_who_takes_no_answers_is_cut_off_and_frees_its_place(
     query.QueryRetrieveLevel = "STUDY"
     query.StudyDescription = ""
     deaf = entity.associate("127.0.0.1", port, ae_title="DICOMAI")
+    wire = deaf.dul.socket.socket
     deadline = time.monotonic() + 20
     with capture_logs() as logged:
         with monkeypatch.context() as patched:
@@ -489,6 +490,7 @@ def test_who_takes_no_answers_is_cut_off_and_frees_its_place(
         again.release()
     assert {each["log_level"] for each in logged} == {"info"}, logged
     deaf.abort()
+    wire.close()  # pynetdicom forgets to, where its peer closed first
     stop.set()
     serving.join(20)
     assert not serving.is_alive()
