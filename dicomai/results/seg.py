@@ -21,7 +21,7 @@ from dicomai.imaging.attributes import numbers, text
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import uids
 from dicomai.results.frames import Layer, Slice, lay_out, overlap
-from dicomai.results.known_class import is_known
+from dicomai.results.known_class import is_known, known_class
 from dicomai.results.provenance import Job, code_item, complete, note_loss, reference, stand_in
 from dicomai.routing.route import SEG_FORMS, ResultObject
 
@@ -196,7 +196,7 @@ def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
     image = stand_in(source)
     if _stood_for(source):
         image.SOPInstanceUID = _stand_in_uid(k)
-        image.SOPClassUID = _SINGLE_FRAME.get(str(source.get("Modality", "")), _SINGLE_FRAME["CT"])
+        image.SOPClassUID = _class_in_place(source, where)
         image.StudyInstanceUID = _STUDY
     if not isinstance(where, Grid):
         # It has no place in the patient, whatever it says. And of a spacing without a thickness
@@ -221,6 +221,13 @@ def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
     if thickness <= 0:  # highdicom wants it, though images may leave it empty
         image.SliceThickness = between
     return image
+
+
+def _class_in_place(source: Dataset, where: Grid | Plane) -> str:
+    """Return the class of the image that highdicom is given; only slices have to have a place."""
+    if not isinstance(where, Grid):
+        return known_class(str(source.SOPClassUID))
+    return _SINGLE_FRAME.get(str(source.get("Modality", "")), _SINGLE_FRAME["CT"])
 
 
 def _stood_for(image: Dataset) -> bool:

@@ -54,6 +54,7 @@ from dicomai.inference.pipeline import inputs_of
 from dicomai.results import gate
 from dicomai.results.context import ResultContext
 from dicomai.results.encode import encode, written
+from dicomai.results.known_class import is_known
 from dicomai.routing.route import ResultObject
 from dicomai.service import received
 from dicomai.service.received import Reading
@@ -79,6 +80,7 @@ COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 EXPLAINED = (
     "GeneralSeriesModule/Laterality",
     "PatientOrientation: Incorrect value multiplicity - got 2 but expected 1-1",
+    "not found in context group 100",
     "DerivationImageMacro/DerivationImageSequence/: SharedFunctionalGroupsSequence/Item[1]/",
 )
 """What PixelMed finds wrong wrongly, see docs/air.md."""
@@ -269,7 +271,8 @@ def complaints(source: Source, findings: Findings, files: list[bytes], folder: P
             dump = _run("dsrdump", path)
             said += [f"dsrdump: {line}" for line in dump.splitlines() if line[:3] == "E: "]
         if head.SOPClassUID == COMPREHENSIVE_3D_SR:
-            said += _tid1500reader(findings, path, folder)
+            if is_known(source.headers[0]):  # it reads no group with an image of another class
+                said += _tid1500reader(findings, path, folder)
             hd.sr.srread(path)
         if head.SOPClassUID == SEG:
             said += _masks(source, findings, path)
@@ -326,7 +329,8 @@ def _tid1500reader(findings: Findings, path: Path, folder: Path) -> Iterator[str
     if not out.exists():
         yield f"tid1500reader: {said.strip().splitlines()[-1:]}"
         return
-    groups = {each["TrackingIdentifier"] for each in json.loads(out.read_text())["Measurements"]}
+    read = json.loads(out.read_text()).get("Measurements", ())
+    groups = {each["TrackingIdentifier"] for each in read}
     # It reads groups that refer to a segment or image region, or have a number.
     if not groups <= {"outline", "spot", "body"} or "outline" not in groups:
         yield f"tid1500reader: it reads {sorted(groups)}"

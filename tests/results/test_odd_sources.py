@@ -210,7 +210,11 @@ def test_images_of_a_retired_or_private_class_have_results_that_refer_to_it(
     study: Any, xray: Any, found: Any, sop_class: str
 ) -> None:
     wanted = ("SEG", "SEG:LABELMAP", "SR", "KO", "PR", "RTSTRUCT")
-    for source, findings in ((study, found.little(study)), (xray, found.on_xray(xray))):
+    for source, findings in (
+        (study, found.little(study)),
+        (xray, found.on_xray(xray)),
+        (xray, _with_a_mask(xray, found)),
+    ):
         headers = copy.deepcopy(source.headers)
         for header in headers:
             header.SOPClassUID = sop_class
@@ -223,15 +227,19 @@ def test_images_of_a_retired_or_private_class_have_results_that_refer_to_it(
             assert "UI: Secondary Capture Image Storage" not in str(each), each.SOPClassUID
 
 
+def _with_a_mask(xray: Any, found: Any) -> Any:
+    mask = np.zeros((1, *xray.grid.shape_ji), bool)
+    mask[0, 5:9, 4:20] = True
+    (box,) = found.on_xray(xray).detections
+    return replace(found.on_xray(xray), detections=(replace(box, mask=mask),))
+
+
 def test_a_projection_has_no_place_whatever_it_says(xray: Any, found: Any) -> None:
     headers = copy.deepcopy(xray.headers)
     headers[0].FrameOfReferenceUID = "1.2.3"
     headers[0].ImagePositionPatient = [0, 0, 0]
     headers[0].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    mask = np.zeros((1, *xray.grid.shape_ji), bool)
-    mask[0, 5:9, 4:20] = True
-    (box,) = found.on_xray(xray).detections
-    findings = replace(found.on_xray(xray), detections=(replace(box, mask=mask),))
+    findings = _with_a_mask(xray, found)
     made = encode(findings, headers, found.job, xray.context)
     check([written(each) for each in made], findings, headers)
     assert "FrameOfReferenceUID" not in made[0]
