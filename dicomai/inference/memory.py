@@ -13,6 +13,8 @@ from dicomai.inference.inferers import blended_bytes
 
 _MARGIN: Final = 1.25
 """What allocators, libraries and temporary arrays take beside what is counted."""
+_FILLED: Final = 4
+"""How often masks fill the source's grid, all together."""
 _GROUP: Final = Path("/sys/fs/cgroup")
 
 
@@ -59,7 +61,7 @@ def need(
     depth
         Slices of a window; of the whole grid where there are no windows.
     masks
-        How many outputs there are; each may fill the source's grid.
+        How many outputs there are; a mask takes what it holds, so many fill the grid a few times.
     """
     source, model = math.prod(way.source.shape_kji), math.prod(way.model.shape_kji)
     plane = math.prod(way.model.shape_kji[1:])
@@ -67,7 +69,7 @@ def need(
     preparing = rows + (1 + inputs) * 4 * model
     blended = blended_bytes(channels, min(depth, way.model.shape_kji[0]) * plane)
     slabs = 3 * 4 * max(SLAB_VOXELS, channels * math.prod(way.source.shape_kji[1:]))
-    running = inputs * 4 * model + 2 * blended + slabs + masks * source
+    running = inputs * 4 * model + 2 * blended + slabs + min(masks, _FILLED) * source
     return Need(host=int(_MARGIN * max(preparing, running)))
 
 
