@@ -80,6 +80,7 @@ COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 EXPLAINED = (
     "GeneralSeriesModule/Laterality",
     "PatientOrientation: Incorrect value multiplicity - got 2 but expected 1-1",
+    "Illegal character(s)",
     "not found in context group 100",
     "DerivationImageMacro/DerivationImageSequence/: SharedFunctionalGroupsSequence/Item[1]/",
 )
