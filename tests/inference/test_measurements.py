@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from dicomai.imaging.geometry import Grid
+from dicomai.imaging.mask import bounds
 from dicomai.inference.measure import (
-    bounds,
     centre_lps_mm,
     equivalent_diameter_mm,
     longest_diameter_mm,
