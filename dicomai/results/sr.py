@@ -17,6 +17,7 @@ from dicomai.dicom.codes import OURS, Code
 from dicomai.findings import Detection, Findings, Segment
 from dicomai.results import summary, uids
 from dicomai.results.context import PredecessorSR
+from dicomai.results.known_class import put_back
 from dicomai.results.objects import KINDS
 from dicomai.results.procedure import procedures
 from dicomai.results.provenance import Job, complete, time_taken
@@ -76,6 +77,7 @@ def encode_sr(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset] = ())
         scheme.CodingSchemeName = "Codes of dicomai"
         scheme.CodingSchemeResponsibleOrganization = "dicomai"
         result.CodingSchemeIdentificationSequence = [scheme]
+    put_back(result, inputs(job))
     complete(result, job, "SR")
     return result
 
