@@ -57,7 +57,7 @@ def made_series(
     common.Modality = "CT"
     common.StudyInstanceUID, common.SeriesInstanceUID = generate_uid(), generate_uid()
     common.FrameOfReferenceUID = generate_uid()
-    common.ImageOrientationPatient = [f"{part:.12g}"[:16] for part in (*row, *column)]
+    common.ImageOrientationPatient = [f"{part:.13f}"[:16] for part in (*row, *column)]
     common.PixelSpacing = [repr(float(spacing_kji[1]))[:16], repr(float(spacing_kji[2]))[:16]]
     common.Rows, common.Columns = shape_kji[1], shape_kji[2]
     common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
