@@ -178,7 +178,7 @@ def test_slabs_make_the_whole(
     channels = np.random.default_rng(0).random((2, *way.model.shape_kji), dtype=np.float32)
     whole = np.concatenate([values for _, values in way.to_source(channels)], axis=1)
     there = way.to_model(volume.voxels)
-    monkeypatch.setattr("dicomai.imaging.resample._SLAB_VOXELS", 200)
+    monkeypatch.setattr("dicomai.imaging.resample.SLAB_VOXELS", 200)
     parts = list(way.to_source(channels))
     assert len(parts) > 2
     np.testing.assert_allclose(np.concatenate([v for _, v in parts], axis=1), whole, rtol=1e-6)
