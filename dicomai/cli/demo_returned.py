@@ -152,7 +152,8 @@ def _found(
     finding, category = _first(group, _FINDING), _first(group, _CATEGORY)
     if finding is None:
         raise InputError(f'The report does not say what "{tracking}" is.', subject=tracking)
-    centres = _named(group, _CENTRE)
+    # In the patient: the centre on an image shows what the segment or this place says.
+    centres = [each for each in _named(group, _CENTRE) if each.ValueType == "SCOORD3D"]
     if not centres:
         if mask is None or category is None:
             raise InputError(f'The report points to no segment for "{tracking}".', subject=tracking)
