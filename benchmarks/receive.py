@@ -239,7 +239,7 @@ def table(rates: dict[str, dict[str, list[float]]], names: Sequence[str]) -> str
     heads = ["case", *(f"{name} /s" for name in names), *(f"dicomai : {name}" for name in others)]
     lines = [f"| {' | '.join(heads)} |", f"| --- {'| ---: ' * (len(heads) - 1)}|"]
     for title, found in rates.items():
-        cells = [f"{statistics.median(found[name]):.3g}" for name in names]
+        cells = [f"{statistics.median(found[name]):,.0f}" for name in names]
         for name in others:
             pairs = zip(found["dicomai"], found[name], strict=True)
             cells.append(f"{statistics.median(ours / theirs for ours, theirs in pairs):.2f}")
