@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import shutil
 import socket
 import statistics
 import subprocess
@@ -201,13 +200,16 @@ def measured(case: Case, pdu: int) -> dict[str, list[float]]:
         source = Path(name) / "source"
         source.mkdir()
         files = write_series(source, case)
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             for way, took in taken.items():
                 if way == "delivery" and case.sop_class != SEG:
                     continue
-                target, data = Path(name) / "target", Path(name) / "data"
-                target.mkdir()
+                # Deleted with the case only: where files were just deleted, new ones come slowly.
+                place = Path(name) / f"{number}-{way}"
+                target, data = place / "target", place / "data"
+                target.mkdir(parents=True)
                 data.mkdir()
+                os.sync()
                 with storescp(target, pdu) as port, delivery(data, port, files) as deliver:
                     began = time.perf_counter()
                     if way == "storescu":
@@ -218,8 +220,6 @@ def measured(case: Case, pdu: int) -> dict[str, list[float]]:
                         by_dicomai(port, files)
                     took.append(time.perf_counter() - began)
                 assert len(list(target.iterdir())) == case.count
-                shutil.rmtree(target)
-                shutil.rmtree(data)
     return {way: took for way, took in taken.items() if took}
 
 
