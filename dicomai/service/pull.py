@@ -111,17 +111,13 @@ class Puller:
     def _queued(self, pull: Pull, uid: StudyInstanceUID) -> bool:
         """Queue a study, unless it is here or was ever asked for.
 
-        One that was fetched for something else is looked at by routes from now on.
+        One that was fetched for something else, perhaps in part, is fetched whole, and looked at by
+        routes from now on.
         """
         with reading(self.engine) as connection:
-            apart = retrievals.purpose_of(connection, uid)
-        if apart:
-            with writing(self.engine) as connection:
-                studies.lock(connection, uid)
-                retrievals.welcome(connection, uid)
-            return False
-        with reading(self.engine) as connection:
-            if studies.get(connection, uid) is not None or retrievals.asked(connection, uid):
+            if not retrievals.purpose_of(connection, uid) and (
+                studies.get(connection, uid) is not None or retrievals.asked(connection, uid)
+            ):
                 return False
         wanted = NewRetrieval(
             node=pull.node,

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from dicomai.dicom.dates import Instant, now
-from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.net.node import Node
 from dicomai.routing.pull import Pull
 from dicomai.service.overview import of_service
 from dicomai.service.pull import Puller
 from dicomai.service.retrieve import Retriever
 from dicomai.settings import SettingsError, load
-from dicomai.store import instances, jobs, schema
+from dicomai.store import instances, jobs, retrievals, schema
 from dicomai.store.engine import reading, writing
+from dicomai.store.retrievals import NewRetrieval
 
 
 def at(day: str) -> Instant:
@@ -54,6 +55,30 @@ def test_what_is_new_at_the_node_is_fetched_once(
         for job in jobs.listing(connection, 2):
             jobs.cancel(connection, job.id, "Enough.", now())
     assert not puller(here, "20260520", spring).pull_once()  # a person said no
+
+
+def test_a_study_of_which_a_part_was_fetched_for_something_else_is_fetched_whole(
+    site: Callable[..., Any], pacs: Any, mueller: Any
+) -> None:
+    here = site(pacs.node(retrieve="get"))
+    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
+    study = StudyInstanceUID(mueller.uid)
+    some = frozenset({SeriesInstanceUID(mueller.series_uid(1))})
+    part = NewRetrieval(
+        node="PACS1", study_instance_uid=study, series=some, purpose="backfill 1", ageing=seconds(1)
+    )
+    with writing(here.engine) as connection:
+        retrievals.queue(connection, part, now())
+    fetching = Retriever(settings=here.settings, worker=here.worker())
+    assert fetching.work_once()
+    with reading(here.engine) as connection:
+        assert 0 < len(instances.of_study(connection, study)) < 5
+    assert puller(here, "20260301", pull).pull_once()
+    assert fetching.work_once()
+    with reading(here.engine) as connection:
+        assert len(instances.of_study(connection, study)) == 5
+        assert retrievals.purpose_of(connection, study) == ""
+    assert not puller(here, "20260301", pull).pull_once()
 
 
 def test_a_schedule_is_kept_and_trouble_is_told_once(
