@@ -102,7 +102,7 @@ def once(files: list[Path], package: Package) -> dict[str, float]:
     def mark(stage: str, fraction: float) -> None:
         marks.setdefault((stage, fraction), time.process_time())
 
-    findings = analyse(model, volume, inputs_of(volume.headers), mark)  # type: ignore[arg-type]
+    findings = analyse(model, volume, inputs_of(volume.headers), mark)
     analysed = time.process_time()
     context = ResultContext(created_at=now(), software_version="0", timezone="UTC")
     wanted = ("SEG", "SR")

@@ -120,7 +120,7 @@ class StoredPixels:
         except MemoryError:
             raise
         # Decoders of five libraries raise what they like; whatever it was, this object is at fault.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  decoders raise anything
             raise self.undecodable(_in_short(error)) from None
         shape = self.shape_ji if self.samples == 1 else (*self.shape_ji, self.samples)
         if pixels.shape != shape:

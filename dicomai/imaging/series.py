@@ -69,7 +69,7 @@ def read_object(path: Path, *, pixels: bool = True, octets: bytes | None = None)
         except OSError as error:
             raise InputError(f"{path} can't be read: {error.strerror or error}.") from None
         # A data set in another transfer syntax than declared fails in many ways.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  pydicom raises anything
             raise InputError(
                 f"{path} is cut off or not in the transfer syntax that it declares: {error}. Send "
                 "the object again.",

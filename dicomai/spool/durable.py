@@ -90,7 +90,7 @@ class Part:
         if self._descriptor >= 0:
             self._let_go()
             with suppress(FileNotFoundError):
-                os.unlink(self._path)  # noqa: PTH108
+                os.unlink(self._path)  # noqa: PTH108  a text, not a path object
 
     def write(self, *chunks: Bytes) -> None:
         """Append bytes.
@@ -190,7 +190,7 @@ class Part:
         self.put()
         try:
             _to_disk(self._descriptor, _WRITE_AND_WAIT)
-            os.replace(self._path, path)  # noqa: PTH105
+            os.replace(self._path, path)  # noqa: PTH105  a text, not a path object
             self._path = str(path)  # closed now, it is taken away under this name
             os.fsync(self._descriptor)
         except OSError as trouble:
@@ -212,10 +212,10 @@ class Part:
         try:
             os.fsync(self._descriptor)
             self._let_go()
-            os.replace(self._path, path)  # noqa: PTH105
+            os.replace(self._path, path)  # noqa: PTH105  a text, not a path object
         except OSError as trouble:
             with suppress(FileNotFoundError):
-                os.unlink(self._path)  # noqa: PTH108
+                os.unlink(self._path)  # noqa: PTH108  a text, not a path object
             raise _worded(trouble, path) from trouble
         _name(path)
 
