@@ -19,7 +19,7 @@ from dicomai.errors import InputError
 from dicomai.findings import Findings
 from dicomai.results.capture import encode_sc
 from dicomai.results.context import ResultContext
-from dicomai.results.frames import written_frames
+from dicomai.results.frames import FRAMES, written_frames
 from dicomai.results.key_objects import encode_ko
 from dicomai.results.objects import DEFAULT
 from dicomai.results.page import encode_pdf
@@ -33,7 +33,6 @@ from dicomai.results.structure_set import encode_rtstruct
 from dicomai.results.uids import LABELMAP_STORAGE, SEGMENTATION_STORAGE
 from dicomai.routing.route import ResultObject
 
-_FRAMES: Final = 0x52009230
 _PIXELS: Final = 0x7FE00010
 
 
@@ -133,17 +132,16 @@ def _head(result: Dataset) -> Dataset:
         return result
     head = Dataset()
     head.file_meta = result.file_meta
-    for element in result:
-        if element.tag not in (_FRAMES, _PIXELS):
-            head.add(element)
-    assert max(head.keys()) < _FRAMES
+    for tag in result.keys() - {FRAMES, _PIXELS}:
+        head.add(result[tag])
+    assert max(head.keys()) < FRAMES
     return head
 
 
 def _write_frames(out: io.BytesIO, result: Dataset) -> None:
     """Write frames and pixels: pydicom alone takes as long for frames as all else together."""
     for tag, representation, value in (
-        (_FRAMES, b"SQ", written_frames(result[_FRAMES].value)),
+        (FRAMES, b"SQ", written_frames(result)),
         (_PIXELS, b"OB" if result.BitsAllocated <= 8 else b"OW", result.PixelData),
     ):
         out.write(struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, representation, 0, len(value)))

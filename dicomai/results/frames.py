@@ -1,28 +1,26 @@
-"""The frames of a Segmentation: their voxels, and where each of them lies (PS3.3 C.7.6.16, C.8.20).
+"""The frames of a Segmentation: which there are, and their voxels (PS3.3 C.7.6.16, C.8.20).
 
-highdicom lays out one segment on every slice; what it says of a slice is then shared by the frames
-of all segments there. A hundred segments on hundreds of slices take a fraction of the time so, and
-no array larger than what is written.
+What a slice says is shared by the frames of all segments there. A hundred segments on hundreds of
+slices take a fraction of highdicom's time so, and no array larger than what is written.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_data_element
+from pydicom.tag import Tag
 
 from dicomai.findings import Mask
+from dicomai.results.functional_groups import Slice, frame_item, item, written
 
+FRAMES: Final = Tag("PerFrameFunctionalGroupsSequence")
 _Octets = npt.NDArray[np.uint8]
-_ITEM: Final = bytes.fromhex("fe ff 00 e0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,25 +36,6 @@ class Layer:
     probability: npt.NDArray[np.float32] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Slice:
-    """A slice, with what highdicom says of a frame there.
-
-    Attributes
-    ----------
-    k
-        Its index in the masks.
-    place
-        Its index along the dimension of positions, from 1; 0 where there is no such dimension.
-    groups
-        The functional groups of a frame there.
-    """
-
-    k: int
-    place: int
-    groups: Dataset
-
-
 def lay_out(
     result: Dataset,
     planes: Sequence[Slice],
@@ -66,6 +45,8 @@ def lay_out(
     whole: bool,
 ) -> None:
     """Put the frames of all segments in place: segment by segment, in the order of the planes.
+
+    What they say stays as the bytes that are written, until somebody reads it.
 
     Parameters
     ----------
@@ -83,15 +64,18 @@ def lay_out(
     filled = {layer.number: _filled(layer.mask, whole=whole) for layer in layers}
     some = np.any(list(filled.values()), axis=0)
     kept = [plane for plane in planes if some[plane.k]]
-    rank = {k: n for n, k in enumerate((each.k for each in sorted(kept, key=_place)), start=1)}
     frames = [(layer, plane) for layer in layers for plane in kept if filled[layer.number][plane.k]]
-    of_segment = {
-        layer.number: _of_segment(layer.number, several=len(layers) > 1) for layer in layers
-    }
-    result.PerFrameFunctionalGroupsSequence = [
-        _groups(plane, rank[plane.k], layer.number, of_segment[layer.number])
+    rank = {plane.k: number for number, plane in enumerate(kept, start=1)}
+    several = len(layers) > 1
+    groups = b"".join(
+        frame_item(
+            plane,
+            (layer.number, rank[plane.k]) if plane.place else (layer.number,),
+            layer.number if several else None,
+        )
         for layer, plane in frames
-    ]
+    )
+    result[FRAMES] = RawDataElement(FRAMES, "SQ", len(groups), groups, 0, False, True)
     result.NumberOfFrames = len(frames)
     pixels = _bytes(layers, kept, filled) if fractional else _bits(layers, kept, filled)
     pixels += bytes(len(pixels) % 2)
@@ -113,10 +97,6 @@ def overlap(layers: Sequence[Layer]) -> bool:
     return False
 
 
-def _place(plane: Slice) -> int:
-    return plane.place
-
-
 def _filled(mask: Mask, *, whole: bool) -> npt.NDArray[np.bool_]:
     """Return which slices get a frame, (K,) bool."""
     if whole:
@@ -132,48 +112,12 @@ def _evenly(ks: Sequence[int]) -> bool:
     return len(ks) > 1 and len(set(np.diff(ks).tolist())) == 1
 
 
-def _of_segment(number: int, *, several: bool) -> Dataset:
-    """Return the group that says of which segment a frame is; of a single one all frames are."""
-    group = Dataset()
-    if several:
-        item = Dataset()
-        item.ReferencedSegmentNumber = number
-        group.SegmentIdentificationSequence = [item]
-    return group
-
-
-def _groups(plane: Slice, rank: int, number: int, of_segment: Dataset) -> Dataset:
-    """Return the functional groups of a frame; those of slice and segment are shared."""
-    item = Dataset()
-    item.update(plane.groups)
-    item.update(of_segment)
-    content = Dataset()
-    content.DimensionIndexValues = [number, rank] if plane.place else [number]
-    item.FrameContentSequence = [content]
-    return item
-
-
-def written_frames(frames: Sequence[Dataset]) -> bytes:
-    """Return the items of a Per-Frame Functional Groups Sequence, Explicit VR Little Endian.
-
-    What frames share is encoded once.
-    """
-    known: dict[tuple[int, int], bytes] = {}
-    out = bytearray()
-    for frame in frames:
-        body = b"".join(_written(frame[tag], known) for tag in sorted(frame.keys()))
-        out += _ITEM + struct.pack("<L", len(body)) + body
-    return bytes(out)
-
-
-def _written(group: DataElement, known: dict[tuple[int, int], bytes]) -> bytes:
-    key = (int(group.tag), id(group.value))
-    if key not in known:
-        buffer = DicomBytesIO()
-        buffer.is_little_endian, buffer.is_implicit_VR = True, False
-        write_data_element(buffer, group)
-        known[key] = buffer.getvalue()
-    return known[key]
+def written_frames(result: Dataset) -> bytes:
+    """Return the items of the Per-Frame Functional Groups Sequence, Explicit VR Little Endian."""
+    groups = result.get_item(FRAMES)
+    if groups.is_raw:  # nobody read them since `lay_out`
+        return bytes(groups.value)
+    return b"".join(item(written(each)) for each in result[FRAMES].value)
 
 
 def _bits(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
@@ -20,7 +20,8 @@ from dicomai.findings import Detection, Findings, Mask, Segment
 from dicomai.imaging.attributes import numbers, text
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import uids
-from dicomai.results.frames import Layer, Slice, lay_out, overlap
+from dicomai.results.frames import Layer, lay_out, overlap
+from dicomai.results.functional_groups import are_turned, slices_of
 from dicomai.results.known_class import is_known, known_class
 from dicomai.results.provenance import Job, code_item, complete, note_loss, reference, stand_in
 from dicomai.routing.route import SEG_FORMS, ResultObject
@@ -143,18 +144,19 @@ def _apart(segments: tuple[Drawn, ...]) -> list[tuple[Drawn, ...]]:
 def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: int) -> Encoded:
     """Return segments as one object on the source images.
 
-    Each frame says itself where it lies, at the very position and orientation of its source image.
+    Each frame lies at the very position and orientation of its source image.
     """
     algorithm = job.findings.algorithm
     kind: uids.Kind = "LABELMAP" if form == "SEG:LABELMAP" else "SEG"
     slices = job.slices()
     labels = kind == "LABELMAP"
     described = [_description(segment, job) for segment in segments]
-    # For masks highdicom lays out but one segment, or two so that each frame says of which it is.
+    # For masks highdicom lays out the first two segments on the first two slices.
+    images = images_of(job, len(slices) if labels else 2)
     shown = described if labels else described[:2]
     result = hd.seg.Segmentation(
-        source_images=images_of(job),
-        pixel_array=_stacked(segments) if labels else np.zeros(segments[0].mask.shape, np.uint8),
+        source_images=images,
+        pixel_array=_stacked(segments) if labels else _nothing(images),
         segmentation_type="LABELMAP" if labels else "BINARY",
         segment_descriptions=shown,
         series_instance_uid=uids.series_uid(job.uuid, kind),
@@ -171,25 +173,35 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
     )
     if not labels:
         result.SegmentSequence = described
-        _fill(result, segments, form, slices)
     result.ContentCreatorName = ""  # type 2: no person made it
     name_dimensions(result, uids.dimension_uid(job.uuid, kind, number))
     items = [item for item in result.SegmentSequence if item.SegmentNumber != 0]
     for item, segment in zip(items, segments, strict=True):
         _mend_segment(item, segment)
-    name_sources(result, slices)
+    if labels:
+        name_sources(result, slices)
     if not isinstance(job.findings.where, Grid):
         directions = text(job.sources[0], "PatientOrientation").upper().split("\\")
         known = all(re.fullmatch("[LRAPHF]{1,3}", each) for each in directions)
         result.PatientOrientation = directions if known and len(directions) == 2 else ""
     note_loss(result, job)
     complete(result, job, kind, number)
+    if not labels:  # after what reads all text: of frames there is none but codes
+        _fill(result, segments, form, slices, job.findings.where)
     return Encoded(dataset=result, segments=segments)
 
 
-def images_of(job: Job) -> list[Dataset]:
-    """Return the slices as highdicom takes them: images of one frame each, without text."""
-    return [_image(each, job.findings.where, k) for k, each in enumerate(job.slices())]
+def images_of(job: Job, first: int | None = None) -> list[Dataset]:
+    """Return the (first) slices as highdicom takes them: images of one frame each, without text."""
+    images = [_image(each, job.findings.where, k) for k, each in enumerate(job.slices()[:first])]
+    for each in images[1:]:  # highdicom takes no other; what differs by a hair is said by frames
+        if "ImageOrientationPatient" in each:
+            each.ImageOrientationPatient = images[0].ImageOrientationPatient
+    return images
+
+
+def _nothing(images: Sequence[Dataset]) -> npt.NDArray[np.uint8]:
+    return np.zeros((len(images), images[0].Rows, images[0].Columns), np.uint8)
 
 
 def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
@@ -241,21 +253,35 @@ def _stand_in_uid(k: int) -> str:
 
 
 def name_sources(result: Dataset, slices: tuple[Dataset, ...]) -> None:
-    """Put the objects and frames in the place of the images of `images_of`."""
-    if not any(map(_stood_for, slices)):
+    """Put what objects and frames say in the place of what the images of `images_of` do."""
+    turned = are_turned(slices)
+    if not turned and not any(map(_stood_for, slices)):
         return
-    stood_for = {_stand_in_uid(k): each for k, each in enumerate(slices)}
+    images = {
+        _stand_in_uid(k) if _stood_for(each) else str(each.SOPInstanceUID): each
+        for k, each in enumerate(slices)
+    }
     for frame in result.PerFrameFunctionalGroupsSequence:
-        for derivation in frame.get("DerivationImageSequence") or ():
-            for item in derivation.SourceImageSequence:
-                image = stood_for.get(str(item.ReferencedSOPInstanceUID))
-                if image is not None:  # frames of several segments share their item
-                    item.update(reference(image))
+        (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+        image = images[str(source.ReferencedSOPInstanceUID)]
+        source.update(reference(image))
+        if turned:
+            orientation = Dataset()
+            orientation.ImageOrientationPatient = image.ImageOrientationPatient
+            frame.PlaneOrientationSequence = [orientation]
+    if turned:
+        del result.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+    _list_sources(result, slices)
+
+
+def _list_sources(result: Dataset, slices: tuple[Dataset, ...]) -> None:
+    """Name each object that a slice came from, as one that the result was derived from."""
     (series,) = result.ReferencedSeriesSequence
     objects = {str(each.SOPInstanceUID): each for each in slices}
-    series.ReferencedInstanceSequence = [_whole(each) for each in objects.values()]
+    listed = [_whole(each) for each in objects.values()]
+    series.ReferencedInstanceSequence = listed
     if "SourceImageSequence" in result:
-        result.SourceImageSequence = [_whole(each) for each in objects.values()]
+        result.SourceImageSequence = listed
 
 
 def _whole(image: Dataset) -> Dataset:
@@ -273,12 +299,16 @@ def spread(mask: Mask, probability: npt.NDArray[np.float32]) -> npt.NDArray[np.f
 
 
 def _fill(
-    result: Dataset, segments: tuple[Drawn, ...], form: ResultObject, slices: tuple[Dataset, ...]
+    result: Dataset,
+    segments: tuple[Drawn, ...],
+    form: ResultObject,
+    slices: tuple[Dataset, ...],
+    where: Grid | Plane,
 ) -> None:
     """Put the masks, or the probabilities, in the place of what highdicom laid out."""
-    names = {_named(each, k): k for k, each in enumerate(slices)}
-    first = result.PerFrameFunctionalGroupsSequence[: len(slices)]
-    planes = [_slice(groups, names, len(slices)) for groups in first]
+    _list_sources(result, slices)
+    uneven = isinstance(where, Grid) and bool(where.slice_steps)
+    planes = slices_of(result, slices, uneven=uneven)
     layers = [
         Layer(number=each.number, mask=each.mask, probability=each.probability) for each in segments
     ]
@@ -294,25 +324,6 @@ def _fill(
         result.SegmentsOverlap = "UNDEFINED"
     else:
         result.SegmentsOverlap = "YES" if several and overlap(layers) else "NO"
-
-
-def _named(image: Dataset, k: int) -> str:
-    """Return the UID under which highdicom knows a slice."""
-    return _stand_in_uid(k) if _stood_for(image) else str(image.SOPInstanceUID)
-
-
-def _slice(groups: Dataset, names: dict[str, int], depth: int) -> Slice:
-    (content,) = groups.FrameContentSequence
-    index = content["DimensionIndexValues"]
-    k = 0
-    if depth > 1:
-        source = groups.DerivationImageSequence[0].SourceImageSequence[0]
-        k = names[str(source.ReferencedSOPInstanceUID)]
-    shared = Dataset()
-    for keyword in ("DerivationImageSequence", "PlanePositionSequence"):
-        if keyword in groups:
-            shared.add(groups[keyword])
-    return Slice(k=k, place=int(index.value[1]) if index.VM > 1 else 0, groups=shared)
 
 
 def _stacked(segments: tuple[Drawn, ...]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:

@@ -352,3 +352,25 @@ def test_tilted_and_uneven_slices_are_placed_one_by_one(study: Any, found: Any) 
         not in (results[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0])
     )
     written(results[0])
+
+
+def test_slices_that_are_turned_by_a_hair_keep_their_directions(
+    peer: Callable[[str], str], study: Any, lungs: Findings, tmp_path: Path
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    headers[4].ImageOrientationPatient = [1.0, 0.0005, 0.0, -0.0005, 1.0, 0.0]
+    turned = replace(study, headers=headers)
+    for form in FORMS:
+        wanted = (form, "SR", "PM")
+        files = turned.files(lungs, wanted)
+        check(files, lungs, headers, wanted=wanted)
+        for raw in files[:2]:
+            read = _read(raw)
+            assert "PlaneOrientationSequence" not in read.SharedFunctionalGroupsSequence[0]
+            said = {
+                tuple(groups.PlaneOrientationSequence[0].ImageOrientationPatient)
+                for groups in read.PerFrameFunctionalGroupsSequence
+            }
+            assert said == {tuple(headers[k].ImageOrientationPatient) for k in (3, 4)}
+            if form != "SEG:LABELMAP":
+                assert not _errors(peer("dciodvfy"), raw, tmp_path / "seg.dcm")

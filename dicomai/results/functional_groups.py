@@ -1,0 +1,204 @@
+"""What the frames of a Segmentation say of their slice (PS3.3 C.7.6.16), as it stands in the file.
+
+highdicom says it of the first slice; of the others only image and place differ. Objects of pydicom
+for each of hundreds of frames take longer than all else of a Segmentation with few segments.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.tag import Tag
+from pydicom.valuerep import DS, format_number_as_ds
+
+_ITEM: Final = bytes.fromhex("fe ff 00 e0")
+_DERIVATION_IMAGE: Final = Tag("DerivationImageSequence")
+_DERIVATION_CODE: Final = Tag("DerivationCodeSequence")
+_SOURCE_IMAGE: Final = Tag("SourceImageSequence")
+_SOP_CLASS: Final = Tag("ReferencedSOPClassUID")
+_SOP_INSTANCE: Final = Tag("ReferencedSOPInstanceUID")
+_FRAME_NUMBER: Final = Tag("ReferencedFrameNumber")
+_FRAME_CONTENT: Final = Tag("FrameContentSequence")
+_INDEX_VALUES: Final = Tag("DimensionIndexValues")
+_PLANE_POSITION: Final = Tag("PlanePositionSequence")
+_POSITION: Final = Tag("ImagePositionPatient")
+_PLANE_ORIENTATION: Final = Tag("PlaneOrientationSequence")
+_ORIENTATION: Final = Tag("ImageOrientationPatient")
+_SEGMENT_IDENTIFICATION: Final = Tag("SegmentIdentificationSequence")
+_SEGMENT_NUMBER: Final = Tag("ReferencedSegmentNumber")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A slice, with what every frame there says.
+
+    Attributes
+    ----------
+    k
+        Its index in the masks.
+    derivation
+        The Derivation Image Sequence, Explicit VR Little Endian.
+    place
+        The Plane Position Sequence, and the Plane Orientation Sequence where slices differ in it;
+        empty on a projection image.
+    """
+
+    k: int
+    derivation: bytes
+    place: bytes
+
+
+def slices_of(result: Dataset, images: Sequence[Dataset], *, uneven: bool) -> list[Slice]:
+    """Return the slices in the order in which highdicom has frames.
+
+    Parameters
+    ----------
+    result
+        What highdicom made of the first images. Changed: whether frames are a volume is known from
+        all of them only.
+    images
+        The header of each slice, by k.
+    uneven
+        They are not evenly spaced.
+    """
+    (shared,) = result.SharedFunctionalGroupsSequence
+    (template,) = result.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence
+    derivations = _derivations(template, images)
+    if "PlaneOrientationSequence" not in shared:
+        return [Slice(k=k, derivation=each, place=b"") for k, each in enumerate(derivations)]
+    directions = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    turned = are_turned(images)
+    if turned:  # a group stands in one place only
+        del shared.PlaneOrientationSequence
+    positions = np.array([each[_POSITION].value for each in images], dtype=np.float64)
+    if len(images) > 1:
+        _say_spacing(result, positions, directions, uneven=uneven)
+    normal = hd.spatial.get_normal_vector(directions, hd.spatial.VOLUME_INDEX_CONVENTION)
+    return [
+        Slice(k=int(k), derivation=derivations[k], place=_place(images[k], turned=turned))
+        for k in np.argsort(positions @ normal, kind="stable")
+    ]
+
+
+def are_turned(images: Sequence[Dataset]) -> bool:
+    """Tell whether slices are turned against each other by a hair, so that each says how it is."""
+    first, *others = (each.get("ImageOrientationPatient") for each in images)
+    return any(each != first for each in others)
+
+
+def _say_spacing(
+    result: Dataset,
+    positions: npt.NDArray[np.float64],
+    directions: Sequence[float],
+    *,
+    uneven: bool,
+) -> None:
+    """Say whether all frames are a volume, and how far they are apart, as highdicom would."""
+    placed = positions.tolist()
+    if "DimensionOrganizationType" in result:
+        steps, _ = hd.spatial.get_volume_positions(placed, directions, sort=False)
+        if steps is None:
+            del result.DimensionOrganizationType
+    if uneven:
+        (measures,) = result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+        measures.pop("SpacingBetweenSlices", None)  # of the first two
+        spacing, _ = hd.spatial.get_volume_positions(placed, directions)
+        if spacing is not None:
+            measures.SpacingBetweenSlices = format_number_as_ds(spacing)
+
+
+def _derivations(template: Dataset, images: Sequence[Dataset]) -> list[bytes]:
+    """Return the Derivation Image Sequence of each slice: the template's with another image."""
+    assert set(template.keys()) == {_SOURCE_IMAGE, _DERIVATION_CODE}
+    why = _written(template, (_DERIVATION_CODE,))
+    (source,) = template.SourceImageSequence
+    named = {_SOP_CLASS, _SOP_INSTANCE, _FRAME_NUMBER}
+    how = _written(source, source.keys() - named)
+    return [
+        _sequence(_DERIVATION_IMAGE, _sequence(_SOURCE_IMAGE, _reference(each) + how) + why)
+        for each in images
+    ]
+
+
+def _reference(image: Dataset) -> bytes:
+    out = _element(_SOP_CLASS, b"UI", _padded(str(image.SOPClassUID), b"\0"))
+    out += _element(_SOP_INSTANCE, b"UI", _padded(str(image.SOPInstanceUID), b"\0"))
+    if "ReferencedFrameNumber" in image:
+        out += _element(_FRAME_NUMBER, b"IS", _padded(str(image.ReferencedFrameNumber), b" "))
+    return out
+
+
+def _place(image: Dataset, *, turned: bool) -> bytes:
+    place = _sequence(_PLANE_POSITION, _decimals(_POSITION, image))
+    return place + _sequence(_PLANE_ORIENTATION, _decimals(_ORIENTATION, image)) * turned
+
+
+def _decimals(tag: int, image: Dataset) -> bytes:
+    """Return numbers as the image spells them, but those that are too long for a DS."""
+    spelled = "\\".join(str(DS(each, auto_format=True)) for each in image[tag].value)
+    return _element(tag, b"DS", _padded(spelled, b" "))
+
+
+def frame_item(where: Slice, index: Sequence[int], segment: int | None) -> bytes:
+    """Return an item of the Per-Frame Functional Groups Sequence, Explicit VR Little Endian.
+
+    Parameters
+    ----------
+    where
+        Where the frame lies.
+    index
+        Its Dimension Index Values.
+    segment
+        Its segment; None where all frames are of one.
+    """
+    values = struct.pack(f"<{len(index)}L", *index)
+    body = where.derivation + _sequence(_FRAME_CONTENT, _element(_INDEX_VALUES, b"UL", values))
+    body += where.place
+    if segment is not None:
+        number = _element(_SEGMENT_NUMBER, b"US", struct.pack("<H", segment))
+        body += _sequence(_SEGMENT_IDENTIFICATION, number)
+    return item(body)
+
+
+def item(body: bytes) -> bytes:
+    """Return an item of a sequence (PS3.5 7.5)."""
+    return _ITEM + struct.pack("<L", len(body)) + body
+
+
+def _sequence(tag: int, body: bytes) -> bytes:
+    """Return a sequence of one item."""
+    only = item(body)
+    return struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, b"SQ", 0, len(only)) + only
+
+
+def _element(tag: int, representation: bytes, value: bytes) -> bytes:
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, representation, len(value)) + value
+
+
+def _padded(text: str, filler: bytes) -> bytes:
+    octets = text.encode("ascii")
+    return octets + filler * (len(octets) % 2)
+
+
+def _written(dataset: Dataset, tags: Collection[int]) -> bytes:
+    part = Dataset()
+    for tag in tags:
+        part.add(dataset[tag])
+    return written(part)
+
+
+def written(dataset: Dataset) -> bytes:
+    """Return a data set in Explicit VR Little Endian."""
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, dataset)
+    return buffer.getvalue()
