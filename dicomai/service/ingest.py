@@ -422,4 +422,6 @@ def _publish(this: _Pass) -> None:
 
 def _reached(config: Ingest, now: Instant) -> Instant:
     """Return up to when everything is in the catalogue; the clock was read before the spool is."""
-    return reader.oldest_received_at(config.spool) or now
+    oldest = reader.oldest_received_at(config.spool)
+    # One that began after the clock was read says nothing of what came between, and was not seen.
+    return now if oldest is None else min(oldest, now)
