@@ -121,8 +121,15 @@ class Part:
         if self._is_direct is None:
             self._go_past_the_cache(True)
         if self._is_direct:
-            self._put(_STAGE_BYTES)
-            return
+            try:
+                self._put(_STAGE_BYTES)
+            except OSError as trouble:
+                if trouble.errno != errno.EINVAL:
+                    raise
+                # Its file system takes the wish and not the write.
+                self._go_past_the_cache(False)
+            else:
+                return
         self._put(_CALL_BYTES)
         try:
             # The disk begins with these while the next ones come.
@@ -132,13 +139,14 @@ class Part:
 
     def _put(self, step: int) -> None:
         """Write what is gathered, so many bytes in each call."""
-        size, self._gathered = self._gathered, 0
-        self._written += size
+        size = self._gathered
         try:
             for at in range(0, size, step):
                 _write_all(self._descriptor, self._stage[at : min(size, at + step)])
         except OSError as trouble:
             raise _worded(trouble, self._path) from trouble
+        self._gathered = 0
+        self._written += size
 
     def _go_past_the_cache(self, wanted: bool) -> None:
         """Have writes go past the page cache, where the file system can, or through it."""

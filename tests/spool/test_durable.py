@@ -186,13 +186,24 @@ def refused(*_: object) -> int:
     raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
-@pytest.mark.parametrize("direct", [True, False])
+def refused_past_the_cache(descriptor: int, data: bytes | memoryview) -> int:
+    if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+        refused()
+    return _WRITE(descriptor, data)
+
+
+_WRITE = os.write
+
+
+@pytest.mark.parametrize("refusing", ["nothing", "the wish", "the write"])
 @pytest.mark.parametrize("size", [0, 1, 2**18 - 1, 2**18, 2**18 + 1, 3 * 2**18 + 4097])
 def test_bytes_arrive_as_they_were_past_the_page_cache_and_through_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, direct: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, refusing: str
 ) -> None:
-    if not direct:  # as file systems answer that know no O_DIRECT
+    if refusing == "the wish":  # as file systems answer that know no O_DIRECT
         monkeypatch.setattr(fcntl, "fcntl", refused)
+    if refusing == "the write":  # as others do that only seem to know it
+        monkeypatch.setattr(os, "write", refused_past_the_cache)
     data = random.Random(size).randbytes(size)
     names = tmp_path / ".part", tmp_path / "whole"
     with durable.Part(names[0]) as part:
