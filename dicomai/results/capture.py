@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from pydicom.dataset import Dataset
 
@@ -9,6 +11,8 @@ from dicomai.dicom.codes import Code
 from dicomai.errors import InputError
 from dicomai.results.overlay import Picture, pictures
 from dicomai.results.provenance import Job, code_item, complete, note_loss, reference
+
+_PROCESSED: Final = Code("121322", "DCM", "Source image for image processing operation")
 
 
 def encode_sc(job: Job) -> tuple[Dataset, ...]:
@@ -51,16 +55,15 @@ def _image(job: Job, picture: Picture, number: int) -> Dataset:
         "not for measurement or primary diagnosis"
     )
     shown = job.sources if picture.slice is None else (job.slices()[picture.slice],)
-    result.SourceImageSequence = [_source(each) for each in shown]
+    purpose = [code_item(_PROCESSED)]
+    result.SourceImageSequence = [_source(each, purpose) for each in shown]
     result.LossyImageCompression = "00"
     note_loss(result, job)
     complete(result, job, "SC", number)
     return result
 
 
-def _source(source: Dataset) -> Dataset:
+def _source(source: Dataset, purpose: list[Dataset]) -> Dataset:
     item = reference(source)
-    item.PurposeOfReferenceCodeSequence = [
-        code_item(Code("121322", "DCM", "Source image for image processing operation"))
-    ]
+    item.PurposeOfReferenceCodeSequence = purpose
     return item

@@ -88,21 +88,57 @@ def grey(
 
 def with_contours(image: Image.Image, contours: Sequence[Contour]) -> Image.Image:
     """Return an image with masks on it: a tint inside, a clear line at the edge."""
-    large = (image.width * _FINE, image.height * _FINE)
     for contour in contours:
-        if not contour.mask.any():
+        there = _part(contour.mask, image.size)
+        if there is None:
             continue
-        flat = Image.fromarray(np.ascontiguousarray(contour.mask).astype(np.uint8) * 255)
-        inside = np.asarray(flat.resize(large, Image.Resampling.BILINEAR)) > 127
-        core = ndimage.binary_erosion(inside, iterations=2 * _FINE, border_value=1)
-        alpha = np.where(inside & ~core, 255, np.where(inside, 38, 0)).astype(np.uint8)
-        cover = Image.fromarray(alpha).resize(image.size, Image.Resampling.BOX)
-        image.paste(contour.rgb, (0, 0, image.width, image.height), cover)
+        alpha = _alpha(contour.mask, there, image.size)
+        cover = Image.fromarray(alpha).resize(
+            (there[2] - there[0], there[3] - there[1]), Image.Resampling.BOX
+        )
+        image.paste(contour.rgb, there, cover)
     return image
+
+
+def _part(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """Return the part of the screen (left, top, right, bottom) on which a mask lies."""
+    down, across = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not down.size:
+        return None
+    edges = []
+    for filled, pixels, length in zip((across, down), mask.shape[::-1], size, strict=True):
+        scale = length / pixels
+        # Another pixel on each side takes part in what is between them.
+        edges += [int((filled[0] - 1) * scale) - 1, int((filled[-1] + 2) * scale) + 2]
+    left, right, top, bottom = edges
+    return max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
+
+
+def _alpha(
+    mask: npt.NDArray[np.bool_], there: tuple[int, int, int, int], size: tuple[int, int]
+) -> npt.NDArray[np.uint8]:
+    """Return how much a mask covers a part of the screen, at `_FINE` times its size."""
+    flat = Image.fromarray(np.ascontiguousarray(mask).astype(np.uint8) * 255)
+    left, top, right, bottom = there
+    per_x, per_y = flat.width / size[0], flat.height / size[1]
+    inside = (
+        np.asarray(
+            flat.resize(
+                ((right - left) * _FINE, (bottom - top) * _FINE),
+                Image.Resampling.BILINEAR,
+                box=(left * per_x, top * per_y, right * per_x, bottom * per_y),
+            )
+        )
+        > 127
+    )
+    core = ndimage.binary_erosion(inside, iterations=2 * _FINE, border_value=1)
+    return np.where(inside & ~core, 255, np.where(inside, 38, 0)).astype(np.uint8)
 
 
 def with_marks(image: Image.Image, rings: Sequence[Ring], frames: Sequence[Frame]) -> Image.Image:
     """Return an image with circles and boxes on it, each with its name."""
+    if not rings and not frames:
+        return image
     cover = Image.new("RGBA", (image.width * _FINE, image.height * _FINE))
     draw = ImageDraw.Draw(cover)
     for ring in rings:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dicomai.findings import Box, Detection, Findings, Measurement, PixelBox, Sphere
 from dicomai.imaging.geometry import Grid, Plane
+from dicomai.imaging.mask import Mask
 from dicomai.results import summary
 from dicomai.results.drawing import (
     Contour,
@@ -28,9 +29,10 @@ from dicomai.results.drawing import (
     with_marks,
     with_sides,
 )
-from dicomai.results.view import Axis, View, axis_towards, view
+from dicomai.results.view import View, axis_towards, view
 
 MOST_DETECTIONS: Final = 6
+Counts = npt.NDArray[np.int64]
 _LUNG_WINDOW: Final = (-1350.0, 150.0)
 _SOFT_WINDOW: Final = (-160.0, 240.0)
 _AIR_HU: Final = -500.0
@@ -110,8 +112,10 @@ def _of_volume(
     axial, coronal = axis_towards(grid, 2), axis_towards(grid, 1)
     masks = [each.mask for each in findings.segments if each.mask.any()]
     if masks or not findings.detections:
+        counts = _counts(masks, grid.shape_kji)
         for axis in (axial, coronal):
-            seen = view(grid, axis, _fullest(masks, axis, grid.shape_kji))
+            fullest = int(counts[axis].argmax()) if masks else grid.shape_kji[axis] // 2
+            seen = view(grid, axis, fullest)
             name = f"{seen.plane}-{seen.index + 1:03d}"
             drawn.append((name, _plane(findings, voxels, grid, seen, levels), seen))
     surest = sorted(findings.detections, key=lambda each: -each.probability)[:MOST_DETECTIONS]
@@ -124,17 +128,17 @@ def _of_volume(
     return drawn
 
 
-def _fullest(masks: list[npt.NDArray[np.bool_]], axis: Axis, shape: tuple[int, int, int]) -> int:
-    if not masks:
-        return shape[axis] // 2
-    others: tuple[int, ...] = tuple(each for each in (0, 1, 2) if each != axis)
-    counts = np.zeros(shape[axis], np.int64)
+def _counts(masks: list[Mask], shape_kji: tuple[int, int, int]) -> tuple[Counts, Counts, Counts]:
+    """Return how many voxels of masks lie on each plane across k, j, i; where two share, both."""
+    along_k = np.zeros(shape_kji[0], np.int64)
+    of_all = np.zeros(shape_kji[1:], np.int64)
     for mask in masks:
+        along_k += [np.count_nonzero(each) for each in mask]
         slices = np.flatnonzero(mask.any(axis=(1, 2)))  # an organ lies on a part of them
-        filled = slice(int(slices[0]), int(slices[-1]) + 1)
-        here = np.count_nonzero(mask[filled], axis=others)
-        counts[filled if axis == 0 else slice(None)] += here
-    return int(counts.argmax())
+        for first in range(int(slices[0]), int(slices[-1]) + 1, 255):
+            few = mask[first : min(first + 255, int(slices[-1]) + 1)].view(np.uint8)
+            of_all += np.add.reduce(few, axis=0, dtype=np.uint8)  # as fast as memory is
+    return along_k, of_all.sum(axis=1), of_all.sum(axis=0)
 
 
 def _plane(
@@ -211,15 +215,15 @@ def _ring(detection: Detection, grid: Grid, seen: View, numbers: dict[str, int])
 def window(findings: Findings, voxels: npt.NDArray[np.generic], grid: Grid) -> tuple[float, float]:
     """Return what is black and what is white: lung or soft tissue for CT, else what is there."""
     few = tuple(slice(None, None, max(1, n // 96)) for n in grid.shape_kji)
-    thin = np.asarray(voxels[few])
+    thin = np.ascontiguousarray(voxels[few])
     if float(thin.min()) > _AIR_HU:
         low, high = np.percentile(thin, (1, 99.5))
         return float(low), float(high)
     inside = [
         # Of a large one a part says the same.
-        _median(thin[each.mask[few]] if each.mask[few].any() else voxels[each.mask])
+        _median(thin[part] if part.any() else voxels[each.mask])
         for each in findings.segments
-        if each.mask.any()
+        if (part := np.ascontiguousarray(each.mask[few])).any() or each.mask.any()
     ]
     inside += [_around(detection, voxels, grid) for detection in findings.detections]
     in_air = bool(inside) and min(inside) < -300

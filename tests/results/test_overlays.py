@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
+from dicomai.results.drawing import Contour, with_contours
 from dicomai.results.overlay import overlays
 from dicomai.results.view import axis_towards, view
 
@@ -107,3 +109,24 @@ def test_an_xray_keeps_the_shape_of_its_pixels(xray: Any, found: Any, tmp_path: 
 def test_nothing_found_gives_pictures_too(study: Any, found: Any, tmp_path: Path) -> None:
     paths = overlays(found.nothing(study), study.voxels, tmp_path / "new")
     assert [path.name.split("-")[0] for path in paths] == ["axial", "coronal"]
+
+
+@pytest.mark.parametrize("size", [(760, 760), (431, 522), (97, 60)])
+@pytest.mark.parametrize(
+    "part", [(20, 30, 33, 60), (0, 3, 0, 5), (70, 80, 99, 100), (41, 42, 7, 8), (0, 80, 0, 100)]
+)
+def test_a_mask_is_drawn_the_same_wherever_it_lies(
+    size: tuple[int, int], part: tuple[int, int, int, int]
+) -> None:
+    """The whole screen, which takes longer, says what a part of it has to be."""
+    mask = np.zeros((80, 100), bool)
+    mask[part[0] : part[1], part[2] : part[3]] = True
+    rgb, large = (255, 0, 0), (size[0] * 2, size[1] * 2)
+    flat = Image.fromarray(mask.astype(np.uint8) * 255)
+    inside = np.asarray(flat.resize(large, Image.Resampling.BILINEAR)) > 127
+    core = binary_erosion(inside, iterations=4, border_value=1)
+    alpha = np.where(inside, np.where(core, 38, 255), 0).astype(np.uint8)
+    whole = np.asarray(Image.fromarray(alpha).resize(size, Image.Resampling.BOX)).astype(int)
+    drawn = with_contours(Image.new("RGB", size), [Contour(mask=mask, rgb=rgb)])
+    off = np.abs(np.asarray(drawn)[..., 0].astype(int) - whole)
+    assert (off > 1).mean() < 0.002  # a rounding here and there
