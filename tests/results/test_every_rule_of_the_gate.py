@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import LEFT
@@ -304,6 +305,24 @@ def _frame_twice(seg: Dataset) -> None:
         frames[1][keyword] = frames[0][keyword]
 
 
+def _of_no_class(seg: Dataset) -> None:
+    del seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPClassUID
+
+
+def _in_its_frames(old: bytes, new: bytes) -> Change:
+    """Change the first such bytes in what frames say."""
+
+    def change(seg: Dataset) -> None:
+        said = seg.get_item("PerFrameFunctionalGroupsSequence")
+        assert said.is_raw and len(old) == len(new)
+        assert old in said.value
+        seg[said.tag] = RawDataElement(
+            said.tag, "SQ", len(said.value), said.value.replace(old, new, 1), 0, False, True
+        )
+
+    return change
+
+
 def _unknown_segment(seg: Dataset) -> None:
     seg.SegmentSequence[0].TrackingID = "liver"
 
@@ -371,6 +390,9 @@ def _no_parameters(seg: Dataset) -> None:
         (SEG, _nowhere, "does not say where it lies"),
         (SEG, _no_segment, "does not say which segment"),
         (SEG, _frame_twice, "has two frames"),
+        (SEG, _in_its_frames(b"-61.25", b"nobody"), "says where it lies in no numbers"),
+        (SEG, _of_no_class, "another study, series or class"),
+        (SEG, _in_its_frames(b"UI\x1a\0", b"UI\x1a\x7f"), "an element is longer than its item"),
         (SEG, _unknown_segment, "its segments are"),
         (SEG, _a_segment_less, "belong to nothing found"),
         (SEG, _another_type, "is not coded as"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -105,24 +105,20 @@ def _expected(findings: Findings, wanted: Collection[ResultObject]) -> set[str]:
             each in wanted for each in ("SEG", "SEG:ALL-FRAMES", "SEG:FRACTIONAL")
         )
         segmented = {each for each, asked in ((SEG, masks), (LABELMAP, labels)) if asked}
-    return (
-        {SR}
-        | segmented
-        | {
-            sop_class
-            for kind, sop_class, given in (
-                ("SC", SC, True),
-                ("KO", KO, has_keys(findings)),
-                ("PR", PR, has_marks(findings)),
-                ("PM", PM, bool(mapped(findings))),
-                ("RTSTRUCT", RTSTRUCT, has_contours(findings)),
-                ("PDF", PDF, True),
-                ("SR:ENHANCED", ENHANCED_SR, True),
-                ("SR:TEXT", TEXT_SR, True),
-            )
-            if kind in wanted and given
-        }
-    )
+    given: dict[ResultObject, tuple[str, Callable[[Findings], object]]] = {
+        "KO": (KO, has_keys),
+        "PR": (PR, has_marks),
+        "PM": (PM, mapped),
+        "RTSTRUCT": (RTSTRUCT, has_contours),
+    }
+    always: dict[ResultObject, str] = {
+        "SC": SC, "PDF": PDF, "SR:ENHANCED": ENHANCED_SR, "SR:TEXT": TEXT_SR,
+    }  # fmt: skip
+    shown = {sop_class for kind, sop_class in always.items() if kind in wanted}
+    for kind, (sop_class, has) in given.items():
+        if kind in wanted and has(findings):
+            shown.add(sop_class)
+    return {SR} | segmented | shown
 
 
 def _check_shown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,10 @@ from datetime import datetime
 from typing import Final
 
 from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from dicomai.dicom.codes import Code
 from dicomai.findings import Findings
@@ -27,6 +31,7 @@ from dicomai.results.gate.classes import (
     SR,
     TEXT_SR,
 )
+from dicomai.results.gate.elements import is_plain
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.references import check_references, known_instances
 from dicomai.results.gate.request import check_request
@@ -165,6 +170,13 @@ _SAME: Final = (
     "StudyDescription",
     "ReferringPhysicianName",
 )
+_WHOSE: Final = (
+    "StudyInstanceUID",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientBirthDate",
+    "SpecificCharacterSet",
+)
 _MODALITY: Final = {
     SEG: "SEG",
     LABELMAP: "SEG",
@@ -226,7 +238,7 @@ def check_header(
     """Check what stands outside the content; `others` are the other results of the analysis."""
     uid = str(result.SOPInstanceUID)
     for keyword in (*_TYPE_1[""], *_TYPE_1[str(result.SOPClassUID)]):
-        if keyword not in result or result[keyword].is_empty:
+        if _is_empty(result, keyword):
             refuse("attributes", uid, f"{keyword} is missing or empty")
     for keyword in _TYPE_2:
         if keyword not in result:
@@ -244,6 +256,15 @@ def check_header(
     _provenance(result, uid, findings)
 
 
+def _is_empty(result: Dataset, keyword: str) -> bool:
+    if keyword not in result:
+        return True
+    element = result.get_item(Tag(keyword))
+    if element.is_raw and element.VR == "SQ":
+        return not element.value
+    return bool(result[keyword].is_empty)
+
+
 def _identity(result: Dataset, uid: str, sources: Sequence[Dataset], default: str) -> None:
     for keyword in _SAME:
         theirs, ours = _theirs(sources[0], keyword, default), _plain(result, keyword, "")
@@ -253,7 +274,9 @@ def _identity(result: Dataset, uid: str, sources: Sequence[Dataset], default: st
         if ours == "" and must_stay is not None and not must_stay(theirs):
             continue
         refuse("identity", uid, f"{keyword} differs from that of the source images")
-    for source in sources[1:]:
+    # Images that say the same in the same bytes need not be read each.
+    distinct = {tuple(_unread(each, keyword) for keyword in _WHOSE): each for each in sources[1:]}
+    for source in distinct.values():
         for keyword in ("StudyInstanceUID", "PatientID"):
             if _theirs(source, keyword, default) != _plain(result, keyword, ""):
                 refuse("identity", uid, f"{keyword} differs from that of {source.SOPInstanceUID}")
@@ -261,6 +284,14 @@ def _identity(result: Dataset, uid: str, sources: Sequence[Dataset], default: st
             theirs, ours = _theirs(source, keyword, default), _plain(result, keyword, "")
             if theirs and ours and theirs != ours:
                 refuse("identity", uid, f"{keyword} differs from that of {source.SOPInstanceUID}")
+
+
+def _unread(source: Dataset, keyword: str) -> bytes | str:
+    """Return a value as it stood in the file where nobody read it before."""
+    if keyword not in source:
+        return ""
+    element = source.get_item(Tag(keyword))
+    return bytes(element.value or b"") if element.is_raw else str(element.value)
 
 
 def _zone(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None:
@@ -333,18 +364,26 @@ def is_coded(item: Dataset, code: Code) -> bool:
 
 
 def _text(result: Dataset, uid: str) -> None:
-    for keyword, text in _texts(result):
-        if "\ufffd" in text or "\x1b" in text:
-            refuse("text", uid, f"{keyword} can't be read back in its character set")
+    for tag in sorted(result.keys()):
+        element = result.get_item(tag)
+        if element.is_raw and element.VR == "SQ":
+            try:
+                if is_plain(bytes(element.value or b"")):
+                    continue
+            except (ValueError, struct.error) as trouble:
+                refuse("readable", uid, f"{keyword_for_tag(tag)}: {trouble}")
+        for keyword, text in _texts(result[tag]):
+            if "\ufffd" in text or "\x1b" in text:
+                refuse("text", uid, f"{keyword} can't be read back in its character set")
 
 
-def _texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
-    for element in dataset:
-        if element.VR == "SQ":
-            for item in element.value:
-                yield from _texts(item)
-        elif element.VR in {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}:
-            yield element.keyword, str(element.value)
+def _texts(element: DataElement) -> Iterator[tuple[str, str]]:
+    if element.VR == "SQ":
+        for item in element.value:
+            for each in item:
+                yield from _texts(each)
+    elif element.VR in {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}:
+        yield element.keyword, str(element.value)
 
 
 def _provenance(result: Dataset, uid: str, findings: Findings) -> None:

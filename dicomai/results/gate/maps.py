@@ -11,8 +11,9 @@ from pydicom.dataset import Dataset
 from dicomai.findings import Findings, Segment
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
+from dicomai.results.gate.frames import frames_of, lying_on
 from dicomai.results.gate.planes import slices_of
-from dicomai.results.gate.voxels import check_frame_of_reference, check_source, slice_of
+from dicomai.results.gate.voxels import check_frame_of_reference
 
 _NEAR: Final = 1e-6
 
@@ -43,7 +44,12 @@ def _check(
     rows, columns = int(slices[0].source.Rows), int(slices[0].source.Columns)
     count = int(result.NumberOfFrames)
     size = count * rows * columns
-    if (result.Rows, result.Columns) != (rows, columns) or len(result.FloatPixelData) != 4 * size:
+    frames = frames_of(result)
+    if (
+        (result.Rows, result.Columns) != (rows, columns)
+        or len(result.FloatPixelData) != 4 * size
+        or len(frames) != count
+    ):
         refuse("readable", uid, "it does not hold the frames that it announces")
     values = np.frombuffer(result.FloatPixelData, "<f4").reshape(count, rows, columns)
     _meaning(result, uid, segment)
@@ -51,9 +57,7 @@ def _check(
     wanted = np.zeros(segment.mask.shape)
     np.place(wanted, segment.mask, segment.probability)
     seen = set()
-    for number in range(count):
-        k = slice_of(result, uid, number, slices, findings)
-        check_source(result, uid, number, slices[k])
+    for number, k in enumerate(lying_on(result, frames, slices, findings)):
         seen.add(k)
         if np.abs(values[number] - wanted[k]).max() > _NEAR:
             refuse("geometry", uid, f"its values differ from the findings at slice {k}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from dicomai.findings import Findings
 from dicomai.results.gate.classes import (
@@ -19,7 +21,17 @@ from dicomai.results.gate.classes import (
     SR,
     TEXT_SR,
 )
+from dicomai.results.gate.elements import Elements, inner, items_of, said
 from dicomai.results.gate.error import refuse
+
+_CLASS: Final = Tag("ReferencedSOPClassUID")
+_INSTANCE: Final = Tag("ReferencedSOPInstanceUID")
+_SERIES: Final = Tag("SeriesInstanceUID")
+_STUDY: Final = Tag("StudyInstanceUID")
+_REFERENCED_SERIES: Final = Tag("ReferencedSeriesSequence")
+_OBJECTS: Final = Tag("ReferencedSOPSequence")
+_IMAGES: Final = Tag("ReferencedImageSequence")
+_INSTANCES: Final = Tag("ReferencedInstanceSequence")
 
 
 def known_instances(findings: Findings, sources: Sequence[Dataset]) -> set[str]:
@@ -96,35 +108,30 @@ def _listed(result: Dataset) -> list[tuple[str, _Place]]:
             for each in series.ContourImageSequence
         ]
     if result.SOPClassUID in (SEG, LABELMAP, PM, PR):
-        items = (
-            "ReferencedImageSequence" if result.SOPClassUID == PR else "ReferencedInstanceSequence"
-        )
+        tag = _IMAGES if result.SOPClassUID == PR else _INSTANCES
         named = [
-            (
-                str(each.ReferencedSOPInstanceUID),
-                (study, str(series.SeriesInstanceUID), str(each.ReferencedSOPClassUID)),
-            )
-            for series in result.ReferencedSeriesSequence
-            for each in series[items].value
+            (_said(each, _INSTANCE), (study, _said(series, _SERIES), _said(each, _CLASS)))
+            for series in items_of(result, "ReferencedSeriesSequence")
+            for each in inner(series, tag)
         ]
         return named + [
-            (str(each.ReferencedSOPInstanceUID), ("", "", str(each.ReferencedSOPClassUID)))
-            for each in result.get("SourceImageSequence") or ()
+            (_said(each, _INSTANCE), ("", "", _said(each, _CLASS)))
+            for each in items_of(result, "SourceImageSequence")
         ]
     return [
         (
-            str(each.ReferencedSOPInstanceUID),
-            (
-                str(study.StudyInstanceUID),
-                str(series.SeriesInstanceUID),
-                str(each.ReferencedSOPClassUID),
-            ),
+            _said(each, _INSTANCE),
+            (_said(listed, _STUDY), _said(series, _SERIES), _said(each, _CLASS)),
         )
         for keyword in (
             "CurrentRequestedProcedureEvidenceSequence",
             "PertinentOtherEvidenceSequence",
         )
-        for study in result.get(keyword) or ()
-        for series in study.ReferencedSeriesSequence
-        for each in series.ReferencedSOPSequence
+        for listed in items_of(result, keyword)
+        for series in inner(listed, _REFERENCED_SERIES)
+        for each in inner(series, _OBJECTS)
     ]
+
+
+def _said(holder: Elements, tag: int) -> str:
+    return said(holder, tag) or "none"  # and not "": that is what need not be said

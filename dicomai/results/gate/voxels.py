@@ -15,11 +15,10 @@ from dicomai.findings import Detection, Findings, Segment
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.classes import LABELMAP, SEG
 from dicomai.results.gate.error import refuse
+from dicomai.results.gate.frames import Frame, frames_of, lying_on
 from dicomai.results.gate.header import is_coded
-from dicomai.results.gate.planes import Image, Slice, corners_of, group, slices_of
+from dicomai.results.gate.planes import Slice, slices_of
 from dicomai.routing.route import ResultObject
-
-TOLERANCE_MM: Final = 0.01
 
 # CID 7150, for a detection of which nobody says more.
 _ABNORMAL: Final = Code("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -97,8 +96,9 @@ def check_voxels(
         uid = str(seg.SOPInstanceUID)
         _header(seg, uid, findings, sources, kind)
         slices = slices_of(uid, findings, sources)
-        frames = _frames(seg, uid, kind, slices)
-        placed = _placed(seg, uid, slices, findings)
+        said = frames_of(seg)
+        frames = _frames(seg, uid, kind, slices, len(said))
+        placed = _placed(seg, uid, said, slices, findings)
         here = _segments(seg, uid, findings, expected, (frames, placed), whole=whole)
         if twice := set(here) & set(places):
             refuse("content", uid, f"it has {min(twice)}, and so has another one")
@@ -150,7 +150,7 @@ def _header(
         refuse("attributes", uid, "it does not say that its images were compressed with loss")
 
 
-def _frames(seg: Dataset, uid: str, kind: str, slices: Sequence[Slice]) -> _Frames:
+def _frames(seg: Dataset, uid: str, kind: str, slices: Sequence[Slice], described: int) -> _Frames:
     """Return the frames, (F, J, I); one bit a voxel, lowest first, no padding between, or bytes."""
     rows, columns = int(slices[0].source.Rows), int(slices[0].source.Columns)
     if (seg.Rows, seg.Columns) != (rows, columns):
@@ -162,7 +162,7 @@ def _frames(seg: Dataset, uid: str, kind: str, slices: Sequence[Slice]) -> _Fram
         values = octets.view("<u2")
     size = count * rows * columns
     there = 8 * octets.size if kind == "BINARY" else values.size
-    if there < size or len(seg.PerFrameFunctionalGroupsSequence) != count:
+    if there < size or described != count:
         refuse("readable", uid, f"it does not hold the {count} frames that it announces")
     if kind == "BINARY":
         return _Bits(octets=octets, shape=(rows, columns))
@@ -170,69 +170,26 @@ def _frames(seg: Dataset, uid: str, kind: str, slices: Sequence[Slice]) -> _Fram
 
 
 def _placed(
-    seg: Dataset, uid: str, slices: Sequence[Slice], findings: Findings
+    seg: Dataset,
+    uid: str,
+    frames: Sequence[Frame],
+    slices: Sequence[Slice],
+    findings: Findings,
 ) -> dict[tuple[int, int], int]:
     """Return (segment number, k) to frame number from 0, each frame held against its image.
 
     A label map's frames are of no single segment: 0 stands there.
     """
+    for number, frame in enumerate(frames, start=1):
+        if frame.segment is None and seg.SOPClassUID == SEG:
+            refuse("attributes", uid, f"frame {number} does not say which segment it is of")
     placed: dict[tuple[int, int], int] = {}
-    for number in range(len(seg.PerFrameFunctionalGroupsSequence)):
-        segment = group(seg, number, "SegmentIdentificationSequence")
-        if segment is None and seg.SOPClassUID == SEG:
-            refuse("attributes", uid, f"frame {number + 1} does not say which segment it is of")
-        k = slice_of(seg, uid, number, slices, findings)
-        check_source(seg, uid, number, slices[k])
-        key = (int(segment.ReferencedSegmentNumber) if segment is not None else 0, k)
+    for number, k in enumerate(lying_on(seg, frames, slices, findings)):
+        key = (frames[number].segment or 0, k)
         if key in placed:
             refuse("geometry", uid, f"segment {key[0]} has two frames at slice {k}")
         placed[key] = number
     return placed
-
-
-def check_source(result: Dataset, uid: str, number: int, there: Slice) -> None:
-    """Check that a frame is said to be derived from the image on which it lies, and no other."""
-    frame = result.PerFrameFunctionalGroupsSequence[number]
-    shown: set[Image] = {
-        (str(each.ReferencedSOPInstanceUID), int(each.get("ReferencedFrameNumber") or 0))
-        for derivation in frame.get("DerivationImageSequence") or ()
-        for each in derivation.get("SourceImageSequence") or ()
-    }
-    if shown != {there.image}:
-        refuse("references", uid, f"frame {number + 1} names another image than lies there")
-
-
-def slice_of(
-    seg: Dataset, uid: str, number: int, slices: Sequence[Slice], findings: Findings
-) -> int:
-    """Return the slice on which a frame lies, from 0, by where it says that it lies."""
-    where = findings.where
-    if not isinstance(where, Grid):
-        return 0
-    position = group(seg, number, "PlanePositionSequence")
-    orientation = group(seg, number, "PlaneOrientationSequence")
-    measures = group(seg, number, "PixelMeasuresSequence")
-    if position is None or orientation is None or measures is None:
-        refuse("attributes", uid, f"frame {number + 1} does not say where it lies")
-    corners = corners_of(
-        position.ImagePositionPatient,
-        orientation.ImageOrientationPatient,
-        measures.PixelSpacing,
-        int(seg.Rows),
-        int(seg.Columns),
-    )
-    between = measures.get("SpacingBetweenSlices")
-    affine = where.index_to_lps
-    normal = np.cross(affine[:3, 2], affine[:3, 1])
-    step = abs(float(affine[:3, 0] @ normal)) / float(np.linalg.norm(normal))
-    if between is not None and abs(float(between) - step) > TOLERANCE_MM:
-        refuse("geometry", uid, f"its slices are {step:.3f} mm apart, and it says {between}")
-    every = np.array([each.corners for each in slices])
-    away = np.linalg.norm(every - corners, axis=2).max(axis=1)
-    k = int(away.argmin())
-    if away[k] > TOLERANCE_MM:
-        refuse("geometry", uid, f"frame {number + 1} lies {away[k]:.3f} mm off every image")
-    return k
 
 
 def _segments(
@@ -301,9 +258,9 @@ def _wrong(
         said = np.zeros(mask.shape) if frame is None else frame.astype(np.float64)
         return int((np.abs(said - 255.0 * likely) > 1).sum())
     if frame is None:
-        return int(mask.sum())
+        return int(np.count_nonzero(mask))
     drawn = frame if seg.SegmentationType == "BINARY" else frame == number
-    return int((drawn != mask).sum())
+    return int(np.count_nonzero(drawn != mask))
 
 
 def _described(item: Dataset, uid: str, found: Segment | Detection, findings: Findings) -> None:
