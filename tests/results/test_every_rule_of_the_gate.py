@@ -314,7 +314,8 @@ def _in_its_frames(old: bytes, new: bytes) -> Change:
 
     def change(seg: Dataset) -> None:
         said = seg.get_item("PerFrameFunctionalGroupsSequence")
-        assert said.is_raw and len(old) == len(new)
+        assert said.is_raw
+        assert len(old) == len(new)
         assert old in said.value
         seg[said.tag] = RawDataElement(
             said.tag, "SQ", len(said.value), said.value.replace(old, new, 1), 0, False, True
