@@ -1,4 +1,4 @@
-"""What a process owes its parent: it does not outlive it."""
+"""What a process owes its parent, it does not outlive it, and its host: memory it needs no more."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ def die_with_parent(parent_pid: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def release_memory() -> None:
+    """Give back to the system what the allocator keeps of memory that was freed.
+
+    It keeps an arena for each thread, and the large and small of a job lie mixed in there: job by
+    job, and thread by thread, hundreds of megabytes would stay (benchmarks/inference.md).
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none, and keeps less
+    if trim is not None:
+        trim(0)
 
 
 def in_words(return_code: int) -> str:

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
+from pydicom.datadict import tag_for_keyword
 
 from dicomai.errors import InputError
+
+_silent_here = threading.local()
 
 
 @contextmanager
 def values_checked_here() -> Iterator[None]:
     """Silence pydicom's warnings about values; whoever uses this checks the values himself."""
+    if getattr(_silent_here, "by", None) == warnings.filters:  # some values of many, say
+        yield
+        return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"pydicom(\..*)?")
-        yield
+        before = getattr(_silent_here, "by", None)
+        _silent_here.by = list(warnings.filters)
+        try:
+            yield
+        finally:
+            _silent_here.by = before
 
 
 def name_of(dataset: Dataset) -> str:
@@ -30,8 +43,7 @@ def name_of(dataset: Dataset) -> str:
 
 def text(dataset: Dataset, keyword: str) -> str:
     """Return a value as text without padding, several joined as DICOM does; "" if absent."""
-    with values_checked_here():
-        value = dataset.get(keyword)
+    value = _value(dataset, keyword)
     if value is None:
         return ""
     if isinstance(value, str):
@@ -69,11 +81,10 @@ def numbers(
     InputError
         Absent, of another count, no number, not finite; names the object and the attribute.
     """
-    with values_checked_here():
-        try:
-            value = dataset.get(keyword)
-        except (ValueError, OverflowError) as error:
-            raise _wrong(dataset, keyword, f"can't be read: {error}") from None
+    try:
+        value = _value(dataset, keyword)
+    except (ValueError, OverflowError) as error:
+        raise _wrong(dataset, keyword, f"can't be read: {error}") from None
     if value is None or value == "":
         if default is not None:
             return default
@@ -88,6 +99,18 @@ def numbers(
     if not all(math.isfinite(part) for part in out):
         raise _wrong(dataset, keyword, f"is {value!r}, which is not finite")
     return out
+
+
+def _value(dataset: Dataset, keyword: str) -> Any:  # pydicom gives what it likes
+    """Return a value, or None; of those that are read already there is nothing to warn of."""
+    tag = tag_for_keyword(keyword)
+    element = None if tag is None else dataset.get_item(tag)
+    if isinstance(element, DataElement):
+        return element.value
+    if element is None and tag is not None:
+        return None
+    with values_checked_here():
+        return dataset.get(keyword)
 
 
 def _wrong(dataset: Dataset, keyword: str, what: str) -> InputError:

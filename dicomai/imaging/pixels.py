@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, text, values_checked_here, whole
@@ -89,7 +89,7 @@ class StoredPixels:
     syntax: UID
     keyword: Keyword
     vr: str
-    frames: tuple[bytes, ...]
+    frames: tuple[bytes | memoryview, ...]
     count: int
     shape_ji: tuple[int, int]
     samples: int
@@ -138,14 +138,17 @@ class StoredPixels:
     def _decoded(self, index: int) -> Samples:
         """Return a frame by the first plugin that takes it."""
         if self.syntax in NATIVE:
-            return self._by(self.frames[0], index, "", self._options(self.count))
-        if is_cut_off(self.syntax, self.frames[index]):
+            plain = self._plain(index)
+            if plain is not None:
+                return plain
+            return self._by(bytes(self.frames[0]), index, "", self._options(self.count))
+        if is_cut_off(self.syntax, bytes(self.frames[index])):
             raise ValueError("it is cut off")
         if self.syntax == RLELossless and self.samples == 1 and self.allocated in (8, 16):
             with suppress(Exception):  # whatever it is: pydicom's plugins say why, or know better
-                frame = self.frames[index]
+                frame = bytes(self.frames[index])
                 return rle_samples(frame, self.shape_ji, self.allocated, signed=self.signed)
-        octets = encapsulate([self.frames[index]])
+        octets = encapsulate([bytes(self.frames[index])])
         order = DECODERS[self.syntax]
         said: Exception | None = None
         for plugin in order.grey if self.samples == 1 else order.colour:
@@ -155,6 +158,24 @@ class StoredPixels:
                 said = said or error
         assert said is not None
         raise said
+
+    def _plain(self, index: int) -> Samples | None:
+        """Return a frame of what stands as numbers do in memory; None where it is otherwise."""
+        if (
+            self.keyword != "PixelData"
+            or self.samples != 1
+            or self.allocated == 1
+            or self.syntax == ExplicitVRBigEndian
+        ):
+            return None
+        dtype = np.dtype(f"<{'i' if self.signed else 'u'}{self.allocated // 8}")
+        size = self.shape_ji[0] * self.shape_ji[1]
+        octets = self.frames[0]
+        if len(octets) < self.count * size * dtype.itemsize:
+            return None  # pydicom says how much is missing
+        at = index * size * dtype.itemsize
+        out: Samples = np.frombuffer(octets, dtype, size, at).reshape(self.shape_ji)
+        return out
 
     def _by(self, octets: bytes, index: int, plugin: str, options: dict[str, Any]) -> Samples:
         decoder = get_decoder(self.syntax)
@@ -244,9 +265,9 @@ def stored_pixels(dataset: Dataset) -> StoredPixels:
     return replace(pixels, frames=_frames(pixels, dataset))
 
 
-def _frames(pixels: StoredPixels, dataset: Dataset) -> tuple[bytes, ...]:
+def _frames(pixels: StoredPixels, dataset: Dataset) -> tuple[bytes | memoryview, ...]:
     """Return native pixel data whole, encapsulated ones frame by frame."""
-    octets: bytes | None = dataset[pixels.keyword].value
+    octets: bytes | memoryview | None = dataset[pixels.keyword].value
     if not octets:
         raise pixels.undecodable("it is empty")
     if pixels.syntax not in NATIVE and pixels.syntax not in DECODERS:
@@ -259,7 +280,9 @@ def _frames(pixels: StoredPixels, dataset: Dataset) -> tuple[bytes, ...]:
     with values_checked_here():
         try:
             found = tuple(
-                generate_frames(octets, number_of_frames=pixels.count, extended_offsets=offsets)
+                generate_frames(
+                    bytes(octets), number_of_frames=pixels.count, extended_offsets=offsets
+                )
             )
         except Exception as error:  # noqa: BLE001  # a hostile structure, however it fails
             raise pixels.undecodable(_in_short(error)) from None

@@ -34,6 +34,8 @@ DIRECTIONS: Final = {
 SLAB_VOXELS: Final = 1 << 22
 """Of all channels, that are resampled at a time."""
 
+_ROWS: Final = 32
+
 # Within planes the weights are kept sparse, for there the most voxels are: two or three of a row of
 # weights are not 0, and dense they would be most of the work.
 Weights = npt.NDArray[np.float32]
@@ -63,28 +65,35 @@ class Resampling:
     upright: Upright | None = None
 
     def to_model(
-        self, voxels: npt.NDArray[np.int16] | npt.NDArray[np.float32]
+        self,
+        voxels: npt.NDArray[np.int16] | npt.NDArray[np.float32],
+        out: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return source voxels on the model's grid, (K', J', I') float32.
 
         Linear interpolation where the model is finer; the mean of the linear interpolation over a
-        model voxel where it is coarser. Beyond the source, its edge goes on.
+        model voxel where it is coarser. Beyond the source, its edge goes on. They are put into
+        `out`, or into a new array; beside it only some slices stand in memory.
         """
         if self.upright is not None:
             voxels = self.upright.straightened(voxels)
         there = self._turn(np.transpose(voxels, self.axes))
         weights_k, weights_j, weights_i = (self._weights_to(axis) for axis in range(3))
-        if _is_identity(weights_j) and _is_identity(weights_i):
-            rows = np.ascontiguousarray(there, dtype=np.float32)
-        else:
-            rows = np.empty((len(there), *self.model.shape_kji[1:]), dtype=np.float32)
-            plane = _Plane(weights_j, weights_i)
-            for row, part in zip(rows, there, strict=True):
-                row[:] = plane(np.ascontiguousarray(part, dtype=np.float32))
+        if out is None:
+            out = np.empty(self.model.shape_kji, dtype=np.float32)
+        plane = _Plane(weights_j, weights_i)
         if _is_identity(weights_k):
-            return rows
-        flat = csr_array(weights_k) @ rows.reshape(rows.shape[0], -1)
-        return np.asarray(flat).reshape(self.model.shape_kji)
+            for row, part in zip(out, there, strict=True):
+                row[:] = plane(part)
+            return out
+        first, last = _reach(weights_k)
+        for some in _slabs(0, len(out), math.prod(there.shape[1:])):
+            low, high = int(first[some].min()), int(last[some].max()) + 1
+            rows = np.empty((high - low, math.prod(self.model.shape_kji[1:])), dtype=np.float32)
+            for row, part in zip(rows, there[low:high], strict=True):
+                row[:] = plane(part).ravel()
+            out[some] = (csr_array(weights_k[some, low:high]) @ rows).reshape(out[some].shape)
+        return out
 
     def to_source(
         self,
@@ -235,11 +244,25 @@ class _Plane:
         self._across_j = None if _is_identity(weights_j) else csr_array(weights_j)
         self._across_i = None if _is_identity(weights_i) else csr_array(weights_i)
 
-    def __call__(self, plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def __call__(
+        self, plane: npt.NDArray[np.int16] | npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
         # Sparse weights can only stand on the left; two turns cost less than dense ones.
-        if self._across_i is not None:
-            plane = np.ascontiguousarray((self._across_i @ np.ascontiguousarray(plane.T)).T)
-        return plane if self._across_j is None else self._across_j @ plane
+        if self._across_i is None:
+            out = np.ascontiguousarray(plane, dtype=np.float32)
+        else:
+            out = _turned(self._across_i @ _turned(plane))
+        return out if self._across_j is None else self._across_j @ out
+
+
+def _turned(
+    plane: npt.NDArray[np.int16] | npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """Return (J, I) as (I, J) float32; some rows at a time, which the caches hold."""
+    out = np.empty(plane.shape[::-1], dtype=np.float32)
+    for start in range(0, len(plane), _ROWS):
+        out[:, start : start + _ROWS] = plane[start : start + _ROWS].T
+    return out
 
 
 class Part(NamedTuple):

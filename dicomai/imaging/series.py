@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import io
+import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Final, TypeAlias, cast
 
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import text, values_checked_here
+
+Octets: TypeAlias = bytes | mmap.mmap | memoryview
+_LONG: Final = 1 << 16
+_PIXELS: Final = Tag("PixelData")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,7 +48,7 @@ class Scan:
     unreadable: tuple[Unreadable, ...]
 
 
-def read_object(path: Path, *, pixels: bool = True, octets: bytes | None = None) -> Dataset:
+def read_object(path: Path, *, pixels: bool = True, octets: Octets | None = None) -> Dataset:
     """Return the data set of a Part 10 file.
 
     Parameters
@@ -51,7 +58,8 @@ def read_object(path: Path, *, pixels: bool = True, octets: bytes | None = None)
     pixels
         Whether to read the pixel data too.
     octets
-        What it holds, where that is read already.
+        What it holds, where that is read already. Native pixel data are not copied from there, and
+        it stays as long as they do.
 
     Raises
     ------
@@ -61,8 +69,11 @@ def read_object(path: Path, *, pixels: bool = True, octets: bytes | None = None)
     """
     with values_checked_here():
         try:
-            source = path if octets is None else io.BytesIO(octets)
-            dataset = dcmread(source, stop_before_pixels=not pixels)
+            dataset: Dataset
+            if octets is None:
+                dataset = dcmread(path, stop_before_pixels=not pixels)
+            else:
+                dataset = _in_memory(octets, pixels=pixels)
             sop = text(dataset, "SOPInstanceUID")
         except InvalidDicomError:
             raise InputError(f"{path} is no DICOM file.", subject=str(path)) from None
@@ -82,6 +93,45 @@ def read_object(path: Path, *, pixels: bool = True, octets: bytes | None = None)
             subject=str(path),
         )
     return dataset
+
+
+def _in_memory(octets: Octets, *, pixels: bool) -> Dataset:
+    """Return the data set of a file that is read already."""
+    file = cast("BinaryIO", _Memory(octets))  # it has what pydicom needs of one
+    dataset = dcmread(file, stop_before_pixels=not pixels)
+    # pydicom would keep the whole file for as long as there is a header of it.
+    dataset.buffer = None
+    last = list(dataset.keys())[-1:]
+    element: object = dataset.get_item(last[0]) if last else None
+    if isinstance(element, RawDataElement) and element.tag != _PIXELS:
+        dataset[element.tag] = element._replace(value=bytes(element.value or b""))
+    return dataset
+
+
+class _Memory:
+    """A file in memory; a long value that comes last is not copied from it."""
+
+    def __init__(self, octets: Octets) -> None:
+        self._octets = memoryview(octets)
+        self._at = 0
+
+    def read(self, size: int | None = -1) -> bytes | memoryview:
+        """Return what comes next."""
+        start, length = self._at, len(self._octets)
+        end = length if size is None or size < 0 else min(start + size, length)
+        self._at = max(start, end)
+        value = self._octets[start:end]
+        last = size is not None and size > _LONG and start + size == length
+        return value if last else bytes(value)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go somewhere, as in any file."""
+        self._at = offset + (0, self._at, len(self._octets))[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Return where it is."""
+        return self._at
 
 
 def read_series(paths: Iterable[Path], *, pixels: bool = True) -> tuple[Series, ...]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import text
+from dicomai.imaging.attributes import text, values_checked_here
 from dicomai.imaging.facts import Facts, facts_of
 from dicomai.imaging.frame import frames_of
 from dicomai.imaging.geometry import Grid
 from dicomai.imaging.intake import PLAIN, Intake
 from dicomai.imaging.modality import ModalityTransform, modality_transform
 from dicomai.imaging.pixels import (
+    Samples,
     StoredPixels,
     check_greyscale,
     in_parallel,
@@ -32,6 +35,42 @@ if TYPE_CHECKING:
 
 Voxels: TypeAlias = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 """(K, J, I) in modality units."""
+
+
+class Planes(Protocol):
+    """Where the slices of a volume are put while it is made."""
+
+    def put(self, k: int, plane: npt.NDArray[np.int16]) -> None:
+        """Take a slice, (J, I), once or again; several threads may at once."""
+
+    def get(self, k: int) -> npt.NDArray[np.int16]:
+        """Return a slice as it was taken, (J, I)."""
+
+    def together(self) -> npt.NDArray[np.int16]:
+        """Return all, (K, J, I); then none is taken any more."""
+
+
+class PlanesInMemory:
+    """Planes of one array."""
+
+    def __init__(self, shape_kji: tuple[int, int, int]) -> None:
+        self._array = np.empty(shape_kji, dtype=np.int16)
+
+    def put(self, k: int, plane: npt.NDArray[np.int16]) -> None:
+        """Take a slice, (J, I)."""
+        self._array[k] = plane
+
+    def get(self, k: int) -> npt.NDArray[np.int16]:
+        """Return a slice, (J, I)."""
+        plane: npt.NDArray[np.int16] = self._array[k]
+        return plane
+
+    def together(self) -> npt.NDArray[np.int16]:
+        """Return all, (K, J, I)."""
+        return self._array
+
+
+MakePlanes: TypeAlias = Callable[[tuple[int, int, int]], Planes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,7 +121,9 @@ class SourceVolume:
         )
 
 
-def volume_of(datasets: Sequence[Dataset], intake: Intake = PLAIN) -> SourceVolume:
+def volume_of(
+    datasets: Sequence[Dataset], intake: Intake = PLAIN, planes: MakePlanes | None = None
+) -> SourceVolume:
     """Return the one volume of a series that a model takes.
 
     Parameters
@@ -91,6 +132,9 @@ def volume_of(datasets: Sequence[Dataset], intake: Intake = PLAIN) -> SourceVolu
         As of `volumes_of`.
     intake
         Which volume, and in which form.
+    planes
+        Makes room for the voxels, given their shape. Then pixel data are taken out of the data
+        sets as soon as they are decoded.
 
     Raises
     ------
@@ -98,6 +142,13 @@ def volume_of(datasets: Sequence[Dataset], intake: Intake = PLAIN) -> SourceVolu
         As from `volumes_of`, or they make several volumes and it is not said which is wanted, or
         the wanted one is not there or has fewer than three slices.
     """
+    with values_checked_here():
+        return _one_volume(datasets, intake, planes)
+
+
+def _one_volume(
+    datasets: Sequence[Dataset], intake: Intake, planes: MakePlanes | None
+) -> SourceVolume:
     parts = _parts(datasets)
     series = text(datasets[0], "SeriesInstanceUID")
     part = _wanted(parts, intake.part, series)
@@ -108,7 +159,7 @@ def volume_of(datasets: Sequence[Dataset], intake: Intake = PLAIN) -> SourceVolu
             f"volume takes at least {MIN_SLICES}. Send the whole series.",
             subject=series,
         )
-    return _volume(part, series, intake)
+    return _volume(part, series, intake, planes)
 
 
 def volumes_of(datasets: Sequence[Dataset], intake: Intake = PLAIN) -> tuple[SourceVolume, ...]:
@@ -166,11 +217,17 @@ def _parts(datasets: Sequence[Dataset]) -> tuple[Part, ...]:
     return split([frame for dataset in datasets for frame in frames_of(dataset)])
 
 
-def _volume(part: Part, series: str, intake: Intake) -> SourceVolume:
+def _volume(
+    part: Part, series: str, intake: Intake, planes: MakePlanes | None = None
+) -> SourceVolume:
     placed = stack([frame.place for frame in part.frames], series, intake.uneven_mm)
     frames = [part.frames[index] for index in placed.order]
     sources = {id(frame.source): frame.source for frame in frames}
-    pixels = {key: stored_pixels(source) for key, source in sources.items()}
+    uses = Counter(id(frame.source) for frame in frames)
+    pixels = {key: _Pixels(stored_pixels(each), uses[key]) for key, each in sources.items()}
+    if planes is not None:
+        for source in sources.values():
+            source.pop("PixelData", None)
     slices = [
         _Slice(
             k=k,
@@ -181,7 +238,9 @@ def _volume(part: Part, series: str, intake: Intake) -> SourceVolume:
         for k, frame in enumerate(frames)
     ]
     headers = tuple(sources.values())
-    voxels = _voxels(slices, placed.grid.shape_kji)
+    # No memory is taken on the word of headers alone: one slice has to hold what it announces.
+    slices[0].pixels.announced(slices[0].index)
+    voxels = _voxels(slices, (planes or PlanesInMemory)(placed.grid.shape_kji))
     if intake.suv_body_weight:
         voxels = voxels * np.float32(suv_body_weight_factor(headers))
     return SourceVolume(
@@ -200,43 +259,75 @@ class _Slice:
     """What makes one slice of voxels."""
 
     k: int
-    pixels: StoredPixels
+    pixels: _Pixels
     index: int
     transform: ModalityTransform
 
 
-def _voxels(slices: Sequence[_Slice], shape_kji: tuple[int, int, int]) -> Voxels:
+@dataclass(slots=True, eq=False)
+class _Pixels:
+    """Those of an object, until the last of its frames that are wanted was decoded."""
+
+    stored: StoredPixels | None
+    left: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def announced(self, index: int) -> None:
+        """Raise InputError unless a frame can be decoded and has the size that its header says."""
+        assert self.stored is not None
+        self.stored.frame(index)
+
+    def frame(self, index: int) -> Samples:
+        """Return a frame, as `StoredPixels.frame` does; each wanted one is asked for once."""
+        assert self.stored is not None
+        out = self.stored.frame(index)
+        with self.lock:
+            self.left -= 1
+            if not self.left:
+                self.stored = None
+        return out
+
+
+def _voxels(slices: Sequence[_Slice], planes: Planes) -> Voxels:
     """Each slice by its own rescale; int16 where every slice fits, else float32."""
-    # No memory is taken on the word of headers alone: one slice has to hold what it announces.
-    slices[0].pixels.frame(slices[0].index)
-    whole_numbers = np.empty(shape_kji, dtype=np.int16)
     info = np.iinfo(np.int16)
     too_large: dict[int, npt.NDArray[np.float32]] = {}
     paddings: dict[int, npt.NDArray[np.bool_]] = {}
 
     def decode(each: _Slice) -> float:
         """Fill one slice; return the lowest of its values that are no padding."""
-        values, padding = each.transform.values(each.pixels.frame(each.index))
+        stored = each.pixels.frame(each.index)
+        sooner = each.transform.whole_numbers(stored)
+        if sooner is not None:
+            planes.put(each.k, sooner[0])
+            return sooner[1]
+        values, padding = each.transform.values(stored)
         kept = values
         if padding is not None:
             paddings[each.k] = padding
             kept = values[~padding]
         low, high = (float(kept.min()), float(kept.max())) if kept.size else (np.inf, -np.inf)
         if values.dtype == np.int32 and low >= info.min and high <= info.max:
-            whole_numbers[each.k] = values
+            planes.put(each.k, values.astype(np.int16))
         else:
             too_large[each.k] = values.astype(np.float32)
         return low
 
-    gains = any(each.pixels.gains_from_threads for each in slices)
-    lowest = min(in_parallel(decode, slices, gains=gains))
+    lowest = min(in_parallel(decode, slices))
     if not np.isfinite(lowest):
         raise InputError(
-            f"{slices[0].pixels.name} and all other slices of its series are nothing but padding."
+            f"{slices[0].transform.name} and all other slices of its series are nothing but "
+            "padding."
         )
-    out: Voxels = whole_numbers.astype(np.float32) if too_large else whole_numbers
-    for k, values in too_large.items():
-        out[k] = values
+    if too_large:
+        out = planes.together().astype(np.float32)
+        for k, values in too_large.items():
+            out[k] = values
+        for k, padding in paddings.items():
+            out[k][padding] = lowest
+        return out
     for k, padding in paddings.items():
-        out[k][padding] = lowest
-    return out
+        plane = planes.get(k).copy()
+        plane[padding] = lowest
+        planes.put(k, plane)
+    return planes.together()

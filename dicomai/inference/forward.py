@@ -19,9 +19,16 @@ from dicomai.models.manifest import Manifest
 
 
 def found_in_volume(
-    model: Model, prepared: PreparedVolume, choices: list[Choice], memory: Need, run: Run
+    model: Model,
+    prepared: PreparedVolume,
+    choices: list[Choice],
+    scored: frozenset[Choice],
+    memory: Need,
+    run: Run,
 ) -> dict[Choice, Region | None]:
     """Return what the network finds, with as many windows at a time as memory lets it.
+
+    Of the choices that are `scored` the probabilities are kept too.
 
     Raises
     ------
@@ -37,7 +44,9 @@ def found_in_volume(
         short: ResourceError | MemoryError
         try:
             check_memory(model, memory, windows)
-            return _found_at_once(model, prepared, choices, run, windows)
+            slabs = _slabs(model, prepared, run, windows)
+            way = prepared.resampling
+            return _found_at_once(model, slabs, way, choices, scored, run)
         except (ResourceError, MemoryError) as error:
             short = error.with_traceback(None)  # or its frames would keep what they hold
         if model.make_room():
@@ -90,13 +99,18 @@ def check_memory(model: Model, memory: Need, windows: int) -> None:
 
 
 def _found_at_once(
-    model: Model, prepared: PreparedVolume, choices: list[Choice], run: Run, windows: int
+    model: Model,
+    slabs: Iterator[npt.NDArray[np.floating]],
+    way: Resampling,
+    choices: list[Choice],
+    scored: frozenset[Choice],
+    run: Run,
 ) -> dict[Choice, Region | None]:
     """Return what the network finds; its probabilities go back to the source's grid in slabs."""
     start, before = time.monotonic(), run.stages_s.get("infer", 0.0)
     argmax = model.package.manifest.postprocess.decide == "argmax"
-    slabs = run.timed("infer", _slabs(model, prepared, run, windows))
-    found = regions(slabs, prepared.resampling, choices, argmax=argmax)
+    timed = run.timed("infer", slabs)
+    found = regions(timed, way, choices, argmax=argmax, scored=scored)
     inferred = run.stages_s["infer"] - before
     run.took("postprocess", time.monotonic() - start - inferred)
     run.report("infer", 1.0)

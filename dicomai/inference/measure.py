@@ -119,7 +119,7 @@ def measurements(
         if name == "volume":
             out.append(Measurement(name=VOLUME, value=volume_ml(count, grid), unit=MILLILITRE))
         elif name == "mean" and modality == "CT":
-            mean = float(voxels[mask].mean(dtype=np.float64))
+            mean = _mean(voxels, mask)
             out.append(Measurement(name=ATTENUATION, value=mean, unit=HOUNSFIELD, derivation=MEAN))
         elif name == "diameter":
             size = equivalent_diameter_mm(count, grid)
@@ -128,6 +128,14 @@ def measurements(
             size = longest_diameter_mm(mask, grid, first_k)
             out.append(Measurement(name=MAXIMUM_3D_DIAMETER, value=size, unit=MILLIMETRE))
     return tuple(out)
+
+
+def _mean(voxels: npt.NDArray[np.int16] | npt.NDArray[np.float32], mask: Mask) -> float:
+    if voxels.dtype.kind == "f":
+        return float(voxels[mask].mean(dtype=np.float64))
+    # Whole numbers add up exactly in any order: slice by slice nothing large is copied.
+    inside = [plane[part] for plane, part in zip(voxels, mask, strict=True)]
+    return sum(int(each.sum(dtype=np.int64)) for each in inside) / sum(map(len, inside))
 
 
 def labelled(mask: Mask) -> tuple[npt.NDArray[np.int32], int]:

@@ -48,6 +48,8 @@ class Analyse:
     """The digest that the supervisor trusts; another one at the folder is refused."""
     source: Source
     inputs: tuple[SourceImage, ...]
+    probabilities: bool = True
+    """As `pipeline.analyse` takes it."""
     number: int = 0
     """Of the request; every message about it has the same."""
 

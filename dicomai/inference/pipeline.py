@@ -52,6 +52,8 @@ def analyse(
     inputs: tuple[SourceImage, ...],
     progress: Report,
     turns: Turns = _NO_OTHERS,
+    *,
+    probabilities: bool = True,
 ) -> Findings:
     """Return what a model finds in an input.
 
@@ -67,6 +69,8 @@ def analyse(
         Called with stage and fraction whenever the run got on.
     turns
         Who has the device, where others want it too.
+    probabilities
+        Whether segments shall say how likely each of their voxels is: as large as the volume.
 
     Raises
     ------
@@ -93,7 +97,7 @@ def analyse(
     detections: tuple[Detection, ...] = ()
     classifications: tuple[Classification, ...] = ()
     if isinstance(source, SourceVolume):
-        segments, detections = _in_a_volume(model, source, run)
+        segments, detections = _in_a_volume(model, source, run, probabilities=probabilities)
     else:
         classifications = _of_an_image(model, source, run)
     return Findings(
@@ -137,7 +141,7 @@ def _of_an_image(model: Model, source: SourceImagePixels, run: Run) -> tuple[Cla
 
 
 def _in_a_volume(
-    model: Model, source: SourceVolume, run: Run
+    model: Model, source: SourceVolume, run: Run, *, probabilities: bool
 ) -> tuple[tuple[Segment, ...], tuple[Detection, ...]]:
     manifest = model.package.manifest
     choices = [Choice(each.channel, each.threshold) for each in manifest.output]
@@ -147,8 +151,14 @@ def _in_a_volume(
         check_memory(model, memory, 0)
         prepared = prepare_volume(source, way, manifest.preprocess, manifest.infer)
     rules = manifest.postprocess
-    found = run.turns.alone(partial(found_in_volume, model, prepared, choices, memory, run))
-    del prepared
+    scored = frozenset(
+        choice
+        for output, choice in zip(manifest.output, choices, strict=True)
+        if probabilities or output.kind != "segment"
+    )
+    ask = partial(found_in_volume, model, prepared, choices, scored, memory, run)
+    found = run.turns.alone(ask)
+    del prepared, ask
     with run.stage("postprocess"):
         kept: dict[Choice, Region | None] = {}
         for done, (choice, region) in enumerate(found.items(), start=1):
@@ -168,7 +178,9 @@ def _in_a_volume(
         detections: list[Detection] = []
         for output, region in zip(manifest.output, own, strict=True):
             if output.kind == "segment":
-                segments.append(_segment(output, region, manifest, source))
+                segments.append(
+                    _segment(output, region, manifest, source, probabilities=probabilities)
+                )
             elif output.kind == "detection":
                 detections += _detections(output, region, manifest, source, run)
             elif output.kind == "class":
@@ -202,7 +214,12 @@ def _own_regions(
 
 
 def _segment(
-    output: SegmentOutput, region: Region | None, manifest: Manifest, source: SourceVolume
+    output: SegmentOutput,
+    region: Region | None,
+    manifest: Manifest,
+    source: SourceVolume,
+    *,
+    probabilities: bool,
 ) -> Segment:
     return Segment(
         label=output.label,
@@ -211,7 +228,7 @@ def _segment(
         type=output.type.code,
         laterality=output.laterality_code,
         mask=(blank_mask(source.grid.shape_kji) if region is None else region.whole(source.grid)),
-        probability=None if region is None else region.values,
+        probability=None if region is None or not probabilities else region.values,
         measurements=(
             ()
             if region is None
@@ -239,7 +256,7 @@ def _detections(
     if region is None:
         return []
     scored = [
-        (float(each.values.max() if output.score == "max" else each.values.mean()), each)
+        (_score(each, output), each)
         for each in components(region)
         if _diameter_mm(each, source) >= output.min_diameter_mm
     ]
@@ -275,6 +292,11 @@ def _detections(
         )
         for number, (probability, part) in enumerate(scored[:most], start=1)
     ]
+
+
+def _score(region: Region, output: DetectionOutput) -> float:
+    assert region.values is not None
+    return float(region.values.max() if output.score == "max" else region.values.mean())
 
 
 def _diameter_mm(region: Region, source: SourceVolume) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,17 +35,22 @@ class Region:
         The part of the source grid that holds the mask.
     mask : (k, j, i) bool
         Of that part.
-    values : (n,) float32
+    values : (n,) float32 or None
         Probability of each voxel of the mask, in the order of its indices; a hole that was
-        filled has that of the threshold.
+        filled has that of the threshold. None where nobody asks for them.
+    everywhere : (K, J, I) bool or None
+        The mask on the whole grid, where it stands there already.
     """
 
     cut: Cut
     mask: Mask
-    values: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32] | None
+    everywhere: Mask | None = None
 
     def whole(self, grid: Grid) -> Mask:
         """Return the mask on the whole grid, (K, J, I) bool."""
+        if self.everywhere is not None:
+            return self.everywhere
         out = blank_mask(grid.shape_kji)
         out[self.cut] = self.mask
         return out
@@ -56,23 +61,13 @@ class Region:
         tight = bounds(mask)
         if tight is None:
             return None
-        return Region(
-            cut=_within(self.cut, tight), mask=mask[tight], values=self.values[kept[self.mask]]
-        )
+        values = None if self.values is None else self.values[kept[self.mask]]
+        return Region(cut=_within(self.cut, tight), mask=mask[tight], values=values)
 
 
 def _within(outer: Cut, inner: Cut) -> Cut:
     k, j, i = (
         slice(out.start + part.start, out.start + part.stop)
-        for out, part in zip(outer, inner, strict=True)
-    )
-    return k, j, i
-
-
-def _from(outer: Cut, inner: Cut) -> Cut:
-    """Return where a part of the grid lies in a larger one."""
-    k, j, i = (
-        slice(part.start - out.start, part.stop - out.start)
         for out, part in zip(outer, inner, strict=True)
     )
     return k, j, i
@@ -84,6 +79,7 @@ def regions(
     choices: Iterable[Choice],
     *,
     argmax: bool,
+    scored: Container[Choice] | None = None,
 ) -> dict[Choice, Region | None]:
     """Return what each choice holds on the source's grid; None where it holds nothing.
 
@@ -98,18 +94,24 @@ def regions(
         Between the two grids.
     argmax
         Each voxel goes to its most probable channel, whatever the thresholds.
+    scored
+        The choices of which probabilities are kept too; None: all.
     """
-    found = {choice: _Pieces() for choice in dict.fromkeys(choices)}
+    shape = way.source.shape_kji
+    found = {
+        choice: _Growing(shape, scored=scored is None or choice in scored)
+        for choice in dict.fromkeys(choices)
+    }
     parts = way.streamed(probabilities)
     if argmax:
         _most_probable(parts, way, found)
     else:
         _probable_enough(parts, way, found)
-    return {choice: pieces.together() for choice, pieces in found.items()}
+    return {choice: growing.region() for choice, growing in found.items()}
 
 
 def _probable_enough(
-    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, found: dict[Choice, _Pieces]
+    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, found: dict[Choice, _Growing]
 ) -> None:
     backs = {channel: Back(way) for channel in sorted({each.channel for each in found})}
     for part in parts:
@@ -123,7 +125,7 @@ def _probable_enough(
 
 
 def _most_probable(
-    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, found: dict[Choice, _Pieces]
+    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, found: dict[Choice, _Growing]
 ) -> None:
     back = Back(way)
     for part in parts:
@@ -131,10 +133,10 @@ def _most_probable(
             first = values.argmax(axis=0)
             there = np.bincount(first.ravel(), minlength=len(values)) > 0
             at = {int(channel): index for index, channel in enumerate(channels) if there[index]}
-            for choice, pieces in found.items():
+            for choice, growing in found.items():
                 index = at.get(choice.channel)
                 if index is not None:
-                    pieces.add(where, first == index, values[index])
+                    growing.add(where, first == index, values[index])
 
 
 def _contenders(values: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
@@ -148,39 +150,45 @@ def _contenders(values: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     return found if found.size else np.arange(1)
 
 
-class _Pieces:
-    """What slabs hold of a mask, each cut to its bounds, with the probabilities inside."""
+class _Growing:
+    """A mask that slabs fill, each its own slices, with the probabilities inside."""
 
-    def __init__(self) -> None:
-        self._pieces: list[Region] = []
+    def __init__(self, shape_kji: tuple[int, int, int], *, scored: bool) -> None:
+        self._mask = blank_mask(shape_kji)
+        self._cut: Cut | None = None
+        self._values: list[tuple[int, npt.NDArray[np.float32]]] | None = [] if scored else None
 
     def add(self, where: Cut, mask: Mask, values: npt.NDArray[np.float32]) -> None:
         """Take what a part of the grid holds of the mask; it is copied."""
         cut = bounds(mask)
-        if cut is not None:
-            inside = values[mask]
-            self._pieces.append(
-                Region(cut=_within(where, cut), mask=mask[cut].copy(), values=inside)
-            )
+        if cut is None:
+            return
+        here = _within(where, cut)
+        self._mask[here] = mask[cut]
+        self._cut = here if self._cut is None else _around(self._cut, here)
+        if self._values is not None:
+            self._values.append((here[0].start, values[mask]))
 
-    def together(self) -> Region | None:
-        """Return the mask as one."""
-        if not self._pieces:
+    def region(self) -> Region | None:
+        """Return the mask with its bounds; None where it is empty."""
+        if self._cut is None:
             return None
-        pieces = sorted(self._pieces, key=lambda each: each.cut[0].start)
-        self._pieces = []
-        k, j, i = (
-            slice(
-                min(each.cut[axis].start for each in pieces),
-                max(each.cut[axis].stop for each in pieces),
-            )
-            for axis in range(3)
+        values = None
+        if self._values is not None:
+            self._values.sort(key=lambda each: each[0])
+            values = np.concatenate([each for _, each in self._values])
+            self._values = None
+        return Region(
+            cut=self._cut, mask=self._mask[self._cut], values=values, everywhere=self._mask
         )
-        out = np.zeros((k.stop - k.start, j.stop - j.start, i.stop - i.start), dtype=np.bool_)
-        for each in pieces:
-            out[_from((k, j, i), each.cut)] = each.mask
-        values = np.concatenate([each.values for each in pieces])
-        return Region(cut=(k, j, i), mask=out, values=values)
+
+
+def _around(one: Cut, other: Cut) -> Cut:
+    """Return the smallest part of a grid that holds two."""
+    k, j, i = (
+        slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True)
+    )
+    return k, j, i
 
 
 def cleaned(region: Region, rules: Postprocess, grid: Grid, threshold: float) -> Region | None:
@@ -202,14 +210,17 @@ def cleaned(region: Region, rules: Postprocess, grid: Grid, threshold: float) ->
 
 def _filled(region: Region, threshold: float) -> Region:
     mask = np.stack([ndimage.binary_fill_holes(each) for each in region.mask])
-    values = np.full(int(np.count_nonzero(mask)), threshold, dtype=np.float32)
-    values[region.mask[mask]] = region.values
+    values = None
+    if region.values is not None:
+        values = np.full(int(np.count_nonzero(mask)), threshold, dtype=np.float32)
+        values[region.mask[mask]] = region.values
     return Region(cut=region.cut, mask=mask, values=values)
 
 
 def components(region: Region) -> list[Region]:
     """Return the components of a region, each with its own probabilities."""
     labels, count = labelled(region.mask)
+    assert region.values is not None
     inside = labels[region.mask]
     order = np.argsort(inside, kind="stable")
     ends = np.cumsum(np.bincount(inside, minlength=count + 1))

@@ -37,20 +37,19 @@ def prepare_volume(
 
     The channel of an input that is missing is the lowest value everywhere.
     """
-    values = way.to_model(source.voxels)
+    inputs = np.empty((1 + len(source.beside), *way.model.shape_kji), dtype=np.float32)
+    values = way.to_model(source.voxels, out=inputs[0])
     wanted = None
     if infer.only_where is not None:
         low, high = infer.only_where.between
         wanted = (values >= low) & (values <= high)
     missing = np.float32(preprocess.scale_to[0])
-    inputs = np.empty((1 + len(source.beside), *values.shape), dtype=np.float32)
-    scaled(values, preprocess, out=inputs[0])
-    del values
+    scaled(values, preprocess, out=values)
     for channel, each in zip(inputs[1:], source.beside, strict=True):
         if each is None:
             channel[:] = missing
         else:
-            scaled(way.to_model(each), preprocess, out=channel)
+            scaled(way.to_model(each, out=channel), preprocess, out=channel)
     return PreparedVolume(
         inputs=inputs,
         resampling=way,

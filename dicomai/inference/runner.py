@@ -28,7 +28,7 @@ from dicomai.errors import ConfigError, DicomaiError, ResourceError
 from dicomai.inference.messages import Analyse, Done, Failed, Progress, Ready
 from dicomai.inference.runner_process import WARM_BYTES
 from dicomai.inference.shared_memory import Channel, PeerGone
-from dicomai.process import die_with_parent
+from dicomai.process import die_with_parent, release_memory
 
 if TYPE_CHECKING:
     from dicomai.findings import Findings
@@ -82,6 +82,8 @@ class Runner:
         """
         with suppress(PeerGone):  # then nobody waits for it
             self._channel.send(replace(self._answer(request), number=request.number))
+        del request
+        release_memory()
 
     def _answer(self, request: Analyse) -> Done | Failed:
         try:
@@ -113,7 +115,14 @@ class Runner:
             model = self._model(Path(request.package_folder), request.package_sha256)
 
         turns = _Turns(self._on_device, self._batches, teller)
-        return pipeline.analyse(model, request.source, request.inputs, teller.tell, turns)
+        return pipeline.analyse(
+            model,
+            request.source,
+            request.inputs,
+            teller.tell,
+            turns,
+            probabilities=request.probabilities,
+        )
 
     def _model(self, folder: Path, sha256: str) -> LoadedModel:
         from dicomai.models import package as packages

@@ -2,7 +2,8 @@
 
 A message is one sealed memfd that passes over an AF_UNIX socket. Its arrays are written there once
 and mapped at the other end, never pickled; what is left of the message, small frozen dataclasses,
-lies before them. A memfd has no name, so whoever dies leaves nothing behind.
+lies before them. A volume that was made in a memfd of its own passes with it. A memfd has no name,
+so whoever dies leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pickle  # only our own dataclasses are read, see _Reader
 import select
 import socket
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 _ALIGNMENT: Final = 64
 _PACKET: Final = struct.Struct("<QQ")  # bytes before the arrays, bytes in all
+_MOST_VOLUMES: Final = 16
+"""With a message."""
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _KINDS: Final = "biuf"
 
@@ -93,13 +97,13 @@ class Channel:
         size = writer.array_start + writer.array_bytes
         if size > self._max_bytes:
             raise BadMessage(f"a message of {size} bytes; at most {self._max_bytes} are allowed")
-        descriptor = os.memfd_create("dicomai", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        descriptor = _memory(size)
         try:
-            os.ftruncate(descriptor, size)
             writer.write(descriptor)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
             packet = _PACKET.pack(len(writer.skeleton), size)
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+            handed = array.array("i", [descriptor, *(each.descriptor for each in writer.volumes)])
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handed)]
             self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
         except ConnectionError as error:
             raise PeerGone("the other end is gone") from error
@@ -123,7 +127,7 @@ class Channel:
             return None
         try:
             packet, rights, flags, _ = self._socket.recvmsg(
-                _PACKET.size, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+                _PACKET.size, socket.CMSG_SPACE(4 + 4 * _MOST_VOLUMES), socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionError as error:
             raise PeerGone("the other end is gone") from error
@@ -133,9 +137,11 @@ class Channel:
         try:
             if not packet:
                 raise PeerGone("the other end is closed")
-            if len(packet) != _PACKET.size or len(descriptors) != 1 or flags & socket.MSG_CTRUNC:
+            if len(packet) != _PACKET.size or not descriptors or flags & socket.MSG_CTRUNC:
                 raise BadMessage("a packet without its shared memory")
-            return _read(descriptors[0], *_PACKET.unpack(packet), max_bytes=self._max_bytes)
+            volumes = [_sealed(each, self._max_bytes) for each in descriptors[1:]]
+            skeleton_bytes, size = _PACKET.unpack(packet)
+            return _read(descriptors[0], skeleton_bytes, size, volumes, max_bytes=self._max_bytes)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -146,6 +152,73 @@ class Channel:
         return bool(waiting.poll(timeout_s * 1000))
 
 
+class _Volume(mmap.mmap):
+    """Sealed memory of a volume, mapped; it passes to another process as it is."""
+
+    descriptor = -1
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+class SharedPlanes:
+    """Slices that are put into a memfd: the volume of them passes to a runner without a copy."""
+
+    def __init__(self, shape_kji: tuple[int, int, int]) -> None:
+        self._shape = shape_kji
+        self._plane_bytes = 2 * shape_kji[1] * shape_kji[2]
+        self._descriptor = _memory(shape_kji[0] * self._plane_bytes)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def put(self, k: int, plane: npt.NDArray[np.int16]) -> None:
+        """Take a slice, (J, I)."""
+        octets = np.ascontiguousarray(plane).data.cast("B")
+        _put(self._descriptor, octets, k * self._plane_bytes)
+
+    def get(self, k: int) -> npt.NDArray[np.int16]:
+        """Return a slice, (J, I)."""
+        octets = os.pread(self._descriptor, self._plane_bytes, k * self._plane_bytes)
+        return np.frombuffer(octets, np.int16).reshape(self._shape[1:])
+
+    def together(self) -> npt.NDArray[np.int16]:
+        """Return all, (K, J, I), read-only."""
+        fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        memory = _Volume(self._descriptor, 0, access=mmap.ACCESS_READ)
+        memory.descriptor, self._descriptor = self._descriptor, -1
+        return np.frombuffer(memory, np.int16).reshape(self._shape)
+
+
+def _memory(size: int) -> int:
+    """Return a descriptor of new anonymous memory."""
+    descriptor = os.memfd_create("dicomai", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def _put(descriptor: int, octets: memoryview, offset: int) -> None:
+    """Write octets into anonymous memory: mapped, there would be a fault for each page of it."""
+    at = 0
+    while at < len(octets):
+        at += os.pwrite(descriptor, octets[at:], offset + at)
+
+
+def _volume_of(obj: npt.NDArray[np.generic]) -> _Volume | None:
+    """Return the memory that an array is the whole of, in order; None where it is not."""
+    base: object = obj
+    while isinstance(base, np.ndarray):
+        if base.nbytes != obj.nbytes or not base.flags.c_contiguous:
+            return None
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    whole = isinstance(base, _Volume) and len(base) == obj.nbytes
+    return base if whole and isinstance(base, _Volume) else None
+
+
 class _Writer(pickle.Pickler):
     """Pickles all but the arrays, which get a place in shared memory instead."""
 
@@ -153,6 +226,7 @@ class _Writer(pickle.Pickler):
         self._buffer = io.BytesIO()
         super().__init__(self._buffer, protocol=5)
         self._arrays: list[tuple[int, npt.NDArray[np.generic]]] = []
+        self.volumes: list[_Volume] = []
         self.array_bytes = 0
         self.dump(message)
         self.skeleton = self._buffer.getvalue()
@@ -170,6 +244,10 @@ class _Writer(pickle.Pickler):
             corners = None if cut is None else tuple((part.start, part.stop) for part in cut)
             inside = obj[:0] if cut is None else obj[cut]
             return ("mask", obj.shape, corners, self._placed(np.packbits(inside)))
+        volume = _volume_of(obj)
+        if volume is not None and len(self.volumes) < _MOST_VOLUMES:
+            self.volumes.append(volume)
+            return ("volume", len(self.volumes) - 1, obj.shape, obj.dtype.str)
         packed = obj.dtype.kind == "b"
         offset = self._placed(np.packbits(obj) if packed else obj)
         return ("array", offset, obj.shape, obj.dtype.str, packed)
@@ -182,23 +260,27 @@ class _Writer(pickle.Pickler):
 
     def write(self, descriptor: int) -> None:
         """Fill the memory; nothing of it stays mapped, or it could not be sealed."""
-        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_WRITE) as memory:
-            memory[: len(self.skeleton)] = self.skeleton
-            for offset, stored in self._arrays:
-                if stored.size:
-                    target = np.ndarray(
-                        stored.shape, stored.dtype, memory, offset=self.array_start + offset
-                    )
-                    target[...] = stored
-                    del target
+        _put(descriptor, memoryview(self.skeleton), 0)
+        for offset, stored in self._arrays:
+            at = self.array_start + offset
+            # A large array that is not in order as it stands is copied part by part.
+            parts = [stored] if stored.flags.c_contiguous or not stored.ndim else stored
+            for part in parts:
+                if part.size:
+                    octets = np.ascontiguousarray(part).data.cast("B")
+                    _put(descriptor, octets, at)
+                    at += len(octets)
 
 
 class _Reader(pickle.Unpickler):
     """Reads what `_Writer` wrote; knows the project's own classes and nothing else."""
 
-    def __init__(self, memory: mmap.mmap, skeleton_bytes: int) -> None:
+    def __init__(
+        self, memory: mmap.mmap, skeleton_bytes: int, volumes: Sequence[mmap.mmap]
+    ) -> None:
         super().__init__(io.BytesIO(memory[:skeleton_bytes]))
         self._memory = memory
+        self._volumes = volumes
         self._start = _aligned(skeleton_bytes)
 
     def find_class(self, module_name: str, global_name: str) -> object:
@@ -214,9 +296,21 @@ class _Reader(pickle.Unpickler):
                 return value
             case ("array", int(offset), tuple(shape), str(dtype), bool(packed)):
                 return self._array(offset, shape, np.dtype(dtype), packed=packed)
+            case ("volume", int(number), tuple(shape), str(dtype)):
+                return self._volume(number, shape, np.dtype(dtype))
             case ("mask", (int(k), int(j), int(i)), corners, int(offset)):
                 return self._mask((k, j, i), corners, offset)
         raise BadMessage("a reference to nothing in shared memory")
+
+    def _volume(
+        self, number: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+    ) -> npt.NDArray[np.generic]:
+        if dtype.kind not in _KINDS or not 0 <= number < len(self._volumes):
+            raise BadMessage(f"a volume of {dtype} without its shared memory")
+        memory = self._volumes[number]
+        if min(shape, default=0) <= 0 or math.prod(shape) * dtype.itemsize != len(memory):
+            raise BadMessage(f"a volume with shape {shape} of {len(memory)} bytes")
+        return np.frombuffer(memory, dtype).reshape(shape)
 
     def _mask(self, shape: tuple[int, int, int], corners: object, offset: int) -> Mask:
         """Return a mask of which only what lies between two corners was sent."""
@@ -254,17 +348,32 @@ class _Reader(pickle.Unpickler):
         return np.frombuffer(self._memory, dtype, count, start).reshape(shape)
 
 
-def _read(descriptor: int, skeleton_bytes: int, size: int, *, max_bytes: int) -> object:
-    if size > max_bytes or skeleton_bytes > size:
-        raise BadMessage(f"a message of {size} bytes; at most {max_bytes} are allowed")
-    # Sealed, or the sender could shrink it under our feet (SIGBUS) or change it while we read.
+def _sealed(descriptor: int, max_bytes: int, size: int | None = None) -> mmap.mmap:
+    """Return shared memory, read-only, that nobody can change any more."""
+    # Or the sender could shrink it under our feet (SIGBUS) or change it while we read.
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
         raise BadMessage("shared memory that its sender can still change")
-    if os.fstat(descriptor).st_size != size:
+    there = os.fstat(descriptor).st_size
+    if size is not None and there != size:
         raise BadMessage("shared memory of another size than announced")
-    memory = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+    if there > max_bytes:
+        raise BadMessage(f"a volume of {there} bytes; at most {max_bytes} are allowed")
+    return mmap.mmap(descriptor, there, access=mmap.ACCESS_READ)
+
+
+def _read(
+    descriptor: int,
+    skeleton_bytes: int,
+    size: int,
+    volumes: Sequence[mmap.mmap],
+    *,
+    max_bytes: int,
+) -> object:
+    if size > max_bytes or skeleton_bytes > size:
+        raise BadMessage(f"a message of {size} bytes; at most {max_bytes} are allowed")
+    memory = _sealed(descriptor, max_bytes, size)
     try:
-        message: object = _Reader(memory, skeleton_bytes).load()
+        message: object = _Reader(memory, skeleton_bytes, volumes).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
         raise BadMessage(f"a message that can't be read: {error}") from error
     return message

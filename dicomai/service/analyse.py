@@ -5,10 +5,10 @@ Each takes values and files; claiming, beating and committing are the supervisor
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,14 +22,14 @@ from pydicom import Dataset
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import TransferSyntaxUID
-from dicomai.errors import DicomaiError, IdentityError, InputError, TransientError
+from dicomai.errors import DicomaiError, IdentityError, InputError
 from dicomai.findings import Findings
 from dicomai.imaging.attributes import numbers
 from dicomai.imaging.geometry import Plane
-from dicomai.imaging.series import read_object
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference.messages import Analyse
 from dicomai.inference.pipeline import Source, inputs_of
+from dicomai.inference.shared_memory import SharedPlanes
 from dicomai.models.package import Package
 from dicomai.results import gate
 from dicomai.results.context import PredecessorSR, ResultContext
@@ -37,7 +37,7 @@ from dicomai.results.encode import encode, written
 from dicomai.results.objects import DEFAULT
 from dicomai.results.uids import COMPREHENSIVE_3D_SR_STORAGE
 from dicomai.routing.route import ResultObject
-from dicomai.service import received
+from dicomai.service import originals, received
 from dicomai.service.received import Reading
 from dicomai.service.sources import source_of
 from dicomai.spool.durable import make_folders, write_durably
@@ -51,6 +51,23 @@ from dicomai.store.lacking import missing_of
 
 log = structlog.get_logger()
 
+_NOT_SHOWN: Final[frozenset[ResultObject]] = frozenset(
+    {
+        "SEG",
+        "SEG:ALL-FRAMES",
+        "SEG:FRACTIONAL",
+        "SEG:LABELMAP",
+        "SR",
+        "SR:ENHANCED",
+        "SR:TEXT",
+        "KO",
+        "PM",
+        "RTSTRUCT",
+        "NOT-ANALYSED",
+    }
+)
+"""What shows no image, so that none has to be kept for it."""
+_OF_PROBABILITIES: Final[frozenset[ResultObject]] = frozenset({"SEG:FRACTIONAL", "PM"})
 ONLY_A_REPORT: Final[tuple[ResultObject, ...]] = ("SR",)
 
 
@@ -68,6 +85,7 @@ def load(
     package: Package,
     data: Path,
     on_read: Callable[[float], None],
+    objects: Collection[ResultObject] = DEFAULT,
 ) -> Loaded:
     """Return the input of a job, read from the archive.
 
@@ -83,6 +101,8 @@ def load(
         The data folder.
     on_read
         Told the fraction that is read.
+    objects
+        The results that are wanted.
 
     Raises
     ------
@@ -94,10 +114,11 @@ def load(
         The archive is not there.
     """
     given: dict[str, list[Dataset]] = {}
-    for number, (name, row) in enumerate(rows, start=1):
-        given.setdefault(name, []).append(_read(row, data))
-        on_read(number / len(rows))
-    source, inputs = source_of(package, given, missing_of(job))
+    with closing(originals.each(tuple(row for _, row in rows), data)) as images:
+        for number, ((name, _), image) in enumerate(zip(rows, images, strict=True), start=1):
+            given.setdefault(name, []).append(image)
+            on_read(number / len(rows))
+    source, inputs = source_of(package, given, missing_of(job), SharedPlanes)
     if isinstance(source, SourceVolume):
         for each in (each for images in given.values() for each in images):
             each.pop("PixelData", None)  # they are in the volume, and would stay to the end
@@ -108,29 +129,16 @@ def load(
             package_sha256=package.sha256,
             source=replace(source, headers=()),
             inputs=inputs,
+            probabilities=not _OF_PROBABILITIES.isdisjoint(objects),
         ),
     )
 
 
-def _read(row: Instance, data: Path) -> Dataset:
-    path = data / row.path
-    try:
-        octets = path.read_bytes()
-    except FileNotFoundError:
-        if not (data / archive.FOLDER).is_dir():
-            raise TransientError(
-                f"{data / archive.FOLDER} is not there. Is its disk mounted?", subject=str(path)
-            ) from None
-        raise InputError(
-            f"{path} is missing from the archive. Send the study again.", subject=str(path)
-        ) from None
-    if hashlib.sha256(octets).hexdigest() != row.file_sha256:
-        raise InputError(
-            f"{path} has other bytes than those that were received. Its disk is damaged or someone "
-            "changed it; send the study again.",
-            subject=str(path),
-        )
-    return read_object(path, octets=octets)
+def for_results(source: Source, objects: Collection[ResultObject]) -> Source:
+    """Return an input as results need it: without its voxels where nothing shows them."""
+    if isinstance(source, SourceVolume) and _NOT_SHOWN.issuperset(objects):
+        return replace(source, voxels=np.empty((0, 0, 0), np.int16), beside=())
+    return source
 
 
 def check_answer(findings: Findings, request: Analyse) -> None:
@@ -180,7 +188,9 @@ def encoded(
 ) -> tuple[bytes, ...]:
     """Return the results of a job as Part 10 files; the same job and findings, the same bytes."""
     context = context_of(job, timezone, charset_default, predecessor, route)
-    made = encode(findings, source.headers, job.uuid, context, objects, image_of_source(source))
+    image = image_of_source(source)
+    shown = image if image.size else None  # see `for_results`
+    made = encode(findings, source.headers, job.uuid, context, objects, shown)
     return tuple(written(each) for each in made)
 
 
@@ -230,27 +240,6 @@ def _count(header: Dataset, keyword: str) -> int:
     except InputError:
         return 0
     return int(value)
-
-
-def readable(rows: Sequence[Instance], data: Path) -> tuple[Dataset, ...]:
-    """Return the data sets of the instances that can be read as they were received.
-
-    Raises
-    ------
-    InputError
-        None of them can.
-    TransientError
-        The archive is not there.
-    """
-    found = []
-    for row in rows:
-        try:
-            found.append(_read(row, data))
-        except InputError as error:
-            trouble = error
-    if not found:
-        raise trouble
-    return tuple(found)
 
 
 def image_of_source(source: Source) -> npt.NDArray[np.generic]:

@@ -13,7 +13,7 @@ from dicomai.findings import SourceImage
 from dicomai.imaging.alongside import laid_onto
 from dicomai.imaging.attributes import text
 from dicomai.imaging.image import image_of
-from dicomai.imaging.volume import SourceVolume, volume_of
+from dicomai.imaging.volume import MakePlanes, SourceVolume, volume_of
 from dicomai.inference.pipeline import Source, inputs_of
 from dicomai.models.manifest import Input
 from dicomai.models.package import Package
@@ -23,7 +23,10 @@ WHOSE: Final = ("PatientID", "PatientBirthDate")
 
 
 def source_of(
-    package: Package, given: Mapping[str, Sequence[Dataset]], missing: Mapping[str, str]
+    package: Package,
+    given: Mapping[str, Sequence[Dataset]],
+    missing: Mapping[str, str],
+    planes: MakePlanes | None = None,
 ) -> tuple[Source, tuple[SourceImage, ...]]:
     """Return what a model sees, and the images it is made of, as results name them.
 
@@ -35,6 +38,8 @@ def source_of(
         The images of each input, by its name in the manifest; the first input has some.
     missing
         Why others have none, where that is known; "" for all of them.
+    planes
+        As of `volume_of`, for the first input.
 
     Raises
     ------
@@ -53,7 +58,7 @@ def source_of(
             )
         image = image_of(images[0], package.manifest.intake)
         return image, inputs_of(image.headers)
-    source = volume_of(images, package.manifest.intake)
+    source = volume_of(images, package.manifest.intake, planes)
     named = inputs_of(source.headers)
     for each in further:
         others = given.get(each.name, ())

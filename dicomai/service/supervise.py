@@ -17,12 +17,14 @@ from pydicom import Dataset
 from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull, IdentityError
 from dicomai.findings import Findings
 from dicomai.imaging.volume import SourceVolume
+from dicomai.inference.pipeline import Source
 from dicomai.inference.runner_process import RunnerDied, RunnerProcess
 from dicomai.models.registry import Registry, open_registry
 from dicomai.net.node import Node
+from dicomai.process import release_memory
 from dicomai.results import summary
 from dicomai.routing.route import ResultObject
-from dicomai.service import analyse
+from dicomai.service import analyse, originals
 from dicomai.service.analyse import Loaded
 from dicomai.service.asked import objects_of
 from dicomai.service.attempt import Attempt, Lost, Worker, work_once
@@ -120,6 +122,8 @@ class Supervisor:
             worked = work_once(self.worker, KINDS, self._registry().names, self._do)
         finally:
             self.intake.leave(nothing_due=not worked)
+        if worked:
+            release_memory()
         return worked
 
     def _wait_for(self, held: threading.Lock | threading.Semaphore, this: Attempt) -> None:
@@ -173,14 +177,17 @@ class Supervisor:
             with self._by_itself(this, "load"):
                 facts = self._facts(this.job)
                 loaded = self._load(this, facts)
+                release_memory()
             findings = self._run(this, loaded)
+            source = analyse.for_results(loaded.source, self._objects(this.job))
+            del loaded
         except DicomaiError as error:
             if facts is None or not self._to_be_told(this.job, error):
                 raise
             while not self._say_why_not(this, facts, error.sentence):
                 facts = self._facts(this.job)
             return
-        while not self._commit(this, facts, loaded, findings):
+        while not self._commit(this, facts, source, findings):
             # Results that these replace went out meanwhile: these must name them.
             facts = self._facts(this.job)
 
@@ -195,7 +202,7 @@ class Supervisor:
                 facts.route_names,
             )
             package = self._registry().get_trusted(this.job.model)
-            headers = analyse.readable(facts.first, self.settings.folders.data)
+            headers = originals.readable(facts.first, self.settings.folders.data)
             made = analyse.refusal(package, headers, reason, this.job.uuid, context)
         only = analyse.ONLY_A_REPORT
         self._check(this, facts, (made.report,), made.findings, headers, only)
@@ -209,7 +216,10 @@ class Supervisor:
         then = policy(error.kind, job.kind, attempts=job.attempts, crashes=crashes, jitter=0)
         return error.kind in _OF_THE_INPUT and then.state == "failed"
 
-    def _commit(self, this: Attempt, facts: _Facts, loaded: Loaded, findings: Findings) -> bool:
+    def _objects(self, job: Job) -> tuple[ResultObject, ...]:
+        return objects_of(self.settings.routes, job.model)
+
+    def _commit(self, this: Attempt, facts: _Facts, source: Source, findings: Findings) -> bool:
         """Encode, check and commit; False when the report must name another predecessor.
 
         Raises
@@ -218,19 +228,19 @@ class Supervisor:
             The job is ours no more, or its study is held or another patient's now.
         """
         predecessor = facts.predecessor
-        objects = objects_of(self.settings.routes, this.job.model)
+        objects = self._objects(this.job)
         with self._by_itself(this, "encode"):
             results = analyse.encoded(
                 this.job,
                 findings,
-                loaded.source,
+                source,
                 timezone=self.settings.service.timezone,
                 charset_default=facts.charset_default,
                 predecessor=analyse.report_of(predecessor),
                 route=facts.route_names,
                 objects=objects,
             )
-        self._check(this, facts, results, findings, loaded.source.headers, objects)
+        self._check(this, facts, results, findings, source.headers, objects)
         found = summary.line(findings)
         return self._finish(this, facts, results, found, findings.deviations)
 
@@ -321,7 +331,8 @@ class Supervisor:
             this.heart.progress("load", fraction)
             this.go_on()
 
-        return analyse.load(job, facts.inputs, package, self.settings.folders.data, on_read)
+        data, objects = self.settings.folders.data, self._objects(job)
+        return analyse.load(job, facts.inputs, package, data, on_read, objects)
 
     def _run(self, this: Attempt, loaded: Loaded) -> Findings:
         told = "load"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
+import mmap
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,8 @@ from pydicom import Dataset
 
 from dicomai.errors import InputError
 from dicomai.imaging.intake import Intake
-from dicomai.imaging.volume import SourceVolume, volume_of, volumes_of
+from dicomai.imaging.series import read_object
+from dicomai.imaging.volume import PlanesInMemory, SourceVolume, volume_of, volumes_of
 
 Series = Callable[..., list[Dataset]]
 Enhanced = Callable[..., Dataset]
@@ -210,3 +215,35 @@ def test_a_model_may_name_the_volume_that_it_takes(make_series: Series) -> None:
         volume_of(slices, Intake(part="time 3"))
     with pytest.raises(InputError, match=r'has no volumes "time 1".*: a single one'):
         volume_of(make_series(), Intake(part="time 1"))
+
+
+def test_files_in_memory_are_let_go_slice_by_slice_and_the_volume_is_the_same(
+    make_series: Series,
+) -> None:
+    series = make_series(shape_kji=(4, 200, 210))  # pixel data that are worth no copy
+    for each in series:
+        each.RescaleSlope, each.RescaleIntercept = 1, -5
+    expected = volume_of(series).voxels
+    assert expected.dtype == np.int16
+    images, files, left = [], [], []
+    for each in series:
+        file = io.BytesIO()
+        each.save_as(file, enforce_file_format=True)
+        octets = mmap.mmap(-1, len(file.getvalue()))
+        octets[:] = file.getvalue()
+        images.append(read_object(Path("a.dcm"), octets=octets))
+        files.append(weakref.ref(octets))
+        del octets
+
+    class Watched(PlanesInMemory):
+        def put(self, k: int, plane: np.ndarray) -> None:
+            super().put(k, plane)
+            left.append(sum(each() is not None for each in files))
+
+    assert all(each() is not None for each in files)
+    volume = volume_of(images, planes=Watched)
+    assert np.array_equal(volume.voxels, expected)
+    assert left[-1] < len(files)
+    assert [each() for each in files] == [None] * 4
+    assert all("PixelData" not in each for each in volume.headers)
+    assert all("PixelData" in each for each in series)

@@ -55,9 +55,11 @@ class Brightest(nn.Module):
 
     go: ClassVar[threading.Event] = threading.Event()
     seen: ClassVar[list[int]] = []
+    sees = threading.Event()
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(len(x))
+        self.sees.set()
         self.go.wait(60)
         if bool((x.amax(dim=(1, 2, 3)) > 0.95).any()):
             raise ZeroDivisionError("too bright")
@@ -68,6 +70,7 @@ class Brightest(nn.Module):
 def ends(tmp_path: Path) -> Iterator[tuple[Channel, Runner, packages.Package]]:
     Brightest.go.clear()
     Brightest.seen.clear()
+    Brightest.sees.clear()
     folder = tmp_path / "brightest"
     folder.mkdir()
     (folder / "model.toml").write_text(MANIFEST)
@@ -118,6 +121,7 @@ def test_images_that_wait_are_shown_together_and_each_gets_its_own_answer(
 
     threads = [ask(1)]
     until({("infer", 1)})
+    assert Brightest.sees.wait(60)  # or the first would wait for company too
     threads += [ask(number) for number in (2, 3, 4, 5)]
     until({("wait", number) for number in (2, 3, 4, 5)})
     Brightest.go.set()

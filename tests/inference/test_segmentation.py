@@ -235,6 +235,21 @@ def test_argmax_gives_each_voxel_to_one_channel(
     assert dice(bone, in_ball(lps, RIGHT, 20.0)) > 0.95
 
 
+def test_probabilities_are_kept_only_where_somebody_asks_and_all_else_is_the_same(
+    teller: Teller, make_body: Body, in_ball: Ball, volume_manifest: str
+) -> None:
+    source = make_body(lambda lps: np.where(in_ball(lps, LEFT, 20.0), -800.0, 40.0))
+    rules = "\n[postprocess]\nfill_holes = true\nlargest = 1\n"
+    model = teller(f"{volume_manifest}{rules}{ONE}channel = 0\n")
+    (with_them,) = analyse(model, source, (), silent).segments
+    (without,) = analyse(model, source, (), silent, probabilities=False).segments
+    assert with_them.probability is not None
+    assert len(with_them.probability) == with_them.mask.sum() > 0
+    assert without.probability is None
+    assert np.array_equal(without.mask, with_them.mask)
+    assert without.measurements == with_them.measurements
+
+
 def test_what_the_network_gives_must_fit_the_manifest(
     teller: Teller, make_body: Body, volume_manifest: str
 ) -> None:

@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as arrays
 from dicomai.dicom.codes import Code
 from dicomai.findings import Measurement, Segment
 from dicomai.imaging.geometry import Grid
-from dicomai.inference.shared_memory import BadMessage, Channel, PeerGone
+from dicomai.inference.shared_memory import BadMessage, Channel, PeerGone, SharedPlanes
 
 TISSUE = Code("85756007", "SCT", "Tissue")
 
@@ -116,6 +116,59 @@ def test_masks_travel_as_bits_and_volumes_are_not_copied(
     assert isinstance(volume, np.ndarray)
     assert not volume.flags.owndata
     assert not volume.flags.writeable
+
+
+def test_a_volume_made_in_shared_memory_passes_as_it_is_and_more_than_once(
+    channels: tuple[Channel, Channel],
+) -> None:
+    before = descriptors()
+    planes = SharedPlanes((3, 4, 5))
+    for k in (2, 0, 1):
+        planes.put(k, np.full((4, 5), k, np.int16))
+    planes.put(1, planes.get(1) + np.int16(40))
+    volume = planes.together()
+    assert volume[:, 0, 0].tolist() == [0, 41, 2]
+    assert not volume.flags.writeable
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        Channel(ours).send(volume)
+        packet, handed, *_ = theirs.recvmsg(16, socket.CMSG_SPACE(8))
+        assert struct.unpack("<QQ", packet)[1] < volume.nbytes + 64  # no voxel is in the message
+        own = array("i", handed[0][2])
+        assert os.pread(own[1], volume.nbytes, 0) == volume.tobytes()
+        for each in own:
+            os.close(each)
+    for _ in range(2):
+        channels[0].send((volume, volume[1:]))
+        whole, part = channels[1].receive(5)  # type: ignore[misc]
+        assert np.array_equal(whole, volume)
+        assert np.array_equal(part, volume[1:])
+        assert not whole.flags.writeable
+        del whole, part
+    del planes, volume
+    assert descriptors() == before
+
+
+def test_a_volume_that_its_sender_can_change_or_that_is_too_small_is_refused() -> None:
+    volume = SharedPlanes((3, 4, 5)).together()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        Channel(ours).send(volume)
+        packet, handed, *_ = theirs.recvmsg(16, socket.CMSG_SPACE(8))
+        own = array("i", handed[0][2])
+    other = os.memfd_create("other", os.MFD_ALLOW_SEALING)
+    os.ftruncate(other, 60)
+    for sealed, why in ((False, "can still change"), (True, "a volume with shape")):
+        if sealed:
+            fcntl.fcntl(other, fcntl.F_ADD_SEALS, fcntl.fcntl(own[0], fcntl.F_GET_SEALS))
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [own[0], other]))]
+            ours.sendmsg([packet], rights)
+            with pytest.raises(BadMessage, match=why):
+                Channel(theirs).receive(5)
+    for each in (*own, other):
+        os.close(each)
 
 
 def test_nothing_but_our_own_dataclasses_is_read(channels: tuple[Channel, Channel]) -> None:
