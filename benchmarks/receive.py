@@ -239,12 +239,17 @@ def table(rates: dict[str, dict[str, list[float]]], names: Sequence[str]) -> str
     heads = ["case", *(f"{name} /s" for name in names), *(f"dicomai : {name}" for name in others)]
     lines = [f"| {' | '.join(heads)} |", f"| --- {'| ---: ' * (len(heads) - 1)}|"]
     for title, found in rates.items():
-        cells = [f"{statistics.median(found[name]):,.0f}" for name in names]
+        cells = [per_second(statistics.median(found[name])) for name in names]
         for name in others:
             pairs = zip(found["dicomai"], found[name], strict=True)
             cells.append(f"{statistics.median(ours / theirs for ours, theirs in pairs):.2f}")
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def per_second(rate: float) -> str:
+    """Return a rate as the table has it."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
 def machine() -> str:
