@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import io
-import struct
 import uuid
 import warnings
 from collections.abc import Collection, Sequence
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom import config
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from dicomai.errors import InputError
 from dicomai.findings import Findings
 from dicomai.results.capture import encode_sc
 from dicomai.results.context import ResultContext
-from dicomai.results.frames import FRAMES, written_frames
+from dicomai.results.explicit_vr import pieces
+from dicomai.results.frames import FRAMES
 from dicomai.results.key_objects import encode_ko
 from dicomai.results.objects import DEFAULT
 from dicomai.results.page import encode_pdf
@@ -30,10 +30,7 @@ from dicomai.results.provenance import job_of
 from dicomai.results.seg import drawn, encode_segs
 from dicomai.results.sr import encode_sr
 from dicomai.results.structure_set import encode_rtstruct
-from dicomai.results.uids import LABELMAP_STORAGE, SEGMENTATION_STORAGE
 from dicomai.routing.route import ResultObject
-
-_PIXELS: Final = 0x7FE00010
 
 
 def encode(
@@ -99,50 +96,30 @@ def encode(
 
 
 def written(result: Dataset) -> bytes:
-    """Return an object as a Part 10 file (PS3.10), Explicit VR Little Endian.
+    """Return an object as a Part 10 file (PS3.10), in the transfer syntax that it names.
 
     Raises
     ------
     InputError
         A character does not fit the object's character set. It would have become `?`.
     """
-    out = io.BytesIO()
+    head = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Failed to encode", category=UserWarning)
         warnings.filterwarnings("error", message=".*replacement characters", category=UserWarning)
         # What the source says too long or against its representation is handed on as it is.
         with config.disable_value_validation():
             try:
-                head = _head(result)
-                pydicom.dcmwrite(out, head, enforce_file_format=True)
-                if head is not result:
-                    _write_frames(out, result)
+                if result.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian:
+                    pydicom.dcmwrite(head, result, enforce_file_format=True)
+                    return head.getvalue()
+                empty = Dataset()
+                empty.file_meta = result.file_meta
+                pydicom.dcmwrite(head, empty, enforce_file_format=True)
+                return b"".join((head.getvalue(), *pieces(result, as_they_are=(FRAMES,))))
             except (UserWarning, UnicodeError) as trouble:
                 raise InputError(
                     f"encode: {result.SOPInstanceUID} holds text that its character set lacks: "
                     f"{trouble}",
                     subject=str(result.SOPInstanceUID),
                 ) from trouble
-    return out.getvalue()
-
-
-def _head(result: Dataset) -> Dataset:
-    """Return a Segmentation without frames and pixels, which come last; else the object itself."""
-    if result.SOPClassUID not in (SEGMENTATION_STORAGE, LABELMAP_STORAGE):
-        return result
-    head = Dataset()
-    head.file_meta = result.file_meta
-    for tag in result.keys() - {FRAMES, _PIXELS}:
-        head.add(result[tag])
-    assert max(head.keys()) < FRAMES
-    return head
-
-
-def _write_frames(out: io.BytesIO, result: Dataset) -> None:
-    """Write frames and pixels: pydicom alone takes as long for frames as all else together."""
-    for tag, representation, value in (
-        (FRAMES, b"SQ", written_frames(result)),
-        (_PIXELS, b"OB" if result.BitsAllocated <= 8 else b"OW", result.PixelData),
-    ):
-        out.write(struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, representation, 0, len(value)))
-        out.write(value)

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from dicomai.findings import Mask
-from dicomai.results.functional_groups import Slice, frame_item, item, written
+from dicomai.results.functional_groups import Slice, frame_item
 
 FRAMES: Final = Tag("PerFrameFunctionalGroupsSequence")
 _Octets = npt.NDArray[np.uint8]
@@ -110,14 +110,6 @@ def _filled(mask: Mask, *, whole: bool) -> npt.NDArray[np.bool_]:
 def _evenly(ks: Sequence[int]) -> bool:
     """Tell whether slices follow each other in even steps, so that they are a volume."""
     return len(ks) > 1 and len(set(np.diff(ks).tolist())) == 1
-
-
-def written_frames(result: Dataset) -> bytes:
-    """Return the items of the Per-Frame Functional Groups Sequence, Explicit VR Little Endian."""
-    groups = result.get_item(FRAMES)
-    if groups.is_raw:  # nobody read them since `lay_out`
-        return bytes(groups.value)
-    return b"".join(item(written(each)) for each in result[FRAMES].value)
 
 
 def _bits(

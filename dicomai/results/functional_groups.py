@@ -15,12 +15,11 @@ import highdicom as hd
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import DS, format_number_as_ds
 
-_ITEM: Final = bytes.fromhex("fe ff 00 e0")
+from dicomai.results.explicit_vr import item, sequence, short, written
+
 _DERIVATION_IMAGE: Final = Tag("DerivationImageSequence")
 _DERIVATION_CODE: Final = Tag("DerivationCodeSequence")
 _SOURCE_IMAGE: Final = Tag("SourceImageSequence")
@@ -119,33 +118,33 @@ def _say_spacing(
 def _derivations(template: Dataset, images: Sequence[Dataset]) -> list[bytes]:
     """Return the Derivation Image Sequence of each slice: the template's with another image."""
     assert set(template.keys()) == {_SOURCE_IMAGE, _DERIVATION_CODE}
-    why = _written(template, (_DERIVATION_CODE,))
+    why = _part(template, (_DERIVATION_CODE,))
     (source,) = template.SourceImageSequence
     named = {_SOP_CLASS, _SOP_INSTANCE, _FRAME_NUMBER}
-    how = _written(source, source.keys() - named)
+    how = _part(source, source.keys() - named)
     return [
-        _sequence(_DERIVATION_IMAGE, _sequence(_SOURCE_IMAGE, _reference(each) + how) + why)
+        _one_item(_DERIVATION_IMAGE, _one_item(_SOURCE_IMAGE, _reference(each) + how) + why)
         for each in images
     ]
 
 
 def _reference(image: Dataset) -> bytes:
-    out = _element(_SOP_CLASS, b"UI", _padded(str(image.SOPClassUID), b"\0"))
-    out += _element(_SOP_INSTANCE, b"UI", _padded(str(image.SOPInstanceUID), b"\0"))
+    out = short(_SOP_CLASS, "UI", _padded(str(image.SOPClassUID), b"\0"))
+    out += short(_SOP_INSTANCE, "UI", _padded(str(image.SOPInstanceUID), b"\0"))
     if "ReferencedFrameNumber" in image:
-        out += _element(_FRAME_NUMBER, b"IS", _padded(str(image.ReferencedFrameNumber), b" "))
+        out += short(_FRAME_NUMBER, "IS", _padded(str(image.ReferencedFrameNumber), b" "))
     return out
 
 
 def _place(image: Dataset, *, turned: bool) -> bytes:
-    place = _sequence(_PLANE_POSITION, _decimals(_POSITION, image))
-    return place + _sequence(_PLANE_ORIENTATION, _decimals(_ORIENTATION, image)) * turned
+    place = _one_item(_PLANE_POSITION, _decimals(_POSITION, image))
+    return place + _one_item(_PLANE_ORIENTATION, _decimals(_ORIENTATION, image)) * turned
 
 
 def _decimals(tag: int, image: Dataset) -> bytes:
     """Return numbers as the image spells them, but those that are too long for a DS."""
     spelled = "\\".join(str(DS(each, auto_format=True)) for each in image[tag].value)
-    return _element(tag, b"DS", _padded(spelled, b" "))
+    return short(tag, "DS", _padded(spelled, b" "))
 
 
 def frame_item(where: Slice, index: Sequence[int], segment: int | None) -> bytes:
@@ -161,27 +160,16 @@ def frame_item(where: Slice, index: Sequence[int], segment: int | None) -> bytes
         Its segment; None where all frames are of one.
     """
     values = struct.pack(f"<{len(index)}L", *index)
-    body = where.derivation + _sequence(_FRAME_CONTENT, _element(_INDEX_VALUES, b"UL", values))
+    body = where.derivation + _one_item(_FRAME_CONTENT, short(_INDEX_VALUES, "UL", values))
     body += where.place
     if segment is not None:
-        number = _element(_SEGMENT_NUMBER, b"US", struct.pack("<H", segment))
-        body += _sequence(_SEGMENT_IDENTIFICATION, number)
+        number = short(_SEGMENT_NUMBER, "US", struct.pack("<H", segment))
+        body += _one_item(_SEGMENT_IDENTIFICATION, number)
     return item(body)
 
 
-def item(body: bytes) -> bytes:
-    """Return an item of a sequence (PS3.5 7.5)."""
-    return _ITEM + struct.pack("<L", len(body)) + body
-
-
-def _sequence(tag: int, body: bytes) -> bytes:
-    """Return a sequence of one item."""
-    only = item(body)
-    return struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, b"SQ", 0, len(only)) + only
-
-
-def _element(tag: int, representation: bytes, value: bytes) -> bytes:
-    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, representation, len(value)) + value
+def _one_item(tag: int, body: bytes) -> bytes:
+    return sequence(tag, item(body))
 
 
 def _padded(text: str, filler: bytes) -> bytes:
@@ -189,16 +177,8 @@ def _padded(text: str, filler: bytes) -> bytes:
     return octets + filler * (len(octets) % 2)
 
 
-def _written(dataset: Dataset, tags: Collection[int]) -> bytes:
+def _part(dataset: Dataset, tags: Collection[int]) -> bytes:
     part = Dataset()
     for tag in tags:
         part.add(dataset[tag])
     return written(part)
-
-
-def written(dataset: Dataset) -> bytes:
-    """Return a data set in Explicit VR Little Endian."""
-    buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    write_dataset(buffer, dataset)
-    return buffer.getvalue()

@@ -69,20 +69,23 @@ def groups(job: Job, segs: Sequence[Encoded]) -> list[Group]:
         for each in seg.segments
     }
     slices = job.slices()
+    by = algorithm_identification(findings)  # groups share its items, which nobody changes
     found: list[Group] = [
-        _shown(_segment(each, job, places[each.tracking_id]), each, job, slices)
+        _shown(_segment(each, job, places[each.tracking_id], by), each, job, slices)
         for each in findings.segments
         if each.tracking_id in places
     ]
     found += [
-        _shown(_detection(each, job, places.get(each.tracking_id)), each, job, slices)
+        _shown(_detection(each, job, places.get(each.tracking_id), by), each, job, slices)
         for each in findings.detections
     ]
     found += [_classification(each, job) for each in findings.classifications]
     return found or [_nothing_found(job)]
 
 
-def _segment(segment: Segment, job: Job, place: _Where) -> Group:
+def _segment(
+    segment: Segment, job: Job, place: _Where, algorithm: sr.AlgorithmIdentification
+) -> Group:
     sites = None
     if segment.laterality is not None:
         sites = [sr.FindingSite(pydicom_code(segment.type), pydicom_code(segment.laterality))]
@@ -93,7 +96,7 @@ def _segment(segment: Segment, job: Job, place: _Where) -> Group:
             finding_category=pydicom_code(segment.category),
             finding_type=pydicom_code(segment.type),
             finding_sites=sites,
-            algorithm_id=algorithm_identification(job.findings),
+            algorithm_id=algorithm,
             measurements=[_measurement(each) for each in segment.measurements] or None,
         )
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
@@ -102,15 +105,19 @@ def _segment(segment: Segment, job: Job, place: _Where) -> Group:
         finding_category=pydicom_code(segment.category),
         finding_type=pydicom_code(segment.type),
         finding_sites=sites,
-        algorithm_id=algorithm_identification(job.findings),
+        algorithm_id=algorithm,
         measurements=[_measurement(each) for each in segment.measurements] or None,
     )
 
 
-def _detection(detection: Detection, job: Job, place: _Where | None) -> Group:
+def _detection(
+    detection: Detection,
+    job: Job,
+    place: _Where | None,
+    algorithm: sr.AlgorithmIdentification,
+) -> Group:
     tracking = _tracking(job, detection.tracking_id)
     category = pydicom_code(detection.category or MORPHOLOGICALLY_ABNORMAL)
-    algorithm = algorithm_identification(job.findings)
     measurements = [
         _certainty(detection.probability),
         *(_measurement(each) for each in detection.measurements),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from dataclasses import replace
 from typing import Any
@@ -14,15 +15,25 @@ import pytest
 from dicomai.results.encode import encode, written
 
 FORMS = ["SEG", "SEG:ALL-FRAMES", "SEG:FRACTIONAL", "SEG:LABELMAP"]
+OTHERS = ("SC", "KO", "PR", "PM", "RTSTRUCT", "PDF", "SR:ENHANCED", "SR:TEXT", "SR")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_segmentation_is_written_as_pydicom_would(study: Any, found: Any, form: Any) -> None:
-    findings = found.everything(study)
-    for seg in encode(findings, study.headers, found.job, study.context, (form, "SR"))[:-1]:
+@pytest.mark.parametrize("name", ["Muster^Erika", "Müller^Zoë=山田^太郎"])
+def test_results_are_written_as_pydicom_would(study: Any, found: Any, form: Any, name: str) -> None:
+    right, *others = found.everything(study).segments
+    likely = np.linspace(0.5, 1, int(right.mask.sum()), dtype=np.float32)
+    findings = replace(
+        found.everything(study), segments=(replace(right, probability=likely), *others)
+    )
+    headers = copy.deepcopy(study.headers)
+    for header in headers:
+        header.SpecificCharacterSet, header.PatientName = "ISO_IR 192", name
+    wanted = (form, *OTHERS) if form == "SEG" else (form, "SR")
+    for result in encode(findings, headers, found.job, study.context, wanted, study.voxels):
         plain = io.BytesIO()
-        pydicom.dcmwrite(plain, seg, enforce_file_format=True)
-        assert written(seg) == plain.getvalue()
+        pydicom.dcmwrite(plain, result, enforce_file_format=True)
+        assert written(result) == plain.getvalue()
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 9), (4, 8, 8), (6, 5, 3), (1, 3, 5)])
