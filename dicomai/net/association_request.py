@@ -6,6 +6,7 @@ could keep a core busy for hours with one PDU. What no peer in earnest has is th
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import Final
@@ -24,10 +25,54 @@ _APPLICATION_CONTEXT: Final = 0x10
 _PRESENTATION_CONTEXT: Final = 0x20
 _USER_INFORMATION: Final = 0x50
 _CONTEXT_HEAD_BYTES: Final = 4
+# Where each title stands, and the diagnostic of its rejection (PS3.8 9.3.4).
+_TITLES: Final = {"called": (slice(4, 20), 7), "calling": (slice(20, 36), 3)}
+_TITLE_BYTES: Final = 16
+# PS3.5 6.2: printable characters of ASCII without the backslash, and not only spaces.
+_TITLE: Final = re.compile(rb"(?=.*[^ ])[ -\[\]-~]{1,16}")
 
 
 class Unshapely(Exception):
     """The request has a shape that no request may have; says which."""
+
+
+class NoTitle(Unshapely):
+    """An AE title is none; says which.
+
+    Attributes
+    ----------
+    rejection
+        The PDU that tells the peer so.
+    """
+
+    def __init__(self, sentence: str, diagnostic: int) -> None:
+        super().__init__(sentence)
+        self.rejection = bytes((0x03, 0, 0, 0, 0, 4, 0, 1, 1, diagnostic))
+
+
+def check_titles(body: bytearray) -> None:
+    """Look whether the AE titles are any; NULs that pad them, as some devices do, become spaces.
+
+    Parameters
+    ----------
+    body
+        The PDU after its length, of the shape of a request.
+
+    Raises
+    ------
+    NoTitle
+        One is none.
+    """
+    for which, (where, diagnostic) in _TITLES.items():
+        title = bytes(body[where]).rstrip(b"\0")
+        if _TITLE.fullmatch(title) is None:
+            said = title.decode("latin-1").strip()
+            raise NoTitle(
+                f"Its {which} AE title is {said!a}, which is none: 1 to 16 characters of ASCII "
+                "without a backslash. Change it at the device.",
+                diagnostic,
+            )
+        body[where] = title.ljust(_TITLE_BYTES)
 
 
 def check(body: memoryview) -> None:

@@ -223,6 +223,10 @@ def _first_pdu(wire: socket.socket, limits: Limits, by: float) -> bytearray:
         raise _Unheard("It ended within the first PDU.")
     try:
         association_request.check(memoryview(body))
+        association_request.check_titles(body)
+    except association_request.NoTitle as trouble:
+        wire.sendall(trouble.rejection)
+        raise _Unheard(str(trouble)) from trouble
     except association_request.Unshapely as trouble:
         wire.sendall(INVALID_PARAMETER)
         raise _Unheard(str(trouble)) from trouble

@@ -229,6 +229,48 @@ def test_requests_without_the_shape_of_one_are_told_apart(body: bytes, sentence:
         check(memoryview(body))
 
 
+def request(called: bytes, calling: bytes) -> bytes:
+    """An association request for Verification."""
+
+    def item(kind: int, content: bytes) -> bytes:
+        return struct.pack(">BxH", kind, len(content)) + content
+
+    syntaxes = item(0x30, b"1.2.840.10008.1.1") + item(0x40, IMPLICIT.encode())
+    user = item(0x51, struct.pack(">L", 16384)) + item(0x52, b"1.2.3")
+    body = struct.pack(">HH", 1, 0) + called + calling + bytes(32)
+    body += item(0x10, b"1.2.840.10008.3.1.1.1") + item(0x20, b"\1\0\0\0" + syntaxes)
+    body += item(0x50, user)
+    return struct.pack(">BxL", 1, len(body)) + body
+
+
+def test_titles_padded_with_nuls_are_those_of_the_device(receiver: Receiver, scu: Scu) -> None:
+    with connected(receiver) as wire:
+        wire.sendall(request(b"DICOMAI".ljust(16, b"\0"), b"CT1".ljust(16, b"\0")))
+        assert wire.recv(1) == b"\2"  # A-ASSOCIATE-AC
+    (line,) = scu.eventually(receiver.lines)
+    assert (line["calling_ae"], line["node"]) == ("CT1", "ct1")
+
+
+@pytest.mark.parametrize(
+    ("called", "calling", "which", "diagnostic"),
+    [
+        (b"DICOMAI", "CT-Süd".encode(), r"calling AE title is 'CT-S\xc3\xbcd'", 3),
+        (b"DICOMAI", b"CT\\1", r"calling AE title is 'CT\\1'", 3),
+        (b"DICOMAI", b"CT1\0junk", r"calling AE title is 'CT1\x00junk'", 3),
+        (b"", b"CT1", "called AE title is ''", 7),
+    ],
+)
+def test_a_title_that_is_none_is_rejected_and_logged(
+    receiver: Receiver, scu: Scu, called: bytes, calling: bytes, which: str, diagnostic: int
+) -> None:
+    with connected(receiver) as wire:
+        wire.sendall(request(called.ljust(16), calling.ljust(16)))
+        assert wire.recv(100) == bytes((3, 0, 0, 0, 0, 4, 0, 1, 1, diagnostic))
+    (reason,) = scu.eventually(lambda: reasons(receiver))
+    assert which in reason
+    assert reason.endswith("Change it at the device.")
+
+
 def test_places_are_counted_over_receiver_processes_and_freed_by_a_kill(
     make_receiver: MakeReceiver, scu: Scu
 ) -> None:
