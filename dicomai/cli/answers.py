@@ -195,9 +195,9 @@ def to_find() -> Table:
 def rejections() -> Table:
     """Return how associations are rejected."""
     words: Mapping[tuple[int, int, int], str] = {
-        admission.CALLED_UNKNOWN: "called AE title not recognized: we have another",
+        admission.CALLED_UNKNOWN: "called AE title not recognized: we have another, or it is none",
         admission.CALLING_UNKNOWN: "calling AE title not recognized: no node has it, calls from "
-        "there, has TLS or shows that certificate",
+        "there, has TLS or shows that certificate, or it is none",
         admission.LOCAL_LIMIT_EXCEEDED: "local limit exceeded: all places are taken, or all of "
         "that node",
         admission.LOCAL_FAILURE: "no reason given: trouble at our side",
