@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from dicomai.service import analyse
 from dicomai.service.supervise import Supervisor
 from dicomai.store import instances, jobs
 from dicomai.store.engine import reading, writing
+from dicomai.store.job import Job
 
 
 @pytest.fixture
@@ -87,3 +90,29 @@ def test_what_lacks_an_image_in_the_archive_is_told_by_the_others(
     Supervisor(settings=settings, runner=runner, worker=ward.worker()).work_once()
     assert "is missing from the archive" in str(ward.job(job).summary["found"])
     assert len(ward.results(job)) == 1
+
+
+def test_what_kills_a_runner_twice_is_told_where_a_route_asks_for_it(
+    tmp_path: Path, runner: RunnerProcess
+) -> None:
+    ward = open_ward(tmp_path)
+    killed: list[int] = []
+
+    def kill(stage: str, _: Job) -> None:
+        if stage == "infer" and runner.pid is not None and runner.pid not in killed:
+            killed.append(runner.pid)
+            os.kill(runner.pid, signal.SIGKILL)
+
+    routes = (Route(name="all", model="bodies", objects=("SR", "NOT-ANALYSED")),)
+    settings = replace(ward.settings, routes=routes)
+    job = ward.queue(ward.study("P1"))
+    one = Supervisor(settings=settings, runner=runner, worker=ward.worker(observe=kill))
+    states = []
+    while one.work_once():
+        states.append(ward.job(job).state)
+    assert (len(killed), states) == (2, ["queued", "done"])
+    (report,) = [pydicom.dcmread(ward.file(row)) for row in ward.results(job)]
+    ward.engine.dispose()
+    assert report.PatientID == "P1"
+    words = [item.TextValue for item in report.ContentSequence[-1].ContentSequence]
+    assert any("not analysed: " in text and "signal 9 (SIGKILL)" in text for text in words)
