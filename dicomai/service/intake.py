@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
+
+from dicomai.inference.memory import host_free_bytes
 
 VOLUMES: Final = 3
 """At a time for a device: one is loaded, one has the device, one is encoded."""
+TAKES: Final = 3
+"""Times its size as float32 that a volume takes on the host at most, in supervisor and runner
+(benchmarks/inference.md). What a model takes beyond that its runner asks for by itself."""
 LANES: Final = 8
 """Jobs at a time; those of images are small, and a network is shown several together."""
 _WAIT_S: Final = 0.3
@@ -23,17 +29,19 @@ class Intake:
     So no more than one volume waits for a device, and any other host may claim the rest. Images
     are let wait together.
 
-    Attributes
+    Parameters
     ----------
-    volumes
-        Held by each job whose input is a volume, from its loading to its end.
+    free_bytes
+        Says what memory the host has left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, free_bytes: Callable[[], int] = host_free_bytes) -> None:
         self._lock = threading.Lock()
         self._owner: int | None = None
         self._idle_until = 0.0
-        self.volumes = threading.Semaphore(VOLUMES)
+        self._free_bytes = free_bytes
+        self._room = threading.Condition()
+        self._volumes = 0
 
     def enter(self) -> bool:
         """Come in; False when another lane is in, or has just found that nothing is due."""
@@ -50,3 +58,35 @@ class Intake:
             self._idle_until = time.monotonic() + _WAIT_S
         self._owner = None
         self._lock.release()
+
+    def admit(self, volume_bytes: int, wait_s: float) -> bool:
+        """Let a job load its volume, to its end; False when there was no room for it in time.
+
+        There is room beside others where memory suffices for one more; alone there always is, and
+        its runner says what is too large.
+
+        Parameters
+        ----------
+        volume_bytes
+            Of the volume, as float32.
+        wait_s
+            How long to wait.
+        """
+        with self._room:
+            if not self._has_room(volume_bytes):
+                self._room.wait(wait_s)
+            if not self._has_room(volume_bytes):
+                return False
+            self._volumes += 1
+            return True
+
+    def dismiss(self) -> None:
+        """Note that a job that was admitted is over."""
+        with self._room:
+            self._volumes -= 1
+            self._room.notify_all()
+
+    def _has_room(self, volume_bytes: int) -> bool:
+        if not self._volumes:
+            return True
+        return self._volumes < VOLUMES and self._free_bytes() >= TAKES * volume_bytes

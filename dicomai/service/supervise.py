@@ -73,6 +73,14 @@ class _Facts:
         return tuple(row for name, row in self.inputs if name == self.inputs[0][0])
 
     @property
+    def volume_bytes(self) -> int:
+        """What its voxels take as float32."""
+        return sum(
+            4 * _count(row, "Rows") * _count(row, "Columns") * (_count(row, "NumberOfFrames") or 1)
+            for _, row in self.inputs
+        )
+
+    @property
     def route_names(self) -> str:
         """The routes that asked, as results name them."""
         return ", ".join(each.route for each in self.routes)
@@ -80,6 +88,15 @@ class _Facts:
     @property
     def charset_default(self) -> str:
         return self.node.charset_default if self.node else ""
+
+
+def _count(row: Instance, keyword: str) -> int:
+    """Return a number of the catalogue, which is what the header said; 0 where it is none."""
+    said = row.attributes.get(keyword, 0)
+    try:
+        return max(0, int(said)) if isinstance(said, str | float | int) else 0
+    except (ValueError, OverflowError):
+        return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -156,14 +173,19 @@ class Supervisor:
         return open_registry(self.settings.folders.models)
 
     def _do(self, this: Attempt) -> None:
+        this.go_on()
+        with this.heart.in_stage("load"):
+            facts = self._facts(this.job)
         if self._takes_image(this.job):
-            self._do_alone(this)
+            self._do_alone(this, facts)
             return
-        self._wait_for(self.intake.volumes, this)
+        while not self.intake.admit(facts.volume_bytes, _TICK_S):
+            this.heart.waits()
+            this.go_on()
         try:
-            self._do_alone(this)
+            self._do_alone(this, facts)
         finally:
-            self.intake.volumes.release()
+            self.intake.dismiss()
 
     def _takes_image(self, job: Job) -> bool:
         try:
@@ -171,18 +193,16 @@ class Supervisor:
         except ConfigError:  # loading says so, in its stage
             return True
 
-    def _do_alone(self, this: Attempt) -> None:
-        facts: _Facts | None = None
+    def _do_alone(self, this: Attempt, facts: _Facts) -> None:
         try:
             with self._by_itself(this, "load"):
-                facts = self._facts(this.job)
                 loaded = self._load(this, facts)
                 release_memory()
             findings = self._run(this, loaded)
             source = analyse.for_results(loaded.source, self._objects(this.job))
             del loaded
         except DicomaiError as error:
-            if facts is None or not self._to_be_told(this.job, error):
+            if not self._to_be_told(this.job, error):
                 raise
             while not self._say_why_not(this, facts, error.sentence):
                 facts = self._facts(this.job)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import bodies
 import pytest
 from bodies import write_package
 from ward import Ward, open_ward
 
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.service.heart import Heart
-from dicomai.service.intake import HANDS, LANES, Intake
+from dicomai.service.intake import HANDS, LANES, TAKES, Intake
 from dicomai.service.supervise import Supervisor
 from dicomai.store.job import Job
 
@@ -52,9 +54,14 @@ def go(waiting_room: Path) -> Path:
 
 
 @contextmanager
-def lanes(ward: Ward, runner: RunnerProcess, observe: Callable[[str, Job], None]) -> Iterator[None]:
+def lanes(
+    ward: Ward,
+    runner: RunnerProcess,
+    observe: Callable[[str, Job], None],
+    intake: Intake | None = None,
+) -> Iterator[None]:
     """Work in all lanes of a device until the block ends."""
-    stop, intake = threading.Event(), Intake()
+    stop, intake = threading.Event(), intake or Intake()
     worker = ward.worker(stop=stop, observe=observe, deadline_s=170.0, lease_s=60.0)
     one = Supervisor(settings=ward.settings, runner=runner, worker=worker, intake=intake)
 
@@ -99,6 +106,31 @@ def test_the_next_study_is_ready_while_the_device_has_the_one_before(
     assert all(ward.job(each).crashes == 0 for each in jobs)
     # What reads and writes DICOM sets warnings for the whole process.
     assert by_itself == [True] * 12
+
+
+def test_a_study_that_memory_has_no_room_for_is_loaded_when_it_is_alone(
+    ward: Ward, patient: RunnerProcess, go: Path, until: Until
+) -> None:
+    write_package(ward.settings.folders.models, "patient", "patient")
+    first, second = (ward.queue(ward.study(f"P{number}"), model="patient") for number in range(2))
+    volume = 4 * math.prod(bodies.SHAPE)
+    reached: list[tuple[str, int]] = []
+    asked: list[int] = []
+
+    def free_bytes() -> int:
+        asked.append(len(reached))
+        return TAKES * volume - 1
+
+    def note(stage: str, job: Job) -> None:
+        reached.append((stage, job.id))
+
+    with lanes(ward, patient, note, Intake(free_bytes)):
+        until(lambda: ward.job(second).state == "running" and len(asked) > 3, 60)
+        assert {job for _, job in reached} == {first}
+        (go / "go").touch()
+        until(lambda: ward.job(second).state == "done", 60)
+    assert reached.index(("commit", first)) < reached.index(("load", second))
+    assert (ward.job(second).attempts, ward.job(second).crashes) == (1, 0)
 
 
 @pytest.mark.slow
