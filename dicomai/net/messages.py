@@ -16,6 +16,10 @@ from dicomai.net.reception import Incoming
 
 # Identifiers, MPPS and commitment requests are small; what is larger is an attack, or a mistake.
 MAX_OTHER_DATA_BYTES: Final = 2**24
+# Each fragment costs as much time as kilobytes do. Who cuts a message into crumbs, or into nothing,
+# takes the processor from everyone else; no peer in earnest has PDUs as small as that.
+_MANY_FRAGMENTS: Final = 1000
+_FEWEST_BYTES: Final = 64
 _COMMAND: Final = 1
 _LAST: Final = 2
 
@@ -56,6 +60,8 @@ class Messages:
     _gathered: bytearray = field(default_factory=bytearray)
     _incoming: Incoming | None = None
     _other_bytes: int | None = None
+    _fragments: int = 0
+    _bytes: int = 0
 
     def fragment(self, context_id: int, control: int, piece: memoryview, *, ends: bool) -> None:
         """Take the next bytes of a fragment.
@@ -72,13 +78,22 @@ class Messages:
         Raises
         ------
         Malformed
-            They belong to no message, or to one that is too large.
+            They belong to no message, to one that is too large, or to one in crumbs.
         """
         if self._context_id is None:
             self._context_id = context_id
+            self._fragments = self._bytes = 0
             self.begun()
         elif context_id != self._context_id:
             raise Malformed("A message began before the one before it was whole.")
+        self._bytes += len(piece)
+        if ends:
+            self._fragments += 1
+            if self._bytes < self._fragments * _FEWEST_BYTES and self._fragments > _MANY_FRAGMENTS:
+                raise Malformed(
+                    f"A message comes in more than {_MANY_FRAGMENTS} fragments of less than "
+                    f"{_FEWEST_BYTES} bytes."
+                )
         last = ends and bool(control & _LAST)
         if control & _COMMAND:
             self._command(piece, last=last)

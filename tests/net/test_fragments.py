@@ -277,6 +277,7 @@ BREACHES = {
     "goes beyond its": pdu(4, struct.pack(">LBB", 100, 1, 3) + bytes(20)),
     "beyond its PDU": pdu(4, struct.pack(">LBB", 1, 1, 3)),
     "unknown type 0x09": pdu(9, b"\0\0"),
+    "fragments of less than 64 bytes": HALF + pdu(4, pdv(b"", 0) * 1100),
 }
 
 
