@@ -42,3 +42,9 @@ def bounds(mask: Mask) -> Cut | None:
         slice(int(j[0]), int(j[-1]) + 1),
         slice(int(i[0]), int(i[-1]) + 1),
     )
+
+
+def per_slice(mask: Mask) -> npt.NDArray[np.int64]:
+    """Return how many voxels of a mask lie on each slice, (K,)."""
+    # Several times as fast as counting along axes, which makes a number of each voxel first.
+    return np.array([np.count_nonzero(each) for each in mask], dtype=np.int64)

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from dicomai.findings import Mask
+from dicomai.imaging.mask import per_slice
 from dicomai.results.functional_groups import Slice, frame_item
 
 FRAMES: Final = Tag("PerFrameFunctionalGroupsSequence")
@@ -142,7 +143,7 @@ def _bytes(
     """Return probabilities, 255 for certain."""
     out = bytearray()
     for layer in layers:
-        before = np.concatenate([[0], np.cumsum(np.count_nonzero(layer.mask, axis=(1, 2)))])
+        before = np.concatenate([[0], np.cumsum(per_slice(layer.mask))])
         for plane in planes:
             if not filled[layer.number][plane.k]:
                 continue

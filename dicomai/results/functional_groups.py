@@ -138,7 +138,9 @@ def _reference(image: Dataset) -> bytes:
 
 def _place(image: Dataset, *, turned: bool) -> bytes:
     place = _one_item(_PLANE_POSITION, _decimals(_POSITION, image))
-    return place + _one_item(_PLANE_ORIENTATION, _decimals(_ORIENTATION, image)) * turned
+    if turned:
+        place += _one_item(_PLANE_ORIENTATION, _decimals(_ORIENTATION, image))
+    return place
 
 
 def _decimals(tag: int, image: Dataset) -> bytes:

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from dicomai.dicom.codes import Code
 from dicomai.findings import Box, Findings, PixelBox, Sphere
 from dicomai.imaging.geometry import Grid
+from dicomai.imaging.mask import per_slice
 from dicomai.results import summary
 from dicomai.results.content_item import observed_by, text_item
 from dicomai.results.provenance import Job, code_item, complete, reference
@@ -31,9 +32,7 @@ def key_slices(findings: Findings) -> tuple[int, ...]:
     if not isinstance(where, Grid):
         return () if findings.nothing_found else (0,)
     slices = {
-        int(segment.mask.sum(axis=(1, 2)).argmax())
-        for segment in findings.segments
-        if segment.mask.any()
+        int(per_slice(segment.mask).argmax()) for segment in findings.segments if segment.mask.any()
     }
     surest = sorted(findings.detections, key=lambda each: -each.probability)[:MOST_DETECTIONS]
     for each in surest:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dicomai.findings import Box, Detection, Findings, Measurement, PixelBox, Sphere
 from dicomai.imaging.geometry import Grid, Plane
-from dicomai.imaging.mask import Mask
+from dicomai.imaging.mask import Mask, per_slice
 from dicomai.results import summary
 from dicomai.results.drawing import (
     Contour,
@@ -133,8 +133,9 @@ def _counts(masks: list[Mask], shape_kji: tuple[int, int, int]) -> tuple[Counts,
     along_k = np.zeros(shape_kji[0], np.int64)
     of_all = np.zeros(shape_kji[1:], np.int64)
     for mask in masks:
-        along_k += [np.count_nonzero(each) for each in mask]
-        slices = np.flatnonzero(mask.any(axis=(1, 2)))  # an organ lies on a part of them
+        voxels = per_slice(mask)
+        along_k += voxels
+        slices = np.flatnonzero(voxels)  # an organ lies on a part of them
         for first in range(int(slices[0]), int(slices[-1]) + 1, 255):
             few = mask[first : min(first + 255, int(slices[-1]) + 1)].view(np.uint8)
             of_all += np.add.reduce(few, axis=0, dtype=np.uint8)  # as fast as memory is

@@ -15,6 +15,7 @@ from scipy.ndimage import distance_transform_edt, find_objects
 
 from dicomai.findings import Box, Detection, Mask, PixelBox, Segment, Sphere
 from dicomai.imaging.geometry import Grid, Plane
+from dicomai.imaging.mask import per_slice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ def centre_lps_mm(region: Sphere | Box) -> npt.NDArray[np.float64]:
 
 
 def _in_mask(mask: Mask) -> PointOnImage:
-    k = int(np.count_nonzero(mask, axis=(1, 2)).argmax())
+    k = int(per_slice(mask).argmax())
     ((rows, columns),) = find_objects(mask[k].astype(np.uint8))
     depth = distance_transform_edt(np.pad(mask[k, rows, columns], 1))
     row, column = np.unravel_index(int(depth.argmax()), depth.shape)

@@ -223,9 +223,10 @@ def _library(job: Job) -> sr.ContainerContentItem:
                 sr.RelationshipTypeValues.HAS_ACQ_CONTEXT,
             )
         )
+    source = sr.CodedConcept(SOURCE.value, SOURCE.scheme, SOURCE.meaning)
     items += [
         sr.ImageContentItem(
-            pydicom_code(SOURCE),
+            source,
             str(image.SOPClassUID),
             str(image.SOPInstanceUID),
             relationship_type=CONTAINS,
