@@ -30,7 +30,7 @@ from dicomai.dicom.dates import now
 from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.net.node import Node
 from dicomai.net.query_server import QueryConfig, answer
-from dicomai.service.query import CatalogueArchive
+from dicomai.roles.query import CatalogueArchive
 from dicomai.settings import load
 from dicomai.store import schema
 from dicomai.store.engine import open_engine, writing

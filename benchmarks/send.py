@@ -38,7 +38,7 @@ from dicomai.dicom.uid import (
 )
 from dicomai.net import scu
 from dicomai.net.node import Node
-from dicomai.service import logs
+from dicomai.roles import logs
 from dicomai.service.attempt import Worker
 from dicomai.service.deliver import Deliverer
 from dicomai.settings import load

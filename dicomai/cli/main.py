@@ -101,7 +101,7 @@ def _before_any_command(
     ] = False,
     config: ConfigOption = None,  # noqa: ARG001  the commands look it up
 ) -> None:
-    from dicomai.service import logs
+    from dicomai.roles import logs
 
     logs.configure("console", "warning")
 

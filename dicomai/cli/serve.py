@@ -10,7 +10,7 @@ import typer
 from dicomai.cli.options import ConfigOption
 
 if TYPE_CHECKING:
-    from dicomai.service.serve import RoleName
+    from dicomai.roles.serve import RoleName
 
 
 def serve(config: ConfigOption = None) -> None:
@@ -39,7 +39,7 @@ def schedule(config: ConfigOption = None) -> None:
 
 
 def _run(config: Path | None, roles: set[RoleName] | None) -> None:
-    from dicomai.service.serve import serve as serve_roles
+    from dicomai.roles.serve import serve as serve_roles
     from dicomai.settings import load
 
     if code := serve_roles(load(config), roles):

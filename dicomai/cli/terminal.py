@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from dicomai.service.logs import escaped
+from dicomai.roles.logs import escaped
 
 # A pipe has no width; a line that wraps there can't be searched.
 _UNLIMITED: Final = 10_000

@@ -10,7 +10,7 @@ import warnings
 import pytest
 import structlog
 
-from dicomai.service import logs
+from dicomai.roles import logs
 
 
 def test_a_line_carries_the_bound_study_and_job() -> None:

@@ -69,7 +69,7 @@ destinations = ["PACS1"]
 SERVE = """
 import sys
 from pathlib import Path
-from dicomai.service.serve import serve
+from dicomai.roles.serve import serve
 from dicomai.settings import load
 if __name__ == "__main__":
     sys.exit(serve(load(Path(sys.argv[1]), {})))

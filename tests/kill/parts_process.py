@@ -15,9 +15,9 @@ from pathlib import Path
 
 from dicomai.net import receiver
 from dicomai.process import die_with_parent
-from dicomai.service import logs, schedule
-from dicomai.service.serve import ROLES
-from dicomai.service.tree import Life
+from dicomai.roles import logs, schedule
+from dicomai.roles.serve import ROLES
+from dicomai.roles.tree import Life
 from dicomai.settings import load
 
 IMPORTED_ONCE = (receiver, schedule)

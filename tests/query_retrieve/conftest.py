@@ -26,10 +26,10 @@ from dicomai.net.node import Node
 from dicomai.net.query_server import QueryConfig, answer
 from dicomai.net.receiver import ReceiverConfig, TlsPort, receive
 from dicomai.net.tls import TlsFiles
+from dicomai.roles.query import CatalogueArchive
+from dicomai.roles.schedule import ingest_of
 from dicomai.service.attempt import Worker
 from dicomai.service.ingest import ingest
-from dicomai.service.query import CatalogueArchive
-from dicomai.service.schedule import ingest_of
 from dicomai.settings import Settings, load
 from dicomai.spool import entries, reader
 from dicomai.store import jobs, schema

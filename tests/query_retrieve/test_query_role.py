@@ -31,7 +31,7 @@ from dicomai.net.limits import Limits
 from dicomai.net.move import STUDY_ROOT_MOVE
 from dicomai.net.node import Node
 from dicomai.net.query_server import QueryConfig, answer
-from dicomai.service.query import CatalogueArchive
+from dicomai.roles.query import CatalogueArchive
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 Findscu = Callable[..., list[Dataset]]

@@ -11,7 +11,7 @@ from ward import Ward, open_ward
 
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.service import schedule
+from dicomai.roles import schedule
 from dicomai.spool.entries import Writer, opened
 
 

@@ -10,8 +10,8 @@ import pytest
 from ward import Ward, open_ward
 
 from dicomai.errors import ConfigError
+from dicomai.roles.serve import ROLES, check
 from dicomai.routing.route import Route
-from dicomai.service.serve import ROLES, check
 from dicomai.store.engine import writing
 
 

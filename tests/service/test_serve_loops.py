@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from dicomai.errors import DatabaseError
-from dicomai.service.loops import Loop, keep
-from dicomai.service.tree import Life
+from dicomai.roles.loops import Loop, keep
+from dicomai.roles.tree import Life
 
 
 def life_of(stop: threading.Event) -> Life:
@@ -19,7 +19,7 @@ def life_of(stop: threading.Event) -> Life:
 def test_a_loop_waits_while_the_database_is_away_and_says_so_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicomai.service.loops.AWAY_S", 0.01)
+    monkeypatch.setattr("dicomai.roles.loops.AWAY_S", 0.01)
     stop = threading.Event()
     tries: list[int] = []
 

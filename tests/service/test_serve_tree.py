@@ -17,9 +17,9 @@ ROLES = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from dicomai.errors import ConfigError
-from dicomai.service import logs
-from dicomai.service.notify import from_environment
-from dicomai.service.tree import Tree
+from dicomai.roles import logs
+from dicomai.roles.notify import from_environment
+from dicomai.roles.tree import Tree
 from dicomai.settings import load
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from dicomai.errors import DicomaiError
-from dicomai.service.tree import Life
+from dicomai.roles.tree import Life
 
 IDLE_S: Final = 0.3
 AWAY_S: Final = 1.0

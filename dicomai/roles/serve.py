@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from dicomai.errors import ConfigError
-from dicomai.service import logs
-from dicomai.service.notify import from_environment
-from dicomai.service.tree import Life, Role, Tree
+from dicomai.roles import logs
+from dicomai.roles.notify import from_environment
+from dicomai.roles.tree import Life, Role, Tree
 from dicomai.settings import Settings
 
 RoleName = Literal["receive", "query", "schedule", "work"]
@@ -50,21 +50,21 @@ def receive(settings: Settings, life: Life) -> None:
 
 def query(settings: Settings, life: Life) -> None:
     """Answer what peers ask of the archive."""
-    from dicomai.service.query import query as querying
+    from dicomai.roles.query import query as querying
 
     querying(settings, life)
 
 
 def schedule(settings: Settings, life: Life) -> None:
     """Ingest, decide, keep house."""
-    from dicomai.service.schedule import schedule as scheduling
+    from dicomai.roles.schedule import schedule as scheduling
 
     scheduling(settings, life)
 
 
 def work(settings: Settings, life: Life) -> None:
     """Analyse and deliver."""
-    from dicomai.service.work import work as working
+    from dicomai.roles.work import work as working
 
     working(settings, life)
 

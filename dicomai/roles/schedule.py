@@ -14,6 +14,8 @@ from sqlalchemy import Engine
 from dicomai.dicom.dates import now as present
 from dicomai.dicom.dates import seconds
 from dicomai.models.registry import open_registry
+from dicomai.roles.loops import Loop, keep
+from dicomai.roles.tree import Life
 from dicomai.routing.selection import ModelInputs
 from dicomai.service import duties
 from dicomai.service.backfill import Backfiller
@@ -21,11 +23,9 @@ from dicomai.service.count import COUNT_S, Counter
 from dicomai.service.decide import decide_due
 from dicomai.service.ingest import Ingest, ingest
 from dicomai.service.lacking import Seeker
-from dicomai.service.loops import Loop, keep
 from dicomai.service.promise import KEEP_S, Keeper
 from dicomai.service.pull import Puller
 from dicomai.service.rules import Rules
-from dicomai.service.tree import Life
 from dicomai.settings import Settings
 from dicomai.spool import reader
 from dicomai.store import jobs, studies

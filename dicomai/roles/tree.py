@@ -22,8 +22,8 @@ import structlog
 
 from dicomai.errors import DicomaiError
 from dicomai.process import die_with_parent, in_words
-from dicomai.service import logs
-from dicomai.service.notify import Notifier
+from dicomai.roles import logs
+from dicomai.roles.notify import Notifier
 from dicomai.settings import Settings
 
 _TICK_S: Final = 0.2

@@ -15,7 +15,7 @@ from dicomai.net.answering import Kept, OnSent
 from dicomai.net.identifier import Asked
 from dicomai.net.query_server import QueryConfig, answer
 from dicomai.net.scu import StoreOutcome
-from dicomai.service.tree import Life
+from dicomai.roles.tree import Life
 from dicomai.settings import Settings
 from dicomai.store import search
 from dicomai.store.engine import open_engine, reading
