@@ -47,6 +47,7 @@ from dicomai.inference.inferers import windows_of
 from dicomai.models.package import Package
 from dicomai.models.runtimes import torch_runtime
 from dicomai.models.runtimes.torch_runtime import has_bfloat16
+from dicomai.process import reuse_memory
 from dicomai.settings import load as load_settings
 from dicomai.store import instances, jobs
 from dicomai.store.engine import open_engine, reading
@@ -173,6 +174,14 @@ class Hospital:
         files = write_study(self.folder / patient, voxels, patient)
         return archived(self.engine, self.data, files, patient)
 
+    def _tiny(self) -> npt.NDArray[np.int16]:
+        """Return the middle of the body: what is imported for a Segmentation is so beforehand."""
+        k, j, i = (
+            slice(max(0, size - some) // 2, max(0, size - some) // 2 + some)
+            for size, some in zip(self.asked.shape_kji, WARM, strict=True)
+        )
+        return self.body.hu[k, j, i]
+
     def measured(
         self, name: str, channels: Sequence[int], *, backlog: int, monai: bool
     ) -> Measured:
@@ -189,7 +198,7 @@ class Hospital:
         )
         _say(f"{name}: bare forward passes")
         forward_s, forward_cpu_s = forward(package, asked)
-        tiny = self.study(self.body.hu[: WARM[0], : WARM[1], : WARM[2]])
+        tiny = self.study(self._tiny())
         alone = [self.study(self.body.hu) for _ in range(asked.rounds)]
         waiting = [self.study(self.body.hu) for _ in range(backlog)]
         with worker(self.folder) as process:
@@ -260,7 +269,7 @@ class Hospital:
         command = [sys.executable, str(Path(__file__).with_name("inference_monai.py"))]
         tiny = self.folder / "tiny"
         if not tiny.exists():
-            write_study(tiny, self.body.hu[: WARM[0], : WARM[1], : WARM[2]], "P0")
+            write_study(tiny, self._tiny(), "P0")
         files = self.folder / "P2"  # any of the whole body
         with subprocess.Popen(
             [*command, str(package.folder), str(place)],
@@ -310,6 +319,7 @@ def worker(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def forward(package: Package, asked: Asked) -> tuple[float, float]:
     """Return seconds, and processor seconds, of the bare forward passes over one study."""
+    reuse_memory()  # as a runner does, or they would take half as long again
     torch.set_num_threads(CORES)
     network = torch_runtime.load(package, "cpu").network
     spacing = asked.spacing_mm

@@ -8,6 +8,10 @@ import signal
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+_KEPT_BYTES: Final = 1 << 30
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -30,13 +34,23 @@ def die_with_parent(parent_pid: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def release_memory() -> None:
-    """Give back to the system what the allocator keeps of memory that was freed.
+def reuse_memory() -> None:
+    """Have the allocator keep what is freed, for all threads, until `release_memory`.
 
-    It keeps an arena for each thread, and the large and small of a job lie mixed in there: job by
-    job, and thread by thread, hundreds of megabytes would stay (benchmarks/inference.md).
+    Each layer of a network takes and frees tens of megabytes, which the allocator of glibc gets
+    from the system and gives back each time: the kernel spends as long on these pages as the
+    processor on the numbers (benchmarks/inference.md). To be called before threads are started.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none, and keeps less
+    options = getattr(ctypes.CDLL(None), "mallopt", None)
+    if options is not None:  # musl has none
+        options(_M_ARENA_MAX, 1)
+        options(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        options(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def release_memory() -> None:
+    """Give back to the system what the allocator keeps of memory that was freed."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 

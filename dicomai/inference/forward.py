@@ -16,6 +16,7 @@ from dicomai.inference.postprocess import Choice, Region, regions
 from dicomai.inference.preprocess import PreparedVolume
 from dicomai.inference.run import Array, Model, Run
 from dicomai.models.manifest import Manifest
+from dicomai.process import release_memory
 
 
 def found_in_volume(
@@ -131,8 +132,9 @@ def _slabs(
         return out
 
     if infer.window_kji is None:
-        return WholeInferer().slabs(prepared.inputs, sound)
-    return SlidingWindowInferer(
+        yield from WholeInferer().slabs(prepared.inputs, sound)
+        return
+    inferer = SlidingWindowInferer(
         window_kji=infer.window_kji,
         overlap=infer.overlap,
         blend=infer.blend,
@@ -142,7 +144,11 @@ def _slabs(
         fraction=infer.only_where.fraction if infer.only_where else 0.0,
         padding=manifest.preprocess.scale_to[0],
         progress=lambda fraction: run.report("infer", fraction),
-    ).slabs(prepared.inputs, sound)
+    )
+    for slab in inferer.slabs(prepared.inputs, sound):
+        release_memory()  # what windows took is in the way of what follows, and grows into gaps
+        yield slab
+        release_memory()
 
 
 def checked(

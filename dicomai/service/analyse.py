@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -276,11 +277,15 @@ def check(
     GateError
         It breaks another rule.
     """
+    dciodvfy = shutil.which("dciodvfy")
     try:
-        gate.check(results, findings, headers, charset_default=charset_default, wanted=objects)
-        if (dciodvfy := shutil.which("dciodvfy")) is not None:
-            for uid in gate.check_with_dciodvfy(results, dciodvfy):
-                log.warning("dciodvfy took too long", result=uid)
+        with ThreadPoolExecutor(1, "dciodvfy") as beside:
+            theirs = (
+                beside.submit(gate.check_with_dciodvfy, results, dciodvfy) if dciodvfy else None
+            )
+            gate.check(results, findings, headers, charset_default=charset_default, wanted=objects)
+        for uid in theirs.result() if theirs else ():
+            log.warning("dciodvfy took too long", result=uid)
     except gate.GateError as error:
         if error.rule == "identity":
             raise IdentityError(error.sentence, subject=error.subject) from error

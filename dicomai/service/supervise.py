@@ -6,6 +6,7 @@ them count, and whoever claims the job next does it again, with the same UIDs an
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -140,6 +141,7 @@ class Supervisor:
         finally:
             self.intake.leave(nothing_due=not worked)
         if worked:
+            gc.collect()  # data sets refer to each other in circles
             release_memory()
         return worked
 
