@@ -14,6 +14,11 @@ def objects_of(routes: Iterable[Route], model: str) -> tuple[ResultObject, ...]:
     return tuple(dict.fromkeys(asked)) or DEFAULT
 
 
+def tells_why_not(routes: Iterable[Route], model: str) -> bool:
+    """Tell whether any route of a model asks for a report where it can't take its images."""
+    return "NOT-ANALYSED" in objects_of(routes, model)
+
+
 def classes_for(routes: Iterable[Route], names: Collection[str]) -> frozenset[str]:
     """Return the SOP classes that go to a node for the routes of these names.
 

@@ -18,6 +18,8 @@ from sqlalchemy import Engine
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.dates import now as present
 from dicomai.errors import DicomaiError
+from dicomai.routing.route import Route
+from dicomai.service.asked import tells_why_not
 from dicomai.settings import Settings
 from dicomai.store import jobs, leases, nodes, promises, retention, steps
 from dicomai.store.engine import writing
@@ -86,7 +88,7 @@ def duties(settings: Settings, engine: Engine) -> tuple[Duty, ...]:
         Duty(
             name="leases",
             every_s=settings.worker.lease_s / LOOKS_PER_LEASE,
-            do=lambda: expire(engine, observer, present()),
+            do=lambda: expire(engine, observer, settings.routes, present()),
         ),
         Duty(name="back-offs", every_s=_PROMOTE_S, do=lambda: promote(engine, present())),
         Duty(
@@ -116,10 +118,16 @@ def duties(settings: Settings, engine: Engine) -> tuple[Duty, ...]:
     )
 
 
-def expire(engine: Engine, observer: LeaseObserver, now: Instant) -> int:
-    """Take jobs from workers that show no progress; return how many."""
+def expire(engine: Engine, observer: LeaseObserver, routes: tuple[Route, ...], now: Instant) -> int:
+    """Take jobs from workers that show no progress; return how many.
+
+    One that fails so is queued once more where a route wants to be told why there is no result.
+    """
     with writing(engine) as connection:
         over = leases.expire(connection, observer, time.monotonic(), now)
+        for job in over:
+            if job.kind == "analyse" and tells_why_not(routes, job.model):
+                jobs.queue_report(connection, job.id, now)
     for job in over:
         log.warning("lease over", job=job.id, study=job.study_instance_uid, state=job.state)
     return len(over)

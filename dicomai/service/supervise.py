@@ -27,7 +27,7 @@ from dicomai.results import summary
 from dicomai.routing.route import ResultObject
 from dicomai.service import analyse, originals
 from dicomai.service.analyse import Loaded
-from dicomai.service.asked import objects_of
+from dicomai.service.asked import objects_of, tells_why_not
 from dicomai.service.attempt import Attempt, Lost, Worker, work_once
 from dicomai.service.intake import HANDS, Intake
 from dicomai.service.received import Reading
@@ -37,7 +37,7 @@ from dicomai.store import analyses, instances, jobs, lacking
 from dicomai.store.analyses import Predecessor
 from dicomai.store.engine import reading
 from dicomai.store.instances import Instance
-from dicomai.store.job import Job, JobRoute, policy
+from dicomai.store.job import CRASHES, Job, JobRoute, policy
 from dicomai.store.states import JobKind
 
 _TICK_S: Final = 0.1
@@ -55,6 +55,7 @@ STAGES: Final = (
 """What each analysis goes through, in order; each is timed in the job."""
 # What comes of the images; that a model is not trusted, or a disk away, says nothing of them.
 _OF_THE_INPUT: Final = frozenset({"input", "resource", "crash"})
+_TWICE: Final = "Twice the program ended, or came to a standstill, while it worked on them."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +179,9 @@ class Supervisor:
         this.go_on()
         with this.heart.in_stage("load"):
             facts = self._facts(this.job)
+        if this.job.crashes >= CRASHES and tells_why_not(self.settings.routes, this.job.model):
+            self._tell_why_not(this, facts, _TWICE)  # no pixel is looked at
+            return
         if self._takes_image(this.job):
             self._do_alone(this, facts)
             return
@@ -206,11 +210,14 @@ class Supervisor:
         except DicomaiError as error:
             if not self._to_be_told(this.job, error):
                 raise
-            while not self._say_why_not(this, facts, error.sentence):
-                facts = self._facts(this.job)
+            self._tell_why_not(this, facts, error.sentence)
             return
         while not self._commit(this, facts, source, findings):
             # Results that these replace went out meanwhile: these must name them.
+            facts = self._facts(this.job)
+
+    def _tell_why_not(self, this: Attempt, facts: _Facts, reason: str) -> None:
+        while not self._say_why_not(this, facts, reason):
             facts = self._facts(this.job)
 
     def _say_why_not(self, this: Attempt, facts: _Facts, reason: str) -> bool:
@@ -232,7 +239,7 @@ class Supervisor:
 
     def _to_be_told(self, job: Job, error: DicomaiError) -> bool:
         """Tell whether a route wants a report that this is why the job comes to its end."""
-        if "NOT-ANALYSED" not in objects_of(self.settings.routes, job.model):
+        if not tells_why_not(self.settings.routes, job.model):
             return False
         crashes = job.crashes + (error.kind == "crash")
         then = policy(error.kind, job.kind, attempts=job.attempts, crashes=crashes, jitter=0)

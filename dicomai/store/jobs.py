@@ -17,6 +17,7 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, ErrorKind, NotFound
 from dicomai.store import events, schema, studies
 from dicomai.store.job import (
+    CRASHES,
     Held,
     Job,
     JobId,
@@ -377,6 +378,28 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
         tell(connection, queued, "job queued", f"A person had {queued.title} tried again.", now)
         return queued
     raise NotNow(f"{current.title} {_NO_RETRY[current.state].format(job=job)}", subject=str(job))
+
+
+def queue_report(connection: Connection, job: JobId, now: Instant) -> Job | None:
+    """Queue an analysis that its crashes made fail once more, for a report that says so.
+
+    Its crashes stay, so that whoever claims it leaves its images alone, and one more is the end.
+    Returns None for any other job.
+    """
+    moved = move(
+        connection,
+        ("failed",),
+        "queued",
+        jobs.c.id == job,
+        jobs.c.error_kind == "crash",
+        jobs.c.crashes == CRASHES,
+        **_new_rank(),
+    )
+    for queued in moved:
+        sentence = f"{queued.title} was queued for a report that says why there is no result."
+        tell(connection, queued, "job queued", sentence, now)
+        return queued
+    return None
 
 
 def release_held(connection: Connection, held_by: HeldBy, now: Instant) -> tuple[Job, ...]:

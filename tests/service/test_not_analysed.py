@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -17,11 +18,12 @@ from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.errors import ResourceError
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.routing.route import ResultObject, Route
-from dicomai.service import analyse
+from dicomai.service import analyse, duties
 from dicomai.service.supervise import Supervisor
 from dicomai.store import instances, jobs
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job
+from dicomai.store.leases import LeaseObserver
 
 
 @pytest.fixture
@@ -90,6 +92,50 @@ def test_what_lacks_an_image_in_the_archive_is_told_by_the_others(
     Supervisor(settings=settings, runner=runner, worker=ward.worker()).work_once()
     assert "is missing from the archive" in str(ward.job(job).summary["found"])
     assert len(ward.results(job)) == 1
+
+
+def die(folder: Path) -> None:
+    """Claim a job, and be killed when its images are loaded."""
+    ward = open_ward(folder)
+
+    def kill(stage: str, _: Job) -> None:
+        if stage == "load":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    worker = ward.worker(observe=kill)
+    Supervisor(settings=ward.settings, runner=RunnerProcess("cpu"), worker=worker).work_once()
+
+
+@pytest.mark.parametrize("objects", [("SR",), ("SR", "NOT-ANALYSED")])
+def test_what_kills_its_worker_twice_is_told_where_a_route_asks_for_it(
+    tmp_path: Path, objects: tuple[ResultObject, ...]
+) -> None:
+    ward = open_ward(tmp_path)
+    routes = (Route(name="all", model="bodies", objects=objects),)
+    settings = replace(ward.settings, routes=routes)
+    job = ward.queue(ward.study("P1"))
+    observer, states = LeaseObserver(0.01), []
+    for _ in range(2):
+        ward.engine.dispose()
+        child = multiprocessing.get_context("fork").Process(target=die, args=(tmp_path,))
+        child.start()
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
+        while ward.job(job).state == "running":
+            duties.expire(ward.engine, observer, routes, now())
+        states.append(ward.job(job).state)
+    told = "NOT-ANALYSED" in objects
+    assert states == ["queued", "queued" if told else "failed"]
+    # It never reaches a runner.
+    one = Supervisor(settings=settings, runner=RunnerProcess("cpu"), worker=ward.worker())
+    assert one.work_once() is told
+    assert ward.job(job).state == ("done" if told else "failed")
+    reports = [pydicom.dcmread(ward.file(row)) for row in ward.results(job)]
+    ward.engine.dispose()
+    words = [
+        item.TextValue for each in reports for item in each.ContentSequence[-1].ContentSequence
+    ]
+    assert any("not analysed: Twice the program ended" in text for text in words) is told
 
 
 def test_what_kills_a_runner_twice_is_told_where_a_route_asks_for_it(
