@@ -100,11 +100,6 @@ class StoredPixels:
     shift: int
     signed: bool
 
-    @property
-    def gains_from_threads(self) -> bool:
-        """Whether several threads decode faster than one (benchmarks/decode.md)."""
-        return self.syntax not in NATIVE and self.syntax != RLELossless
-
     def frame(self, index: int) -> Samples:
         """Return the values of a frame, (J, I) or (J, I, 3), without what lies in unused bits.
 
@@ -309,15 +304,12 @@ def stored_values(dataset: Dataset) -> Samples:
         return pixels.frame(0)
 
 
-def in_parallel(
-    work: Callable[[_Task], _Result], tasks: Sequence[_Task], *, gains: bool = True
-) -> list[_Result]:
+def in_parallel(work: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> list[_Result]:
     """Return what `work` makes of each task, in their order, on all processors of this process.
 
-    The libraries that decode let other threads run meanwhile. The first error ends it. What would
-    gain nothing from threads is done on one.
+    The libraries that decode let other threads run meanwhile. The first error ends it.
     """
-    threads = min(len(tasks), len(os.sched_getaffinity(0))) if gains else 1
+    threads = min(len(tasks), len(os.sched_getaffinity(0)))
     # A part for each thread, and some more, so that none waits long for the last.
     size = max(1, len(tasks) // (4 * threads)) if threads else 1
     parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
