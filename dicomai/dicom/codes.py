@@ -25,11 +25,9 @@ def ucum(unit: str, meaning: str | None = None) -> Code:
 
 
 MILLIMETRE: Final = ucum("mm", "millimeter")
-CUBIC_MILLIMETRE: Final = ucum("mm3", "cubic millimeter")
 MILLILITRE: Final = ucum("mL", "milliliter")
 HOUNSFIELD: Final = ucum("[hnsf'U]", "Hounsfield unit")
 PERCENT: Final = ucum("%", "percent")
-NO_UNITS: Final = ucum("1", "no units")
 
 OURS: Final = "99DICOMAI"
 """Coding Scheme Designator of what no public scheme has a code for (PS3.16 section 8)."""

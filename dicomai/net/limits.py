@@ -18,8 +18,6 @@ class Limits:
     object_bytes
         Largest data set that is kept. The rest of a larger one is read and dropped, and the
         answer is 0xA700.
-    offered_pdu_bytes
-        Maximum length that the receiver offers (PS3.8 D.1).
     pdu_bytes
         A PDU that says to be longer is not read; the association is aborted as for an invalid
         parameter (PS3.8 9.3.8). It is more than what is offered, for some peers overshoot.
@@ -33,7 +31,6 @@ class Limits:
     """
 
     object_bytes: int = 10_000_000_000
-    offered_pdu_bytes: int = 2**17
     pdu_bytes: int = 2**20
     request_s: float = 30.0
     silence_s: float = 120.0

@@ -31,7 +31,6 @@ Grayscale Softcopy Presentation State, Parametric Map, RT Structure Set, Encapsu
 RESULT_OBJECTS: tuple[ResultObject, ...] = get_args(ResultObject)
 SEG_FORMS: tuple[ResultObject, ...] = ("SEG", "SEG:ALL-FRAMES", "SEG:FRACTIONAL")
 """Of these an analysis gives one."""
-EXCLUSIONS: tuple[Exclusion, ...] = get_args(Exclusion)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

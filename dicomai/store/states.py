@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Final, Literal, get_args
 
 Origin = Literal["received", "retrieved", "produced"]
-ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
 StudyStatus = Literal[
     "open",  # something came that nobody has decided on
