@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import LEFT
@@ -311,9 +311,14 @@ def _of_no_class(seg: Dataset) -> None:
 
 def _in_its_frames(old: bytes, new: bytes) -> Change:
     """Change the first such bytes in what frames say."""
+    return _in_the_bytes("PerFrameFunctionalGroupsSequence", old, new)
+
+
+def _in_the_bytes(keyword: str, old: bytes, new: bytes) -> Change:
+    """Change the first such bytes of a sequence."""
 
     def change(seg: Dataset) -> None:
-        said = seg.get_item("PerFrameFunctionalGroupsSequence")
+        said = seg.get_item(keyword)
         assert said.is_raw
         assert len(old) == len(new)
         assert old in said.value
@@ -322,6 +327,129 @@ def _in_its_frames(old: bytes, new: bytes) -> Change:
         )
 
     return change
+
+
+def _first(seg: Dataset) -> Dataset:
+    """Return what the first frame says of itself."""
+    frame: Dataset = seg.PerFrameFunctionalGroupsSequence[0]
+    return frame
+
+
+def _image(seg: Dataset) -> Dataset:
+    """Return what the first frame says of its image."""
+    image: Dataset = _first(seg).DerivationImageSequence[0].SourceImageSequence[0]
+    return image
+
+
+def _on_a_plane(seg: Dataset) -> None:
+    place = _first(seg).PlanePositionSequence[0]
+    place.ImagePositionPatient = place.ImagePositionPatient[:2]
+
+
+def _spaced_by_nothing(seg: Dataset) -> None:
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures["SpacingBetweenSlices"] = DataElement(
+        "SpacingBetweenSlices", "DS", "nan", validation_mode=0
+    )
+
+
+def _of_two_segments(seg: Dataset) -> None:
+    _first(seg).SegmentIdentificationSequence[0].ReferencedSegmentNumber = [1, 0]
+
+
+def _of_two_frames(seg: Dataset) -> None:
+    _image(seg).ReferencedFrameNumber = [1, 2]
+
+
+def _of_frame_0(seg: Dataset) -> None:
+    _image(seg).ReferencedFrameNumber = 0
+
+
+def _image_of_another_class(seg: Dataset) -> None:
+    _image(seg).ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+
+
+def _image_of_no_class(seg: Dataset) -> None:
+    del _image(seg).ReferencedSOPClassUID
+
+
+def _for_no_purpose(seg: Dataset) -> None:
+    del _image(seg).PurposeOfReferenceCodeSequence
+
+
+def _for_an_unnamed_purpose(seg: Dataset) -> None:
+    _image(seg).PurposeOfReferenceCodeSequence[0].CodeMeaning = ""
+
+
+def _derived_somehow(seg: Dataset) -> None:
+    del _first(seg).DerivationImageSequence[0].DerivationCodeSequence
+
+
+def _without_content(seg: Dataset) -> None:
+    del _first(seg).FrameContentSequence
+
+
+def _in_one_dimension(seg: Dataset) -> None:
+    _first(seg).FrameContentSequence[0].DimensionIndexValues = 1
+
+
+def _indexed_as_another_segment(seg: Dataset) -> None:
+    _first(seg).FrameContentSequence[0].DimensionIndexValues[0] = 2
+
+
+def _indexed_out_of_order(seg: Dataset) -> None:
+    one, other = (each.FrameContentSequence[0] for each in seg.PerFrameFunctionalGroupsSequence[:2])
+    one.DimensionIndexValues, other.DimensionIndexValues = (
+        other.DimensionIndexValues,
+        one.DimensionIndexValues,
+    )
+
+
+def _a_slice_not_listed(result: Dataset) -> None:
+    uid = _image(result).ReferencedSOPInstanceUID
+    series = result.ReferencedSeriesSequence[0]
+    series.ReferencedInstanceSequence = [
+        each for each in series.ReferencedInstanceSequence if each.ReferencedSOPInstanceUID != uid
+    ]
+
+
+def _no_slice_listed(result: Dataset) -> None:
+    del result.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+
+
+def _no_evidence_listed(report: Dataset) -> None:
+    series = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    series.append(Dataset())
+
+
+def _too_many_pixels(seg: Dataset) -> None:
+    seg.PixelData += bytes(64)
+
+
+def _no_value(pm: Dataset) -> None:
+    pm.FloatPixelData = np.array([np.nan], "<f4").tobytes() + pm.FloatPixelData[4:]
+
+
+def _centred_nowhere(sr: Dataset) -> None:
+    point = next(
+        each for each in _group(sr, "nodule 1").ContentSequence if each.ValueType == "SCOORD3D"
+    )
+    point.GraphicData = [float("nan")] * 3
+
+
+def _of_no_algorithm(seg: Dataset) -> None:
+    del seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName
+
+
+def _in_no_character_set(seg: Dataset) -> None:
+    if "SpecificCharacterSet" in seg:
+        del seg.SpecificCharacterSet
+    seg.ContentDescription = "caf\xe9"
+
+
+def _within_no_character_set(seg: Dataset) -> None:
+    seg.SpecificCharacterSet = "ISO_IR 6"
+    seg.SegmentSequence[0].SegmentDescription = "caf\xe9"
 
 
 def _unknown_segment(seg: Dataset) -> None:
@@ -391,7 +519,51 @@ def _no_parameters(seg: Dataset) -> None:
         (SEG, _nowhere, "does not say where it lies"),
         (SEG, _no_segment, "does not say which segment"),
         (SEG, _frame_twice, "has two frames"),
-        (SEG, _in_its_frames(b"-61.25", b"nobody"), "says where it lies in no numbers"),
+        (SEG, _in_its_frames(b"-61.25", b"nobody"), "ImagePositionPatient is written in no numb"),
+        (SEG, _in_its_frames(b"-61.25", b"   nan"), "ImagePositionPatient is written in no numb"),
+        (SEG, _in_its_frames(b"-48.5\\-179.0", b"-4_8.5\\-179."), "is written in no numbers"),
+        (SEG, _on_a_plane, "says where it lies in no numbers"),
+        (SEG, _spaced_by_nothing, "SpacingBetweenSlices is written in no numbers"),
+        (SEG, _in_its_frames(b"\x24\x91SQ", b"\x24\x91OB"), "DerivationImageSequence is no SQ"),
+        (SEG, _in_its_frames(b"\x12\x21SQ", b"\x12\x21OW"), "SourceImageSequence is no SQ"),
+        (SEG, _in_its_frames(b"\x13\x91SQ", b"\x13\x91OB"), "PlanePositionSequence is no SQ"),
+        (SEG, _in_its_frames(b"\x32\0DS", b"\x32\0LO"), "ImagePositionPatient is no DS"),
+        (SEG, _in_its_frames(b"\x32\0DS", b"\x32\0FD"), "ImagePositionPatient is no whole FD"),
+        (SEG, _in_its_frames(b"\x55\x11UI", b"\x55\x11LO"), "ReferencedSOPInstanceUID is no UI"),
+        (SEG, _in_its_frames(b"\x55\x11UI", b"\x55\x11EI"), "no value representation b'EI'"),
+        (SEG, _in_its_frames(b"\x0b\0US", b"\x0b\0CS"), "ReferencedSegmentNumber is no US"),
+        (SEG, _in_its_frames(b"\x0b\0US", b"\x0b\0FL"), "ReferencedSegmentNumber is no whole FL"),
+        (SEG, _in_its_frames(b"\x50\x11UI", b"\x55\x11UI"), "or there twice"),
+        (
+            SEG,
+            _in_the_bytes("ReferencedSeriesSequence", b"\x4a\x11SQ", b"\x4a\x11OB"),
+            "ReferencedInstanceSequence is no SQ",
+        ),
+        (SEG, _of_two_segments, "ReferencedSegmentNumber has not one value"),
+        (SEG, _of_two_frames, "it can't be read"),
+        (SEG, _of_frame_0, "names no frame of its image"),
+        (SEG, _of_no_algorithm, "it can't be read"),
+        (SEG, _image_of_another_class, "says another class of its image"),
+        (SEG, _image_of_no_class, "says another class of its image"),
+        (SEG, _for_no_purpose, "what its image was for"),
+        (SEG, _for_an_unnamed_purpose, "what its image was for"),
+        (SEG, _derived_somehow, "how it was derived"),
+        (SEG, _without_content, "lacks its place in the dimensions"),
+        (PM, _without_content, "lacks its place in the dimensions"),
+        (SEG, _in_one_dimension, "lacks its place in the dimensions"),
+        (SEG, _indexed_as_another_segment, "another place in the dimensions"),
+        (SEG, _indexed_out_of_order, "another place in the dimensions"),
+        (PM, _indexed_out_of_order, "another place in the dimensions"),
+        (SEG, _a_slice_not_listed, "its Referenced Series Sequence lacks"),
+        (PM, _a_slice_not_listed, "its Referenced Series Sequence lacks"),
+        (SEG, _no_slice_listed, "ReferencedInstanceSequence is empty"),
+        (PM, _no_slice_listed, "ReferencedInstanceSequence is empty"),
+        (SR, _no_evidence_listed, "ReferencedSOPSequence is empty"),
+        (SEG, _too_many_pixels, "does not hold the"),
+        (PM, _no_value, "its values differ from the findings"),
+        (SR, _centred_nowhere, 'the centre of "nodule 1" lies elsewhere'),
+        (SEG, _in_no_character_set, "ContentDescription can't be read back"),
+        (SEG, _within_no_character_set, "SegmentDescription can't be read back"),
         (SEG, _of_no_class, "another study, series or class"),
         (SEG, _in_its_frames(b"UI\x1a\0", b"UI\x1a\x7f"), "an element is longer than its item"),
         (SEG, _unknown_segment, "its segments are"),
@@ -404,6 +576,17 @@ def test_what_breaks_a_rule_is_refused_in_its_words(
     study: Any, findings: Findings, files: list[bytes], kind: str, change: Change, words: str
 ) -> None:
     assert words in _refused(files, kind, change, findings, study.headers)
+
+
+@pytest.mark.parametrize("behind", [b"\0\0", bytes(8), b"\0\0\xff"])
+def test_what_stands_behind_the_last_element_is_refused(
+    study: Any, findings: Findings, files: list[bytes], behind: bytes
+) -> None:
+    seg = next(raw for raw in files if _kind(raw) == SEG)
+    others = [raw for raw in files if raw is not seg]
+    with pytest.raises(GateError) as refused:
+        check([seg + behind, *others], findings, study.headers, wanted=ALL)
+    assert refused.value.rule == "readable"
 
 
 def test_a_map_less_is_refused(study: Any, findings: Findings, files: list[bytes]) -> None:
@@ -464,7 +647,12 @@ def test_places_on_a_projection_are_held_against_it(xray: Any, found: Any) -> No
         image = _named(report, "111030")[0].ContentSequence[0].ReferencedSOPSequence[0]
         image.ReferencedSOPInstanceUID = "1.2.826.0.1.3680043.10.99.1.2"
 
+    def nowhere(report: Dataset) -> None:
+        outline = _named(report, "111030")[0]
+        outline.GraphicData = [float("nan")] * len(outline.GraphicData)
+
     assert "no outline, or several" in said(no_outline)
+    assert "a box lies elsewhere" in said(nowhere)
     two = replace(boxed, inputs=(*boxed.inputs, replace(boxed.inputs[0],
                   sop_instance_uid="1.2.826.0.1.3680043.10.99.1.2")))  # fmt: skip
     files = xray.files(two)

@@ -69,9 +69,14 @@ def _silent(note: Dataset) -> None:
     next(item for item in note.ContentSequence if item.ValueType == "TEXT").TextValue = "Gone."
 
 
+def _untitled(note: Dataset) -> None:
+    del note.ConceptNameCodeSequence
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
+        (_untitled, "readable"),
         (_set("PatientID", "PID-9"), "identity"),
         (_set("StudyInstanceUID", "1.2.3"), "identity"),
         (_set("Modality", "SR"), "attributes"),

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-import pydicom
 from pydicom.dataset import Dataset, FileDataset
 
 from dicomai.findings import Findings
@@ -28,12 +24,13 @@ from dicomai.results.gate.classes import (
     TEXT_SR,
 )
 from dicomai.results.gate.contours import check_contours, has_contours
-from dicomai.results.gate.error import GateError, refuse
+from dicomai.results.gate.error import refuse
 from dicomai.results.gate.header import check_header
 from dicomai.results.gate.key_images import check_key_images, has_keys
 from dicomai.results.gate.maps import check_maps, mapped
 from dicomai.results.gate.marks import check_marks, has_marks
 from dicomai.results.gate.page import check_page
+from dicomai.results.gate.reading import opened, strictly_read
 from dicomai.results.gate.report import check_plain_report, check_report
 from dicomai.results.gate.voxels import Place, check_voxels
 from dicomai.routing.route import ResultObject
@@ -67,7 +64,7 @@ def check(
     GateError
         Names the object and the rule that it breaks.
     """
-    read = [_read(each) for each in objects]
+    read = [opened(each) for each in objects]
     by_class: dict[str, list[FileDataset]] = {}
     for each in read:
         by_class.setdefault(str(each.SOPClassUID), []).append(each)
@@ -81,17 +78,17 @@ def check(
             f"are {len(read)} of {sorted(by_class)}",
         )
     for each in read:
-        with _strict_text(each):
+        with strictly_read(each):
             others = [other for other in read if other is not each]
             check_header(each, others, findings, source_headers, charset_default)
     (report,) = by_class[SR]
     places: dict[str, Place] = {}
     for sop_class in (LABELMAP, SEG):  # where there are both, the report refers to the latter
         if segs := by_class.get(sop_class):
-            with _strict_text(segs[0]):
+            with strictly_read(segs[0]):
                 places = check_voxels(segs, findings, source_headers, wanted)
     _check_shown(by_class, findings, source_headers)
-    with _strict_text(report):
+    with strictly_read(report):
         others = [each for each in read if each is not report]
         check_report(report, others, places, findings, source_headers)
 
@@ -126,25 +123,25 @@ def _check_shown(
 ) -> None:
     """Check what is made beside masks and report."""
     for picture in by_class.get(SC, ()):
-        with _strict_text(picture):
+        with strictly_read(picture):
             check_capture(picture, findings)
     for keys in by_class.get(KO, ()):
-        with _strict_text(keys):
+        with strictly_read(keys):
             check_key_images(keys, findings)
     for plain in (*by_class.get(ENHANCED_SR, ()), *by_class.get(TEXT_SR, ())):
-        with _strict_text(plain):
+        with strictly_read(plain):
             check_plain_report(plain, findings, numbers=plain.SOPClassUID == ENHANCED_SR)
     for page in by_class.get(PDF, ()):
-        with _strict_text(page):
+        with strictly_read(page):
             check_page(page, findings)
     for contours in by_class.get(RTSTRUCT, ()):
-        with _strict_text(contours):
+        with strictly_read(contours):
             check_contours(contours, findings, sources)
     if maps := by_class.get(PM, ()):
-        with _strict_text(maps[0]):
+        with strictly_read(maps[0]):
             check_maps(maps, findings, sources)
     if states := by_class.get(PR, ()):
-        with _strict_text(states[0]):
+        with strictly_read(states[0]):
             check_marks(states, findings, sources)
 
 
@@ -152,35 +149,3 @@ def _has_voxels(findings: Findings) -> bool:
     return any(each.mask.any() for each in findings.segments) or any(
         each.mask is not None and each.mask.any() for each in findings.detections
     )
-
-
-def _read(source: bytes | Path) -> FileDataset:
-    name = str(source) if isinstance(source, Path) else "the object"
-    raw = source.read_bytes() if isinstance(source, Path) else source
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            read = pydicom.dcmread(io.BytesIO(raw))
-            name = str(read.SOPInstanceUID)
-            if read.file_meta.MediaStorageSOPInstanceUID != read.SOPInstanceUID:
-                refuse("readable", name, "its file meta information names another instance")
-            if read.file_meta.MediaStorageSOPClassUID != read.SOPClassUID:
-                refuse("readable", name, "its file meta information names another class")
-    except GateError:
-        raise
-    except Exception as trouble:  # noqa: BLE001  # whatever pydicom says, it can't be read
-        refuse("readable", name, f"it can't be read ({trouble})")
-    return read
-
-
-@contextmanager
-def _strict_text(read: Dataset) -> Iterator[None]:
-    """Turn pydicom's warnings about characters into the rule of text."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for words in (".*encod", ".*replacement", ".*character set", ".*escape", ".*Unknown"):
-                warnings.filterwarnings("error", message=words, category=UserWarning)
-            yield
-    except (UserWarning, UnicodeError) as trouble:
-        refuse("text", str(read.SOPInstanceUID), f"a character can't be read back ({trouble})")

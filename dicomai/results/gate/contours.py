@@ -84,7 +84,7 @@ def _pixels(contour: Dataset, corners: Corners, uid: str, source: Dataset) -> li
     index = np.linalg.solve(basis, (points - first).T).T[:, :2] + 0.5
     whole = np.rint(index)
     placed = first + (whole[:, :1] - 0.5) * down + (whole[:, 1:] - 0.5) * across
-    if np.linalg.norm(placed - points, axis=1).max() > TOLERANCE_MM:
+    if not np.linalg.norm(placed - points, axis=1).max() <= TOLERANCE_MM:  # nor nan
         refuse("geometry", uid, "a contour does not lie on the sides of the pixels of its slice")
     line = [(int(row), int(column)) for row, column in whole]
     return [*line, line[0]]

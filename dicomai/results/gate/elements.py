@@ -6,12 +6,14 @@ stands outside of them; for these it takes longer than everything else that is c
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pydicom.charset import convert_encodings
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_sequence
@@ -35,6 +37,20 @@ _TEXT: Final = frozenset({b"LO", b"LT", b"PN", b"SH", b"ST", b"UC", b"UT"})
 _LONG: Final = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
+_SHORT: Final = frozenset(
+    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN"}
+    | {b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
+)
+_DECIMAL: Final = rb" *[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *"
+_WHOLE: Final = rb" *[+-]?[0-9]+ *"
+_IN_WORDS: Final = {  # Python takes more for a number: nan, inf, 4_8
+    representation: re.compile(rb"(?:%s(?:\\%s)*)?" % (one, one))
+    for representation, one in ((b"DS", _DECIMAL), (b"IS", _WHOLE))
+}
+_SIZE: Final = {
+    **dict.fromkeys((b"AT", b"FL", b"OF", b"OL", b"SL", b"UL"), 4),
+    **dict.fromkeys((b"FD", b"OD", b"OV", b"SV", b"UV"), 8),
+}
 _ITEM: Final = bytes.fromhex("fe ff 00 e0")
 _HEAD: Final = struct.Struct("<HH2sH")
 _LENGTH: Final = struct.Struct("<L")
@@ -45,7 +61,9 @@ def items_of(dataset: Dataset, keyword: str) -> list[Elements]:
     if keyword not in dataset:
         return []
     element = dataset.get_item(Tag(keyword))
-    if element.is_raw and element.VR == "SQ":
+    if element.VR != "SQ":
+        refuse("readable", str(dataset.get("SOPInstanceUID")), f"{keyword} is no sequence")
+    if element.is_raw:
         sequence = bytes(element.value or b"")
     else:  # somebody read it before
         buffer = DicomBytesIO()
@@ -72,22 +90,48 @@ def items_in(sequence: bytes) -> list[Elements]:
 
 def inner(holder: Elements, tag: int) -> list[Elements]:
     """Return the items of a sequence in an item; none where it is missing or empty."""
-    return items_in(octets(holder, tag))
+    return items_in(octets(holder, tag, "SQ"))
 
 
-def octets(holder: Elements, tag: int) -> bytes:
-    """Return a value as it stands there, empty where it is missing."""
-    return holder[tag].value if tag in holder else b""
+def octets(holder: Elements, tag: int, representation: str) -> bytes:
+    """Return a value as it stands there, empty where it is missing.
+
+    Raises
+    ------
+    ValueError
+        It has another value representation than its reader takes.
+    """
+    if tag not in holder:
+        return b""
+    element = holder[tag]
+    if element.representation != representation.encode():
+        raise ValueError(f"{keyword_for_tag(tag)} is no {representation}")
+    return element.value
 
 
-def said(holder: Elements, tag: int) -> str:
-    """Return a value without padding, several between backslashes; empty where it is missing."""
-    return octets(holder, tag).decode("latin-1").strip("\0 ")
+def said(holder: Elements, tag: int, representation: str) -> str:
+    """Return a text without padding, several between backslashes; empty where it is missing."""
+    return octets(holder, tag, representation).decode("latin-1").strip("\0 ")
 
 
-def numbers(holder: Elements, tag: int) -> tuple[float, ...]:
-    """Return decimal strings."""
-    return tuple(map(float, said(holder, tag).split("\\"))) if octets(holder, tag) else ()
+def numbers(holder: Elements, tag: int, count: int) -> tuple[float, ...]:
+    """Return so many decimal strings."""
+    values = tuple(float(each) for each in said(holder, tag, "DS").split("\\"))
+    if len(values) != count:
+        raise ValueError(f"{keyword_for_tag(tag)} has {len(values)} values, not {count}")
+    return values
+
+
+def integer(holder: Elements, tag: int, representation: str) -> int | None:
+    """Return a single whole number, IS or US; None where it is missing."""
+    value = octets(holder, tag, representation)
+    if tag not in holder:
+        return None
+    if representation == "IS":
+        return int(value)
+    if len(value) != 2:
+        raise ValueError(f"{keyword_for_tag(tag)} has not one value")
+    return int.from_bytes(value, "little")
 
 
 def is_plain(sequence: bytes) -> bool:
@@ -122,15 +166,26 @@ def _items(sequence: bytes) -> Iterator[Elements]:
 
 
 def _elements(sequence: bytes, at: int, end: int) -> Elements:
-    out = {}
+    out: dict[int, Element] = {}
+    before = -1
     while at < end:
         group, number, representation, length = _HEAD.unpack_from(sequence, at)
         at += 8
         if representation in _LONG:
             (length,) = _LENGTH.unpack_from(sequence, at)
             at += 4
+        elif representation not in _SHORT:
+            raise ValueError(f"there is no value representation {representation!r}")
         if length > end - at:
             raise ValueError("an element is longer than its item, or its length is not defined")
-        out[group << 16 | number] = Element(representation, sequence[at : at + length])
+        tag, value = group << 16 | number, sequence[at : at + length]
+        if tag <= before:  # a second of the same tag may say another thing to another reader
+            raise ValueError(f"{keyword_for_tag(tag)} is not in its place, or there twice")
+        if length % _SIZE.get(representation, 2):
+            raise ValueError(f"{keyword_for_tag(tag)} is no whole {representation.decode()}")
+        if representation in _IN_WORDS and not _IN_WORDS[representation].fullmatch(value):
+            raise ValueError(f"{keyword_for_tag(tag)} is written in no numbers")
+        out[tag] = Element(representation, value)
+        before = tag
         at += length
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -15,6 +16,7 @@ from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.elements import (
     Elements,
     inner,
+    integer,
     items_in,
     items_of,
     numbers,
@@ -22,15 +24,23 @@ from dicomai.results.gate.elements import (
     said,
 )
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.planes import Corners, Image, Slice, corners_of
+from dicomai.results.gate.planes import Corners, Slice, corners_of
+from dicomai.results.gate.references import instances_listed
 
 TOLERANCE_MM: Final = 0.01
 _SEGMENT: Final = Tag("SegmentIdentificationSequence")
 _SEGMENT_NUMBER: Final = Tag("ReferencedSegmentNumber")
 _DERIVATION: Final = Tag("DerivationImageSequence")
 _SOURCE: Final = Tag("SourceImageSequence")
+_CLASS: Final = Tag("ReferencedSOPClassUID")
 _INSTANCE: Final = Tag("ReferencedSOPInstanceUID")
 _FRAME_NUMBER: Final = Tag("ReferencedFrameNumber")
+_WHY: Final = Tag("DerivationCodeSequence")
+_PURPOSE: Final = Tag("PurposeOfReferenceCodeSequence")
+_CODE: Final = Tag("CodeValue"), Tag("CodingSchemeDesignator"), Tag("CodeMeaning")
+_CONTENT: Final = Tag("FrameContentSequence")
+_INDEX: Final = Tag("DimensionIndexValues")
+_POINTER: Final = Tag("DimensionIndexPointer")
 _PLACE: Final = (
     Tag("PlanePositionSequence"),
     Tag("PlaneOrientationSequence"),
@@ -40,6 +50,8 @@ _POSITION: Final = Tag("ImagePositionPatient")
 _ORIENTATION: Final = Tag("ImageOrientationPatient")
 _SPACING: Final = Tag("PixelSpacing")
 _BETWEEN: Final = Tag("SpacingBetweenSlices")
+_SEGMENT_POINTER: Final = _SEGMENT_NUMBER.group, _SEGMENT_NUMBER.element
+_POSITION_POINTER: Final = _POSITION.group, _POSITION.element
 
 Place: TypeAlias = tuple[bytes, ...]
 
@@ -52,14 +64,17 @@ class Frame:
     ----------
     segment
         The number of its segment; None where it does not say one.
-    images
-        What it is said to be derived from.
+    index
+        Its Dimension Index Values.
+    derivation
+        Its Derivation Image Sequence, unread; empty where missing.
     place
         Plane Position, Plane Orientation and Pixel Measures, unread; empty where missing.
     """
 
     segment: int | None
-    images: frozenset[Image]
+    index: tuple[int, ...]
+    derivation: bytes
     place: Place
 
 
@@ -70,18 +85,14 @@ def frames_of(result: Dataset) -> list[Frame]:
 
 
 def _frame(groups: Elements, shared: Elements) -> Frame:
-    segment = None
-    for each in inner(groups if _SEGMENT in groups else shared, _SEGMENT)[:1]:
-        if _SEGMENT_NUMBER in each:
-            segment = int.from_bytes(each[_SEGMENT_NUMBER].value, "little")
+    segments = inner(groups if _SEGMENT in groups else shared, _SEGMENT)
+    content = inner(groups, _CONTENT)
+    index = octets(content[0], _INDEX, "UL") if content else b""
     return Frame(
-        segment=segment,
-        images=frozenset(
-            (said(image, _INSTANCE), int(said(image, _FRAME_NUMBER) or 0))
-            for derivation in inner(groups, _DERIVATION)
-            for image in inner(derivation, _SOURCE)
-        ),
-        place=tuple(octets(groups if tag in groups else shared, tag) for tag in _PLACE),
+        segment=integer(segments[0], _SEGMENT_NUMBER, "US") if segments else None,
+        index=struct.unpack(f"<{len(index) // 4}L", index),
+        derivation=octets(groups, _DERIVATION, "SQ"),
+        place=tuple(octets(groups if tag in groups else shared, tag, "SQ") for tag in _PLACE),
     )
 
 
@@ -97,7 +108,9 @@ def lying_on(
     """
     uid = str(result.SOPInstanceUID)
     rows_columns = int(result.Rows), int(result.Columns)
+    listed = instances_listed(result)
     known: dict[Place, int] = {}
+    derived: set[tuple[bytes, int]] = set()
     found = []
     for number, frame in enumerate(frames, start=1):
         if frame.place not in known:
@@ -106,10 +119,63 @@ def lying_on(
                 corners = _corners(uid, number, frame.place, rows_columns, findings.where)
                 known[frame.place] = _nearest(uid, number, corners, slices)
         k = known[frame.place]
-        if frame.images != {slices[k].image}:
-            refuse("references", uid, f"frame {number} names another image than lies there")
+        if (frame.derivation, k) not in derived:
+            _derived(uid, number, frame.derivation, slices[k], listed)
+            derived.add((frame.derivation, k))
         found.append(k)
     return found
+
+
+def _derived(uid: str, number: int, derivation: bytes, there: Slice, listed: set[str]) -> None:
+    """Check that a frame is derived from the image where it lies (PS3.3 C.7.6.16.2.6)."""
+    images = set()
+    for each in items_in(derivation):
+        if not _coded(each, _WHY):
+            refuse("attributes", uid, f"frame {number} does not say how it was derived")
+        for image in inner(each, _SOURCE):
+            if not _coded(image, _PURPOSE):
+                refuse("attributes", uid, f"frame {number} does not say what its image was for")
+            if said(image, _CLASS, "UI") != str(there.source.SOPClassUID):
+                refuse("references", uid, f"frame {number} says another class of its image")
+            frame = integer(image, _FRAME_NUMBER, "IS")
+            if frame == 0:  # they count from 1, and what is missing is 0 in an Image
+                refuse("references", uid, f"frame {number} names no frame of its image")
+            images.add((said(image, _INSTANCE, "UI"), frame or 0))
+    if images != {there.image}:
+        refuse("references", uid, f"frame {number} names another image than lies there")
+    if there.image[0] not in listed:
+        refuse("references", uid, f"its Referenced Series Sequence lacks {there.image[0]}")
+
+
+def _coded(holder: Elements, tag: int) -> bool:
+    items = inner(holder, tag)
+    return bool(items) and all(each in items[0] and items[0][each].value for each in _CODE)
+
+
+def check_dimensions(result: Dataset, frames: Sequence[Frame], found: Sequence[int]) -> None:
+    """Check that frames are indexed by segment, and in the order of their slices (C.7.6.17).
+
+    Parameters
+    ----------
+    found
+        The slice on which each frame lies.
+    """
+    uid = str(result.SOPInstanceUID)
+    pointers = [
+        struct.unpack("<HH", octets(each, _POINTER, "AT"))
+        for each in items_of(result, "DimensionIndexSequence")
+    ]
+    upward = {k: rank for rank, k in enumerate(sorted(set(found)), start=1)}
+    downward = {k: len(upward) + 1 - rank for k, rank in upward.items()}
+    ranks: tuple[dict[int, int], ...] = (upward, downward)  # the direction is left open
+    for number, (frame, k) in enumerate(zip(frames, found, strict=True), start=1):
+        if not frame.index or len(frame.index) != len(pointers):
+            refuse("attributes", uid, f"frame {number} lacks its place in the dimensions")
+        for pointer, value in zip(pointers, frame.index, strict=True):
+            if pointer == _POSITION_POINTER:
+                ranks = tuple(each for each in ranks if each[k] == value)
+            if not ranks or (pointer == _SEGMENT_POINTER and value != frame.segment):
+                refuse("geometry", uid, f"frame {number} has another place in the dimensions")
 
 
 def _corners(
@@ -122,19 +188,19 @@ def _corners(
     (position, *_), (orientation, *_), (measures, *_) = items
     try:
         corners = corners_of(
-            numbers(position, _POSITION),
-            numbers(orientation, _ORIENTATION),
-            numbers(measures, _SPACING),
+            numbers(position, _POSITION, 3),
+            numbers(orientation, _ORIENTATION, 6),
+            numbers(measures, _SPACING, 2),
             *rows_columns,
         )
-        between = numbers(measures, _BETWEEN)
-    except ValueError:
-        refuse("readable", uid, f"frame {number} says where it lies in no numbers")
+        between = numbers(measures, _BETWEEN, 1)[0] if _BETWEEN in measures else None
+    except ValueError as trouble:
+        refuse("readable", uid, f"frame {number} says where it lies in no numbers ({trouble})")
     affine = where.index_to_lps
     normal = np.cross(affine[:3, 2], affine[:3, 1])
     step = abs(float(affine[:3, 0] @ normal)) / float(np.linalg.norm(normal))
-    if between and abs(between[0] - step) > TOLERANCE_MM:
-        refuse("geometry", uid, f"its slices are {step:.3f} mm apart, and it says {between[0]}")
+    if between is not None and not abs(between - step) <= TOLERANCE_MM:  # nor nan
+        refuse("geometry", uid, f"its slices are {step:.3f} mm apart, and it says {between}")
     return corners
 
 
@@ -142,6 +208,6 @@ def _nearest(uid: str, number: int, corners: Corners, slices: Sequence[Slice]) -
     every = np.array([each.corners for each in slices])
     away = np.linalg.norm(every - corners, axis=2).max(axis=1)
     k = int(away.argmin())
-    if away[k] > TOLERANCE_MM:
+    if not away[k] <= TOLERANCE_MM:  # nor nan
         refuse("geometry", uid, f"frame {number} lies {away[k]:.3f} mm off every image")
     return k

@@ -364,6 +364,7 @@ def is_coded(item: Dataset, code: Code) -> bool:
 
 
 def _text(result: Dataset, uid: str) -> None:
+    declared = _declares(result)
     for tag in sorted(result.keys()):
         element = result.get_item(tag)
         if element.is_raw and element.VR == "SQ":
@@ -372,18 +373,27 @@ def _text(result: Dataset, uid: str) -> None:
                     continue
             except (ValueError, struct.error) as trouble:
                 refuse("readable", uid, f"{keyword_for_tag(tag)}: {trouble}")
-        for keyword, text in _texts(result[tag]):
-            if "\ufffd" in text or "\x1b" in text:
+        for keyword, text, in_a_set in _texts(result[tag], declared=declared):
+            if "\ufffd" in text or "\x1b" in text or not (in_a_set or text.isascii()):
                 refuse("text", uid, f"{keyword} can't be read back in its character set")
 
 
-def _texts(element: DataElement) -> Iterator[tuple[str, str]]:
+def _declares(holder: Dataset) -> bool:
+    """Tell whether texts there may have other characters than ASCII (PS3.5 6.1.2.1)."""
+    said = holder.get("SpecificCharacterSet") or ""
+    terms = {said} if isinstance(said, str) else set(said)
+    return bool(terms - {"", "ISO_IR 6", "ISO 2022 IR 6"})
+
+
+def _texts(element: DataElement, *, declared: bool) -> Iterator[tuple[str, str, bool]]:
+    """Yield keyword and text of each, and whether a character set is declared for it."""
     if element.VR == "SQ":
         for item in element.value:
+            inside = _declares(item) if "SpecificCharacterSet" in item else declared
             for each in item:
-                yield from _texts(each)
+                yield from _texts(each, declared=inside)
     elif element.VR in {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}:
-        yield element.keyword, str(element.value)
+        yield element.keyword, str(element.value), declared
 
 
 def _provenance(result: Dataset, uid: str, findings: Findings) -> None:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from dicomai.findings import Findings, Segment
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.frames import frames_of, lying_on
+from dicomai.results.gate.frames import check_dimensions, frames_of, lying_on
 from dicomai.results.gate.planes import slices_of
 from dicomai.results.gate.voxels import check_frame_of_reference
 
@@ -57,12 +57,14 @@ def _check(
     wanted = np.zeros(segment.mask.shape)
     np.place(wanted, segment.mask, segment.probability)
     seen = set()
-    for number, k in enumerate(lying_on(result, frames, slices, findings)):
+    found = lying_on(result, frames, slices, findings)
+    for number, k in enumerate(found):
         seen.add(k)
-        if np.abs(values[number] - wanted[k]).max() > _NEAR:
+        if not np.abs(values[number] - wanted[k]).max() <= _NEAR:  # nor nan
             refuse("geometry", uid, f"its values differ from the findings at slice {k}")
     if seen != set(range(len(slices))) or count != len(slices):
         refuse("geometry", uid, "it does not have each slice once")
+    check_dimensions(result, frames, found)
 
 
 def _meaning(result: Dataset, uid: str, segment: Segment) -> None:

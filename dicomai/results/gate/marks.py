@@ -243,7 +243,7 @@ def _filled(
     turns = np.zeros((rows, columns + 1), dtype=bool)
     for line in lines:
         corners = np.rint(line).astype(int)
-        if np.abs(line - corners).max() > TOLERANCE_PX:
+        if not np.abs(line - corners).max() <= TOLERANCE_PX:  # nor nan
             return None
         for (x, y), (x2, y2) in pairwise(corners.tolist()):
             if x != x2 and y != y2:

@@ -71,10 +71,8 @@ def slices_of(uid: str, findings: Findings, sources: Sequence[Dataset]) -> list[
         one = _slice(source, (sop, frame), flat=not isinstance(where, Grid))
         if isinstance(where, Grid):
             assert one.corners is not None
-            if (
-                np.linalg.norm(one.corners - expected_corners(where, k), axis=1).max()
-                > IRREGULAR_MM
-            ):
+            away = np.linalg.norm(one.corners - expected_corners(where, k), axis=1).max()
+            if not away <= IRREGULAR_MM:  # nor nan
                 refuse("geometry", uid, f"the masks' grid does not lie on {sop} at slice {k}")
         slices.append(one)
     return slices

@@ -87,7 +87,7 @@ def _is_nearest(
     normals = np.cross(stack[:, 1] - stack[:, 0], stack[:, 2] - stack[:, 0])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     away = np.abs(((middle - stack[:, 0]) * normals).sum(axis=1))
-    if away[k] > away.min() + TOLERANCE_MM:
+    if not away[k] <= away.min() + TOLERANCE_MM:
         return False
     corners = stack[k]
     rows, columns = int(slices[k].source.Rows), int(slices[k].source.Columns)

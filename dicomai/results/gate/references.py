@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
@@ -112,7 +113,7 @@ def _listed(result: Dataset) -> list[tuple[str, _Place]]:
         named = [
             (_said(each, _INSTANCE), (study, _said(series, _SERIES), _said(each, _CLASS)))
             for series in items_of(result, "ReferencedSeriesSequence")
-            for each in inner(series, tag)
+            for each in _some(result, series, tag)
         ]
         return named + [
             (_said(each, _INSTANCE), ("", "", _said(each, _CLASS)))
@@ -128,10 +129,28 @@ def _listed(result: Dataset) -> list[tuple[str, _Place]]:
             "PertinentOtherEvidenceSequence",
         )
         for listed in items_of(result, keyword)
-        for series in inner(listed, _REFERENCED_SERIES)
-        for each in inner(series, _OBJECTS)
+        for series in _some(result, listed, _REFERENCED_SERIES)
+        for each in _some(result, series, _OBJECTS)
     ]
 
 
+def instances_listed(result: Dataset) -> set[str]:
+    """Return the SOP Instance UIDs in the Common Instance Reference (PS3.3 C.12.2)."""
+    return {
+        _said(each, _INSTANCE)
+        for series in items_of(result, "ReferencedSeriesSequence")
+        for each in inner(series, _INSTANCES)
+    }
+
+
+def _some(result: Dataset, holder: Elements, tag: int) -> list[Elements]:
+    """Return the items of a sequence of Type 1."""
+    items = inner(holder, tag)
+    if not items:
+        reason = f"it refers to no image where it has a series: {keyword_for_tag(tag)} is empty"
+        refuse("references", str(result.SOPInstanceUID), reason)
+    return items
+
+
 def _said(holder: Elements, tag: int) -> str:
-    return said(holder, tag) or "none"  # and not "": that is what need not be said
+    return said(holder, tag, "UI") or "none"  # and not "": that is what need not be said

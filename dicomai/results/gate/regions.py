@@ -34,7 +34,7 @@ def check_region(uid: str, group: Dataset, found: Detection, findings: Findings)
     else:
         middle = np.mean([found.region.corner_lps_mm, found.region.opposite_lps_mm], axis=0)
         wanted = _box_corners(found.region, findings.where)
-    if np.abs(points[0][0] - middle).max() > TOLERANCE_MM:
+    if not np.abs(points[0][0] - middle).max() <= TOLERANCE_MM:  # nor nan
         refuse("coordinates", uid, f'the centre of "{found.tracking_id}" lies elsewhere')
     surface = _points(group, "121231")
     if len(points) + len(surface) != sum(item.ValueType == "SCOORD3D" for item in walk(group)):
@@ -93,8 +93,6 @@ def _on_image(uid: str, group: Dataset, box: PixelBox) -> None:
     low = (left + 0.5 - 0.5, top + 0.5 - 0.5)
     high = (right + 0.5 + 0.5, bottom + 0.5 + 0.5)
     found = np.array(points, dtype=np.float64)
-    if (
-        np.abs(found.min(axis=0) - low).max() > TOLERANCE_MM
-        or np.abs(found.max(axis=0) - high).max() > TOLERANCE_MM
-    ):
+    off = (np.abs(found.min(axis=0) - low).max(), np.abs(found.max(axis=0) - high).max())
+    if not all(each <= TOLERANCE_MM for each in off):  # nor nan
         refuse("coordinates", uid, "a box lies elsewhere on its image")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-import pydicom
 from pydicom.dataset import Dataset
 
 from dicomai.results.gate.classes import KO
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.header import code_of
+from dicomai.results.gate.reading import opened, strictly_read
 
 _SAME = (
     "StudyInstanceUID",
@@ -45,7 +44,14 @@ def check_rejection(
     GateError
         Names the rule that it breaks.
     """
-    note = pydicom.dcmread(io.BytesIO(octets))
+    note = opened(octets)
+    with strictly_read(note):
+        _check(note, results, reason, reissued)
+
+
+def _check(
+    note: Dataset, results: Sequence[Dataset], reason: str, reissued: Dataset | None
+) -> None:
     uid = str(note.SOPInstanceUID)
     if note.SOPClassUID != KO or note.Modality != "KO":
         refuse("attributes", uid, "it is no Key Object Selection")

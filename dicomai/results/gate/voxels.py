@@ -15,7 +15,7 @@ from dicomai.findings import Detection, Findings, Segment
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.classes import LABELMAP, SEG
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.frames import Frame, frames_of, lying_on
+from dicomai.results.gate.frames import Frame, check_dimensions, frames_of, lying_on
 from dicomai.results.gate.header import is_coded
 from dicomai.results.gate.planes import Slice, slices_of
 from dicomai.routing.route import ResultObject
@@ -161,8 +161,8 @@ def _frames(seg: Dataset, uid: str, kind: str, slices: Sequence[Slice], describe
     if seg.BitsAllocated == 16:
         values = octets.view("<u2")
     size = count * rows * columns
-    there = 8 * octets.size if kind == "BINARY" else values.size
-    if there < size or described != count:
+    needed = -(-size * int(seg.BitsAllocated) // 8)
+    if octets.size != needed + needed % 2 or described != count:
         refuse("readable", uid, f"it does not hold the {count} frames that it announces")
     if kind == "BINARY":
         return _Bits(octets=octets, shape=(rows, columns))
@@ -189,6 +189,7 @@ def _placed(
         if key in placed:
             refuse("geometry", uid, f"segment {key[0]} has two frames at slice {k}")
         placed[key] = number
+    check_dimensions(seg, frames, [k for _, k in placed])
     return placed
 
 
