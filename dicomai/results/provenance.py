@@ -226,7 +226,9 @@ def complete(result: Dataset, job: Job, kind: uids.Kind, number: int = 1) -> Non
     """
     # A document names its request in another way (PS3.3 C.17.2).
     left_out = REQUEST if kind in _DOCUMENTS else ""
-    put(result, (each for each in job.carried.dataset if each.keyword != left_out))
+    shared = [each for each in job.carried.dataset if each.keyword != left_out]
+    # pydicom keeps the bytes that a name was first written as, and results differ in character set.
+    put(result, copy.deepcopy(shared))
     result.SOPClassUID = KINDS[kind].sop_class_uid
     result.SOPInstanceUID = uids.instance_uid(job.uuid, kind, number)
     result.SeriesInstanceUID = uids.series_uid(job.uuid, kind)

@@ -18,6 +18,7 @@ from dicomai.dicom.charset import UndeclaredText, UnreadableText
 from dicomai.errors import InputError
 from dicomai.results.encode import encode, written
 from dicomai.results.gate import check
+from dicomai.routing.route import ResultObject
 
 
 def _read(raw: bytes) -> Dataset:
@@ -127,6 +128,32 @@ def test_a_result_keeps_the_sources_set_only_while_all_text_fits(
     assert read.PatientName == "Äneas^Rüdiger"
     words = read.ContentSequence[-1].ContentSequence
     assert words[1].TextValue == "Looked for: nodules of ≥ 4 mm"
+
+
+@pytest.mark.parametrize(
+    ("declared", "name"), [("ISO_IR 100", "Müller^Zoë"), ("ISO_IR 144", "Люкс^Ян")]
+)
+def test_names_are_written_in_the_set_of_each_result(
+    study: Any, found: Any, declared: str, name: str
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    for header in headers:
+        header.SpecificCharacterSet, header.PatientName = declared, name
+        header.RequestAttributesSequence[0].RequestingPhysician = name
+    whole = found.little(study)
+    chinese = tuple(replace(each, label="肺") for each in whole.segments)
+    findings = replace(whole, segments=chinese)
+    wanted: tuple[ResultObject, ...] = ("SEG", "SC", "KO", "RTSTRUCT", "PDF", "SR:TEXT", "SR")
+    made = encode(findings, headers, found.job, study.context, wanted, study.voxels)
+    files = [written(each) for each in made]
+    check(files, findings, headers, wanted=wanted)
+    read = [_read(raw) for raw in files]
+    assert {str(each.SpecificCharacterSet) for each in read} == {declared, "ISO_IR 192"}
+    assert {str(each.PatientName) for each in read} == {name}
+    asked = [
+        each.RequestAttributesSequence[0] for each in read if "RequestAttributesSequence" in each
+    ]
+    assert {str(each.RequestingPhysician) for each in asked} == {name}
 
 
 def test_a_character_that_does_not_fit_is_an_error_not_a_question_mark(
