@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import DS, format_number_as_ds
 
+from dicomai.imaging.attributes import numbers, whole
 from dicomai.results.explicit_vr import item, sequence, short, written
 
 _DERIVATION_IMAGE: Final = Tag("DerivationImageSequence")
@@ -34,6 +35,8 @@ _PLANE_ORIENTATION: Final = Tag("PlaneOrientationSequence")
 _ORIENTATION: Final = Tag("ImageOrientationPatient")
 _SEGMENT_IDENTIFICATION: Final = Tag("SegmentIdentificationSequence")
 _SEGMENT_NUMBER: Final = Tag("ReferencedSegmentNumber")
+PARALLEL_MM: Final = 0.001
+"""How far apart a corner may lie in two orientations that are one, written otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +79,8 @@ def slices_of(result: Dataset, images: Sequence[Dataset], *, uneven: bool) -> li
         return [Slice(k=k, derivation=each, place=b"") for k, each in enumerate(derivations)]
     directions = shared.PlaneOrientationSequence[0].ImageOrientationPatient
     turned = are_turned(images)
-    if turned:  # a group stands in one place only
-        del shared.PlaneOrientationSequence
+    if turned:
+        leave_orientation_to_frames(result)
     positions = np.array([each[_POSITION].value for each in images], dtype=np.float64)
     if len(images) > 1:
         _say_spacing(result, positions, directions, uneven=uneven)
@@ -89,9 +92,32 @@ def slices_of(result: Dataset, images: Sequence[Dataset], *, uneven: bool) -> li
 
 
 def are_turned(images: Sequence[Dataset]) -> bool:
-    """Tell whether slices are turned against each other by a hair, so that each says how it is."""
-    first, *others = (each.get("ImageOrientationPatient") for each in images)
-    return any(each != first for each in others)
+    """Tell whether slices are turned against the first by a hair, so that each says how it is."""
+    said, *others = (each.get("ImageOrientationPatient") for each in images)
+    if all(each == said for each in others):
+        return False
+    between_rows, between_columns = numbers(images[0], "PixelSpacing", 2)
+    width = (whole(images[0], "Columns") - 1) * between_columns
+    height = (whole(images[0], "Rows") - 1) * between_rows
+    cosines = np.array([numbers(each, "ImageOrientationPatient", 6) for each in images])
+    off = cosines - cosines[0]
+    across, down = off[:, :3] * width, off[:, 3:] * height
+    corners = np.linalg.norm([across, down, across + down], axis=2)
+    return bool(corners.max() > PARALLEL_MM)
+
+
+def leave_orientation_to_frames(result: Dataset) -> None:
+    """Take from all frames what each says: a group stands in one place only (C.7.6.16)."""
+    del result.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+    # Planes of a volume are parallel (C.7.6.17).
+    result.pop("DimensionOrganizationType", None)
+
+
+def orientation_of(image: Dataset) -> Dataset:
+    """Return an item of Plane Orientation Sequence."""
+    orientation = Dataset()
+    orientation.ImageOrientationPatient = _spelled(_ORIENTATION, image)
+    return orientation
 
 
 def _say_spacing(
@@ -144,9 +170,12 @@ def _place(image: Dataset, *, turned: bool) -> bytes:
 
 
 def _decimals(tag: int, image: Dataset) -> bytes:
+    return short(tag, "DS", _padded("\\".join(_spelled(tag, image)), b" "))
+
+
+def _spelled(tag: int, image: Dataset) -> list[str]:
     """Return numbers as the image spells them, but those that are too long for a DS."""
-    spelled = "\\".join(str(DS(each, auto_format=True)) for each in image[tag].value)
-    return short(tag, "DS", _padded(spelled, b" "))
+    return [str(DS(each, auto_format=True)) for each in image[tag].value]
 
 
 def frame_item(where: Slice, index: Sequence[int], segment: int | None) -> bytes:

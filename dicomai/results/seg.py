@@ -21,7 +21,12 @@ from dicomai.imaging.attributes import numbers, text
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import uids
 from dicomai.results.frames import Layer, lay_out, overlap
-from dicomai.results.functional_groups import are_turned, slices_of
+from dicomai.results.functional_groups import (
+    are_turned,
+    leave_orientation_to_frames,
+    orientation_of,
+    slices_of,
+)
 from dicomai.results.known_class import is_known, known_class
 from dicomai.results.provenance import Job, code_item, complete, note_loss, reference, stand_in
 from dicomai.routing.route import SEG_FORMS, ResultObject
@@ -266,11 +271,9 @@ def name_sources(result: Dataset, slices: tuple[Dataset, ...]) -> None:
         image = images[str(source.ReferencedSOPInstanceUID)]
         source.update(reference(image))
         if turned:
-            orientation = Dataset()
-            orientation.ImageOrientationPatient = image.ImageOrientationPatient
-            frame.PlaneOrientationSequence = [orientation]
+            frame.PlaneOrientationSequence = [orientation_of(image)]
     if turned:
-        del result.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+        leave_orientation_to_frames(result)
     _list_sources(result, slices)
 
 

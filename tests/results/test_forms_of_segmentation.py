@@ -14,6 +14,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from dicomai.findings import Findings
@@ -374,3 +375,59 @@ def test_slices_that_are_turned_by_a_hair_keep_their_directions(
             assert said == {tuple(headers[k].ImageOrientationPatient) for k in (3, 4)}
             if form != "SEG:LABELMAP":
                 assert not _errors(peer("dciodvfy"), raw, tmp_path / "seg.dcm")
+
+
+def _like(study: Any, headers: list[Dataset], orientation: list[str], ks: list[int]) -> Any:
+    """Return the study with slices whose orientation is spelled like this."""
+    for k in ks:
+        value = DataElement("ImageOrientationPatient", "DS", orientation, validation_mode=0)
+        headers[k]["ImageOrientationPatient"] = value
+    return replace(study, headers=headers)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_of_a_turned_slice_are_none_too_long(
+    study: Any, lungs: Findings, form: str
+) -> None:
+    long = ["0.999999995", "9.99999998333e-05", "0", "-9.99999998333e-05", "0.999999995", "0"]
+    turned = _like(study, copy.deepcopy(study.headers), long, [4])
+    wanted = (form, "SR", "PM")
+    files = turned.files(lungs, wanted)
+    check(files, lungs, turned.headers, wanted=wanted)
+    for raw in files[:2]:
+        said = {
+            tuple(groups.PlaneOrientationSequence[0].ImageOrientationPatient)
+            for groups in _read(raw).PerFrameFunctionalGroupsSequence
+        }
+        assert len(said) == 2
+        assert max(len(str(each)) for cosines in said for each in cosines) <= 16
+        (other,) = said - {(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)}
+        np.testing.assert_allclose(other, [float(each) for each in long], atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_slices_that_only_write_their_orientation_otherwise_are_a_volume(
+    study: Any, lungs: Findings, form: str
+) -> None:
+    hair = ["1", "1e-17", "0", "-1e-6", "1", "-0"]
+    written_otherwise = _like(study, copy.deepcopy(study.headers), hair, [1, 3, 5, 7])
+    one = replace(lungs, segments=lungs.segments[:1])
+    wanted = (form, "SR", "PM")
+    files = written_otherwise.files(one, wanted)
+    assert files == study.files(one, wanted)
+    for raw in files[:2]:
+        assert hd.imread(io.BytesIO(raw)).get_volume().spatial_shape[1:] == study.grid.shape_kji[1:]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_planes_that_are_not_parallel_are_not_called_a_volume(
+    study: Any, lungs: Findings, form: str
+) -> None:
+    turn = ["1", "0.0005", "0", "-0.0005", "1", "0"]
+    turned = _like(study, copy.deepcopy(study.headers), turn, [4])
+    one = replace(lungs, segments=lungs.segments[:1])
+    kinds = [
+        [_read(raw).get("DimensionOrganizationType") for raw in each.files(one, (form, "PM"))[:2]]
+        for each in (study, turned)
+    ]
+    assert kinds == [["3D", "3D"], [None, None]]
