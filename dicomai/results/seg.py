@@ -18,6 +18,7 @@ from dicomai.dicom.codes import Code
 from dicomai.errors import InputError
 from dicomai.findings import Detection, Findings, Mask, Segment
 from dicomai.imaging.attributes import numbers, text
+from dicomai.imaging.frame import check_single_frame
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import uids
 from dicomai.results.frames import Layer, lay_out, overlap
@@ -27,13 +28,13 @@ from dicomai.results.functional_groups import (
     orientation_of,
     slices_of,
 )
-from dicomai.results.known_class import is_known, known_class
+from dicomai.results.known_class import CAPTURE, is_of_one_frame
 from dicomai.results.provenance import Job, code_item, complete, note_loss, reference, stand_in
 from dicomai.routing.route import SEG_FORMS, ResultObject
 
 # highdicom takes the frames of an enhanced object only whole and in their order; a volume takes
 # those that it wants, of several objects too. So each frame is given as an image of its own, as
-# is an image of a class that it does not know.
+# is an image of a class that it does not know, or that may have several frames.
 _STUDY: Final = "2.25.1"
 _SINGLE_FRAME: Final = MappingProxyType(
     {
@@ -210,6 +211,7 @@ def _nothing(images: Sequence[Dataset]) -> npt.NDArray[np.uint8]:
 
 
 def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
+    check_single_frame(source)
     image = stand_in(source)
     if _stood_for(source):
         image.SOPInstanceUID = _stand_in_uid(k)
@@ -243,13 +245,13 @@ def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
 def _class_in_place(source: Dataset, where: Grid | Plane) -> str:
     """Return the class of the image that highdicom is given; only slices have to have a place."""
     if not isinstance(where, Grid):
-        return known_class(str(source.SOPClassUID))
+        return CAPTURE
     return _SINGLE_FRAME.get(str(source.get("Modality", "")), _SINGLE_FRAME["CT"])
 
 
 def _stood_for(image: Dataset) -> bool:
     """Tell whether highdicom is given another image in the place of a slice."""
-    return "ReferencedFrameNumber" in image or not is_known(image)
+    return "ReferencedFrameNumber" in image or not is_of_one_frame(image)
 
 
 def _stand_in_uid(k: int) -> str:

@@ -205,8 +205,16 @@ def test_a_leap_second_does_not_move_the_zone() -> None:
     assert utc_offset("", "Europe/Berlin", "20260720", "235960") == "+0200"
 
 
-@pytest.mark.parametrize("sop_class", ["1.2.840.10008.5.1.4.1.1.5", "1.3.12.2.1107.5.9.1"])
-def test_images_of_a_retired_or_private_class_have_results_that_refer_to_it(
+@pytest.mark.parametrize(
+    "sop_class",
+    [
+        "1.2.840.10008.5.1.4.1.1.5",
+        "1.3.12.2.1107.5.9.1",
+        "1.2.840.10008.5.1.4.1.1.7.2",  # Multi-frame Grayscale Byte Secondary Capture
+        "1.2.840.10008.5.1.4.1.1.77.1.5.1",  # Ophthalmic Photography 8 Bit
+    ],
+)
+def test_images_of_a_retired_private_or_multi_frame_class_have_results_that_refer_to_it(
     study: Any, xray: Any, found: Any, sop_class: str
 ) -> None:
     wanted = ("SEG", "SEG:LABELMAP", "SR", "KO", "PR", "RTSTRUCT")
@@ -218,6 +226,7 @@ def test_images_of_a_retired_or_private_class_have_results_that_refer_to_it(
         headers = copy.deepcopy(source.headers)
         for header in headers:
             header.SOPClassUID = sop_class
+            header.NumberOfFrames = 1
         seen = tuple(replace(each, sop_class_uid=sop_class) for each in findings.inputs)
         these = replace(findings, inputs=seen)
         made = encode(these, headers, found.job, source.context, wanted)
@@ -232,6 +241,14 @@ def _with_a_mask(xray: Any, found: Any) -> Any:
     mask[0, 5:9, 4:20] = True
     (box,) = found.on_xray(xray).detections
     return replace(found.on_xray(xray), detections=(replace(box, mask=mask),))
+
+
+def test_a_projection_of_several_frames_is_refused_in_words(xray: Any, found: Any) -> None:
+    headers = copy.deepcopy(xray.headers)
+    headers[0].SOPClassUID = "1.2.840.10008.5.1.4.1.1.7.2"
+    headers[0].NumberOfFrames = 3
+    with pytest.raises(InputError, match="is a multi-frame object"):
+        encode(_with_a_mask(xray, found), headers, found.job, xray.context)
 
 
 def test_a_projection_has_no_place_whatever_it_says(xray: Any, found: Any) -> None:
