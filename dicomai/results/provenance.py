@@ -76,7 +76,7 @@ class Job:
         Raises
         ------
         InputError
-            The findings lie on an image that is no source.
+            The findings lie on an image that is no source, or on those of several series.
         """
         where = self.findings.where
         by_uid = {str(source.SOPInstanceUID): source for source in self.sources}
@@ -88,6 +88,14 @@ class Job:
                 f"encode: {self.findings.algorithm.name} looked at {depth} slices, but "
                 f"{len(missing) or 'some'} of them have no source image. Analyse the series again.",
                 subject=missing[0] if missing else "",
+            )
+        series = {text(by_uid[each], "SeriesInstanceUID") for each in named}
+        if len(series) > 1:  # a result says of one that it was derived from it
+            raise InputError(
+                f"encode: {self.findings.algorithm.name} looked at slices of {len(series)} series "
+                f"({', '.join(sorted(series)[:2])}) as one volume, and a result lies on those of "
+                "one. Analyse each series by itself.",
+                subject=min(series),
             )
         if not isinstance(where, Grid) or not where.frame_numbers:
             return tuple(by_uid[each] for each in named)

@@ -21,6 +21,7 @@ from dicomai.dicom.dates import utc_offset
 from dicomai.errors import InputError
 from dicomai.results.encode import encode, written
 from dicomai.results.gate import GateError, check
+from dicomai.routing.route import ResultObject
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +250,16 @@ def test_a_projection_of_several_frames_is_refused_in_words(xray: Any, found: An
     headers[0].NumberOfFrames = 3
     with pytest.raises(InputError, match="is a multi-frame object"):
         encode(_with_a_mask(xray, found), headers, found.job, xray.context)
+
+
+@pytest.mark.parametrize("objects", [("SEG",), ("SEG:LABELMAP",), ("PR",), ("RTSTRUCT",), ("PM",)])
+def test_slices_of_two_series_are_refused_in_words(
+    study: Any, found: Any, objects: tuple[ResultObject, ...]
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    headers[2].SeriesInstanceUID = "1.2.826.0.1.3680043.10.99.77"
+    with pytest.raises(InputError, match=r"slices of 2 series .* by itself"):
+        encode(found.little(study), headers, found.job, study.context, objects)
 
 
 def test_a_projection_has_no_place_whatever_it_says(xray: Any, found: Any) -> None:
