@@ -118,8 +118,9 @@ def written(result: Dataset) -> bytes:
                 pydicom.dcmwrite(head, empty, enforce_file_format=True)
                 return b"".join((head.getvalue(), *pieces(result, as_they_are=(FRAMES,))))
             except (UserWarning, UnicodeError) as trouble:
+                why = str(trouble).partition("\n")[0]  # pydicom's has a traceback
                 raise InputError(
                     f"encode: {result.SOPInstanceUID} holds text that its character set lacks: "
-                    f"{trouble}",
+                    f"{why}",
                     subject=str(result.SOPInstanceUID),
                 ) from trouble

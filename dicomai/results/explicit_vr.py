@@ -17,6 +17,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import correct_ambiguous_vr_element, write_data_element
 from pydicom.uid import UID
 
+_COMMANDS: Final = 0x0006FFFF
 _ITEM: Final = bytes.fromhex("fe ff 00 e0")
 _BULK: Final = frozenset({"OB", "OD", "OF", "OW"})
 _KEPT: Final = frozenset({str, int, UID})
@@ -75,6 +76,8 @@ def _pieces(
     within = (holder, *outer)
     out = []
     for tag in sorted(holder.keys()):
+        if not tag & 0xFFFF and tag > _COMMANDS:  # Group Length: retired, and wrong by now (7.2)
+            continue
         if tag in as_they_are and (unread := _unread(holder, tag)):
             out += [_long(tag, "SQ", len(unread)), unread]
             continue
@@ -113,5 +116,8 @@ def _is_open(element: DataElement) -> bool:
 def _by_pydicom(element: DataElement, encodings: list[str]) -> bytes:
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    write_data_element(buffer, element, encodings)
+    try:
+        write_data_element(buffer, element, encodings)
+    except (UserWarning, UnicodeError) as trouble:  # a warning that the caller made an error
+        raise UnicodeError(f"{element.keyword or element.tag}: {trouble}") from trouble
     return buffer.getvalue()

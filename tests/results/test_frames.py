@@ -11,6 +11,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataelem import DataElement
 
 from dicomai.results.encode import encode, written
 
@@ -34,6 +35,14 @@ def test_results_are_written_as_pydicom_would(study: Any, found: Any, form: Any,
         plain = io.BytesIO()
         pydicom.dcmwrite(plain, result, enforce_file_format=True)
         assert written(result) == plain.getvalue()
+
+
+def test_group_lengths_are_left_out_wherever_they_stand(study: Any, found: Any) -> None:
+    (plain,) = encode(found.nothing(study), study.headers, found.job, study.context)
+    wanted = written(plain)
+    for holder in (plain, plain.ContentSequence[-1]):
+        holder.add(DataElement(0x00400000, "UL", 12))
+    assert written(plain) == wanted
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 9), (4, 8, 8), (6, 5, 3), (1, 3, 5)])

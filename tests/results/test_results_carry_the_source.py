@@ -162,8 +162,25 @@ def test_a_character_that_does_not_fit_is_an_error_not_a_question_mark(
     (report,) = encode(found.nothing(study), study.headers, found.job, study.context)
     report.SpecificCharacterSet = "ISO_IR 100"
     report.StudyDescription = "≥ 4 mm"
-    with pytest.raises(InputError, match="character set lacks"):
+    with pytest.raises(InputError, match=r"character set lacks: StudyDescription: \w"):
         written(report)
+    report.StudyDescription = ""
+    report.ContentSequence[0].PersonName = "山田^太郎"
+    with pytest.raises(InputError, match="character set lacks: PersonName"):
+        written(report)
+
+
+def test_no_traceback_is_in_the_sentence_of_a_character_that_does_not_fit(
+    study: Any, found: Any
+) -> None:
+    wanted: tuple[ResultObject, ...] = ("SEG", "RTSTRUCT", "SR")
+    made = encode(found.little(study), study.headers, found.job, study.context, wanted)
+    contours = next(each for each in made if each.Modality == "RTSTRUCT")
+    contours.SpecificCharacterSet = "ISO_IR 100"
+    contours.StructureSetROISequence[0].ROIName = "肺"
+    with pytest.raises(InputError, match="character set lacks: ") as refused:
+        written(contours)
+    assert "\n" not in refused.value.sentence
 
 
 def test_undeclared_bytes_are_held_until_the_node_says_what_they_are(
