@@ -2,8 +2,9 @@
 
 A worker, as the service starts it, analyses a CT of 300×512×512 voxels and known truth with U-Nets
 of several sizes: alone, and a backlog of studies one after the other. Bare forward passes over the
-same windows are timed before, and MONAI's chain around the same network after. Times are medians
-over the rounds. Repeat it with the command that it prints.
+same windows are timed before and after each study, for the machine may be faster one minute than
+the next, and MONAI's chain around the same network at the end. Times are medians over the rounds.
+Repeat it with the command that it prints.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import highdicom
 import numpy as np
@@ -79,18 +81,25 @@ class Asked:
         return 4 * int(np.prod(self.shape_kji))
 
 
+class Pass(NamedTuple):
+    """What the bare forward passes over one study took."""
+
+    seconds: float
+    cpu_seconds: float
+
+
 @dataclass(slots=True, kw_only=True)
 class Measured:
     """What came of one model."""
 
-    forward_s: float
-    forward_cpu_s: float
+    forward: list[Pass]
     alone: list[Job]
     alone_cpu_s: float
     alone_bytes: int
     ours: Masks
     backlog_s: float = 0.0
     backlog_bytes: int = 0
+    after_backlog: Pass | None = None
     monai: list[dict[str, float]] | None = None
     monai_bytes: int = 0
     theirs: Masks | None = None
@@ -104,14 +113,30 @@ class Measured:
         }
 
     @property
+    def forward_s(self) -> float:
+        """Seconds of the bare forward passes."""
+        return statistics.median(each.seconds for each in self.forward)
+
+    @property
     def other_s(self) -> float:
-        """Seconds of everything but the forward passes."""
-        return sum(self.stages.values()) - self.forward_s
+        """Seconds of everything but the forward passes: of each study against those around it."""
+        around = pairwise(each.seconds for each in self.forward)
+        return statistics.median(
+            sum(job.stages_s.values()) - (before + after) / 2
+            for job, (before, after) in zip(self.alone, around, strict=True)
+        )
 
     @property
     def other_cpu_s(self) -> float:
         """Processor seconds of the same."""
-        return max(0.0, self.alone_cpu_s - self.forward_cpu_s)
+        forward = statistics.median(each.cpu_seconds for each in self.forward)
+        return max(0.0, self.alone_cpu_s - forward)
+
+    def times_the_least(self, studies: int) -> float:
+        """Return the backlog's seconds over the least, with the forward passes around it."""
+        assert self.after_backlog is not None
+        forward_s = (self.forward[-1].seconds + self.after_backlog.seconds) / 2
+        return self.backlog_s / (studies * (forward_s + self.other_cpu_s / CORES))
 
 
 def main() -> None:
@@ -196,8 +221,7 @@ class Hospital:
             batch=asked.batch,
             precision=asked.precision,
         )
-        _say(f"{name}: bare forward passes")
-        forward_s, forward_cpu_s = forward(package, asked)
+        once = forward(package, asked)
         tiny = self.study(self._tiny())
         alone = [self.study(self.body.hu) for _ in range(asked.rounds)]
         waiting = [self.study(self.body.hu) for _ in range(backlog)]
@@ -206,13 +230,13 @@ class Hospital:
             self._done(queued(self.engine, [tiny], package))
             before = proportional_bytes(process.pid)
             cpu_before = cpu_seconds(process.pid)
-            done = []
+            done, passes = [], [once()]
             with Peak(process.pid) as peak:
                 for uid in alone:
                     done += self._done(queued(self.engine, [uid], package))
+                    passes.append(once())
             out = Measured(
-                forward_s=forward_s,
-                forward_cpu_s=forward_cpu_s,
+                forward=passes,
                 alone=done,
                 alone_cpu_s=(cpu_seconds(process.pid) - cpu_before) / asked.rounds,
                 alone_bytes=peak.bytes - before,
@@ -225,6 +249,7 @@ class Hospital:
                     self._done(queued(self.engine, waiting, package))
                     out.backlog_s = time.perf_counter() - start
                 out.backlog_bytes = peak.bytes - before
+                out.after_backlog = once()
         if monai:
             _say(f"{name}: MONAI")
             self._with_monai(package, out)
@@ -317,8 +342,8 @@ def worker(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(60)
 
 
-def forward(package: Package, asked: Asked) -> tuple[float, float]:
-    """Return seconds, and processor seconds, of the bare forward passes over one study."""
+def forward(package: Package, asked: Asked) -> Callable[[], Pass]:
+    """Return what makes the bare forward passes over one study, in this process."""
     reuse_memory()  # as a runner does, or they would take half as long again
     torch.set_num_threads(CORES)
     network = torch_runtime.load(package, "cpu").network
@@ -333,16 +358,17 @@ def forward(package: Package, asked: Asked) -> tuple[float, float]:
     )
     half = asked.precision == "bfloat16" and has_bfloat16(torch.device("cpu"))
     inputs = torch.rand(asked.batch, 1, *asked.window).to(memory_format=torch.channels_last_3d)
-    times, cpu = [], []
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-        network(inputs)
-        for _ in range(asked.rounds):
+
+    def once() -> Pass:
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             start, cpu_start = time.perf_counter(), time.process_time()
             for size in sizes:
                 network(inputs[:size])
-            times.append(time.perf_counter() - start)
-            cpu.append(time.process_time() - cpu_start)
-    return statistics.median(times), statistics.median(cpu)
+            return Pass(time.perf_counter() - start, time.process_time() - cpu_start)
+
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        network(inputs)
+    return once
 
 
 def report(found: dict[str, Measured], asked: Asked, truth: Body) -> str:
@@ -367,11 +393,11 @@ def report(found: dict[str, Measured], asked: Asked, truth: Body) -> str:
     )
     for each in every:
         if each.backlog_s:
-            least = asked.backlog * (each.forward_s + each.other_cpu_s / CORES)
             told = (
                 f"Backlog of {asked.backlog} studies: {each.backlog_s:.1f} s, "
-                f"{each.backlog_s / least:.2f} × (forward passes + processor seconds of the rest / "
-                f"{CORES}); peak memory {each.backlog_bytes / volume:.2f} × the volume as float32."
+                f"{each.times_the_least(asked.backlog):.2f} × (forward passes + processor seconds "
+                f"of the rest / {CORES}); peak memory {each.backlog_bytes / volume:.2f} × the "
+                "volume as float32."
             )
             lines += ["", told]
     if any(each.monai for each in every):
