@@ -44,6 +44,11 @@ _OF_ONE_FRAME: Final = frozenset(
 )
 
 
+def is_known(image: Dataset) -> bool:
+    """Tell whether highdicom takes a reference to an image under its class."""
+    return str(image.SOPClassUID) in KNOWN
+
+
 def is_of_one_frame(image: Dataset) -> bool:
     """Tell whether highdicom knows the class of an image, as one of one frame."""
     return str(image.SOPClassUID) in _OF_ONE_FRAME
@@ -57,9 +62,7 @@ def known_class(sop_class_uid: str) -> str:
 def put_back(result: Dataset, images: Iterable[Dataset]) -> None:
     """Give every reference to one of these images its class, in whatever sequence it stands."""
     strange = {
-        str(each.SOPInstanceUID): uid
-        for each in images
-        if (uid := str(each.SOPClassUID)) not in KNOWN
+        str(each.SOPInstanceUID): str(each.SOPClassUID) for each in images if not is_known(each)
     }
     if strange:
         _put_back(result, strange)
