@@ -437,6 +437,14 @@ def _centred_nowhere(sr: Dataset) -> None:
     point.GraphicData = [float("nan")] * 3
 
 
+def _underlined_in_latin(sr: Dataset) -> None:
+    sr.SpecificCharacterSet = "ISO_IR 192"
+    _named(sr, "121106")[0].TextValue += " \xfc"
+    number = _named(sr, "81827009")[0].MeasuredValueSequence[0]
+    underlined = f"0_{number.NumericValue}"  # the same number, to Python
+    number["NumericValue"] = DataElement("NumericValue", "DS", underlined, validation_mode=0)
+
+
 def _of_no_algorithm(seg: Dataset) -> None:
     del seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmName
 
@@ -543,6 +551,7 @@ def _no_parameters(seg: Dataset) -> None:
         (SEG, _of_two_frames, "it can't be read"),
         (SEG, _of_frame_0, "names no frame of its image"),
         (SEG, _of_no_algorithm, "it can't be read"),
+        (SR, _underlined_in_latin, "NumericValue is written in no numbers"),
         (SEG, _image_of_another_class, "says another class of its image"),
         (SEG, _image_of_no_class, "says another class of its image"),
         (SEG, _for_no_purpose, "what its image was for"),

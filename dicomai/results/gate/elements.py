@@ -90,10 +90,10 @@ def items_in(sequence: bytes) -> list[Elements]:
 
 def inner(holder: Elements, tag: int) -> list[Elements]:
     """Return the items of a sequence in an item; none where it is missing or empty."""
-    return items_in(octets(holder, tag, "SQ"))
+    return items_in(octets(holder, tag, b"SQ"))
 
 
-def octets(holder: Elements, tag: int, representation: str) -> bytes:
+def octets(holder: Elements, tag: int, representation: bytes) -> bytes:
     """Return a value as it stands there, empty where it is missing.
 
     Raises
@@ -104,30 +104,30 @@ def octets(holder: Elements, tag: int, representation: str) -> bytes:
     if tag not in holder:
         return b""
     element = holder[tag]
-    if element.representation != representation.encode():
-        raise ValueError(f"{keyword_for_tag(tag)} is no {representation}")
+    if element.representation != representation:
+        raise ValueError(f"{keyword_for_tag(tag)} is no {representation.decode()}")
     return element.value
 
 
-def said(holder: Elements, tag: int, representation: str) -> str:
+def said(holder: Elements, tag: int, representation: bytes) -> str:
     """Return a text without padding, several between backslashes; empty where it is missing."""
     return octets(holder, tag, representation).decode("latin-1").strip("\0 ")
 
 
 def numbers(holder: Elements, tag: int, count: int) -> tuple[float, ...]:
     """Return so many decimal strings."""
-    values = tuple(float(each) for each in said(holder, tag, "DS").split("\\"))
+    values = tuple(float(each) for each in said(holder, tag, b"DS").split("\\"))
     if len(values) != count:
         raise ValueError(f"{keyword_for_tag(tag)} has {len(values)} values, not {count}")
     return values
 
 
-def integer(holder: Elements, tag: int, representation: str) -> int | None:
+def integer(holder: Elements, tag: int, representation: bytes) -> int | None:
     """Return a single whole number, IS or US; None where it is missing."""
     value = octets(holder, tag, representation)
     if tag not in holder:
         return None
-    if representation == "IS":
+    if representation == b"IS":
         return int(value)
     if len(value) != 2:
         raise ValueError(f"{keyword_for_tag(tag)} has not one value")
@@ -142,14 +142,24 @@ def is_plain(sequence: bytes) -> bool:
     ValueError, struct.error
         The bytes are no whole items.
     """
-    return all(
-        is_plain(each.value)
-        if each.representation == b"SQ"
-        else each.representation not in _TEXT
-        or (each.value.isascii() and b"\x1b" not in each.value)
-        for holder in _items(sequence)
-        for each in holder.values()
-    )
+    return _is_plain(sequence, set())
+
+
+def _is_plain(sequence: bytes, known: set[bytes]) -> bool:
+    """Read a whole sequence; `known` are those inside that are plain: frames repeat each other."""
+    plain = True
+    for holder in _items(sequence):
+        for each in holder.values():
+            if each.representation == b"SQ":
+                if each.value in known:
+                    continue
+                if _is_plain(each.value, known):
+                    known.add(each.value)
+                else:
+                    plain = False
+            elif each.representation in _TEXT:
+                plain = plain and each.value.isascii() and b"\x1b" not in each.value
+    return plain
 
 
 def _items(sequence: bytes) -> Iterator[Elements]:

@@ -87,12 +87,12 @@ def frames_of(result: Dataset) -> list[Frame]:
 def _frame(groups: Elements, shared: Elements) -> Frame:
     segments = inner(groups if _SEGMENT in groups else shared, _SEGMENT)
     content = inner(groups, _CONTENT)
-    index = octets(content[0], _INDEX, "UL") if content else b""
+    index = octets(content[0], _INDEX, b"UL") if content else b""
     return Frame(
-        segment=integer(segments[0], _SEGMENT_NUMBER, "US") if segments else None,
+        segment=integer(segments[0], _SEGMENT_NUMBER, b"US") if segments else None,
         index=struct.unpack(f"<{len(index) // 4}L", index),
-        derivation=octets(groups, _DERIVATION, "SQ"),
-        place=tuple(octets(groups if tag in groups else shared, tag, "SQ") for tag in _PLACE),
+        derivation=octets(groups, _DERIVATION, b"SQ"),
+        place=tuple(octets(groups if tag in groups else shared, tag, b"SQ") for tag in _PLACE),
     )
 
 
@@ -135,12 +135,12 @@ def _derived(uid: str, number: int, derivation: bytes, there: Slice, listed: set
         for image in inner(each, _SOURCE):
             if not _coded(image, _PURPOSE):
                 refuse("attributes", uid, f"frame {number} does not say what its image was for")
-            if said(image, _CLASS, "UI") != str(there.source.SOPClassUID):
+            if said(image, _CLASS, b"UI") != str(there.source.SOPClassUID):
                 refuse("references", uid, f"frame {number} says another class of its image")
-            frame = integer(image, _FRAME_NUMBER, "IS")
+            frame = integer(image, _FRAME_NUMBER, b"IS")
             if frame == 0:  # they count from 1, and what is missing is 0 in an Image
                 refuse("references", uid, f"frame {number} names no frame of its image")
-            images.add((said(image, _INSTANCE, "UI"), frame or 0))
+            images.add((said(image, _INSTANCE, b"UI"), frame or 0))
     if images != {there.image}:
         refuse("references", uid, f"frame {number} names another image than lies there")
     if there.image[0] not in listed:
@@ -162,7 +162,7 @@ def check_dimensions(result: Dataset, frames: Sequence[Frame], found: Sequence[i
     """
     uid = str(result.SOPInstanceUID)
     pointers = [
-        struct.unpack("<HH", octets(each, _POINTER, "AT"))
+        struct.unpack("<HH", octets(each, _POINTER, b"AT"))
         for each in items_of(result, "DimensionIndexSequence")
     ]
     upward = {k: rank for rank, k in enumerate(sorted(set(found)), start=1)}

@@ -153,4 +153,4 @@ def _some(result: Dataset, holder: Elements, tag: int) -> list[Elements]:
 
 
 def _said(holder: Elements, tag: int) -> str:
-    return said(holder, tag, "UI") or "none"  # and not "": that is what need not be said
+    return said(holder, tag, b"UI") or "none"  # and not "": that is what need not be said
