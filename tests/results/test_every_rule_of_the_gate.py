@@ -346,6 +346,14 @@ def _on_a_plane(seg: Dataset) -> None:
     place.ImagePositionPatient = place.ImagePositionPatient[:2]
 
 
+def _in_two_places(seg: Dataset) -> None:
+    _first(seg).PlanePositionSequence.append(Dataset())
+
+
+def _from_one_image_twice(seg: Dataset) -> None:
+    _first(seg).DerivationImageSequence[0].SourceImageSequence.append(_image(seg))
+
+
 def _spaced_by_nothing(seg: Dataset) -> None:
     measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     measures["SpacingBetweenSlices"] = DataElement(
@@ -530,6 +538,8 @@ def _no_parameters(seg: Dataset) -> None:
         (SEG, _in_its_frames(b"-61.25", b"nobody"), "ImagePositionPatient is written in no numb"),
         (SEG, _in_its_frames(b"-61.25", b"   nan"), "ImagePositionPatient is written in no numb"),
         (SEG, _in_its_frames(b"-48.5\\-179.0", b"-4_8.5\\-179."), "is written in no numbers"),
+        (SEG, _in_two_places, "a functional group has 2 items"),
+        (SEG, _from_one_image_twice, "names another image than lies there"),
         (SEG, _on_a_plane, "says where it lies in no numbers"),
         (SEG, _spaced_by_nothing, "SpacingBetweenSlices is written in no numbers"),
         (SEG, _in_its_frames(b"\x24\x91SQ", b"\x24\x91OB"), "DerivationImageSequence is no SQ"),

@@ -85,15 +85,21 @@ def frames_of(result: Dataset) -> list[Frame]:
 
 
 def _frame(groups: Elements, shared: Elements) -> Frame:
-    segments = inner(groups if _SEGMENT in groups else shared, _SEGMENT)
-    content = inner(groups, _CONTENT)
-    index = octets(content[0], _INDEX, b"UL") if content else b""
+    segment = _group(inner(groups if _SEGMENT in groups else shared, _SEGMENT))
+    index = octets(_group(inner(groups, _CONTENT)), _INDEX, b"UL")
     return Frame(
-        segment=integer(segments[0], _SEGMENT_NUMBER, b"US") if segments else None,
+        segment=integer(segment, _SEGMENT_NUMBER, b"US"),
         index=struct.unpack(f"<{len(index) // 4}L", index),
         derivation=octets(groups, _DERIVATION, b"SQ"),
         place=tuple(octets(groups if tag in groups else shared, tag, b"SQ") for tag in _PLACE),
     )
+
+
+def _group(items: Sequence[Elements]) -> Elements:
+    """Return what a functional group says; it has no more than one item (PS3.3 C.7.6.16.2)."""
+    if len(items) > 1:
+        raise ValueError(f"a functional group has {len(items)} items, not one")
+    return items[0] if items else {}
 
 
 def lying_on(
@@ -128,7 +134,7 @@ def lying_on(
 
 def _derived(uid: str, number: int, derivation: bytes, there: Slice, listed: set[str]) -> None:
     """Check that a frame is derived from the image where it lies (PS3.3 C.7.6.16.2.6)."""
-    images = set()
+    images = []
     for each in items_in(derivation):
         if not _coded(each, _WHY):
             refuse("attributes", uid, f"frame {number} does not say how it was derived")
@@ -140,8 +146,8 @@ def _derived(uid: str, number: int, derivation: bytes, there: Slice, listed: set
             frame = integer(image, _FRAME_NUMBER, b"IS")
             if frame == 0:  # they count from 1, and what is missing is 0 in an Image
                 refuse("references", uid, f"frame {number} names no frame of its image")
-            images.add((said(image, _INSTANCE, b"UI"), frame or 0))
-    if images != {there.image}:
+            images.append((said(image, _INSTANCE, b"UI"), frame or 0))
+    if images != [there.image]:
         refuse("references", uid, f"frame {number} names another image than lies there")
     if there.image[0] not in listed:
         refuse("references", uid, f"its Referenced Series Sequence lacks {there.image[0]}")
@@ -182,10 +188,9 @@ def _corners(
     uid: str, number: int, place: Place, rows_columns: tuple[int, int], where: Grid
 ) -> Corners:
     """Return where a frame lies, (4, 3) LPS mm."""
-    items = [items_in(each) for each in place]
-    if not all(items):
+    position, orientation, measures = (_group(items_in(each)) for each in place)
+    if not (position and orientation and measures):
         refuse("attributes", uid, f"frame {number} does not say where it lies")
-    (position, *_), (orientation, *_), (measures, *_) = items
     try:
         corners = corners_of(
             numbers(position, _POSITION, 3),
