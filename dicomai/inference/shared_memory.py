@@ -165,6 +165,8 @@ class _Volume(mmap.mmap):
 class SharedPlanes:
     """Slices that are put into a memfd: the volume of them passes to a runner without a copy."""
 
+    _descriptor = -1
+
     def __init__(self, shape_kji: tuple[int, int, int]) -> None:
         self._shape = shape_kji
         self._plane_bytes = 2 * shape_kji[1] * shape_kji[2]
@@ -195,7 +197,11 @@ class SharedPlanes:
 def _memory(size: int) -> int:
     """Return a descriptor of new anonymous memory."""
     descriptor = os.memfd_create("dicomai", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, size)
+    try:
+        os.ftruncate(descriptor, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -171,6 +171,13 @@ def test_a_volume_that_its_sender_can_change_or_that_is_too_small_is_refused() -
         os.close(each)
 
 
+def test_a_volume_for_which_there_is_no_memory_leaves_nothing() -> None:
+    before = descriptors()
+    with pytest.raises(OverflowError):
+        SharedPlanes((2**21, 2**21, 2**21))
+    assert descriptors() == before
+
+
 def test_nothing_but_our_own_dataclasses_is_read(channels: tuple[Channel, Channel]) -> None:
     channels[0].send(subprocess.Popen)
     with pytest.raises(BadMessage, match=r"subprocess\.Popen does not pass"):
