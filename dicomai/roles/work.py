@@ -50,14 +50,10 @@ def work(settings: Settings, life: Life) -> None:
             runner, intake = stack.enter_context(process), Intake()
             lane = partial(_analysing, settings, engine, runner, intake, name, life.stop)
             loops += [Loop(f"{name}:{number}", lane, life.stop) for number in range(LANES)]
-        fetcher = f"{at}:retrieval"
-        loops.append(
-            Loop(fetcher, partial(_retrieving, settings, engine, fetcher, life.stop), life.stop)
-        )
-        sender = f"{at}:network"
-        loops.append(
-            Loop(sender, partial(_delivering, settings, engine, sender, life.stop), life.stop)
-        )
+        fetcher, sender = f"{at}:retrieval", f"{at}:network"
+        for name, kind in ((fetcher, Retriever), (sender, Deliverer)):
+            build = partial(_on_the_network, kind, settings, engine, name, life.stop)
+            loops.append(Loop(name, build, life.stop))
         shown = [
             *((name, device, supervise.KINDS) for name, device in workers.items()),
             (sender, "network", deliver.KINDS),
@@ -122,7 +118,8 @@ def _analysing(
     return Supervisor(settings=settings, runner=runner, worker=worker, intake=intake).work_once
 
 
-def _delivering(
+def _on_the_network(
+    kind: type[Deliverer | Retriever],
     settings: Settings,
     engine: Engine,
     name: str,
@@ -130,18 +127,7 @@ def _delivering(
     pulse: Callable[[], None],
 ) -> Callable[[], bool]:
     worker = worker_of(settings, engine, name, stop, pulse)
-    return Deliverer(settings=settings, worker=worker).work_once
-
-
-def _retrieving(
-    settings: Settings,
-    engine: Engine,
-    name: str,
-    stop: threading.Event,
-    pulse: Callable[[], None],
-) -> Callable[[], bool]:
-    worker = worker_of(settings, engine, name, stop, pulse)
-    return Retriever(settings=settings, worker=worker).work_once
+    return kind(settings=settings, worker=worker).work_once
 
 
 def _telling(
