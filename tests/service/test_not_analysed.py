@@ -22,7 +22,7 @@ from dicomai.service import analyse, duties
 from dicomai.service.supervise import Supervisor
 from dicomai.store import instances, jobs
 from dicomai.store.engine import reading, writing
-from dicomai.store.job import Job
+from dicomai.store.job import Job, JobId
 from dicomai.store.leases import LeaseObserver
 
 
@@ -94,16 +94,30 @@ def test_what_lacks_an_image_in_the_archive_is_told_by_the_others(
     assert len(ward.results(job)) == 1
 
 
-def die(folder: Path) -> None:
-    """Claim a job, and be killed when its images are loaded."""
+def die(folder: Path, routes: tuple[Route, ...], where: str) -> None:
+    """Claim a job, and be killed in a stage."""
     ward = open_ward(folder)
 
     def kill(stage: str, _: Job) -> None:
-        if stage == "load":
+        if stage == where:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    settings = replace(ward.settings, routes=routes)
     worker = ward.worker(observe=kill)
-    Supervisor(settings=ward.settings, runner=RunnerProcess("cpu"), worker=worker).work_once()
+    Supervisor(settings=settings, runner=RunnerProcess("cpu"), worker=worker).work_once()
+
+
+def killed(ward: Ward, folder: Path, job: JobId, routes: tuple[Route, ...], where: str) -> str:
+    """Have a worker claim the job and be killed; return the state that its lease leaves."""
+    ward.engine.dispose()
+    child = multiprocessing.get_context("fork").Process(target=die, args=(folder, routes, where))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    observer = LeaseObserver(0.01)
+    while ward.job(job).state == "running":
+        duties.expire(ward.engine, observer, routes, now())
+    return ward.job(job).state
 
 
 @pytest.mark.parametrize("objects", [("SR",), ("SR", "NOT-ANALYSED")])
@@ -114,16 +128,7 @@ def test_what_kills_its_worker_twice_is_told_where_a_route_asks_for_it(
     routes = (Route(name="all", model="bodies", objects=objects),)
     settings = replace(ward.settings, routes=routes)
     job = ward.queue(ward.study("P1"))
-    observer, states = LeaseObserver(0.01), []
-    for _ in range(2):
-        ward.engine.dispose()
-        child = multiprocessing.get_context("fork").Process(target=die, args=(tmp_path,))
-        child.start()
-        child.join(60)
-        assert child.exitcode == -signal.SIGKILL
-        while ward.job(job).state == "running":
-            duties.expire(ward.engine, observer, routes, now())
-        states.append(ward.job(job).state)
+    states = [killed(ward, tmp_path, job, routes, "load") for _ in range(2)]
     told = "NOT-ANALYSED" in objects
     assert states == ["queued", "queued" if told else "failed"]
     # It never reaches a runner.
@@ -136,6 +141,16 @@ def test_what_kills_its_worker_twice_is_told_where_a_route_asks_for_it(
         item.TextValue for each in reports for item in each.ContentSequence[-1].ContentSequence
     ]
     assert any("not analysed: Twice the program ended" in text for text in words) is told
+
+
+def test_a_report_that_kills_its_worker_too_is_not_tried_again(tmp_path: Path) -> None:
+    ward = open_ward(tmp_path)
+    routes = (Route(name="all", model="bodies", objects=("SR", "NOT-ANALYSED")),)
+    job = ward.queue(ward.study("P1"))
+    stages = ("load", "load", "encode")
+    states = [killed(ward, tmp_path, job, routes, each) for each in stages]
+    ward.engine.dispose()
+    assert states == ["queued", "queued", "failed"]
 
 
 def test_what_kills_a_runner_twice_is_told_where_a_route_asks_for_it(
