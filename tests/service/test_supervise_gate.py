@@ -39,17 +39,36 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
     opened.engine.dispose()
 
 
-def found_in(ward: Ward, runner: RunnerProcess, folder: Path) -> tuple[SourceVolume, Findings]:
+def asked_of(ward: Ward, folder: Path) -> tuple[SourceVolume, Analyse]:
     (series,) = read_series(write_study(folder, "P1"))
     source = volume_of(series.datasets)
     package = open_registry(ward.settings.folders.models).get("bodies")
-    request = Analyse(
+    return source, Analyse(
         package_folder=str(package.folder),
         package_sha256=package.sha256,
         source=replace(source, headers=()),
         inputs=inputs_of(source.headers),
     )
+
+
+def found_in(ward: Ward, runner: RunnerProcess, folder: Path) -> tuple[SourceVolume, Findings]:
+    source, request = asked_of(ward, folder)
     return source, runner.analyse(request, on_progress=lambda *_: None, go_on=lambda: None)
+
+
+def test_an_answer_of_other_images_or_of_another_model_is_an_error_of_identity(
+    ward: Ward, runner: RunnerProcess, tmp_path: Path
+) -> None:
+    _, request = asked_of(ward, tmp_path / "study")
+    findings = runner.analyse(request, on_progress=lambda *_: None, go_on=lambda: None)
+    analyse.check_answer(findings, request)
+    for other in (
+        replace(findings, inputs=findings.inputs[1:]),
+        replace(findings, inputs=findings.inputs[::-1]),
+        replace(findings, algorithm=replace(findings.algorithm, package_sha256="0" * 64)),
+    ):
+        with pytest.raises(IdentityError):
+            analyse.check_answer(other, request)
 
 
 def changed(octets: bytes, keyword: str, value: str) -> bytes:
