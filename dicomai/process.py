@@ -5,6 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -12,6 +16,7 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 _KEPT_BYTES: Final = 1 << 30
+_REST_S: Final = 60.0
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -53,6 +58,55 @@ def release_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+class SpareMemory:
+    """What the allocator keeps while there is work, and for a while after: the next may come soon.
+
+    Memory that was given back is slow to have again, most of all on a virtual machine, whose host
+    must find it first: two seconds for an analysis of a CT (benchmarks/inference.md).
+
+    Parameters
+    ----------
+    rest_s
+        How long nothing was done when it is given back.
+    """
+
+    def __init__(self, rest_s: float = _REST_S) -> None:
+        self._rest_s = rest_s
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._used_at = 0.0
+        self._watched = False
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep it, whoever else does too."""
+        with self._lock:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                self._used_at = time.monotonic()
+                if not self._watched:
+                    self._watched = True
+                    self._look_again_in(self._rest_s)
+
+    def _look_again_in(self, seconds: float) -> None:
+        later = threading.Timer(seconds, self._look)
+        later.daemon = True
+        later.start()
+
+    def _look(self) -> None:
+        with self._lock:
+            left = self._used_at + self._rest_s - time.monotonic()
+            if self._inside or left > 0:
+                self._look_again_in(self._rest_s if self._inside else left)
+            else:
+                self._watched = False
+                release_memory()
 
 
 def in_words(return_code: int) -> str:

@@ -16,7 +16,6 @@ from dicomai.inference.postprocess import Choice, Region, regions
 from dicomai.inference.preprocess import PreparedVolume
 from dicomai.inference.run import Array, Model, Run
 from dicomai.models.manifest import Manifest
-from dicomai.process import release_memory
 
 
 def found_in_volume(
@@ -145,10 +144,7 @@ def _slabs(
         padding=manifest.preprocess.scale_to[0],
         progress=lambda fraction: run.report("infer", fraction),
     )
-    for slab in inferer.slabs(prepared.inputs, sound):
-        release_memory()  # what windows took is in the way of what follows, and grows into gaps
-        yield slab
-        release_memory()
+    yield from inferer.slabs(prepared.inputs, sound)
 
 
 def checked(

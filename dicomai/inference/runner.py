@@ -28,7 +28,7 @@ from dicomai.errors import ConfigError, DicomaiError, ResourceError
 from dicomai.inference.messages import Analyse, Done, Failed, Progress, Ready
 from dicomai.inference.runner_process import WARM_BYTES
 from dicomai.inference.shared_memory import Channel, PeerGone
-from dicomai.process import die_with_parent, release_memory, reuse_memory
+from dicomai.process import SpareMemory, die_with_parent, reuse_memory
 
 if TYPE_CHECKING:
     from dicomai.findings import Findings
@@ -74,23 +74,15 @@ class Runner:
         # One thread, so that requests have the device in the order in which they are ready for it.
         self._on_device = ThreadPoolExecutor(1, "device")
         self._batches = _Batches()
-        self._counting = threading.Lock()
-        self._inside = 0
+        self._spare_memory = SpareMemory()
 
     def answer(self, request: Analyse) -> None:
         """Run one request and send what came of it; a defect of ours is an answer too.
 
         Several may run at once, in threads: one has the device, others come to it or go from it.
         """
-        with self._counting:
-            self._inside += 1
-        with suppress(PeerGone):  # then nobody waits for it
+        with self._spare_memory.in_use(), suppress(PeerGone):  # then nobody waits for it
             self._channel.send(replace(self._answer(request), number=request.number))
-        del request
-        with self._counting:
-            self._inside -= 1
-            if not self._inside:  # else the next uses it again
-                release_memory()
 
     def _answer(self, request: Analyse) -> Done | Failed:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -34,12 +35,17 @@ from dicomai.store import hosts
 from dicomai.store.engine import open_engine, writing
 from dicomai.store.states import JobKind
 
+_COLLECT_AFTER: Final = (50_000, 20, 100)
+"""Objects, younger and older generations: a series has hundreds of thousands, none of them garbage
+while it is loaded, and after each job all is collected anyway."""
 _TELL_EVERY_S: Final = 10.0
 _GPUS: Final = Path("/proc/driver/nvidia/gpus")
 
 
 def work(settings: Settings, life: Life) -> None:
     """Do jobs until told to stop; then give back what runs."""
+    gc.freeze()  # what was imported stays, and collections need not look at it
+    gc.set_threshold(*_COLLECT_AFTER)
     engine = open_engine(settings.database.url)
     at = f"{socket.gethostname()}:{os.getpid()}"
     workers = {f"{at}:{device}": device for device in devices(settings.worker.device)}
