@@ -16,6 +16,7 @@ from dicomai.inference.postprocess import Choice, Region, regions
 from dicomai.inference.preprocess import PreparedVolume
 from dicomai.inference.run import Array, Model, Run
 from dicomai.models.manifest import Manifest
+from dicomai.process import release_memory
 
 
 def found_in_volume(
@@ -84,6 +85,8 @@ def needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:
 def check_memory(model: Model, memory: Need, windows: int) -> None:
     """Raise ResourceError where a run will need more memory than there is."""
     of_host = memory.on_host(windows, device_is_host=model.is_on_cpu)
+    if of_host > host_free_bytes():
+        release_memory()  # what is spared of an earlier run is free for this one
     places = [("the host", of_host, host_free_bytes())]
     free = model.free_bytes()
     if free is not None:

@@ -16,6 +16,7 @@ from torch import nn
 from dicomai.errors import ResourceError
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
+from dicomai.inference import forward
 from dicomai.inference.memory import need
 from dicomai.inference.messages import Analyse, Done, Progress
 from dicomai.inference.pipeline import analyse
@@ -88,6 +89,20 @@ def test_a_run_that_will_not_fit_is_refused_before_it_starts(
     )
     with pytest.raises(ResourceError, match=r"GB will be needed, .* GB are free"):
         analyse(model, large, (), lambda *_: None)
+
+
+def test_memory_that_an_earlier_run_left_spare_is_there_for_the_next(
+    teller: Load, make_body: Body, volume_manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare = [64 * 2**30]  # all that the host has
+    monkeypatch.setattr(forward, "host_free_bytes", lambda: 64 * 2**30 - spare[0])
+    monkeypatch.setattr(forward, "release_memory", lambda: None)
+    model = teller(in_windows(volume_manifest, "bands"))
+    source = make_body(lambda lps: lps[..., 0] * 0)
+    with pytest.raises(ResourceError, match=r"0\.0 GB are free"):
+        analyse(model, source, (), lambda *_: None)
+    monkeypatch.setattr(forward, "release_memory", lambda: spare.__setitem__(0, 0))
+    assert analyse(model, source, (), lambda *_: None).deviations == ()
 
 
 LIMITED = """
