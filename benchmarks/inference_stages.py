@@ -27,7 +27,8 @@ from inference_case import body, write_package, write_study
 from dicomai.dicom.dates import now
 from dicomai.imaging.series import read_object
 from dicomai.imaging.volume import volume_of
-from dicomai.inference.pipeline import analyse, inputs_of
+from dicomai.inference.inputs import inputs_of
+from dicomai.inference.pipeline import analyse
 from dicomai.models.package import Package
 from dicomai.models.runtimes import torch_runtime
 from dicomai.models.runtimes.torch_runtime import LoadedModel

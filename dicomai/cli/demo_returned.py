@@ -27,7 +27,7 @@ from dicomai.findings import (
 from dicomai.imaging.geometry import Grid
 from dicomai.imaging.image import SourceImagePixels
 from dicomai.imaging.volume import SourceVolume
-from dicomai.inference.pipeline import inputs_of
+from dicomai.inference.inputs import inputs_of
 from dicomai.models.package import Package
 from dicomai.results import gate
 from dicomai.results.overlay import overlays

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from dicomai.errors import ConfigError, ResourceError
 from dicomai.imaging.resample import Resampling
@@ -14,7 +16,7 @@ from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer
 from dicomai.inference.memory import Need, host_free_bytes, need
 from dicomai.inference.postprocess import Choice, Region, regions
 from dicomai.inference.preprocess import PreparedVolume
-from dicomai.inference.run import Array, Model, Run
+from dicomai.inference.run import Model, Run
 from dicomai.models.manifest import Manifest
 from dicomai.process import release_memory
 
@@ -41,28 +43,35 @@ def found_in_volume(
     windows = infer.batch if infer.window_kji else 1
     shape = infer.window_kji or prepared.inputs.shape[1:]
     memory = memory.with_window(model.pass_bytes((1, len(prepared.inputs), *shape)))
+    gathers = not model.is_on_cpu
     while True:
-        short: ResourceError | MemoryError
+        short: ResourceError | MemoryError | torch.OutOfMemoryError
         try:
-            check_memory(model, memory, windows)
-            slabs = _slabs(model, prepared, run, windows)
+            check_memory(model, memory, windows, gathers=gathers)
+            where = model.device if gathers else torch.device("cpu")
+            slabs = _slabs(model, prepared, run, windows, where)
             way = prepared.resampling
             return _found_at_once(model, slabs, way, choices, scored, run)
-        except (ResourceError, MemoryError) as error:
+        except (ResourceError, MemoryError, torch.OutOfMemoryError) as error:
             short = error.with_traceback(None)  # or its frames would keep what they hold
         if model.make_room():
             continue
-        where = "the host" if model.is_on_cpu else str(model.device)
+        place = "the host" if model.is_on_cpu else str(model.device)
         if windows > 1:
             fewer = windows // 2
             told = f"the network saw {fewer}"
             run.deviations.append(
-                f"The memory of {where} did not suffice for {windows} windows at a time; {told}."
+                f"The memory of {place} did not suffice for {windows} windows at a time; {told}."
             )
             windows = fewer
+        elif gathers:
+            run.deviations.append(
+                f"The memory of {place} did not suffice; windows were gathered on the host."
+            )
+            gathers = False
         elif not model.is_on_cpu:
             run.deviations.append(
-                f"The memory of {where} did not suffice; the network ran on the CPU."
+                f"The memory of {place} did not suffice; the network ran on the CPU."
             )
             model = model.on_cpu()
         else:
@@ -82,15 +91,18 @@ def needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:
     )
 
 
-def check_memory(model: Model, memory: Need, windows: int) -> None:
-    """Raise ResourceError where a run will need more memory than there is."""
+def check_memory(model: Model, memory: Need, windows: int, *, gathers: bool = False) -> None:
+    """Raise ResourceError where a run will need more memory than there is.
+
+    Where the device `gathers`, input and blended windows lie there too.
+    """
     of_host = memory.on_host(windows, device_is_host=model.is_on_cpu)
     if of_host > host_free_bytes():
         release_memory()  # what is spared of an earlier run is free for this one
     places = [("the host", of_host, host_free_bytes())]
     free = model.free_bytes()
     if free is not None:
-        places.append((str(model.device), windows * memory.window, free))
+        places.append((str(model.device), memory.on_device(windows, gathers=gathers), free))
     for where, wanted, free in places:
         if wanted > free:
             raise ResourceError(
@@ -121,20 +133,21 @@ def _found_at_once(
 
 
 def _slabs(
-    model: Model, prepared: PreparedVolume, run: Run, windows: int
+    model: Model, prepared: PreparedVolume, run: Run, windows: int, where: torch.device
 ) -> Iterator[npt.NDArray[np.floating]]:
-    """Give the probabilities on the model's grid, slab by slab."""
+    """Give the probabilities on the model's grid, slab by slab; they are gathered somewhere."""
     manifest = model.package.manifest
     infer = manifest.infer
 
-    def sound(batch: Array) -> Array:
+    def fitting(batch: Tensor) -> Tensor:
         out = model(batch)
-        for each in out:
-            checked(each, manifest, dimensions=4)
+        _check_shape(out[0], manifest, dimensions=4)
         return out
 
+    inputs = torch.from_numpy(prepared.inputs).to(where)
     if infer.window_kji is None:
-        yield from WholeInferer().slabs(prepared.inputs, sound)
+        slabs = WholeInferer().slabs(inputs, fitting)
+        yield from (_on_host(_finite(slab, manifest)) for slab in slabs)
         return
     inferer = SlidingWindowInferer(
         window_kji=infer.window_kji,
@@ -147,22 +160,39 @@ def _slabs(
         padding=manifest.preprocess.scale_to[0],
         progress=lambda fraction: run.report("infer", fraction),
     )
-    yield from inferer.slabs(prepared.inputs, sound)
+    slabs = inferer.slabs(inputs, fitting)
+    yield from (_on_host(_finite(slab, manifest)) for slab in slabs)
 
 
-def checked(
-    probabilities: npt.NDArray[np.float32], manifest: Manifest, dimensions: int
-) -> npt.NDArray[np.float32]:
-    """Raise ConfigError unless a network gave what the manifest promises."""
+def _on_host(slab: Tensor) -> npt.NDArray[np.floating]:
+    """Return a slab in the host's memory, where a GPU writes fastest if the pages stay in place."""
+    if slab.device.type != "cpu":
+        slab = torch.empty(slab.shape, dtype=slab.dtype, pin_memory=True).copy_(slab)
+    out: npt.NDArray[np.floating] = slab.numpy()
+    return out
+
+
+def checked(probabilities: Tensor, manifest: Manifest, dimensions: int) -> Tensor:
+    """Return what a network gave; raise ConfigError unless the manifest promises such."""
+    _check_shape(probabilities, manifest, dimensions)
+    return _finite(probabilities, manifest)
+
+
+def _check_shape(probabilities: Tensor, manifest: Manifest, dimensions: int) -> None:
     needed = 1 + max(each.channel for each in manifest.output)
-    if probabilities.ndim != dimensions or len(probabilities) < needed:
+    shape = tuple(probabilities.shape)
+    if len(shape) != dimensions or shape[0] < needed:
         raise ConfigError(
-            f"Model {manifest.name}, infer: the network gives {probabilities.shape}, and the "
+            f"Model {manifest.name}, infer: the network gives {shape}, and the "
             f"manifest names {needed} channels of {dimensions - 1} dimensions. Correct infer or "
             "output in its model.toml.",
             subject=manifest.name,
         )
-    if not np.isfinite(probabilities).all():
+
+
+def _finite(probabilities: Tensor, manifest: Manifest) -> Tensor:
+    # One sum tells: what is not finite stays so, and others are 1 at most.
+    if not torch.isfinite(probabilities.sum(dtype=torch.float32)):
         raise ConfigError(
             f"Model {manifest.name}, infer: the network gives numbers that are not finite with "
             f"precision {manifest.infer.precision}. Give it float32, or another package.",

@@ -1,6 +1,7 @@
 """How a network is led over an input: whole, or window by window.
 
-An inferer is a callable `(inputs, network)` around a plain function, as in MONAI.
+An inferer is a callable `(inputs, network)` around a plain function, as in MONAI. Windows are cut
+out and blended where the input lies, the host or a GPU.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-Array: TypeAlias = npt.NDArray[np.float32]
-Network: TypeAlias = Callable[[Array], Array]
-"""A batch (N, C, …) to its probabilities (N, C', …)."""
+from dicomai.inference.memory import sum_bytes
+
+Network: TypeAlias = Callable[[Tensor], Tensor]
+"""A batch (N, C, …) float32 to its probabilities (N, C', …), on whatever device."""
 Progress: TypeAlias = Callable[[float], None]
 """Takes the fraction that is done, 0 to 1."""
 Window: TypeAlias = tuple[slice, ...]
@@ -25,8 +29,6 @@ _SIGMA: Final = 0.125
 """Of the window: MONAI's default for Gaussian blending."""
 _LEAST: Final = 1e-3
 """Weight of a window's corners against its centre."""
-_WHOLE_PRECISION_BYTES: Final = 1 << 30
-"""Of the sums of all channels over the slices of a window."""
 
 
 def _silent(_: float) -> None: ...
@@ -36,12 +38,11 @@ def _silent(_: float) -> None: ...
 class WholeInferer:
     """Shows the network the whole input at once."""
 
-    def __call__(self, inputs: Array, network: Network) -> Array:
+    def __call__(self, inputs: Tensor, network: Network) -> Tensor:
         """(C, …) to probabilities (C', …)."""
-        (out,) = network(inputs[None])
-        return np.asarray(out)
+        return network(inputs[None])[0]
 
-    def slabs(self, inputs: Array, network: Network) -> Iterator[Array]:
+    def slabs(self, inputs: Tensor, network: Network) -> Iterator[Tensor]:
         """Give the same as the one slab that it is."""
         yield self(inputs, network)
 
@@ -66,17 +67,17 @@ class SlidingWindowInferer:
     padding: float = 0.0
     progress: Progress = field(default=_silent)
 
-    def __call__(self, inputs: Array, network: Network) -> Array:
+    def __call__(self, inputs: Tensor, network: Network) -> Tensor:
         """(C, K, J, I) to probabilities (C', K, J, I); 0 where no window was shown."""
-        slabs = [slab.astype(np.float32) for slab in self.slabs(inputs, network)]
-        out = np.zeros((max(map(len, slabs)), *inputs.shape[1:]), dtype=np.float32)
+        slabs = [slab.to(torch.float32, copy=True) for slab in self.slabs(inputs, network)]
+        out = inputs.new_zeros((max(map(len, slabs)), *inputs.shape[1:]))
         first = 0
         for slab in slabs:
             out[: len(slab), first : first + slab.shape[1]] = slab
             first += slab.shape[1]
         return out
 
-    def slabs(self, inputs: Array, network: Network) -> Iterator[Array]:
+    def slabs(self, inputs: Tensor, network: Network) -> Iterator[Tensor]:
         """Give the same in slabs (C', slices, J, I), by k, each as soon as no window can change it.
 
         A slab is valid until the next one is asked for. Only as many slices as a window has stand
@@ -88,8 +89,9 @@ class SlidingWindowInferer:
             if self.wanted is None or self.wanted[window].mean() >= self.fraction:
                 shown.append(window)
         count = sum(map(len, by_start.values()))
-        weight = importance(self.window_kji, self.blend)
-        blended = _Blended((min(self.window_kji[0], inputs.shape[1]), *inputs.shape[2:]))
+        weight = importance(self.window_kji, self.blend).to(inputs.device)
+        depth = min(self.window_kji[0], inputs.shape[1])
+        blended = _Blended((depth, *inputs.shape[2:]), inputs.device)
         done, starts = 0, sorted(by_start)
         for start, end in itertools.pairwise((*starts, inputs.shape[1])):
             windows = by_start[start]
@@ -101,41 +103,42 @@ class SlidingWindowInferer:
                 done += len(some)
                 self.progress(done / count)
             yield blended.first(end - start, self.channels)
-            blended.drop(end - start)
+            if end < inputs.shape[1]:
+                blended.drop(end - start)
         if not count:
             self.progress(1.0)
 
 
 class _Blended:
-    """Weighted sums of what windows said of the slices that a window reaches.
+    """Weighted sums of what windows said of the slices that a window reaches."""
 
-    Float16 where float32 would take more than a gibibyte: sums are of a few probabilities.
-    """
-
-    def __init__(self, shape_kji: tuple[int, ...]) -> None:
-        self._total: npt.NDArray[np.floating] | None = None
-        self._weights = np.zeros(shape_kji, dtype=np.float32)
+    def __init__(self, shape_kji: tuple[int, ...], device: torch.device) -> None:
+        self._total: Tensor | None = None
+        self._weights = _room(shape_kji, torch.float32, device)
         self._first = 0
 
-    def add(self, window: Window, said: Array, weight: Array) -> None:
+    def add(self, window: Window, said: Tensor, weight: Tensor) -> None:
         """Add what the network says of a window, (C', K, J, I)."""
         inside = _from_zero(window)
         k = slice(window[0].start - self._first, window[0].stop - self._first)
         here = (k, *window[1:])
         if self._total is None:
             shape = (len(said), *self._weights.shape)
-            self._total = np.zeros(shape, dtype=_precision(len(said), self._weights.size))
-        for total, each in zip(self._total, said, strict=True):
-            total[here] += each[inside] * weight[inside]
+            whole = sum_bytes(len(said), self._weights.numel()) == 4
+            precision = torch.float32 if whole else torch.float16
+            self._total = _room(shape, precision, self._weights.device)
+        # Channel by channel: what precision differs costs is then a temporary of one.
+        for total, each in zip(self._total, said.to(self._weights.device), strict=True):
+            total[here].addcmul_(each[inside], weight[inside])
         self._weights[here] += weight[inside]
 
-    def first(self, count: int, channels: int) -> npt.NDArray[np.floating]:
+    def first(self, count: int, channels: int) -> Tensor:
         """Return the mean of the first slices, (C', count, J, I), until they are dropped."""
-        weights = np.maximum(self._weights[:count], _LEAST * _LEAST)
+        weights = self._weights[:count].clamp(min=_LEAST * _LEAST)
         if self._total is None:
-            return np.zeros((channels, *weights.shape), dtype=np.float32)
+            return weights.new_zeros((channels, *weights.shape))
         for total in self._total:
-            np.divide(total[:count], weights, out=total[:count], casting="same_kind")
+            total[:count].div_(weights)
         return self._total[:, :count]
 
     def drop(self, count: int) -> None:
@@ -143,17 +146,18 @@ class _Blended:
         self._first += count
         for sums in (self._weights, *(() if self._total is None else self._total)):
             rest = len(sums) - count
-            sums[:rest] = sums[count:]
-            sums[rest:] = 0
+            for at in range(0, rest, count):  # what is written must not be what is read
+                some = min(count, rest - at)
+                sums[at : at + some] = sums[at + count : at + count + some]
+            sums[rest:].zero_()
 
 
-def _precision(channels: int, voxels: int) -> type[np.floating]:
-    return np.float32 if 4 * channels * voxels <= _WHOLE_PRECISION_BYTES else np.float16
-
-
-def blended_bytes(channels: int, voxels: int) -> int:
-    """Return what sums over so many voxels, the slices of a window, take; weights too."""
-    return voxels * (channels * np.dtype(_precision(channels, voxels)).itemsize + 4)
+def _room(shape: Sequence[int], precision: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros; on a host without memory for them a MemoryError, as numpy's."""
+    if device.type != "cpu":
+        return torch.zeros(tuple(shape), dtype=precision, device=device)
+    kind = np.float32 if precision == torch.float32 else np.float16
+    return torch.from_numpy(np.zeros(shape, dtype=kind))
 
 
 def windows_of(
@@ -174,23 +178,23 @@ def windows_of(
         )
 
 
-def importance(window: tuple[int, int, int], blend: Literal["gaussian", "constant"]) -> Array:
+def importance(window: tuple[int, int, int], blend: Literal["gaussian", "constant"]) -> Tensor:
     """Return the weight of each voxel of a window, (K, J, I) float32, at most 1."""
     if blend == "constant":
-        return np.ones(window, dtype=np.float32)
+        return torch.ones(window)
     axes = [
         np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (_SIGMA * size)) ** 2)
         for size in window
     ]
     weight = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
-    return np.asarray(np.maximum(weight / weight.max(), _LEAST), dtype=np.float32)
+    return torch.from_numpy(np.maximum(weight / weight.max(), _LEAST).astype(np.float32))
 
 
 def _batch(
-    inputs: Array, windows: Sequence[Window], window_kji: tuple[int, int, int], padding: float
-) -> Array:
+    inputs: Tensor, windows: Sequence[Window], window_kji: tuple[int, int, int], padding: float
+) -> Tensor:
     """Return what a network sees of windows, (N, C, *window_kji); short ones are padded."""
-    out = np.empty((len(windows), inputs.shape[0], *window_kji), dtype=np.float32)
+    out = inputs.new_empty((len(windows), len(inputs), *window_kji))
     for shown, window in zip(out, windows, strict=True):
         inside = _from_zero(window)
         if any(part.stop < size for part, size in zip(inside, window_kji, strict=True)):

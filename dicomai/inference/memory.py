@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from dicomai.imaging.resample import SLAB_VOXELS, Resampling
-from dicomai.inference.inferers import blended_bytes
 
 _MARGIN: Final = 1.25
 """What allocators, libraries and temporary arrays take beside what is counted."""
 _FILLED: Final = 4
 """How often masks fill the source's grid, all together."""
+_WHOLE_PRECISION_BYTES: Final = 1 << 30
+"""Of the sums of all channels over the slices of a window."""
 _GROUP: Final = Path("/sys/fs/cgroup")
 
 
@@ -28,10 +29,13 @@ class Need:
         On the host, whatever the device: input, blended probabilities, slabs, masks.
     window
         On the device, for each window that the network sees at a time; 0 where nobody knows.
+    gathered
+        On a device that gathers what windows say: input and blended probabilities.
     """
 
     host: int
     window: int = 0
+    gathered: int = 0
 
     def with_window(self, pass_bytes: int) -> Need:
         """Return it with what a forward pass over one window takes."""
@@ -40,6 +44,10 @@ class Need:
     def on_host(self, windows: int, *, device_is_host: bool) -> int:
         """Return what is needed on the host for so many windows at a time."""
         return self.host + (windows * self.window if device_is_host else 0)
+
+    def on_device(self, windows: int, *, gathers: bool) -> int:
+        """Return what is needed on a device with memory of its own."""
+        return windows * self.window + (self.gathered if gathers else 0)
 
 
 def need(
@@ -67,10 +75,24 @@ def need(
     plane = math.prod(way.model.shape_kji[1:])
     rows = 4 * way.source.shape_kji[0] * plane
     preparing = rows + (1 + inputs) * 4 * model
-    blended = blended_bytes(channels, min(depth, way.model.shape_kji[0]) * plane)
+    blended = _blended_bytes(channels, min(depth, way.model.shape_kji[0]) * plane)
     slabs = 3 * 4 * max(SLAB_VOXELS, channels * math.prod(way.source.shape_kji[1:]))
-    running = inputs * 4 * model + 2 * blended + slabs + min(masks, _FILLED) * source
-    return Need(host=int(_MARGIN * max(preparing, running)))
+    gathered = inputs * 4 * model + 2 * blended
+    running = gathered + slabs + min(masks, _FILLED) * source
+    return Need(host=int(_MARGIN * max(preparing, running)), gathered=int(_MARGIN * gathered))
+
+
+def sum_bytes(channels: int, voxels: int) -> int:
+    """Return what each sum of probabilities takes that is blended, for so many of each channel.
+
+    That is float16 where float32 would take more than a gibibyte: sums are of a few probabilities.
+    """
+    return 4 if 4 * channels * voxels <= _WHOLE_PRECISION_BYTES else 2
+
+
+def _blended_bytes(channels: int, voxels: int) -> int:
+    """Return what sums over so many voxels, the slices of a window, take; weights too."""
+    return voxels * (channels * sum_bytes(channels, voxels) + 4)
 
 
 def host_free_bytes() -> int:

@@ -13,7 +13,7 @@ from dicomai.findings import Findings, SourceImage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dicomai.inference.pipeline import Source
+    from dicomai.inference.inputs import Source
 
 _CLASSES: Final[Mapping[ErrorKind, type[DicomaiError]]] = MappingProxyType(
     {

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Final, TypeAlias, assert_never
+from typing import Final, assert_never
 
-from pydicom import Dataset
+import torch
 
 from dicomai.errors import ConfigError
 from dicomai.findings import Classification, Detection, Findings, Segment, SourceImage, Sphere
-from dicomai.imaging.attributes import text
 from dicomai.imaging.image import SourceImagePixels
 from dicomai.imaging.mask import blank_mask
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import limits
 from dicomai.inference.forward import check_memory, checked, found_in_volume, needed
+from dicomai.inference.inputs import Source
 from dicomai.inference.measure import (
     centre_lps_mm,
     equivalent_diameter_mm,
@@ -29,21 +28,7 @@ from dicomai.inference.run import Model, NoOthers, Report, Run, Turns
 from dicomai.inference.sides import split
 from dicomai.models.manifest import DetectionOutput, Manifest, SegmentOutput
 
-Source: TypeAlias = SourceVolume | SourceImagePixels
 _NO_OTHERS: Final = NoOthers()
-
-
-def inputs_of(headers: Sequence[Dataset]) -> tuple[SourceImage, ...]:
-    """Return the images that a model sees, as results name them."""
-    return tuple(
-        SourceImage(
-            study_instance_uid=text(each, "StudyInstanceUID"),
-            series_instance_uid=text(each, "SeriesInstanceUID"),
-            sop_class_uid=text(each, "SOPClassUID"),
-            sop_instance_uid=text(each, "SOPInstanceUID"),
-        )
-        for each in headers
-    )
 
 
 def analyse(
@@ -119,7 +104,7 @@ def _of_an_image(model: Model, source: SourceImagePixels, run: Run) -> tuple[Cla
     with run.stage("preprocess"):
         prepared = prepare_image(source, manifest.preprocess)
     run.report("infer", 0.0)
-    answer, seconds = run.turns.together(model, prepared)
+    answer, seconds = run.turns.together(model, torch.from_numpy(prepared))
     probabilities = checked(answer, manifest, dimensions=1)
     run.took("infer", seconds)
     with run.stage("postprocess"):

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
-import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from dicomai.models.package import Package
 
@@ -17,7 +17,6 @@ _Item = TypeVar("_Item")
 Stage = Literal["preprocess", "infer", "postprocess", "measure"]
 Report: TypeAlias = Callable[[str, float], None]
 """Takes the stage and the fraction of it that is done."""
-Array: TypeAlias = npt.NDArray[np.float32]
 
 
 class Model(Protocol):
@@ -28,8 +27,8 @@ class Model(Protocol):
         """What it came from."""
 
     @property
-    def device(self) -> object:
-        """Where it is, as "cuda:0"."""
+    def device(self) -> torch.device:
+        """Where it is."""
 
     @property
     def is_on_cpu(self) -> bool:
@@ -48,8 +47,8 @@ class Model(Protocol):
     def pass_bytes(self, shape: tuple[int, ...]) -> int:
         """What a forward pass over an input (N, C, …) takes; 0 where nobody knows."""
 
-    def __call__(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(N, C, …) to probabilities (N, C', …)."""
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(N, C, …) on any device to probabilities (N, C', …) on its own."""
 
 
 class Turns(Protocol):
@@ -58,7 +57,7 @@ class Turns(Protocol):
     def alone(self, work: Callable[[], _Item]) -> _Item:
         """Return what the work returns, which has the device to itself."""
 
-    def together(self, model: Model, image: Array) -> tuple[Array, float]:
+    def together(self, model: Model, image: Tensor) -> tuple[Tensor, float]:
         """Return what a network says of an image (C, J, I), and seconds; it may see others too."""
 
 
@@ -69,10 +68,10 @@ class NoOthers:
         """Do it at once."""
         return work()
 
-    def together(self, model: Model, image: Array) -> tuple[Array, float]:
+    def together(self, model: Model, image: Tensor) -> tuple[Tensor, float]:
         """Show it at once."""
         start = time.monotonic()
-        (out,) = model(image[None])
+        (out,) = model(image[None]).cpu()
         return out, time.monotonic() - start
 
 

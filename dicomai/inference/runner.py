@@ -22,8 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import numpy as np
-
 from dicomai.errors import ConfigError, DicomaiError, ResourceError
 from dicomai.inference.messages import Analyse, Done, Failed, Progress, Ready
 from dicomai.inference.runner_process import WARM_BYTES
@@ -31,8 +29,10 @@ from dicomai.inference.shared_memory import Channel, PeerGone
 from dicomai.process import SpareMemory, die_with_parent, reuse_memory
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dicomai.findings import Findings
-    from dicomai.inference.run import Array, Model
+    from dicomai.inference.run import Model
     from dicomai.models.runtimes.networks import Builder
     from dicomai.models.runtimes.torch_runtime import LoadedModel
 
@@ -187,17 +187,19 @@ class _Batches:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[tuple[Array, Future[tuple[Array, float]]]]] = {}
+        self._waiting: dict[str, list[tuple[Tensor, Future[tuple[Tensor, float]]]]] = {}
 
-    def add(self, model: Model, image: Array) -> Future[tuple[Array, float]]:
+    def add(self, model: Model, image: Tensor) -> Future[tuple[Tensor, float]]:
         """Have an image wait."""
-        answer: Future[tuple[Array, float]] = Future()
+        answer: Future[tuple[Tensor, float]] = Future()
         with self._lock:
             self._waiting.setdefault(model.package.sha256, []).append((image, answer))
         return answer
 
     def show(self, model: Model) -> None:
         """Show a network the images that wait for it, as many at a time as its manifest says."""
+        import torch
+
         most = model.package.manifest.infer.batch
         with self._lock:
             waiting = self._waiting.get(model.package.sha256, [])
@@ -206,14 +208,14 @@ class _Batches:
             return  # they were shown with an earlier one
         start = time.monotonic()
         try:
-            answers = model(np.stack([image for image, _ in some]))
+            answers = model(torch.stack([image for image, _ in some])).cpu()
         except Exception as error:  # noqa: BLE001  # whose fault it is shows each by itself
             if len(some) == 1:
                 some[0][1].set_exception(error)
                 return
             for image, answer in some:
                 try:
-                    (alone,) = model(image[None])
+                    (alone,) = model(image[None]).cpu()
                     answer.set_result((alone, time.monotonic() - start))
                 except Exception as its_own:  # noqa: BLE001  # raised where it is waited for
                     answer.set_exception(its_own)
@@ -243,7 +245,7 @@ class _Turns:
             self._teller.tell("wait", 0.0)
         return result.result()
 
-    def together(self, model: Model, image: Array) -> tuple[Array, float]:
+    def together(self, model: Model, image: Tensor) -> tuple[Tensor, float]:
         """Return what a network says of an image, shown with those that wait for it too."""
         answer = self._batches.add(model, image)
         shown = self._device.submit(self._batches.show, model)

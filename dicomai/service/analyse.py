@@ -28,8 +28,8 @@ from dicomai.findings import Findings
 from dicomai.imaging.attributes import numbers
 from dicomai.imaging.geometry import Plane
 from dicomai.imaging.volume import SourceVolume
+from dicomai.inference.inputs import Source, inputs_of
 from dicomai.inference.messages import Analyse
-from dicomai.inference.pipeline import Source, inputs_of
 from dicomai.inference.shared_memory import SharedPlanes
 from dicomai.models.package import Package
 from dicomai.results import gate

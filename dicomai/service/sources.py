@@ -14,7 +14,7 @@ from dicomai.imaging.alongside import laid_onto
 from dicomai.imaging.attributes import text
 from dicomai.imaging.image import image_of
 from dicomai.imaging.volume import MakePlanes, SourceVolume, volume_of
-from dicomai.inference.pipeline import Source, inputs_of
+from dicomai.inference.inputs import Source, inputs_of
 from dicomai.models.manifest import Input
 from dicomai.models.package import Package
 

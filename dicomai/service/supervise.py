@@ -18,7 +18,7 @@ from pydicom import Dataset
 from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull, IdentityError
 from dicomai.findings import Findings
 from dicomai.imaging.volume import SourceVolume
-from dicomai.inference.pipeline import Source
+from dicomai.inference.inputs import Source
 from dicomai.inference.runner_process import RunnerDied, RunnerProcess
 from dicomai.models.registry import Registry, open_registry
 from dicomai.net.node import Node

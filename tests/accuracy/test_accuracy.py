@@ -9,7 +9,8 @@ from dicomai.findings import Sphere
 from dicomai.imaging.image import image_of
 from dicomai.imaging.series import read_series
 from dicomai.imaging.volume import volume_of
-from dicomai.inference.pipeline import analyse, inputs_of
+from dicomai.inference.inputs import inputs_of
+from dicomai.inference.pipeline import analyse
 from dicomai.models.package import load as load_package
 from dicomai.models.registry import BUILTIN
 from dicomai.models.runtimes.torch_runtime import LoadedModel, load

@@ -23,7 +23,7 @@ from dicomai.findings import (
 from dicomai.imaging.image import image_of
 from dicomai.imaging.series import read_object
 from dicomai.imaging.volume import SourceVolume, volume_of
-from dicomai.inference.pipeline import inputs_of
+from dicomai.inference.inputs import inputs_of
 from dicomai.models import manifest
 from dicomai.models.package import Package
 from dicomai.models.registry import BUILTIN

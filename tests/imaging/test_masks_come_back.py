@@ -23,7 +23,7 @@ from dicomai.findings import Algorithm, Findings, Segment
 from dicomai.imaging.intake import Intake
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume, volume_of
-from dicomai.inference.pipeline import inputs_of
+from dicomai.inference.inputs import inputs_of
 from dicomai.inference.postprocess import Choice, regions
 from dicomai.results import gate
 from dicomai.results.context import ResultContext

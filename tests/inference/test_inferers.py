@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer, importance, windows_of
 
-Array = npt.NDArray[np.float32]
 
-
-def double(batch: Array) -> Array:
-    return np.concatenate((batch * 2, batch + 1), axis=1)
+def double(batch: Tensor) -> Tensor:
+    return torch.cat((batch * 2, batch + 1), dim=1)
 
 
 @settings(max_examples=40, deadline=None)
@@ -32,7 +31,7 @@ def test_windows_say_what_the_whole_says(
     blend: str,
     batch: int,
 ) -> None:
-    inputs = np.random.default_rng(1).random((1, *shape), dtype=np.float32)
+    inputs = torch.rand((1, *shape), generator=torch.Generator().manual_seed(1))
     inferer = SlidingWindowInferer(window_kji=window, overlap=overlap, blend=blend, batch=batch)
     np.testing.assert_allclose(
         inferer(inputs, double), WholeInferer()(inputs, double), rtol=1e-4, atol=1e-5
@@ -42,12 +41,12 @@ def test_windows_say_what_the_whole_says(
 def test_every_network_sees_whole_windows() -> None:
     seen: list[tuple[int, ...]] = []
 
-    def network(batch: Array) -> Array:
-        seen.append(batch.shape)
+    def network(batch: Tensor) -> Tensor:
+        seen.append(tuple(batch.shape))
         return batch
 
     inferer = SlidingWindowInferer(window_kji=(4, 8, 8), overlap=0.5, batch=3)
-    inferer(np.zeros((1, 3, 20, 9), dtype=np.float32), network)
+    inferer(torch.zeros((1, 3, 20, 9)), network)
     assert {shape[1:] for shape in seen} == {(1, 4, 8, 8)}
     assert max(shape[0] for shape in seen) <= 3
 
@@ -57,12 +56,12 @@ def test_windows_without_what_is_wanted_are_passed_over() -> None:
     wanted[:, :, :8] = True
     count = 0
 
-    def network(batch: Array) -> Array:
+    def network(batch: Tensor) -> Tensor:
         nonlocal count
         count += len(batch)
-        return np.ones_like(batch)
+        return torch.ones_like(batch)
 
-    inputs = np.zeros((1, 8, 8, 32), dtype=np.float32)
+    inputs = torch.zeros((1, 8, 8, 32))
     out = SlidingWindowInferer(window_kji=(8, 8, 8), overlap=0, wanted=wanted, fraction=0.5)(
         inputs, network
     )
@@ -83,7 +82,7 @@ def test_the_last_window_ends_with_the_volume() -> None:
 
 @pytest.mark.parametrize("size", [(7, 7, 7), (8, 6, 4)])
 def test_gaussian_weights_are_even_and_never_nothing(size: tuple[int, int, int]) -> None:
-    weight = importance(size, "gaussian")
+    weight = importance(size, "gaussian").numpy()
     np.testing.assert_allclose(weight, weight[::-1, ::-1, ::-1])
     assert weight.max() == 1
     assert weight.min() >= 1e-3
@@ -92,6 +91,6 @@ def test_gaussian_weights_are_even_and_never_nothing(size: tuple[int, int, int])
 def test_progress_ends_at_one() -> None:
     told: list[float] = []
     inferer = SlidingWindowInferer(window_kji=(4, 4, 4), batch=2, progress=told.append)
-    inferer(np.zeros((1, 9, 9, 9), dtype=np.float32), double)
+    inferer(torch.zeros((1, 9, 9, 9)), double)
     assert told == sorted(told)
     assert told[-1] == 1

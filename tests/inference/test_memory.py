@@ -24,6 +24,7 @@ from dicomai.inference.runner import Runner
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.inference.shared_memory import Channel
 from dicomai.models import package as packages
+from dicomai.models.runtimes import torch_runtime
 from dicomai.models.runtimes.networks import NETWORKS, build
 from dicomai.models.runtimes.torch_runtime import LoadedModel, rehearsed_bytes
 
@@ -60,6 +61,63 @@ def test_fewer_windows_at_a_time_give_the_same_mask_and_the_result_says_so(
     )
     assert narrow.segments[0].mask.any()
     np.testing.assert_array_equal(narrow.segments[0].mask, ample.segments[0].mask)
+
+
+class OnADevice:
+    """A model as on a device with memory of its own, so much of which is free."""
+
+    def __init__(self, model: LoadedModel, free_bytes: int) -> None:
+        self.package, self.device, self.make_room = model.package, model.device, model.make_room
+        self.pass_bytes, self.on_cpu, self._model = model.pass_bytes, model.on_cpu, model
+        self._free_bytes = free_bytes
+        self.is_on_cpu = False
+
+    def free_bytes(self) -> int:
+        return self._free_bytes
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self._model(inputs)
+
+
+def test_a_device_goes_down_the_ladder_step_by_step(
+    teller: Load, make_body: Body, volume_manifest: str
+) -> None:
+    source = make_body(lambda lps: np.where(np.abs(lps[..., 0]) < 40, -1000, 0))
+    model = teller(in_windows(volume_manifest, "bands"))
+    shape = (1, 1, 12, 12, 12)
+    way = resampling(source.grid, "HPL", (4.0, 4.0, 4.0))
+    memory = need(way, inputs=1, channels=1, depth=12, masks=1).with_window(model.pass_bytes(shape))
+    plain = analyse(model, source, (), lambda *_: None)
+
+    def told(free_bytes: int) -> tuple[str, ...]:
+        found = analyse(OnADevice(model, free_bytes), source, (), lambda *_: None)
+        np.testing.assert_array_equal(found.segments[0].mask, plain.segments[0].mask)
+        return found.deviations
+
+    fewer = tuple(
+        f"The memory of cpu did not suffice for {2 * now} windows at a time; the network saw {now}."
+        for now in (4, 2, 1)
+    )
+    on_the_host = "The memory of cpu did not suffice; windows were gathered on the host."
+    on_the_cpu = "The memory of cpu did not suffice; the network ran on the CPU."
+    assert told(8 * memory.window + memory.gathered) == ()
+    assert told(2 * memory.window + memory.gathered) == fewer[:2]
+    assert told(memory.window + memory.gathered - 1) == (*fewer, on_the_host)
+    assert told(memory.window - 1) == (*fewer, on_the_host, on_the_cpu)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU.")
+def test_a_gpu_finds_what_the_cpu_finds(
+    make_body: Body, volume_manifest: str, tmp_path: Path
+) -> None:
+    source = make_body(lambda lps: np.where(np.abs(lps[..., 0]) < 40, -1000, 0))
+    package = small_package(tmp_path, "one")
+    masks = [
+        analyse(torch_runtime.load(package, device), source, (), lambda *_: None).segments[0].mask
+        for device in ("cpu", "cuda")
+    ]
+    assert masks[0].any()
+    assert np.mean(masks[0] != masks[1]) < 1e-3
 
 
 def test_what_a_pass_takes_is_known_without_taking_it() -> None:

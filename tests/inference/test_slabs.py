@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
@@ -126,9 +127,10 @@ def test_slabs_hold_what_the_whole_holds(
     noise = np.random.default_rng(1).random((2, *way.model.shape_kji), dtype=np.float32)
     choices = [Choice(0, 0.55), Choice(1, 0.7), Choice(1, 0.999)]
     inferer = SlidingWindowInferer(window_kji=(7, 9, 64), overlap=0.3)
-    whole = inferer(noise, lambda batch: batch)
+    inputs = torch.from_numpy(noise)
+    whole = inferer(inputs, lambda batch: batch).numpy()
     for argmax in (False, True):
-        slabs = inferer.slabs(noise, lambda batch: batch)
+        slabs = (slab.numpy() for slab in inferer.slabs(inputs, lambda batch: batch))
         one = regions(slabs, way, choices, argmax=argmax)
         other = regions(whole, way, choices, argmax=argmax)
         for choice in choices:

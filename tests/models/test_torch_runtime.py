@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,9 +16,9 @@ from dicomai.models.runtimes import networks, torch_runtime
 @pytest.mark.parametrize("shape", [(16, 16, 16), (5, 17, 9), (1, 3, 2)])
 def test_a_unet_takes_any_shape(lungs_package: Path, shape: tuple[int, int, int]) -> None:
     model = torch_runtime.load(package.load(lungs_package), "cpu")
-    out = model(np.random.default_rng(0).random((2, 1, *shape), dtype=np.float32))
+    out = model(torch.rand((2, 1, *shape), generator=torch.Generator().manual_seed(0)))
     assert out.shape == (2, 1, *shape)
-    assert out.dtype == np.float32
+    assert out.dtype == torch.float32
     assert 0 <= out.min() <= out.max() <= 1
 
 
@@ -27,14 +26,14 @@ def test_a_unet_takes_any_shape(lungs_package: Path, shape: tuple[int, int, int]
 def test_bfloat16_is_used_where_the_device_has_it_and_float32_where_not(
     lungs_package: Path, monkeypatch: pytest.MonkeyPatch, able: bool
 ) -> None:
-    shown = np.random.default_rng(0).random((1, 1, 16, 16, 16), dtype=np.float32)
+    shown = torch.rand((1, 1, 16, 16, 16), generator=torch.Generator().manual_seed(0))
     exact = torch_runtime.load(package.load(lungs_package), "cpu")(shown)
     manifest = lungs_package / "model.toml"
     text = manifest.read_text(encoding="utf-8")
     manifest.write_text(text.replace("[infer]", '[infer]\nprecision = "bfloat16"'))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
     out = torch_runtime.load(package.load(lungs_package), "cpu")(shown)
-    assert np.allclose(out, exact, atol=0.02)
+    assert torch.allclose(out, exact, atol=0.02)
     assert (out == exact).all() != able
 
 
@@ -90,4 +89,4 @@ def test_too_little_memory_is_told_as_such(lungs_package: Path) -> None:
         package.load(lungs_package), "cpu", networks={"unet3d": lambda **_: Greedy()}
     )
     with pytest.raises(ResourceError, match="Model lungs, infer: the memory of cpu does not"):
-        greedy(np.zeros((1, 1, 4, 4, 4), dtype=np.float32))
+        greedy(torch.zeros((1, 1, 4, 4, 4)))

@@ -50,7 +50,7 @@ from dicomai.imaging.image import SourceImagePixels, image_of
 from dicomai.imaging.intake import Intake
 from dicomai.imaging.series import read_object
 from dicomai.imaging.volume import SourceVolume, volumes_of
-from dicomai.inference.pipeline import inputs_of
+from dicomai.inference.inputs import inputs_of
 from dicomai.results import gate
 from dicomai.results.context import ResultContext
 from dicomai.results.encode import encode, written

@@ -19,8 +19,8 @@ from bodies import truth, write_package, write_study
 from dicomai.errors import ConfigError, CrashError, DeadlineError, InputError, ResourceError
 from dicomai.imaging.series import read_series
 from dicomai.imaging.volume import SourceVolume, volume_of
+from dicomai.inference.inputs import inputs_of
 from dicomai.inference.messages import Analyse
-from dicomai.inference.pipeline import inputs_of
 from dicomai.inference.runner_process import RunnerDied, RunnerProcess
 from dicomai.models.package import Package
 
@@ -159,7 +159,7 @@ from bodies import write_package, write_study
 from dicomai.imaging.series import read_series
 from dicomai.imaging.volume import volume_of
 from dicomai.inference.messages import Analyse
-from dicomai.inference.pipeline import inputs_of
+from dicomai.inference.inputs import inputs_of
 from dicomai.inference.runner_process import RunnerProcess
 
 folder = Path(sys.argv[1])

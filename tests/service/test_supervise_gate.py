@@ -18,8 +18,8 @@ from dicomai.errors import IdentityError, InputError
 from dicomai.findings import Findings
 from dicomai.imaging.series import read_series
 from dicomai.imaging.volume import SourceVolume, volume_of
+from dicomai.inference.inputs import inputs_of
 from dicomai.inference.messages import Analyse
-from dicomai.inference.pipeline import inputs_of
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.models.registry import open_registry
 from dicomai.results.gate import GateError

@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -75,18 +73,18 @@ class LoadedModel:
             self._rehearsed[shape] = rehearsed_bytes(self.network, shape)
         return self._rehearsed[shape]
 
-    def __call__(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def __call__(self, inputs: Tensor) -> Tensor:
         """Return the probabilities of a batch.
 
         Parameters
         ----------
         inputs : (N, C, K, J, I) or (N, C, J, I) float32
-            Preprocessed as the manifest says.
+            Preprocessed as the manifest says; on any device.
 
         Returns
         -------
         (N, C', K, J, I) or (N, C') float32
-            After the activation, 0 to 1.
+            After the activation, 0 to 1; on the model's device, in the order of its axes.
 
         Raises
         ------
@@ -100,14 +98,13 @@ class LoadedModel:
                 torch.inference_mode(),
                 torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half),
             ):
-                shown = torch.from_numpy(inputs).to(self.device)
-                logits = self.network(shown.to(memory_format=_memory_format(shown))).float()
+                shown = inputs.to(self.device)
+                logits = self.network(shown.to(memory_format=_memory_format(shown)))
+                # Channel by channel in memory, as they are blended and compared.
+                logits = logits.float().contiguous()
                 if infer.activation == "sigmoid":
-                    probabilities = torch.sigmoid(logits)
-                else:
-                    probabilities = torch.softmax(logits, dim=1)
-                out: npt.NDArray[np.float32] = probabilities.cpu().numpy()
-                return out
+                    return torch.sigmoid(logits)
+                return torch.softmax(logits, dim=1)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             # The allocator of the CPU has no class of its own for it.
             if not isinstance(error, torch.OutOfMemoryError) and _CPU_FULL not in str(error):
