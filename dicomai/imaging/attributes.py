@@ -7,10 +7,11 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from pydicom import DataElement, Dataset
-from pydicom.datadict import tag_for_keyword
+from pydicom.tag import BaseTag, Tag
 
 from dicomai.errors import InputError
 
@@ -103,14 +104,19 @@ def numbers(
 
 def _value(dataset: Dataset, keyword: str) -> Any:  # pydicom gives what it likes
     """Return a value, or None; of those that are read already there is nothing to warn of."""
-    tag = tag_for_keyword(keyword)
-    element = None if tag is None else dataset.get_item(tag)
+    tag = _tag(keyword)
+    element: object = dataset.get_item(tag)
+    if element is None:
+        return None
     if isinstance(element, DataElement):
         return element.value
-    if element is None and tag is not None:
-        return None
     with values_checked_here():
-        return dataset.get(keyword)
+        return dataset[tag].value
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
 
 
 def _wrong(dataset: Dataset, keyword: str, what: str) -> InputError:

@@ -243,16 +243,20 @@ class _Plane:
     def __init__(self, weights_j: Weights, weights_i: Weights) -> None:
         self._across_j = None if _is_identity(weights_j) else csr_array(weights_j)
         self._across_i = None if _is_identity(weights_i) else csr_array(weights_i)
+        self._rows_first = weights_j.shape[0] < weights_j.shape[1]  # fewer are left to turn
 
     def __call__(
         self, plane: npt.NDArray[np.int16] | npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        # Sparse weights can only stand on the left; two turns cost less than dense ones.
-        if self._across_i is None:
-            out = np.ascontiguousarray(plane, dtype=np.float32)
-        else:
-            out = _turned(self._across_i @ _turned(plane))
-        return out if self._across_j is None else self._across_j @ out
+        out = np.ascontiguousarray(plane, dtype=np.float32)
+        if self._across_j is not None and self._rows_first:
+            out = self._across_j @ out
+        if self._across_i is not None:
+            # Sparse weights can only stand on the left; two turns cost less than dense ones.
+            out = _turned(self._across_i @ _turned(out))
+        if self._across_j is not None and not self._rows_first:
+            out = self._across_j @ out
+        return out
 
 
 def _turned(
