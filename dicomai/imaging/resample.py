@@ -78,7 +78,7 @@ class Resampling:
         if self.upright is not None:
             voxels = self.upright.straightened(voxels)
         there = self._turn(np.transpose(voxels, self.axes))
-        weights_k, weights_j, weights_i = (self._weights_to(axis) for axis in range(3))
+        weights_k, weights_j, weights_i = (self.weights_to(axis) for axis in range(3))
         if out is None:
             out = np.empty(self.model.shape_kji, dtype=np.float32)
         plane = _Plane(weights_j, weights_i)
@@ -86,13 +86,12 @@ class Resampling:
             for row, part in zip(out, there, strict=True):
                 row[:] = plane(part)
             return out
-        first, last = _reach(weights_k)
-        for some in _slabs(0, len(out), math.prod(there.shape[1:])):
-            low, high = int(first[some].min()), int(last[some].max()) + 1
-            rows = np.empty((high - low, math.prod(self.model.shape_kji[1:])), dtype=np.float32)
-            for row, part in zip(rows, there[low:high], strict=True):
+        for some, near in slabs_and_reach(weights_k, math.prod(there.shape[1:])):
+            shape = (near.stop - near.start, math.prod(self.model.shape_kji[1:]))
+            rows = np.empty(shape, dtype=np.float32)
+            for row, part in zip(rows, there[near], strict=True):
                 row[:] = plane(part).ravel()
-            out[some] = (csr_array(weights_k[some, low:high]) @ rows).reshape(out[some].shape)
+            out[some] = (csr_array(weights_k[some, near]) @ rows).reshape(out[some].shape)
         return out
 
     def to_source(
@@ -138,7 +137,7 @@ class Resampling:
         """The source, or the rectangular grid that stands for it."""
         return self.source if self.upright is None else self.upright.grid
 
-    def _weights_to(self, axis: int) -> Weights:
+    def weights_to(self, axis: int) -> Weights:
         """Return what makes values along an axis of the model from those of the source."""
         size, step = self.model.shape_kji[axis], self._step(axis)
         if self.axes[axis] == 0 and self.upright is not None:
@@ -291,11 +290,9 @@ class Back:
         self._way = way
         self._axes = tuple(int(at) for at in np.argsort(way.axes))
         self._weights = tuple(way.weights_back(at) for at in self._axes)
-        self._reaches = tuple(_reach(each) for each in self._weights)
-        depth = way.source.shape_kji[0]
-        self._order = range(depth)[:: -1 if way.turned[self._axes[0]] else 1]
+        self._reaches = tuple(_reach(each) for each in self._weights[1:])
+        self._complete = Complete(self._weights[0], turned=way.turned[self._axes[0]])
         self._near = _Near()
-        self._done = 0
 
     def slabs(
         self,
@@ -318,17 +315,11 @@ class Back:
             Called as `wanted` is, says which channels to bring back; None: all.
         """
         weights_k, weights_j, weights_i = self._weights
-        first, last = self._reaches[0]
-        near, order, depth = self._near, self._order, len(self._order)
+        near = self._near
         near.add(np.transpose(part, (0, *(at + 1 for at in self._axes))))
-        ready = self._done
-        while ready < depth and last[order[ready]] < near.end:
-            ready += 1
         rows, columns = self._way.source.shape_kji[1:]
-        for at in _slabs(self._done, ready, len(part) * rows * columns):
-            slab = slice(min(order[at]), max(order[at]) + 1)
-            low, high = int(first[slab].min()), int(last[slab].max()) + 1
-            values = _times(weights_k[slab, low:high], near.slices(low, high))
+        for slab, reach in self._complete.slabs(near.end, len(part) * rows * columns):
+            values = _times(weights_k[slab, reach], near.slices(reach.start, reach.stop))
             if wanted is not None and not wanted(values):
                 continue
             channels = np.arange(len(values)) if chosen is None else chosen(values)
@@ -347,8 +338,7 @@ class Back:
                 some = np.ascontiguousarray(values[:, :, from_j, from_i])
                 out = self._across(some, plane, slab.start, (to_j, to_i))
                 yield Part((slab, to_j, to_i), out, channels)
-        self._done = ready
-        near.forget(int(first[list(order[ready:])].min()) if ready < depth else near.end)
+        near.forget(self._complete.needed_from(near.end))
 
     def _cut(
         self, values: npt.NDArray[np.float32], least: float
@@ -360,7 +350,7 @@ class Back:
             there = np.flatnonzero(high.any(axis=1 - axis))
             if not there.size:
                 return None
-            first, last = self._reaches[axis + 1]
+            first, last = self._reaches[axis]
             to = np.flatnonzero((last >= there[0]) & (first <= there[-1]))
             reached = slice(int(to[0]), int(to[-1]) + 1)
             near = slice(int(first[reached].min()), int(last[reached].max()) + 1)
@@ -383,6 +373,43 @@ class Back:
                 plane = self._way.upright.back(plane, first_k + index[1])
             out[index] = plane
         return out
+
+
+class Complete:
+    """Which slices of the source are complete while those of the model come in.
+
+    Parameters
+    ----------
+    weights_k
+        What makes the source's slices from the model's, (out, in).
+    turned
+        Whether they run against each other.
+    """
+
+    def __init__(self, weights_k: Weights, *, turned: bool) -> None:
+        self._first, self._last = _reach(weights_k)
+        self._order = range(len(weights_k))[:: -1 if turned else 1]
+        self._done = 0
+
+    def slabs(
+        self, end: int, slice_voxels: int, slab_voxels: int = SLAB_VOXELS
+    ) -> Iterator[tuple[slice, slice]]:
+        """Give slabs of the source that the model's slices before `end` complete, not given yet.
+
+        With each come the slices of the model that it is made of.
+        """
+        ready = self._done
+        while ready < len(self._order) and self._last[self._order[ready]] < end:
+            ready += 1
+        for at in _slabs(self._done, ready, slice_voxels, slab_voxels):
+            slab = slice(min(self._order[at]), max(self._order[at]) + 1)
+            yield slab, slice(int(self._first[slab].min()), int(self._last[slab].max()) + 1)
+        self._done = ready
+
+    def needed_from(self, end: int) -> int:
+        """Return the first slice of the model that others to come need; `end` if none is."""
+        left = list(self._order[self._done :])
+        return int(self._first[left].min()) if left else end
 
 
 class _Near:
@@ -434,7 +461,16 @@ def _reach(weights: Weights) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]
     return there.argmax(axis=1), weights.shape[1] - 1 - there[:, ::-1].argmax(axis=1)
 
 
-def _slabs(start: int, stop: int, slice_voxels: int) -> Iterator[slice]:
-    depth = max(1, SLAB_VOXELS // slice_voxels)
+def slabs_and_reach(
+    weights: Weights, slice_voxels: int, slab_voxels: int = SLAB_VOXELS
+) -> Iterator[tuple[slice, slice]]:
+    """Give slabs of what weights (out, in) make, each with what it is made of."""
+    first, last = _reach(weights)
+    for some in _slabs(0, len(weights), slice_voxels, slab_voxels):
+        yield some, slice(int(first[some].min()), int(last[some].max()) + 1)
+
+
+def _slabs(start: int, stop: int, slice_voxels: int, slab_voxels: int) -> Iterator[slice]:
+    depth = max(1, slab_voxels // slice_voxels)
     for low in range(start, stop, depth):
         yield slice(low, min(low + depth, stop))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dicomai.errors import ConfigError, ResourceError
 from dicomai.imaging.resample import Resampling
+from dicomai.inference import on_device
 from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer
 from dicomai.inference.memory import Need, host_free_bytes, need
 from dicomai.inference.postprocess import Choice, Region, regions
@@ -20,10 +22,14 @@ from dicomai.inference.run import Model, Run
 from dicomai.models.manifest import Manifest
 from dicomai.process import release_memory
 
+Prepare: TypeAlias = Callable[[torch.device | None], PreparedVolume]
+"""Makes the input of a network, on a device or (None) on the host."""
+
 
 def found_in_volume(
     model: Model,
-    prepared: PreparedVolume,
+    prepare: Prepare,
+    prepared: PreparedVolume | None,
     choices: list[Choice],
     scored: frozenset[Choice],
     memory: Need,
@@ -31,27 +37,40 @@ def found_in_volume(
 ) -> dict[Choice, Region | None]:
     """Return what the network finds, with as many windows at a time as memory lets it.
 
-    Of the choices that are `scored` the probabilities are kept too.
+    Parameters
+    ----------
+    model
+        The network.
+    prepare
+        Makes its input.
+    prepared
+        That input, where it was made on the host before.
+    choices, scored
+        What is sought, and of which of it the probabilities are kept too.
+    memory
+        What it will take.
+    run
+        Told how it gets on.
 
     Raises
     ------
     ResourceError
         It does not let it even with one window at a time on the CPU.
     """
-    run.report("infer", 0.0)
     infer = model.package.manifest.infer
     windows = infer.batch if infer.window_kji else 1
-    shape = infer.window_kji or prepared.inputs.shape[1:]
-    memory = memory.with_window(model.pass_bytes((1, len(prepared.inputs), *shape)))
     gathers = not model.is_on_cpu
     while True:
         short: ResourceError | MemoryError | torch.OutOfMemoryError
         try:
             check_memory(model, memory, windows, gathers=gathers)
-            where = model.device if gathers else torch.device("cpu")
-            slabs = _slabs(model, prepared, run, windows, where)
+            if prepared is None:
+                with run.stage("preprocess"):
+                    prepared = prepare(model.device if gathers else None)
+            run.report("infer", 0.0)
+            slabs = _slabs(model, prepared, run, windows)
             way = prepared.resampling
-            return _found_at_once(model, slabs, way, choices, scored, run)
+            return _found_at_once(model, slabs, way, choices, scored, run, gathers=gathers)
         except (ResourceError, MemoryError, torch.OutOfMemoryError) as error:
             short = error.with_traceback(None)  # or its frames would keep what they hold
         if model.make_room():
@@ -68,7 +87,7 @@ def found_in_volume(
             run.deviations.append(
                 f"The memory of {place} did not suffice; windows were gathered on the host."
             )
-            gathers = False
+            gathers, prepared = False, None
         elif not model.is_on_cpu:
             run.deviations.append(
                 f"The memory of {place} did not suffice; the network ran on the CPU."
@@ -82,13 +101,14 @@ def needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:
     """Return what a run of a model takes, before it starts."""
     manifest = model.package.manifest
     shape = manifest.infer.window_kji or way.model.shape_kji
-    return need(
+    found = need(
         way,
         channels=1 + max(each.channel for each in manifest.output),
         depth=shape[0],
         masks=masks,
         inputs=inputs,
     )
+    return found.with_window(model.pass_bytes((1, inputs, *shape)))
 
 
 def check_memory(model: Model, memory: Need, windows: int, *, gathers: bool = False) -> None:
@@ -115,27 +135,33 @@ def check_memory(model: Model, memory: Need, windows: int, *, gathers: bool = Fa
 
 def _found_at_once(
     model: Model,
-    slabs: Iterator[npt.NDArray[np.floating]],
+    slabs: Iterator[Tensor],
     way: Resampling,
     choices: list[Choice],
     scored: frozenset[Choice],
     run: Run,
+    *,
+    gathers: bool,
 ) -> dict[Choice, Region | None]:
-    """Return what the network finds; its probabilities go back to the source's grid in slabs."""
+    """Return what the network finds; its probabilities go back to the source's grid in slabs.
+
+    They do so on the device where that `gathers` and can.
+    """
     start, before = time.monotonic(), run.stages_s.get("infer", 0.0)
     argmax = model.package.manifest.postprocess.decide == "argmax"
     timed = run.timed("infer", slabs)
-    found = regions(timed, way, choices, argmax=argmax, scored=scored)
+    if gathers and on_device.takes(way):
+        found = on_device.regions(timed, way, choices, argmax=argmax, scored=scored)
+    else:
+        found = regions(map(_on_host, timed), way, choices, argmax=argmax, scored=scored)
     inferred = run.stages_s["infer"] - before
     run.took("postprocess", time.monotonic() - start - inferred)
     run.report("infer", 1.0)
     return found
 
 
-def _slabs(
-    model: Model, prepared: PreparedVolume, run: Run, windows: int, where: torch.device
-) -> Iterator[npt.NDArray[np.floating]]:
-    """Give the probabilities on the model's grid, slab by slab; they are gathered somewhere."""
+def _slabs(model: Model, prepared: PreparedVolume, run: Run, windows: int) -> Iterator[Tensor]:
+    """Give the probabilities on the model's grid, slab by slab, on the device of the input."""
     manifest = model.package.manifest
     infer = manifest.infer
 
@@ -144,10 +170,9 @@ def _slabs(
         _check_shape(out[0], manifest, dimensions=4)
         return out
 
-    inputs = torch.from_numpy(prepared.inputs).to(where)
     if infer.window_kji is None:
-        slabs = WholeInferer().slabs(inputs, fitting)
-        yield from (_on_host(_finite(slab, manifest)) for slab in slabs)
+        for slab in WholeInferer().slabs(prepared.inputs, fitting):
+            yield _finite(slab, manifest).to(prepared.inputs.device)
         return
     inferer = SlidingWindowInferer(
         window_kji=infer.window_kji,
@@ -160,8 +185,8 @@ def _slabs(
         padding=manifest.preprocess.scale_to[0],
         progress=lambda fraction: run.report("infer", fraction),
     )
-    slabs = inferer.slabs(inputs, fitting)
-    yield from (_on_host(_finite(slab, manifest)) for slab in slabs)
+    for slab in inferer.slabs(prepared.inputs, fitting):
+        yield _finite(slab, manifest)
 
 
 def _on_host(slab: Tensor) -> npt.NDArray[np.floating]:

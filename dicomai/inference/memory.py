@@ -14,6 +14,8 @@ _MARGIN: Final = 1.25
 """What allocators, libraries and temporary arrays take beside what is counted."""
 _FILLED: Final = 4
 """How often masks fill the source's grid, all together."""
+DEVICE_SLAB_VOXELS: Final = 1 << 26
+"""Of all channels, that a GPU resamples at a time."""
 _WHOLE_PRECISION_BYTES: Final = 1 << 30
 """Of the sums of all channels over the slices of a window."""
 _GROUP: Final = Path("/sys/fs/cgroup")
@@ -30,7 +32,7 @@ class Need:
     window
         On the device, for each window that the network sees at a time; 0 where nobody knows.
     gathered
-        On a device that gathers what windows say: input and blended probabilities.
+        On a device that gathers what windows say: input, blended probabilities, slabs.
     """
 
     host: int
@@ -77,8 +79,10 @@ def need(
     preparing = rows + (1 + inputs) * 4 * model
     blended = _blended_bytes(channels, min(depth, way.model.shape_kji[0]) * plane)
     slabs = 3 * 4 * max(SLAB_VOXELS, channels * math.prod(way.source.shape_kji[1:]))
-    gathered = inputs * 4 * model + 2 * blended
-    running = gathered + slabs + min(masks, _FILLED) * source
+    held = inputs * 4 * model + 2 * blended
+    working = 3 * 4 * max(DEVICE_SLAB_VOXELS, channels * math.prod(way.source.shape_kji[1:]))
+    gathered = held + max(2 * source, working)
+    running = held + slabs + min(masks, _FILLED) * source
     return Need(host=int(_MARGIN * max(preparing, running)), gathered=int(_MARGIN * gathered))
 
 

@@ -132,16 +132,19 @@ def _in_a_volume(
     choices = [Choice(each.channel, each.threshold) for each in manifest.output]
     way = resampling(source.grid, manifest.preprocess.axes, manifest.preprocess.spacing_mm)
     memory = needed(model, way, 1 + len(source.beside), len(set(choices)))
-    with run.stage("preprocess"):
-        check_memory(model, memory, 0)
-        prepared = prepare_volume(source, way, manifest.preprocess, manifest.infer)
+    check_memory(model, memory, 0)
+    prepare = partial(prepare_volume, source, way, manifest.preprocess, manifest.infer)
+    prepared = None
+    if model.is_on_cpu:  # while another has its turn
+        with run.stage("preprocess"):
+            prepared = prepare(None)
     rules = manifest.postprocess
     scored = frozenset(
         choice
         for output, choice in zip(manifest.output, choices, strict=True)
         if probabilities or output.kind != "segment"
     )
-    ask = partial(found_in_volume, model, prepared, choices, scored, memory, run)
+    ask = partial(found_in_volume, model, prepare, prepared, choices, scored, memory, run)
     found = run.turns.alone(ask)
     del prepared, ask
     with run.stage("postprocess"):

@@ -97,21 +97,27 @@ def regions(
     scored
         The choices of which probabilities are kept too; None: all.
     """
-    shape = way.source.shape_kji
-    found = {
-        choice: _Growing(shape, scored=scored is None or choice in scored)
-        for choice in dict.fromkeys(choices)
-    }
+    found = growing(way.source.shape_kji, choices, scored)
     parts = way.streamed(probabilities)
     if argmax:
         _most_probable(parts, way, found)
     else:
         _probable_enough(parts, way, found)
-    return {choice: growing.region() for choice, growing in found.items()}
+    return {choice: mask.region() for choice, mask in found.items()}
+
+
+def growing(
+    shape_kji: tuple[int, int, int], choices: Iterable[Choice], scored: Container[Choice] | None
+) -> dict[Choice, Growing]:
+    """Return an empty mask for each choice; probabilities are for those that are `scored`."""
+    return {
+        choice: Growing(shape_kji, scored=scored is None or choice in scored)
+        for choice in dict.fromkeys(choices)
+    }
 
 
 def _probable_enough(
-    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, found: dict[Choice, _Growing]
+    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, found: dict[Choice, Growing]
 ) -> None:
     backs = {channel: Back(way) for channel in sorted({each.channel for each in found})}
     for part in parts:
@@ -125,7 +131,7 @@ def _probable_enough(
 
 
 def _most_probable(
-    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, found: dict[Choice, _Growing]
+    parts: Iterable[npt.NDArray[np.floating]], way: Resampling, found: dict[Choice, Growing]
 ) -> None:
     back = Back(way)
     for part in parts:
@@ -133,10 +139,10 @@ def _most_probable(
             first = values.argmax(axis=0)
             there = np.bincount(first.ravel(), minlength=len(values)) > 0
             at = {int(channel): index for index, channel in enumerate(channels) if there[index]}
-            for choice, growing in found.items():
+            for choice, mask in found.items():
                 index = at.get(choice.channel)
                 if index is not None:
-                    growing.add(where, first == index, values[index])
+                    mask.add(where, first == index, values[index])
 
 
 def _contenders(values: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
@@ -150,34 +156,39 @@ def _contenders(values: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     return found if found.size else np.arange(1)
 
 
-class _Growing:
+class Growing:
     """A mask that slabs fill, each its own slices, with the probabilities inside."""
 
     def __init__(self, shape_kji: tuple[int, int, int], *, scored: bool) -> None:
         self._mask = blank_mask(shape_kji)
         self._cut: Cut | None = None
-        self._values: list[tuple[int, npt.NDArray[np.float32]]] | None = [] if scored else None
+        self._values: list[tuple[int, npt.NDArray[np.float32]]] = []
+        self.scored = scored
 
     def add(self, where: Cut, mask: Mask, values: npt.NDArray[np.float32]) -> None:
-        """Take what a part of the grid holds of the mask; it is copied."""
+        """Take what a part of the grid holds of the mask, and its probabilities; copies both."""
+        self.take(where, mask, values[mask] if self.scored else None)
+
+    def take(self, where: Cut, mask: Mask, inside: npt.NDArray[np.float32] | None) -> None:
+        """Do the same, given the probabilities inside of the mask where it is `scored`."""
         cut = bounds(mask)
         if cut is None:
             return
         here = _within(where, cut)
         self._mask[here] = mask[cut]
         self._cut = here if self._cut is None else _around(self._cut, here)
-        if self._values is not None:
-            self._values.append((here[0].start, values[mask]))
+        if inside is not None:
+            self._values.append((here[0].start, inside))
 
     def region(self) -> Region | None:
         """Return the mask with its bounds; None where it is empty."""
         if self._cut is None:
             return None
         values = None
-        if self._values is not None:
+        if self.scored:
             self._values.sort(key=lambda each: each[0])
             values = np.concatenate([each for _, each in self._values])
-            self._values = None
+            self._values.clear()
         return Region(
             cut=self._cut, mask=self._mask[self._cut], values=values, everywhere=self._mask
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from dicomai.imaging.image import SourceImagePixels
 from dicomai.imaging.resample import Resampling, axis_weights
 from dicomai.imaging.volume import SourceVolume
+from dicomai.inference import on_device
 from dicomai.models.manifest import Infer, Preprocess
 
 
@@ -20,23 +23,52 @@ class PreparedVolume:
     Attributes
     ----------
     inputs : (C, K, J, I) float32
-        A channel on the model's grid for each input.
+        A channel on the model's grid for each input; on the device that was asked for.
     wanted : (K, J, I) bool or None
         Voxels within `infer.only_where`.
     """
 
-    inputs: npt.NDArray[np.float32]
+    inputs: Tensor
     resampling: Resampling
     wanted: npt.NDArray[np.bool_] | None
 
 
 def prepare_volume(
-    source: SourceVolume, way: Resampling, preprocess: Preprocess, infer: Infer
+    source: SourceVolume,
+    way: Resampling,
+    preprocess: Preprocess,
+    infer: Infer,
+    device: torch.device | None,
 ) -> PreparedVolume:
     """Turn, resample, clip and scale a volume, and what lies beside it.
 
-    The channel of an input that is missing is the lowest value everywhere.
+    The channel of an input that is missing is the lowest value everywhere. It is for a device,
+    which does it itself where it can, or (None) for the host.
     """
+    if device is None:
+        return _prepared_on_host(source, way, preprocess, infer)
+    if not on_device.takes(way) or preprocess.clip is None:
+        prepared = _prepared_on_host(source, way, preprocess, infer)
+        return replace(prepared, inputs=prepared.inputs.to(device))
+    shape = (1 + len(source.beside), *way.model.shape_kji)
+    inputs = torch.full(shape, preprocess.scale_to[0], device=device)
+    wanted = None
+    for channel, each in zip(inputs, (source.voxels, *source.beside), strict=True):
+        if each is None:
+            continue
+        values = on_device.to_model(way, each, device)
+        if each is source.voxels and infer.only_where is not None:
+            low, high = infer.only_where.between
+            wanted = ((values >= low) & (values <= high)).cpu().numpy()
+        (low, high), (bottom, top) = preprocess.clip, preprocess.scale_to
+        values.clamp_(low, high).sub_(low).mul_((top - bottom) / (high - low)).add_(bottom)
+        channel[:] = values
+    return PreparedVolume(inputs=inputs, resampling=way, wanted=wanted)
+
+
+def _prepared_on_host(
+    source: SourceVolume, way: Resampling, preprocess: Preprocess, infer: Infer
+) -> PreparedVolume:
     inputs = np.empty((1 + len(source.beside), *way.model.shape_kji), dtype=np.float32)
     values = way.to_model(source.voxels, out=inputs[0])
     wanted = None
@@ -50,11 +82,7 @@ def prepare_volume(
             channel[:] = missing
         else:
             scaled(way.to_model(each, out=channel), preprocess, out=channel)
-    return PreparedVolume(
-        inputs=inputs,
-        resampling=way,
-        wanted=wanted,
-    )
+    return PreparedVolume(inputs=torch.from_numpy(inputs), resampling=way, wanted=wanted)
 
 
 def prepare_image(source: SourceImagePixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
