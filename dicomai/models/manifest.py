@@ -216,6 +216,9 @@ class Infer(_Table):
     activation: Literal["sigmoid", "softmax"]
     """Probabilities are what is blended in the overlap of windows, and what is resampled."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    """Whether torch may compile the network for a GPU: the first analysis after a start then takes
+    a minute more, and later ones less. A host without a compiler runs it as it is."""
     batch: PositiveInt = 1
     only_where: OnlyWhere | None = None
 

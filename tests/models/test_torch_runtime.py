@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def test_bfloat16_is_used_where_the_device_has_it_and_float32_where_not(
     out = torch_runtime.load(package.load(lungs_package), "cpu")(shown)
     assert torch.allclose(out, exact, atol=0.02)
     assert (out == exact).all() != able
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own
+def test_a_network_is_compiled_for_a_gpu_and_not_for_the_cpu(lungs_package: Path) -> None:
+    manifest = lungs_package / "model.toml"
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace("[infer]", "[infer]\ncompile = true"))
+    model = torch_runtime.load(package.load(lungs_package), "cpu")
+    assert model.compiled is None
+    shown = torch.rand((1, 1, 16, 16, 16))
+    assert (model(shown) == replace(model, compiled=model.network)(shown)).all()
+    assert torch_runtime.compiled_for(torch.device("cuda"), model.network) is not None
 
 
 @pytest.mark.parametrize("pool", ["mean", "max", "both"])

@@ -35,6 +35,8 @@ class LoadedModel:
     network: nn.Module
     make_room: Callable[[], bool] = _no_room
     """Drops what else stands in the device's memory; False where nothing does."""
+    compiled: Callable[[Tensor], Tensor] | None = None
+    """The network as torch has compiled it, where the manifest lets it."""
     _rehearsed: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     @property
@@ -99,7 +101,8 @@ class LoadedModel:
                 torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half),
             ):
                 shown = inputs.to(self.device)
-                logits = self.network(shown.to(memory_format=_memory_format(shown)))
+                forward = self.compiled or self.network
+                logits = forward(shown.to(memory_format=_memory_format(shown)))
                 # Channel by channel in memory, as they are blended and compared.
                 logits = logits.float().contiguous()
                 if infer.activation == "sigmoid":
@@ -242,4 +245,22 @@ def load(
             "finite. Take the package from its maker again.",
             subject=package.name,
         )
-    return LoadedModel(package=package, device=target, network=network.eval().to(target))
+    network = network.eval().to(target)
+    lets = package.manifest.infer.compile
+    return LoadedModel(
+        package=package,
+        device=target,
+        network=network,
+        compiled=compiled_for(target, network) if lets else None,
+    )
+
+
+def compiled_for(device: torch.device, network: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Return a network that torch compiles when it is first called; None on the CPU.
+
+    There it takes 40 s, and forward passes of a U-Net as long as before (benchmarks/inference.md).
+    """
+    if device.type == "cpu":
+        return None
+    torch._dynamo.config.suppress_errors = True  # where it fails, the network runs as it is
+    return torch.compile(network, dynamic=False)
