@@ -6,11 +6,12 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
 from pydicom import DataElement, Dataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.tag import BaseTag, Tag
 
 from dicomai.errors import InputError
@@ -105,18 +106,22 @@ def numbers(
 def _value(dataset: Dataset, keyword: str) -> Any:  # pydicom gives what it likes
     """Return a value, or None; of those that are read already there is nothing to warn of."""
     tag = _tag(keyword)
+    if tag is None:
+        return None
     element: object = dataset.get_item(tag)
     if element is None:
         return None
     if isinstance(element, DataElement):
         return element.value
-    with values_checked_here():
+    with values_checked_here(), suppress(AttributeError):  # a VR that nobody can tell
         return dataset[tag].value
+    return None
 
 
 @cache
-def _tag(keyword: str) -> BaseTag:
-    return Tag(keyword)
+def _tag(keyword: str) -> BaseTag | None:
+    tag = tag_for_keyword(keyword)
+    return None if tag is None else Tag(tag)
 
 
 def _wrong(dataset: Dataset, keyword: str, what: str) -> InputError:

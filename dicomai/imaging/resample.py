@@ -86,7 +86,7 @@ class Resampling:
             for row, part in zip(out, there, strict=True):
                 row[:] = plane(part)
             return out
-        for some, near in slabs_and_reach(weights_k, math.prod(there.shape[1:])):
+        for some, near in slabs_and_reach(weights_k, math.prod(there.shape[1:]), SLAB_VOXELS):
             shape = (near.stop - near.start, math.prod(self.model.shape_kji[1:]))
             rows = np.empty(shape, dtype=np.float32)
             for row, part in zip(rows, there[near], strict=True):
@@ -318,7 +318,7 @@ class Back:
         near = self._near
         near.add(np.transpose(part, (0, *(at + 1 for at in self._axes))))
         rows, columns = self._way.source.shape_kji[1:]
-        for slab, reach in self._complete.slabs(near.end, len(part) * rows * columns):
+        for slab, reach in self._complete.slabs(near.end, len(part) * rows * columns, SLAB_VOXELS):
             values = _times(weights_k[slab, reach], near.slices(reach.start, reach.stop))
             if wanted is not None and not wanted(values):
                 continue
@@ -391,9 +391,7 @@ class Complete:
         self._order = range(len(weights_k))[:: -1 if turned else 1]
         self._done = 0
 
-    def slabs(
-        self, end: int, slice_voxels: int, slab_voxels: int = SLAB_VOXELS
-    ) -> Iterator[tuple[slice, slice]]:
+    def slabs(self, end: int, slice_voxels: int, slab_voxels: int) -> Iterator[tuple[slice, slice]]:
         """Give slabs of the source that the model's slices before `end` complete, not given yet.
 
         With each come the slices of the model that it is made of.
@@ -462,7 +460,7 @@ def _reach(weights: Weights) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]
 
 
 def slabs_and_reach(
-    weights: Weights, slice_voxels: int, slab_voxels: int = SLAB_VOXELS
+    weights: Weights, slice_voxels: int, slab_voxels: int
 ) -> Iterator[tuple[slice, slice]]:
     """Give slabs of what weights (out, in) make, each with what it is made of."""
     first, last = _reach(weights)

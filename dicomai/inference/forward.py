@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,7 +18,10 @@ from dicomai.inference.postprocess import Choice, Region, regions
 from dicomai.inference.preprocess import PreparedVolume
 from dicomai.inference.run import Model, Run
 from dicomai.models.manifest import Manifest
+from dicomai.models.runtimes.torch_runtime import is_out_of_memory
 from dicomai.process import release_memory
+
+OF_HOST: Final = "the host"
 
 Prepare: TypeAlias = Callable[[torch.device | None], PreparedVolume]
 """Makes the input of a network, on a device or (None) on the host."""
@@ -29,7 +30,6 @@ Prepare: TypeAlias = Callable[[torch.device | None], PreparedVolume]
 def found_in_volume(
     model: Model,
     prepare: Prepare,
-    prepared: PreparedVolume | None,
     choices: list[Choice],
     scored: frozenset[Choice],
     memory: Need,
@@ -43,8 +43,6 @@ def found_in_volume(
         The network.
     prepare
         Makes its input.
-    prepared
-        That input, where it was made on the host before.
     choices, scored
         What is sought, and of which of it the probabilities are kept too.
     memory
@@ -61,21 +59,23 @@ def found_in_volume(
     windows = infer.batch if infer.window_kji else 1
     gathers = not model.is_on_cpu
     while True:
-        short: ResourceError | MemoryError | torch.OutOfMemoryError
+        short: ResourceError | MemoryError | RuntimeError
         try:
             check_memory(model, memory, windows, gathers=gathers)
-            if prepared is None:
-                with run.stage("preprocess"):
-                    prepared = prepare(model.device if gathers else None)
-            run.report("infer", 0.0)
-            slabs = _slabs(model, prepared, run, windows)
-            way = prepared.resampling
-            return _found_at_once(model, slabs, way, choices, scored, run, gathers=gathers)
-        except (ResourceError, MemoryError, torch.OutOfMemoryError) as error:
-            short = error.with_traceback(None)  # or its frames would keep what they hold
+            return _found_at_once(model, prepare, choices, scored, run, windows, gathers=gathers)
+        except (ResourceError, MemoryError) as error:
+            short = error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            short = error
+        short.with_traceback(None)  # or its frames would keep what they hold
         if model.make_room():
             continue
-        place = "the host" if model.is_on_cpu else str(model.device)
+        of_host = model.is_on_cpu or (isinstance(short, ResourceError) and short.subject == OF_HOST)
+        place = OF_HOST if of_host else str(model.device)
+        if of_host and not model.is_on_cpu:
+            raise short  # a device that does less leaves more to the host
         if windows > 1:
             fewer = windows // 2
             told = f"the network saw {fewer}"
@@ -87,12 +87,14 @@ def found_in_volume(
             run.deviations.append(
                 f"The memory of {place} did not suffice; windows were gathered on the host."
             )
-            gathers, prepared = False, None
+            gathers = False
         elif not model.is_on_cpu:
             run.deviations.append(
                 f"The memory of {place} did not suffice; the network ran on the CPU."
             )
             model = model.on_cpu()
+        elif isinstance(short, RuntimeError):
+            raise MemoryError from None
         else:
             raise short
 
@@ -119,7 +121,7 @@ def check_memory(model: Model, memory: Need, windows: int, *, gathers: bool = Fa
     of_host = memory.on_host(windows, device_is_host=model.is_on_cpu)
     if of_host > host_free_bytes():
         release_memory()  # what is spared of an earlier run is free for this one
-    places = [("the host", of_host, host_free_bytes())]
+    places = [(OF_HOST, of_host, host_free_bytes())]
     free = model.free_bytes()
     if free is not None:
         places.append((str(model.device), memory.on_device(windows, gathers=gathers), free))
@@ -135,11 +137,11 @@ def check_memory(model: Model, memory: Need, windows: int, *, gathers: bool = Fa
 
 def _found_at_once(
     model: Model,
-    slabs: Iterator[Tensor],
-    way: Resampling,
+    prepare: Prepare,
     choices: list[Choice],
     scored: frozenset[Choice],
     run: Run,
+    windows: int,
     *,
     gathers: bool,
 ) -> dict[Choice, Region | None]:
@@ -147,13 +149,18 @@ def _found_at_once(
 
     They do so on the device where that `gathers` and can.
     """
+    with run.stage("preprocess"):
+        prepared = prepare(model.device if gathers else None)
+    run.report("infer", 0.0)
     start, before = time.monotonic(), run.stages_s.get("infer", 0.0)
     argmax = model.package.manifest.postprocess.decide == "argmax"
-    timed = run.timed("infer", slabs)
+    way = prepared.resampling
+    timed = run.timed("infer", _slabs(model, prepared, run, windows))
     if gathers and on_device.takes(way):
         found = on_device.regions(timed, way, choices, argmax=argmax, scored=scored)
     else:
-        found = regions(map(_on_host, timed), way, choices, argmax=argmax, scored=scored)
+        slabs = (slab.cpu().numpy() for slab in timed)
+        found = regions(slabs, way, choices, argmax=argmax, scored=scored)
     inferred = run.stages_s["infer"] - before
     run.took("postprocess", time.monotonic() - start - inferred)
     run.report("infer", 1.0)
@@ -187,14 +194,6 @@ def _slabs(model: Model, prepared: PreparedVolume, run: Run, windows: int) -> It
     )
     for slab in inferer.slabs(prepared.inputs, fitting):
         yield _finite(slab, manifest)
-
-
-def _on_host(slab: Tensor) -> npt.NDArray[np.floating]:
-    """Return a slab in the host's memory, where a GPU writes fastest if the pages stay in place."""
-    if slab.device.type != "cpu":
-        slab = torch.empty(slab.shape, dtype=slab.dtype, pin_memory=True).copy_(slab)
-    out: npt.NDArray[np.floating] = slab.numpy()
-    return out
 
 
 def checked(probabilities: Tensor, manifest: Manifest, dimensions: int) -> Tensor:

@@ -92,7 +92,7 @@ class SlidingWindowInferer:
         weight = importance(self.window_kji, self.blend).to(inputs.device)
         depth = min(self.window_kji[0], inputs.shape[1])
         blended = _Blended((depth, *inputs.shape[2:]), inputs.device)
-        done, starts = 0, sorted(by_start)
+        done, unseen, starts = 0, 0, sorted(by_start)
         for start, end in itertools.pairwise((*starts, inputs.shape[1])):
             windows = by_start[start]
             for first in range(0, len(windows), self.batch):
@@ -100,12 +100,20 @@ class SlidingWindowInferer:
                 answer = network(_batch(inputs, some, self.window_kji, self.padding))
                 for window, said in zip(some, answer, strict=True):
                     blended.add(window, said, weight)
+                del answer, said  # or they would stay while the next are made
                 done += len(some)
                 self.progress(done / count)
-            yield blended.first(end - start, self.channels)
+            if not blended.channels:  # the first window says how many there are
+                unseen += end - start
+            else:
+                if unseen:
+                    yield _nothing(inputs, blended.channels, unseen)
+                    unseen = 0
+                yield blended.first(end - start)
             if end < inputs.shape[1]:
                 blended.drop(end - start)
         if not count:
+            yield _nothing(inputs, self.channels, unseen)
             self.progress(1.0)
 
 
@@ -132,11 +140,15 @@ class _Blended:
             total[here].addcmul_(each[inside], weight[inside])
         self._weights[here] += weight[inside]
 
-    def first(self, count: int, channels: int) -> Tensor:
+    @property
+    def channels(self) -> int:
+        """How many each window has; 0 before the first one."""
+        return 0 if self._total is None else len(self._total)
+
+    def first(self, count: int) -> Tensor:
         """Return the mean of the first slices, (C', count, J, I), until they are dropped."""
+        assert self._total is not None
         weights = self._weights[:count].clamp(min=_LEAST * _LEAST)
-        if self._total is None:
-            return weights.new_zeros((channels, *weights.shape))
         for total in self._total:
             total[:count].div_(weights)
         return self._total[:, :count]
@@ -150,6 +162,11 @@ class _Blended:
                 some = min(count, rest - at)
                 sums[at : at + some] = sums[at + count : at + count + some]
             sums[rest:].zero_()
+
+
+def _nothing(inputs: Tensor, channels: int, slices: int) -> Tensor:
+    """Return probabilities of slices of which no window was shown; they take no memory."""
+    return inputs.new_zeros(1).expand(channels, slices, *inputs.shape[2:])
 
 
 def _room(shape: Sequence[int], precision: torch.dtype, device: torch.device) -> Tensor:

@@ -80,7 +80,9 @@ def need(
     blended = _blended_bytes(channels, min(depth, way.model.shape_kji[0]) * plane)
     slabs = 3 * 4 * max(SLAB_VOXELS, channels * math.prod(way.source.shape_kji[1:]))
     held = inputs * 4 * model + 2 * blended
-    working = 3 * 4 * max(DEVICE_SLAB_VOXELS, channels * math.prod(way.source.shape_kji[1:]))
+    if way.axes[0] != 0:  # all slabs are put together before they go back
+        held += 2 * channels * sum_bytes(channels, model) * model
+    working = 4 * 4 * max(DEVICE_SLAB_VOXELS, channels * math.prod(way.source.shape_kji[1:]))
     gathered = held + max(2 * source, working)
     running = held + slabs + min(masks, _FILLED) * source
     return Need(host=int(_MARGIN * max(preparing, running)), gathered=int(_MARGIN * gathered))

@@ -21,7 +21,7 @@ from dicomai.inference.postprocess import Choice, Growing, Region, growing
 
 
 def takes(way: Resampling) -> bool:
-    """Tell whether a GPU can bring volumes to a model's grid and back."""
+    """Tell whether volumes can be brought to a model's grid and back there."""
     return way.upright is None
 
 
@@ -30,11 +30,14 @@ def to_model(
 ) -> Tensor:
     """Return source voxels on the model's grid, (K', J', I') float32, as `Resampling.to_model`."""
     there = torch.tensor(voxels, device=device).permute(way.axes)
-    there = there.flip([axis for axis, turn in enumerate(way.turned) if turn])
+    if any(way.turned):
+        there = there.flip([axis for axis, turn in enumerate(way.turned) if turn])
     weights = [way.weights_to(axis) for axis in range(3)]
     k, j, i = (_on(device, each) for each in weights)
     out = torch.empty(way.model.shape_kji, device=device)
-    for some, near in slabs_and_reach(weights[0], math.prod(there.shape[1:]), DEVICE_SLAB_VOXELS):
+    deep = max(1, len(there) // len(out))  # slices of the source for each one
+    voxels_each = deep * math.prod(there.shape[1:])
+    for some, near in slabs_and_reach(weights[0], voxels_each, DEVICE_SLAB_VOXELS):
         planes = j @ (there[near].float() @ i.T)
         out[some] = torch.tensordot(k[some, near], planes, dims=1)
     return out
@@ -54,13 +57,15 @@ def regions(
     those that are `scored`, go to the host.
     """
     found = growing(way.source.shape_kji, choices, scored)
-    for where, values in _to_source(slabs, way):
-        if argmax:
+    if argmax:
+        for where, values in _to_source(slabs, way):
             _take_most_probable(where, values, found)
-            continue
-        for choice, mask in found.items():
-            probable = values[choice.channel]
-            _take(mask, where, probable >= choice.threshold, probable)
+    else:
+        sought = sorted({choice.channel for choice in found})
+        for where, values in _to_source((slab[sought] for slab in slabs), way):
+            for choice, mask in found.items():
+                probable = values[sought.index(choice.channel)]
+                _take(mask, where, probable >= choice.threshold, probable)
     return {choice: mask.region() for choice, mask in found.items()}
 
 
@@ -69,11 +74,16 @@ def _take_most_probable(where: Cut, values: Tensor, found: Mapping[Choice, Growi
     there = (torch.bincount(first.ravel(), minlength=len(values)) > 0).tolist()
     for choice, mask in found.items():
         if there[choice.channel]:
-            _take(mask, where, first == choice.channel, values[choice.channel])
+            probable = values[choice.channel]
+            inside = first == choice.channel
+            if choice.channel == 0:  # where nothing was shown to the network, all are 0
+                inside &= probable > 0
+            _take(mask, where, inside, probable)
 
 
 def _take(mask: Growing, where: Cut, inside: Tensor, values: Tensor) -> None:
-    probabilities = values[inside].cpu().numpy() if mask.scored else None
+    # Flat, or each voxel inside would have three indices.
+    probabilities = values.ravel()[inside.ravel()].cpu().numpy() if mask.scored else None
     mask.take(where, inside.cpu().numpy(), probabilities)
 
 
@@ -83,17 +93,19 @@ def _to_source(slabs: Iterable[Tensor], way: Resampling) -> Iterator[tuple[Cut, 
         slabs = (torch.cat([slab.clone() for slab in slabs], dim=1),)
     axes = [int(at) for at in np.argsort(way.axes)]
     weights = [way.weights_back(at) for at in axes]
+    on_it: list[Tensor] = []
     complete = Complete(weights[0], turned=way.turned[axes[0]])
     _, rows, columns = way.source.shape_kji
     near: Tensor | None = None
     start = 0
     for slab in slabs:
-        part = slab.float().permute(0, *(at + 1 for at in axes))
+        part = slab.permute(0, *(at + 1 for at in axes))
         near = part if near is None else torch.cat((near, part), dim=1)
         end = start + near.shape[1]
-        k, j, i = (_on(near.device, each) for each in weights)
+        on_it = on_it or [_on(near.device, each) for each in weights]
+        k, j, i = on_it
         for some, reach in complete.slabs(end, len(near) * rows * columns, DEVICE_SLAB_VOXELS):
-            values = near[:, reach.start - start : reach.stop - start]
+            values = near[:, reach.start - start : reach.stop - start].float()
             values = torch.einsum("ok,ckji->coji", k[some, reach], values)
             yield (some, slice(0, rows), slice(0, columns)), j @ (values @ i.T)
         needed = complete.needed_from(end)

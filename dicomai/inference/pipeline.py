@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Final, assert_never
 
@@ -14,7 +15,7 @@ from dicomai.imaging.mask import blank_mask
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import limits
-from dicomai.inference.forward import check_memory, checked, found_in_volume, needed
+from dicomai.inference.forward import Prepare, check_memory, checked, found_in_volume, needed
 from dicomai.inference.inputs import Source
 from dicomai.inference.measure import (
     centre_lps_mm,
@@ -23,7 +24,12 @@ from dicomai.inference.measure import (
     voxel_count,
 )
 from dicomai.inference.postprocess import Choice, Region, cleaned, components
-from dicomai.inference.preprocess import prepare_image, prepare_volume
+from dicomai.inference.preprocess import (
+    PreparedVolume,
+    can_prepare,
+    prepare_image,
+    prepare_volume,
+)
 from dicomai.inference.run import Model, NoOthers, Report, Run, Turns
 from dicomai.inference.sides import split
 from dicomai.models.manifest import DetectionOutput, Manifest, SegmentOutput
@@ -133,20 +139,19 @@ def _in_a_volume(
     way = resampling(source.grid, manifest.preprocess.axes, manifest.preprocess.spacing_mm)
     memory = needed(model, way, 1 + len(source.beside), len(set(choices)))
     check_memory(model, memory, 0)
-    prepare = partial(prepare_volume, source, way, manifest.preprocess, manifest.infer)
-    prepared = None
-    if model.is_on_cpu:  # while another has its turn
-        with run.stage("preprocess"):
-            prepared = prepare(None)
+    prepare: Prepare = partial(prepare_volume, source, way, manifest.preprocess, manifest.infer)
+    if model.is_on_cpu or not can_prepare(way, manifest.preprocess):
+        with run.stage("preprocess"):  # while another has its turn
+            prepare = partial(_moved, prepare(None))
     rules = manifest.postprocess
     scored = frozenset(
         choice
         for output, choice in zip(manifest.output, choices, strict=True)
         if probabilities or output.kind != "segment"
     )
-    ask = partial(found_in_volume, model, prepare, prepared, choices, scored, memory, run)
+    ask = partial(found_in_volume, model, prepare, choices, scored, memory, run)
     found = run.turns.alone(ask)
-    del prepared, ask
+    del prepare, ask
     with run.stage("postprocess"):
         kept: dict[Choice, Region | None] = {}
         for done, (choice, region) in enumerate(found.items(), start=1):
@@ -176,6 +181,11 @@ def _in_a_volume(
             else:
                 assert_never(output)
         return tuple(segments), tuple(detections)
+
+
+def _moved(prepared: PreparedVolume, device: torch.device | None) -> PreparedVolume:
+    """Return what is prepared on the host on a device."""
+    return prepared if device is None else replace(prepared, inputs=prepared.inputs.to(device))
 
 
 def _own_regions(

@@ -142,7 +142,10 @@ def _most_probable(
             for choice, mask in found.items():
                 index = at.get(choice.channel)
                 if index is not None:
-                    mask.add(where, first == index, values[index])
+                    inside = first == index
+                    if index == 0:  # where nothing was shown to the network, all are 0
+                        inside &= values[0] > 0
+                    mask.add(where, inside, values[index])
 
 
 def _contenders(values: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -42,16 +42,14 @@ def prepare_volume(
 ) -> PreparedVolume:
     """Turn, resample, clip and scale a volume, and what lies beside it.
 
-    The channel of an input that is missing is the lowest value everywhere. It is for a device,
-    which does it itself where it can, or (None) for the host.
+    The channel of an input that is missing is the lowest value everywhere. A device does it itself,
+    where it `can_prepare`; None is the host.
     """
     if device is None:
         return _prepared_on_host(source, way, preprocess, infer)
-    if not on_device.takes(way) or preprocess.clip is None:
-        prepared = _prepared_on_host(source, way, preprocess, infer)
-        return replace(prepared, inputs=prepared.inputs.to(device))
+    assert preprocess.clip is not None
     shape = (1 + len(source.beside), *way.model.shape_kji)
-    inputs = torch.full(shape, preprocess.scale_to[0], device=device)
+    inputs = torch.full(shape, preprocess.scale_to[0], dtype=torch.float32, device=device)
     wanted = None
     for channel, each in zip(inputs, (source.voxels, *source.beside), strict=True):
         if each is None:
@@ -64,6 +62,11 @@ def prepare_volume(
         values.clamp_(low, high).sub_(low).mul_((top - bottom) / (high - low)).add_(bottom)
         channel[:] = values
     return PreparedVolume(inputs=inputs, resampling=way, wanted=wanted)
+
+
+def can_prepare(way: Resampling, preprocess: Preprocess) -> bool:
+    """Tell whether a device with memory of its own can prepare a volume itself."""
+    return on_device.takes(way) and preprocess.clip is not None
 
 
 def _prepared_on_host(

@@ -243,7 +243,10 @@ class _Turns:
         result = self._device.submit(begin)
         while not begun.wait(_REPORT_EVERY_S):
             self._teller.tell("wait", 0.0)
-        return result.result()
+        try:
+            return result.result()
+        finally:
+            del result  # an error in it refers to this frame, and would keep what its own hold
 
     def together(self, model: Model, image: Tensor) -> tuple[Tensor, float]:
         """Return what a network says of an image, shown with those that wait for it too."""

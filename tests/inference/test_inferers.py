@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dicomai.inference import memory
 from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer, importance, windows_of
 
 
@@ -94,3 +95,31 @@ def test_progress_ends_at_one() -> None:
     inferer(torch.zeros((1, 9, 9, 9)), double)
     assert told == sorted(told)
     assert told[-1] == 1
+
+
+@pytest.mark.parametrize("seen", [slice(20, 26), slice(0, 6), slice(0, 0)])
+def test_slices_that_no_window_reached_have_as_many_channels_as_the_others(seen: slice) -> None:
+    wanted = np.zeros((26, 8, 8), dtype=np.bool_)
+    wanted[seen] = True
+    inferer = SlidingWindowInferer(window_kji=(6, 8, 8), wanted=wanted, fraction=0.1, channels=2)
+    slabs = [
+        slab.clone()
+        for slab in inferer.slabs(
+            torch.zeros(1, 26, 8, 8), lambda batch: batch.expand(-1, 3, -1, -1, -1) + 1
+        )
+    ]
+    assert {len(slab) for slab in slabs} == {3 if wanted.any() else 2}
+    whole = torch.cat(slabs, dim=1)
+    assert whole.shape[1:] == (26, 8, 8)
+    assert (whole[:, seen] == 1).all()
+    assert whole.sum() <= 3 * 8 * 8 * 12
+
+
+def test_sums_in_half_precision_are_nearly_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = torch.rand((1, 20, 17, 30), generator=torch.Generator().manual_seed(1))
+    inferer = SlidingWindowInferer(window_kji=(8, 8, 8), overlap=0.5)
+    exact = inferer(inputs, lambda batch: batch)
+    monkeypatch.setattr(memory, "_WHOLE_PRECISION_BYTES", 0)
+    (slab, *_) = inferer.slabs(inputs, lambda batch: batch)
+    assert slab.dtype == torch.float16
+    torch.testing.assert_close(inferer(inputs, lambda batch: batch), exact, atol=4e-3, rtol=0)

@@ -82,7 +82,7 @@ class OnADevice:
 def test_a_device_goes_down_the_ladder_step_by_step(
     teller: Load, make_body: Body, volume_manifest: str
 ) -> None:
-    source = make_body(lambda lps: np.where(np.abs(lps[..., 0]) < 40, -1000, 0))
+    source = make_body(lambda lps: np.where(np.abs(lps[..., 0]) < lps[..., 2], -1000, 0))
     model = teller(in_windows(volume_manifest, "bands"))
     shape = (1, 1, 12, 12, 12)
     way = resampling(source.grid, "HPL", (4.0, 4.0, 4.0))
@@ -104,6 +104,24 @@ def test_a_device_goes_down_the_ladder_step_by_step(
     assert told(2 * memory.window + memory.gathered) == fewer[:2]
     assert told(memory.window + memory.gathered - 1) == (*fewer, on_the_host)
     assert told(memory.window - 1) == (*fewer, on_the_host, on_the_cpu)
+
+
+def test_a_host_that_is_short_is_not_helped_by_a_device_that_does_less(
+    teller: Load, make_body: Body, volume_manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = OnADevice(teller(in_windows(volume_manifest, "bands")), 2**40)
+    asked = iter([2**40, 2**40, *([0] * 20)])  # enough at first, then another process takes it
+    monkeypatch.setattr(forward, "host_free_bytes", lambda: next(asked))
+    with pytest.raises(ResourceError, match="the memory of the host"):
+        analyse(model, make_body(lambda lps: lps[..., 0]), (), lambda *_: None)
+
+
+def test_a_copy_for_another_device_shares_nothing_with_the_network() -> None:
+    network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2))
+    copied = torch_runtime._copied(network, "meta")
+    assert {each.device.type for each in copied.state_dict().values()} == {"meta"}
+    assert {each.device.type for each in network.state_dict().values()} == {"cpu"}
+    assert copied.state_dict().keys() == network.state_dict().keys()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU.")

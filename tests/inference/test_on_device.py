@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -67,10 +67,16 @@ def test_a_device_finds_on_the_source_what_the_host_finds(
     choices = [Choice(0, 0.55), Choice(1, 0.7), Choice(2, 0.999)]
     depth = noise.shape[1]
     cuts = [slice(low, min(low + 7, depth)) for low in range(0, depth, 7)]
-    slabs = [torch.from_numpy(noise[:, cut]).to(device) for cut in cuts]
+
+    def slabs() -> Iterator[torch.Tensor]:
+        for cut in cuts:
+            slab = torch.from_numpy(noise[:, cut].copy()).to(device)
+            yield slab
+            slab.fill_(1)  # it is valid until the next is asked for
+
     scored = frozenset(choices[:2])
     theirs = regions(noise, way, choices, argmax=argmax, scored=scored)
-    ours = on_device.regions(slabs, way, choices, argmax=argmax, scored=scored)
+    ours = on_device.regions(slabs(), way, choices, argmax=argmax, scored=scored)
     assert list(ours) == list(theirs)
     for choice in choices:
         one, other = ours[choice], theirs[choice]

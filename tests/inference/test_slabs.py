@@ -16,8 +16,9 @@ import torch
 
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
+from dicomai.inference import on_device
 from dicomai.inference.inferers import SlidingWindowInferer
-from dicomai.inference.postprocess import Choice, regions
+from dicomai.inference.postprocess import Choice, Region, regions
 
 CLASSES = 104
 SIZE = "DICOMAI_TEST_SLABS"
@@ -140,3 +141,24 @@ def test_slabs_hold_what_the_whole_holds(
                 assert ours.cut == theirs.cut
                 np.testing.assert_array_equal(ours.mask, theirs.mask)
                 np.testing.assert_allclose(ours.values, theirs.values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way_back", [regions, on_device.regions])
+def test_what_no_window_saw_is_of_no_class(
+    make_body: Callable[..., SourceVolume], way_back: Callable[..., dict[Choice, Region | None]]
+) -> None:
+    source = make_body(lambda lps: lps[..., 0], extent_mm=60.0)
+    way = resampling(source.grid, "HPL", None)
+    depth = way.model.shape_kji[0]
+    nothing = torch.zeros(1).expand(3, depth - 4, *way.model.shape_kji[1:])
+    first = torch.zeros((3, 4, *way.model.shape_kji[1:]))
+    first[0] = 1
+    slabs = [nothing, first] if way_back is on_device.regions else [nothing.numpy(), first.numpy()]
+    choices = [Choice(0, 0.5), Choice(1, 0.5)]
+    found = way_back(iter(slabs), way, choices, argmax=True, scored=frozenset())
+    one = found[choices[0]]
+    assert one is not None
+    assert one.everywhere is not None
+    assert not one.everywhere[: depth - 4].any()
+    assert one.everywhere[depth - 4 :].all()
+    assert found[choices[1]] is None

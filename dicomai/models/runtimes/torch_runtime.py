@@ -19,7 +19,8 @@ from dicomai.errors import ConfigError, ResourceError
 from dicomai.models.package import Package, verify
 from dicomai.models.runtimes.networks import NETWORKS, Builder, build
 
-_CPU_FULL: Final = "DefaultCPUAllocator: can't allocate memory"
+_FULL: Final = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "ALLOC_FAILED")
+"""What allocators say that have no class of their own for it: the CPU's, cuBLAS."""
 
 
 def _no_room() -> bool:
@@ -55,7 +56,7 @@ class LoadedModel:
         return LoadedModel(
             package=self.package,
             device=torch.device("cpu"),
-            network=copy.deepcopy(self.network).to("cpu"),
+            network=_copied(self.network, "cpu"),
         )
 
     def free_bytes(self) -> int | None:
@@ -93,32 +94,53 @@ class LoadedModel:
         ResourceError
             The device's memory does not suffice.
         """
+        try:
+            return self._shown(inputs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            trouble = str(error).splitlines()[0]
+        # Not within: the error would keep what its frames hold.
+        if not self.is_on_cpu:
+            torch.cuda.empty_cache()
+        raise ResourceError(
+            f"Model {self.package.name}, infer: the memory of {self.device} does not suffice: "
+            f"{trouble}",
+            subject=str(self.device),
+        )
+
+    def _shown(self, inputs: Tensor) -> Tensor:
         infer = self.package.manifest.infer
         half = infer.precision == "bfloat16" and has_bfloat16(self.device)
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half),
-            ):
-                shown = inputs.to(self.device)
-                forward = self.compiled or self.network
-                logits = forward(shown.to(memory_format=_memory_format(shown)))
-                # Channel by channel in memory, as they are blended and compared.
-                logits = logits.float().contiguous()
-                if infer.activation == "sigmoid":
-                    return torch.sigmoid(logits)
-                return torch.softmax(logits, dim=1)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            # The allocator of the CPU has no class of its own for it.
-            if not isinstance(error, torch.OutOfMemoryError) and _CPU_FULL not in str(error):
-                raise
-            if not self.is_on_cpu:
-                torch.cuda.empty_cache()
-            raise ResourceError(
-                f"Model {self.package.name}, infer: the memory of {self.device} does not suffice: "
-                f"{str(error).splitlines()[0]}",
-                subject=str(self.device),
-            ) from None
+        forward = self.network if self.compiled is None else self.compiled
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half),
+        ):
+            shown = inputs.to(self.device)
+            logits = forward(shown.to(memory_format=_memory_format(shown)))
+            # Channel by channel in memory, as they are blended and compared.
+            logits = logits.float().contiguous()
+            if infer.activation == "sigmoid":
+                return torch.sigmoid(logits)
+            return torch.softmax(logits, dim=1)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether torch had no memory, of a device or of the host."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(each in said for each in _FULL)
+
+
+def _copied(network: nn.Module, device: str) -> nn.Module:
+    """Return a copy on another device; on its own no second one is made meanwhile."""
+    memo: dict[int, object] = {
+        id(each): nn.Parameter(each.detach().to(device), requires_grad=each.requires_grad)
+        for each in network.parameters()
+    }
+    memo |= {id(each): each.to(device) for each in network.buffers()}
+    out: nn.Module = copy.deepcopy(network, memo)
+    return out
 
 
 class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -155,7 +177,7 @@ def rehearsed_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
     """
     tally = _Tally()
     try:
-        stand_in = copy.deepcopy(network).to("meta")
+        stand_in = _copied(network, "meta")
         inputs = torch.empty(shape, device="meta")
         with torch.inference_mode(), tally:
             stand_in(inputs.to(memory_format=_memory_format(inputs))).float().exp()
@@ -262,5 +284,12 @@ def compiled_for(device: torch.device, network: nn.Module) -> Callable[[Tensor],
     """
     if device.type == "cpu":
         return None
-    torch._dynamo.config.suppress_errors = True  # where it fails, the network runs as it is
-    return torch.compile(network, dynamic=False)
+    compiled = torch.compile(network)
+
+    def forward(shown: Tensor) -> Tensor:
+        # For the thread that calls: where compiling fails, the network runs as it is.
+        with torch._dynamo.config.patch(suppress_errors=True):
+            out: Tensor = compiled(shown)
+            return out
+
+    return forward
