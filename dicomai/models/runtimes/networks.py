@@ -92,11 +92,10 @@ class UNet3d(nn.Module):
             fine.append(x)
             x = down(x)
         for up in reversed(self.up):
-            skip = fine.pop()
-            x = functional.interpolate(
-                x, size=skip.shape[2:], mode="trilinear", align_corners=False
-            )
-            x = up(torch.cat((skip, x), dim=1))
+            size = fine[-1].shape[2:]
+            x = functional.interpolate(x, size=size, mode="trilinear", align_corners=False)
+            x = torch.cat((fine.pop(), x), dim=1)  # neither is kept beside both
+            x = up(x)
         logits: Tensor = self.last(x)
         return logits
 
