@@ -215,8 +215,10 @@ def _check_shape(probabilities: Tensor, manifest: Manifest, dimensions: int) -> 
 
 
 def _finite(probabilities: Tensor, manifest: Manifest) -> Tensor:
-    # One sum tells: what is not finite stays so, and others are 1 at most.
-    if not torch.isfinite(probabilities.sum(dtype=torch.float32)):
+    # Sums tell: what is not finite stays so, and others are 1 at most. One of all channels at a
+    # time would take a copy of float16 as float32.
+    sums = torch.stack([each.sum(dtype=torch.float32) for each in probabilities])
+    if not torch.isfinite(sums).all():
         raise ConfigError(
             f"Model {manifest.name}, infer: the network gives numbers that are not finite with "
             f"precision {manifest.infer.precision}. Give it float32, or another package.",
