@@ -110,6 +110,7 @@ def test_a_host_that_is_short_is_not_helped_by_a_device_that_does_less(
     teller: Load, make_body: Body, volume_manifest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = OnADevice(teller(in_windows(volume_manifest, "bands")), 2**40)
+    model.on_cpu = lambda: pytest.fail("The host has no memory for that.")
     asked = iter([2**40, 2**40, *([0] * 20)])  # enough at first, then another process takes it
     monkeypatch.setattr(forward, "host_free_bytes", lambda: next(asked))
     with pytest.raises(ResourceError, match="the memory of the host"):
