@@ -30,6 +30,7 @@ Prepare: TypeAlias = Callable[[torch.device | None], PreparedVolume]
 def found_in_volume(
     model: Model,
     prepare: Prepare,
+    shape: tuple[int, ...],
     choices: list[Choice],
     scored: frozenset[Choice],
     memory: Need,
@@ -43,6 +44,8 @@ def found_in_volume(
         The network.
     prepare
         Makes its input.
+    shape
+        Of one window, (1, C, K, J, I); of the whole input where there are none.
     choices, scored
         What is sought, and of which of it the probabilities are kept too.
     memory
@@ -55,6 +58,8 @@ def found_in_volume(
     ResourceError
         It does not let it even with one window at a time on the CPU.
     """
+    run.report("infer", 0.0)
+    memory = memory.with_window(model.pass_bytes(shape))
     infer = model.package.manifest.infer
     windows = infer.batch if infer.window_kji else 1
     gathers = not model.is_on_cpu
@@ -103,14 +108,13 @@ def needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:
     """Return what a run of a model takes, before it starts."""
     manifest = model.package.manifest
     shape = manifest.infer.window_kji or way.model.shape_kji
-    found = need(
+    return need(
         way,
         channels=1 + max(each.channel for each in manifest.output),
         depth=shape[0],
         masks=masks,
         inputs=inputs,
     )
-    return found.with_window(model.pass_bytes((1, inputs, *shape)))
 
 
 def check_memory(model: Model, memory: Need, windows: int, *, gathers: bool = False) -> None:
@@ -149,9 +153,9 @@ def _found_at_once(
 
     They do so on the device where that `gathers` and can.
     """
-    with run.stage("preprocess"):
-        prepared = prepare(model.device if gathers else None)
-    run.report("infer", 0.0)
+    start = time.monotonic()
+    prepared = prepare(model.device if gathers else None)
+    run.took("preprocess", time.monotonic() - start)
     start, before = time.monotonic(), run.stages_s.get("infer", 0.0)
     argmax = model.package.manifest.postprocess.decide == "argmax"
     way = prepared.resampling

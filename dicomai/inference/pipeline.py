@@ -149,7 +149,8 @@ def _in_a_volume(
         for output, choice in zip(manifest.output, choices, strict=True)
         if probabilities or output.kind != "segment"
     )
-    ask = partial(found_in_volume, model, prepare, choices, scored, memory, run)
+    shape = (1, 1 + len(source.beside), *(manifest.infer.window_kji or way.model.shape_kji))
+    ask = partial(found_in_volume, model, prepare, shape, choices, scored, memory, run)
     found = run.turns.alone(ask)
     del prepare, ask
     with run.stage("postprocess"):
