@@ -86,7 +86,8 @@ class Resampling:
             for row, part in zip(out, there, strict=True):
                 row[:] = plane(part)
             return out
-        for some, near in slabs_and_reach(weights_k, math.prod(there.shape[1:]), SLAB_VOXELS):
+        every = Complete(weights_k, turned=False)
+        for some, near in every.slabs(len(there), math.prod(there.shape[1:]), SLAB_VOXELS):
             shape = (near.stop - near.start, math.prod(self.model.shape_kji[1:]))
             rows = np.empty(shape, dtype=np.float32)
             for row, part in zip(rows, there[near], strict=True):
@@ -457,15 +458,6 @@ def _reach(weights: Weights) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]
     """Return the first and the last column of each row that is not 0."""
     there = weights != 0
     return there.argmax(axis=1), weights.shape[1] - 1 - there[:, ::-1].argmax(axis=1)
-
-
-def slabs_and_reach(
-    weights: Weights, slice_voxels: int, slab_voxels: int
-) -> Iterator[tuple[slice, slice]]:
-    """Give slabs of what weights (out, in) make, each with what it is made of."""
-    first, last = _reach(weights)
-    for some in _slabs(0, len(weights), slice_voxels, slab_voxels):
-        yield some, slice(int(first[some].min()), int(last[some].max()) + 1)
 
 
 def _slabs(start: int, stop: int, slice_voxels: int, slab_voxels: int) -> Iterator[slice]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,15 +13,13 @@ from dicomai.errors import ConfigError, ResourceError
 from dicomai.imaging.resample import Resampling
 from dicomai.inference import on_device
 from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer
-from dicomai.inference.memory import Need, host_free_bytes, need
+from dicomai.inference.ladder import HOST, Step
+from dicomai.inference.memory import Need, need
 from dicomai.inference.postprocess import Choice, Region, regions
 from dicomai.inference.preprocess import PreparedVolume
 from dicomai.inference.run import Model, Run
 from dicomai.models.manifest import Manifest
 from dicomai.models.runtimes.torch_runtime import is_out_of_memory
-from dicomai.process import release_memory
-
-OF_HOST: Final = "the host"
 
 Prepare: TypeAlias = Callable[[torch.device | None], PreparedVolume]
 """Makes the input of a network, on a device or (None) on the host."""
@@ -62,46 +60,31 @@ def found_in_volume(
     memory = memory.with_window(model.pass_bytes(shape))
     infer = model.package.manifest.infer
     windows = infer.batch if infer.window_kji else 1
-    gathers = not model.is_on_cpu
+    step = Step(model=model, windows=windows, gathers=not model.is_on_cpu)
     while True:
-        short: ResourceError | MemoryError | RuntimeError
         try:
-            check_memory(model, memory, windows, gathers=gathers)
-            return _found_at_once(model, prepare, choices, scored, run, windows, gathers=gathers)
-        except (ResourceError, MemoryError) as error:
-            short = error
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
+            step.check(memory)
+            return _found_at_once(step, prepare, choices, scored, run)
+        except (ResourceError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
-            short = error
-        short.with_traceback(None)  # or its frames would keep what they hold
-        if model.make_room():
+            short = error if isinstance(error, ResourceError) else _short(step)
+            short.with_traceback(None)  # or its frames would keep what they hold
+        if step.model.make_room():
             continue
-        of_host = model.is_on_cpu or (isinstance(short, ResourceError) and short.subject == OF_HOST)
-        place = OF_HOST if of_host else str(model.device)
-        if of_host and not model.is_on_cpu:
-            raise short  # a device that does less leaves more to the host
-        if windows > 1:
-            fewer = windows // 2
-            told = f"the network saw {fewer}"
-            run.deviations.append(
-                f"The memory of {place} did not suffice for {windows} windows at a time; {told}."
-            )
-            windows = fewer
-        elif gathers:
-            run.deviations.append(
-                f"The memory of {place} did not suffice; windows were gathered on the host."
-            )
-            gathers = False
-        elif not model.is_on_cpu:
-            run.deviations.append(
-                f"The memory of {place} did not suffice; the network ran on the CPU."
-            )
-            model = model.on_cpu()
-        elif isinstance(short, RuntimeError):
-            raise MemoryError from None
-        else:
+        lower = step.lower(short_of_host=short.subject == HOST)
+        if lower is None:
             raise short
+        step, told = lower
+        run.deviations.append(told)
+
+
+def _short(step: Step) -> ResourceError:
+    return ResourceError(
+        f"Model {step.model.package.name}: the memory of {step.place} does not suffice. Give it "
+        "more, or the model a smaller window.",
+        subject=step.place,
+    )
 
 
 def needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:
@@ -117,49 +100,25 @@ def needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:
     )
 
 
-def check_memory(model: Model, memory: Need, windows: int, *, gathers: bool = False) -> None:
-    """Raise ResourceError where a run will need more memory than there is.
-
-    Where the device `gathers`, input and blended windows lie there too.
-    """
-    of_host = memory.on_host(windows, device_is_host=model.is_on_cpu)
-    if of_host > host_free_bytes():
-        release_memory()  # what is spared of an earlier run is free for this one
-    places = [(OF_HOST, of_host, host_free_bytes())]
-    free = model.free_bytes()
-    if free is not None:
-        places.append((str(model.device), memory.on_device(windows, gathers=gathers), free))
-    for where, wanted, free in places:
-        if wanted > free:
-            raise ResourceError(
-                f"Model {model.package.name}: the memory of {where} does not suffice: "
-                f"{wanted / 1e9:.1f} GB will be needed, {free / 1e9:.1f} GB are free. Give it "
-                "more, or the model a smaller window.",
-                subject=where,
-            )
-
-
 def _found_at_once(
-    model: Model,
+    step: Step,
     prepare: Prepare,
     choices: list[Choice],
     scored: frozenset[Choice],
     run: Run,
-    windows: int,
-    *,
-    gathers: bool,
 ) -> dict[Choice, Region | None]:
     """Return what the network finds; its probabilities go back to the source's grid in slabs.
 
-    They do so on the device where that `gathers` and can.
+    They do so on the device where that gathers and can.
     """
+    model, gathers = step.model, step.gathers
     start = time.monotonic()
     prepared = prepare(model.device if gathers else None)
     run.took("preprocess", time.monotonic() - start)
     start, before = time.monotonic(), run.stages_s.get("infer", 0.0)
     argmax = model.package.manifest.postprocess.decide == "argmax"
     way = prepared.resampling
-    timed = run.timed("infer", _slabs(model, prepared, run, windows))
+    timed = run.timed("infer", _slabs(model, prepared, run, step.windows))
     if gathers and on_device.takes(way):
         found = on_device.regions(timed, way, choices, argmax=argmax, scored=scored)
     else:

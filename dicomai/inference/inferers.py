@@ -69,13 +69,8 @@ class SlidingWindowInferer:
 
     def __call__(self, inputs: Tensor, network: Network) -> Tensor:
         """(C, K, J, I) to probabilities (C', K, J, I); 0 where no window was shown."""
-        slabs = [slab.to(torch.float32, copy=True) for slab in self.slabs(inputs, network)]
-        out = inputs.new_zeros((max(map(len, slabs)), *inputs.shape[1:]))
-        first = 0
-        for slab in slabs:
-            out[: len(slab), first : first + slab.shape[1]] = slab
-            first += slab.shape[1]
-        return out
+        slabs = self.slabs(inputs, network)
+        return torch.cat([slab.to(torch.float32, copy=True) for slab in slabs], dim=1)
 
     def slabs(self, inputs: Tensor, network: Network) -> Iterator[Tensor]:
         """Give the same in slabs (C', slices, J, I), by k, each as soon as no window can change it.
@@ -122,7 +117,7 @@ class _Blended:
 
     def __init__(self, shape_kji: tuple[int, ...], device: torch.device) -> None:
         self._total: Tensor | None = None
-        self._weights = _room(shape_kji, torch.float32, device)
+        self._weights = torch.zeros(shape_kji, device=device)
         self._first = 0
 
     def add(self, window: Window, said: Tensor, weight: Tensor) -> None:
@@ -134,7 +129,7 @@ class _Blended:
             shape = (len(said), *self._weights.shape)
             whole = sum_bytes(len(said), self._weights.numel()) == 4
             precision = torch.float32 if whole else torch.float16
-            self._total = _room(shape, precision, self._weights.device)
+            self._total = self._weights.new_zeros(shape, dtype=precision)
         # Channel by channel: what precision differs costs is then a temporary of one.
         for total, each in zip(self._total, said.to(self._weights.device), strict=True):
             total[here].addcmul_(each[inside], weight[inside])
@@ -167,14 +162,6 @@ class _Blended:
 def _nothing(inputs: Tensor, channels: int, slices: int) -> Tensor:
     """Return probabilities of slices of which no window was shown; they take no memory."""
     return inputs.new_zeros(1).expand(channels, slices, *inputs.shape[2:])
-
-
-def _room(shape: Sequence[int], precision: torch.dtype, device: torch.device) -> Tensor:
-    """Return zeros; on a host without memory for them a MemoryError, as numpy's."""
-    if device.type != "cpu":
-        return torch.zeros(tuple(shape), dtype=precision, device=device)
-    kind = np.float32 if precision == torch.float32 else np.float16
-    return torch.from_numpy(np.zeros(shape, dtype=kind))
 
 
 def windows_of(

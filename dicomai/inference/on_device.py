@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dicomai.imaging.mask import Cut
-from dicomai.imaging.resample import Complete, Resampling, slabs_and_reach
+from dicomai.imaging.resample import Complete, Resampling
 from dicomai.inference.memory import DEVICE_SLAB_VOXELS
 from dicomai.inference.postprocess import Choice, Growing, Region, growing
 
@@ -37,7 +37,8 @@ def to_model(
     out = torch.empty(way.model.shape_kji, device=device)
     deep = max(1, len(there) // len(out))  # slices of the source for each one
     voxels_each = deep * math.prod(there.shape[1:])
-    for some, near in slabs_and_reach(weights[0], voxels_each, DEVICE_SLAB_VOXELS):
+    every = Complete(weights[0], turned=False)
+    for some, near in every.slabs(len(there), voxels_each, DEVICE_SLAB_VOXELS):
         planes = j @ (there[near].float() @ i.T)
         out[some] = torch.tensordot(k[some, near], planes, dims=1)
     return out

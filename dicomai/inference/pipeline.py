@@ -15,8 +15,9 @@ from dicomai.imaging.mask import blank_mask
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import limits
-from dicomai.inference.forward import Prepare, check_memory, checked, found_in_volume, needed
+from dicomai.inference.forward import Prepare, checked, found_in_volume, needed
 from dicomai.inference.inputs import Source
+from dicomai.inference.ladder import Step
 from dicomai.inference.measure import (
     centre_lps_mm,
     equivalent_diameter_mm,
@@ -138,7 +139,7 @@ def _in_a_volume(
     choices = [Choice(each.channel, each.threshold) for each in manifest.output]
     way = resampling(source.grid, manifest.preprocess.axes, manifest.preprocess.spacing_mm)
     memory = needed(model, way, 1 + len(source.beside), len(set(choices)))
-    check_memory(model, memory, 0)
+    Step(model=model).check(memory)
     prepare: Prepare = partial(prepare_volume, source, way, manifest.preprocess, manifest.infer)
     if model.is_on_cpu or not can_prepare(way, manifest.preprocess):
         with run.stage("preprocess"):  # while another has its turn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from dicomai.imaging.resample import Resampling, axis_weights
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import on_device
 from dicomai.models.manifest import Infer, Preprocess
+
+_Values = TypeVar("_Values", npt.NDArray[np.float32], Tensor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,9 +61,8 @@ def prepare_volume(
         if each is source.voxels and infer.only_where is not None:
             low, high = infer.only_where.between
             wanted = ((values >= low) & (values <= high)).cpu().numpy()
-        (low, high), (bottom, top) = preprocess.clip, preprocess.scale_to
-        values.clamp_(low, high).sub_(low).mul_((top - bottom) / (high - low)).add_(bottom)
-        channel[:] = values
+        low, high = preprocess.clip
+        channel[:] = _stretched(values.clamp_(low, high), low, high, preprocess.scale_to)
     return PreparedVolume(inputs=inputs, resampling=way, wanted=wanted)
 
 
@@ -127,13 +129,18 @@ def scaled(
         assert preprocess.clip_percentiles is not None
         found = np.percentile(values, preprocess.clip_percentiles)
         low, high = float(found[0]), float(found[1])
-    bottom, top = preprocess.scale_to
     if high <= low:  # one value everywhere
         out = np.empty_like(values) if out is None else out
-        out[:] = bottom
+        out[:] = preprocess.scale_to[0]
         return out
-    out = np.clip(values, low, high, out=out)
-    out -= low
-    out *= (top - bottom) / (high - low)
-    out += bottom
+    out = _stretched(np.clip(values, low, high, out=out), low, high, preprocess.scale_to)
     return np.asarray(out, dtype=np.float32)
+
+
+def _stretched(values: _Values, low: float, high: float, to: tuple[float, float]) -> _Values:
+    """Map values linearly from one range to another, in their place."""
+    bottom, top = to
+    values -= low
+    values *= (top - bottom) / (high - low)
+    values += bottom
+    return values

@@ -16,7 +16,7 @@ from torch import nn
 from dicomai.errors import ResourceError
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
-from dicomai.inference import forward
+from dicomai.inference import ladder
 from dicomai.inference.memory import need
 from dicomai.inference.messages import Analyse, Done, Progress
 from dicomai.inference.pipeline import analyse
@@ -114,7 +114,7 @@ def test_a_host_that_is_short_is_not_helped_by_a_device_that_does_less(
     model = OnADevice(teller(in_windows(volume_manifest, "bands")), 2**40)
     model.on_cpu = lambda: pytest.fail("The host has no memory for that.")
     asked = iter([2**40, 2**40, *([0] * 20)])  # enough at first, then another process takes it
-    monkeypatch.setattr(forward, "host_free_bytes", lambda: next(asked))
+    monkeypatch.setattr(ladder, "host_free_bytes", lambda: next(asked))
     with pytest.raises(ResourceError, match="the memory of the host"):
         analyse(model, make_body(lambda lps: lps[..., 0]), (), lambda *_: None)
 
@@ -177,13 +177,13 @@ def test_memory_that_an_earlier_run_left_spare_is_there_for_the_next(
     teller: Load, make_body: Body, volume_manifest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spare = [64 * 2**30]  # all that the host has
-    monkeypatch.setattr(forward, "host_free_bytes", lambda: 64 * 2**30 - spare[0])
-    monkeypatch.setattr(forward, "release_memory", lambda: None)
+    monkeypatch.setattr(ladder, "host_free_bytes", lambda: 64 * 2**30 - spare[0])
+    monkeypatch.setattr(ladder, "release_memory", lambda: None)
     model = teller(in_windows(volume_manifest, "bands"))
     source = make_body(lambda lps: lps[..., 0] * 0)
     with pytest.raises(ResourceError, match=r"0\.0 GB are free"):
         analyse(model, source, (), lambda *_: None)
-    monkeypatch.setattr(forward, "release_memory", lambda: spare.__setitem__(0, 0))
+    monkeypatch.setattr(ladder, "release_memory", lambda: spare.__setitem__(0, 0))
     assert analyse(model, source, (), lambda *_: None).deviations == ()
 
 

@@ -268,13 +268,8 @@ def load(
             subject=package.name,
         )
     network = network.eval().to(target)
-    lets = package.manifest.infer.compile
-    return LoadedModel(
-        package=package,
-        device=target,
-        network=network,
-        compiled=compiled_for(target, network) if lets else None,
-    )
+    compiled = compiled_for(target, network) if package.manifest.infer.compile else None
+    return LoadedModel(package=package, device=target, network=network, compiled=compiled)
 
 
 def compiled_for(device: torch.device, network: nn.Module) -> Callable[[Tensor], Tensor] | None:
