@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from dicomai.imaging.mask import Cut
-from dicomai.imaging.resample import Complete, Resampling
+from dicomai.imaging.resample import Resampling
+from dicomai.imaging.weights import Complete
 from dicomai.inference.memory import DEVICE_SLAB_VOXELS
 from dicomai.inference.postprocess import Choice, Growing, Region, growing
 

@@ -10,9 +10,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from dicomai.findings import Mask
+from dicomai.imaging.back import Back, streamed
 from dicomai.imaging.geometry import Grid
 from dicomai.imaging.mask import Cut, blank_mask, bounds
-from dicomai.imaging.resample import Back, Resampling
+from dicomai.imaging.resample import Resampling
 from dicomai.inference.measure import labelled
 from dicomai.models.manifest import Postprocess
 
@@ -89,7 +90,7 @@ def regions(
     Parameters
     ----------
     probabilities : (C, K', J', I')
-        On the model's grid; or slabs of it along k, as `Resampling.to_source` takes them.
+        On the model's grid; or slabs of it along k, as `back.streamed` takes them.
     way
         Between the two grids.
     argmax
@@ -98,7 +99,7 @@ def regions(
         The choices of which probabilities are kept too; None: all.
     """
     found = growing(way.source.shape_kji, choices, scored)
-    parts = way.streamed(probabilities)
+    parts = streamed(way, probabilities)
     if argmax:
         _most_probable(parts, way, found)
     else:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dicomai.imaging.image import SourceImagePixels
-from dicomai.imaging.resample import Resampling, axis_weights
+from dicomai.imaging.resample import Resampling
 from dicomai.imaging.volume import SourceVolume
+from dicomai.imaging.weights import axis_weights
 from dicomai.inference import on_device
 from dicomai.models.manifest import Infer, Preprocess
 

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from scipy.spatial.transform import Rotation
 
+from dicomai.imaging import back, resample
+from dicomai.imaging.back import Back
 from dicomai.imaging.geometry import Grid
-from dicomai.imaging.resample import axis_weights, resampling
+from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume, volume_of
+from dicomai.imaging.weights import axis_weights
 
 TOLERANCE_MM = 0.01
 AXES = ["HPL", "FAR", "LPH", "PHL", "LHA"]
@@ -112,7 +115,7 @@ def test_the_model_grid_and_the_way_back_are_exact(
     assert np.abs(there - where)[within].max(initial=0) < TOLERANCE_MM
 
     back = np.empty((3, *source.shape_kji))
-    for slab, values in way.to_source(np.moveaxis(where, -1, 0).astype(np.float32)):
+    for (slab, *_), values, _ in Back(way).slabs(np.moveaxis(where, -1, 0).astype(np.float32)):
         back[:, slab] = values
     of_model = [
         max(0.0, source.spacing_kji_mm[at] / spacing[axis] / 2)
@@ -176,14 +179,15 @@ def test_slabs_make_the_whole(
     volume = volume_of(make_series(shape_kji=(11, 6, 7)))
     way = resampling(volume.grid, "PHL", (1.0, 2.0, 3.0))
     channels = np.random.default_rng(0).random((2, *way.model.shape_kji), dtype=np.float32)
-    whole = np.concatenate([values for _, values in way.to_source(channels)], axis=1)
+    whole = np.concatenate([values for _, values, _ in Back(way).slabs(channels)], axis=1)
     there = way.to_model(volume.voxels)
-    monkeypatch.setattr("dicomai.imaging.resample.SLAB_VOXELS", 200)
-    parts = list(way.to_source(channels))
+    for module in (resample, back):
+        monkeypatch.setattr(module, "SLAB_VOXELS", 200)
+    parts = list(Back(way).slabs(channels))
     assert len(parts) > 2
-    np.testing.assert_allclose(np.concatenate([v for _, v in parts], axis=1), whole, rtol=1e-6)
+    np.testing.assert_allclose(np.concatenate([v for _, v, _ in parts], axis=1), whole, rtol=1e-6)
     np.testing.assert_allclose(way.to_model(volume.voxels), there, rtol=1e-6)
     high = float(whole[0, :3].max())
-    passed = [slab for slab, _ in way.to_source(channels, lambda part: part.max() > 2)]
+    passed = [slab for slab, *_ in Back(way).slabs(channels, lambda part: part.max() > 2)]
     assert high < 2
     assert passed == []

@@ -15,6 +15,7 @@ from pydicom import Dataset
 from scipy.spatial.transform import Rotation
 
 from dicomai.errors import InputError
+from dicomai.imaging.back import Back
 from dicomai.imaging.geometry import Grid
 from dicomai.imaging.intake import Intake
 from dicomai.imaging.resample import resampling
@@ -135,7 +136,7 @@ def test_the_model_grid_and_the_way_back_are_exact(
     assert np.abs(there - where)[within].max(initial=0) < TOLERANCE_MM
 
     back = np.empty((3, *source.shape_kji))
-    for slab, values in way.to_source(np.moveaxis(where, -1, 0).astype(np.float32)):
+    for (slab, *_), values, _ in Back(way).slabs(np.moveaxis(where, -1, 0).astype(np.float32)):
         back[:, slab] = values
     points = coordinates(source)
     index = way.model.kji(points)
@@ -159,7 +160,7 @@ def test_masks_of_a_tilted_ball_lie_on_its_slices(make_series: Maker) -> None:
     volume = volume_of(slices)
     way = resampling(volume.grid, "HPL", (1.0, 1.0, 1.0))
     model = way.to_model(volume.voxels) / 50
-    mask = np.concatenate([values[0] > 0.5 for _, values in way.to_source(model[None])])
+    mask = np.concatenate([values[0] > 0.5 for _, values, _ in Back(way).slabs(model[None])])
     truth = volume.voxels > 25
     off = np.argwhere(mask != truth)
     distance = np.linalg.norm(volume.grid.lps_mm(off) - centre, axis=-1)
@@ -184,7 +185,7 @@ def test_left_stays_left_on_tilted_slices(make_series: Maker) -> None:
     bright = way.to_model(volume.voxels) > 25
     assert bright.any()
     assert not (bright & ~left).any()
-    back = np.concatenate([values[0] for _, values in way.to_source(left[None].astype("f4"))])
+    back = np.concatenate([values[0] for _, values, _ in Back(way).slabs(left[None].astype("f4"))])
     np.testing.assert_array_equal(back > 0.5, coordinates(volume.grid)[..., 0] > 0)
 
 
