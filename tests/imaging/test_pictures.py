@@ -20,7 +20,8 @@ from dicomai.imaging.intake import Intake
 from dicomai.imaging.series import read_object
 from dicomai.inference.limits import check
 from dicomai.inference.preprocess import prepare_image
-from dicomai.models.manifest import Limits, Preprocess
+from dicomai.models.input import Limits
+from dicomai.models.steps import Preprocess
 
 SHOWN = Intake(displayed=True)
 COLOUR = Intake(colour=True)

@@ -26,6 +26,8 @@ from dicomai.inference.measure import centre_lps_mm, volume_ml, voxel_count
 TOLERANCE_MM = 0.01
 LEAST_TILT_MM = 2 * POSITION_TOLERANCE_MM
 """For a step of usual length: so the last slice lies outside the tolerance."""
+LEAST_OFF_MM = 1.1 * POSITION_TOLERANCE_MM
+"""From an even spacing: slices that lie nearer count as even, and the reader is told so."""
 ANY = Intake(uneven_mm=100.0)
 Maker = Callable[..., list[Dataset]]
 Sample = Callable[[str], tuple[Dataset, ...]]
@@ -45,6 +47,11 @@ class Place:
     steps: tuple[float, ...] | None
 
 
+def uneven_mm(steps: tuple[float, ...]) -> float:
+    """How far steps of 1 mm lie from the even ones between the first and the last."""
+    return float(np.abs(np.array(steps) - np.linspace(0, steps[-1], len(steps))).max())
+
+
 @st.composite
 def places(draw: st.DrawFn) -> Place:
     seed = draw(st.integers(0, 2**32 - 1))
@@ -57,10 +64,10 @@ def places(draw: st.DrawFn) -> Place:
     tilts = st.tuples(*[st.floats(-most, most).map(lambda value: round(value, 3))] * 2)
     tilt = draw(st.just((0.0, 0.0)) | tilts.filter(lambda ji: math.hypot(*ji) > LEAST_TILT_MM))
     depth = draw(st.integers(3, 6))
-    gaps = draw(
-        st.one_of(st.none(), st.lists(st.floats(0.5, 2.5), min_size=depth - 1, max_size=depth - 1))
-    )
-    steps = None if gaps is None else (0.0, *np.cumsum(np.round(gaps, 3)).tolist())
+    gap = st.floats(0.5, 2.5).map(lambda value: round(value, 3))
+    gaps = st.lists(gap, min_size=depth - 1, max_size=depth - 1)
+    placed = gaps.map(lambda each: (0.0, *np.cumsum(each).tolist()))
+    steps = draw(st.none() | placed.filter(lambda each: uneven_mm(each) * between > LEAST_OFF_MM))
     return Place(
         row=tuple(turn[:, 0]),
         column=tuple(turn[:, 1]),
@@ -237,6 +244,15 @@ def test_an_uneven_series_is_refused_above_the_tolerance_with_the_place_of_the_g
     assert "2.00 to 3.00 mm apart" in volume.warnings[0]
     for k, header in enumerate(volume.headers):
         np.testing.assert_allclose(volume.grid.lps_mm((k, 0, 0)), header.ImagePositionPatient)
+
+
+def test_positions_that_a_modality_rounded_count_as_even_and_the_reader_is_told(
+    make_series: Maker,
+) -> None:
+    slices = make_series(steps=(0.0, 1.0, 1.938), spacing_kji=(1.0,) * 3, shape_kji=(3, 6, 7))
+    volume = volume_of(slices)
+    assert volume.grid.slice_steps == ()
+    assert volume.warnings[0] == "Slices lie up to 0.031 mm from an even spacing of 0.969 mm."
 
 
 def test_a_missing_slice_is_a_gap_that_a_model_may_allow(sample_series: Sample) -> None:
