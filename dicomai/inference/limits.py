@@ -5,7 +5,7 @@ from __future__ import annotations
 from dicomai.errors import InputError
 from dicomai.imaging.facts import Facts
 from dicomai.imaging.geometry import Grid, Plane
-from dicomai.models.manifest import Fact, Limits
+from dicomai.models.input import Fact, Limits
 
 
 def check(limits: Limits, facts: Facts, where: Grid | Plane, model: str, subject: str) -> None:

@@ -33,7 +33,8 @@ from dicomai.inference.preprocess import (
 )
 from dicomai.inference.run import Model, NoOthers, Report, Run, Turns
 from dicomai.inference.sides import split
-from dicomai.models.manifest import DetectionOutput, Manifest, SegmentOutput
+from dicomai.models.manifest import Manifest
+from dicomai.models.output import DetectionOutput, SegmentOutput
 
 _NO_OTHERS: Final = NoOthers()
 

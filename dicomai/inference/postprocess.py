@@ -15,7 +15,7 @@ from dicomai.imaging.geometry import Grid
 from dicomai.imaging.mask import Cut, blank_mask, bounds
 from dicomai.imaging.resample import Resampling
 from dicomai.inference.measure import labelled
-from dicomai.models.manifest import Postprocess
+from dicomai.models.steps import Postprocess
 
 
 @dataclass(frozen=True, slots=True)

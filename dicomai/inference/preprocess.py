@@ -15,7 +15,7 @@ from dicomai.imaging.resample import Resampling
 from dicomai.imaging.volume import SourceVolume
 from dicomai.imaging.weights import axis_weights
 from dicomai.inference import on_device
-from dicomai.models.manifest import Infer, Preprocess
+from dicomai.models.steps import Infer, Preprocess
 
 _Values = TypeVar("_Values", npt.NDArray[np.float32], Tensor)
 

@@ -13,7 +13,7 @@ from dicomai.findings import Mask
 from dicomai.imaging.geometry import Grid
 from dicomai.inference.measure import labelled
 from dicomai.inference.postprocess import Region
-from dicomai.models.manifest import Side
+from dicomai.models.output import Side
 
 _COARSE_VOXELS: Final = 500_000
 """Where a joined pair is cut is found on a grid of about so many voxels."""

@@ -15,7 +15,7 @@ from dicomai.imaging.attributes import text
 from dicomai.imaging.image import image_of
 from dicomai.imaging.volume import MakePlanes, SourceVolume, volume_of
 from dicomai.inference.inputs import Source, inputs_of
-from dicomai.models.manifest import Input
+from dicomai.models.input import Input
 from dicomai.models.package import Package
 
 WHOSE: Final = ("PatientID", "PatientBirthDate")

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dicomai.models import trust
-from dicomai.models.manifest import MANIFEST_NAME, Preprocess
+from dicomai.models.manifest import MANIFEST_NAME
 from dicomai.models.manifest import read as read_manifest
 from dicomai.models.package import CARD_NAME
 from dicomai.models.package import load as load_package
@@ -28,6 +28,7 @@ from dicomai.models.registry import BUILTIN
 from dicomai.models.runtimes.networks import Classifier2d, UNet3d, build
 from dicomai.models.runtimes.torch_runtime import LoadedModel
 from dicomai.models.runtimes.torch_runtime import load as load_model
+from dicomai.models.steps import Preprocess
 from dicomai.training import card as cards
 from dicomai.training.evaluation import evaluate_lungs, evaluate_nodules, evaluate_xray
 from dicomai.training.losses import (

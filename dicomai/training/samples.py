@@ -19,7 +19,7 @@ from dicomai.imaging.facts import Facts
 from dicomai.imaging.geometry import Plane
 from dicomai.imaging.image import SourceImagePixels
 from dicomai.inference.preprocess import prepare_image, scaled
-from dicomai.models.manifest import Preprocess
+from dicomai.models.steps import Preprocess
 from dicomai.phantom.chest import ChestPhantom
 from dicomai.phantom.xray import Exposure, attenuation, ball_attenuation, chest_exposure, developed
 

@@ -14,8 +14,8 @@ from dicomai.imaging.image import SourceImagePixels
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference.pipeline import analyse
 from dicomai.inference.preprocess import prepare_image
-from dicomai.models.manifest import Preprocess
 from dicomai.models.runtimes.torch_runtime import LoadedModel
+from dicomai.models.steps import Preprocess
 
 Teller = Callable[[str], LoadedModel]
 

@@ -9,7 +9,7 @@ from dicomai.errors import InputError
 from dicomai.imaging.facts import Facts
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.inference.limits import check
-from dicomai.models.manifest import Limits
+from dicomai.models.input import Limits
 
 LIMITS = Limits(
     modality=("CT",),

@@ -14,7 +14,7 @@ from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import on_device
 from dicomai.inference.postprocess import Choice, regions
 from dicomai.inference.preprocess import prepare_volume
-from dicomai.models.manifest import Infer, OnlyWhere, Preprocess
+from dicomai.models.steps import Infer, OnlyWhere, Preprocess
 
 Body = Callable[..., SourceVolume]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

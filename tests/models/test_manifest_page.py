@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from dicomai.models import manifest
+from dicomai.models import input as inputs
+from dicomai.models import manifest, output, steps
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "model-toml.md"
 TABLES: dict[str, tuple[type[BaseModel], ...]] = {
     "Top": (manifest.Manifest,),
-    "[limits]": (manifest.Limits,),
-    "[[input]]": (manifest.Input,),
-    "[preprocess]": (manifest.Preprocess,),
-    "[infer]": (manifest.Infer,),
-    "[postprocess]": (manifest.Postprocess,),
-    "[[output]]": (manifest.SegmentOutput, manifest.DetectionOutput, manifest.ClassOutput),
+    "[limits]": (inputs.Limits,),
+    "[[input]]": (inputs.Input,),
+    "[preprocess]": (steps.Preprocess,),
+    "[infer]": (steps.Infer,),
+    "[postprocess]": (steps.Postprocess,),
+    "[[output]]": (output.SegmentOutput, output.DetectionOutput, output.ClassOutput),
 }
 
 

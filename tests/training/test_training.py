@@ -13,10 +13,10 @@ import torch
 from dicomai.findings import Findings, Segment
 from dicomai.imaging.geometry import Grid
 from dicomai.models import trust
-from dicomai.models.manifest import Preprocess
 from dicomai.models.package import load
 from dicomai.models.registry import BUILTIN
 from dicomai.models.runtimes.networks import build
+from dicomai.models.steps import Preprocess
 from dicomai.phantom import ChestPhantom, Nodule
 from dicomai.training import builtin
 from dicomai.training.evaluation import area_under_curve, dice, score_lungs, score_nodules

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dicomai.errors import ConfigError
-from dicomai.models.manifest import Argument
+from dicomai.models.steps import Argument
 
 Builder: TypeAlias = Callable[..., nn.Module]
 
