@@ -66,8 +66,6 @@ def train(
             group["lr"] = schedule.learning_rate * rate(step)
         batch = list(itertools.islice(samples, schedule.batch))
         inputs = torch.from_numpy(np.stack([each.inputs for each in batch]))
-        if inputs.dim() == 5:  # Channels last takes two thirds of the time on a CPU.
-            inputs = inputs.to(memory_format=torch.channels_last_3d)
         targets = torch.from_numpy(np.stack([each.targets for each in batch]))
         optimiser.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=schedule.bfloat16):

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from dicomai.errors import ConfigError, ResourceError
 from dicomai.models.package import Package, verify
-from dicomai.models.runtimes.networks import NETWORKS, Builder, build
+from dicomai.models.runtimes.networks import NETWORKS, Builder, build, for_host
 
 _FULL: Final = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "ALLOC_FAILED")
 """What allocators say that have no class of their own for it: the CPU's, cuBLAS."""
@@ -56,7 +56,7 @@ class LoadedModel:
         return LoadedModel(
             package=self.package,
             device=torch.device("cpu"),
-            network=_copied(self.network, "cpu"),
+            network=for_host(_copied(self.network, "cpu")),
         )
 
     def free_bytes(self) -> int | None:
@@ -268,6 +268,8 @@ def load(
             subject=package.name,
         )
     network = network.eval().to(target)
+    if target.type == "cpu":
+        network = for_host(network)
     compiled = compiled_for(target, network) if package.manifest.infer.compile else None
     return LoadedModel(package=package, device=target, network=network, compiled=compiled)
 

@@ -1,0 +1,82 @@
+"""On a host a network gives the same numbers as the plain one in float64, in less memory."""
+
+from __future__ import annotations
+
+import copy
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dicomai.models import package
+from dicomai.models.runtimes import networks, torch_runtime
+from dicomai.models.runtimes.networks import Classifier2d, UNet3d, for_host
+
+BUILTIN = Path(str(resources.files("dicomai.models.builtin")))
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def exact(network: nn.Module, shown: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        out: torch.Tensor = copy.deepcopy(network).double()(shown.double())
+    return out
+
+
+@pytest.mark.parametrize("brightness", [0.0, 1.0])
+def test_a_window_that_is_all_alike_gives_what_float64_does(brightness: float) -> None:
+    model = torch_runtime.load(package.load(BUILTIN / "chest-ct-lungs"), "cpu")
+    shown = torch.full((1, 1, 48, 80, 112), brightness)
+    truth = torch.softmax(exact(model.network, shown), dim=1)
+    assert (model(shown) - truth).abs().max() < 1e-4
+
+
+def test_an_image_of_one_colour_gives_what_float64_does() -> None:
+    torch.manual_seed(0)
+    network = Classifier2d(in_channels=3).eval()
+    shown = torch.full((2, 3, 128, 96), 200.0).to(memory_format=torch.channels_last)
+    shown = shown + random(2, 3, 128, 96).to(memory_format=torch.channels_last) / 100
+    with torch.inference_mode():
+        found = network(shown)
+    assert (found - exact(network, shown)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (12, 10, 14), (13, 9, 11), (2, 3, 5), (7, 8, 8)])
+def test_levels_that_are_joined_in_slabs_give_the_same(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], norm: str
+) -> None:
+    monkeypatch.setattr(networks, "_SLAB_VALUES", 1)  # two planes at a time
+    monkeypatch.setattr(networks, "_CACHED_VALUES", 1000)
+    torch.manual_seed(0)
+    plain = UNet3d(in_channels=2, out_channels=3, channels=(8, 16, 24), norm=norm).eval()
+    shown = random(2, 2, *shape)
+    with torch.inference_mode():
+        found = for_host(copy.deepcopy(plain))(shown)
+    assert (found - exact(plain, shown)).abs().max() < 1e-5
+
+
+def test_levels_that_are_joined_in_slabs_take_half_the_memory() -> None:
+    plain = UNet3d(channels=(32, 64, 128)).eval()
+    shape = (1, 1, 96, 96, 96)
+    at_once = torch_runtime.rehearsed_bytes(plain, shape)
+    in_slabs = torch_runtime.rehearsed_bytes(for_host(copy.deepcopy(plain)), shape)
+    assert in_slabs < 0.55 * at_once
+
+
+def test_gradients_are_the_same_with_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "_SLAB_VALUES", 1)
+    torch.manual_seed(0)
+    plain = UNet3d(channels=(8, 16)).train()
+    other = for_host(copy.deepcopy(plain))
+    shown = random(2, 1, 8, 8, 8)
+    for network in (plain, other):
+        network(shown).square().mean().backward()
+    for one, two in zip(plain.parameters(), other.parameters(), strict=True):
+        assert one.grad is not None
+        assert two.grad is not None
+        assert torch.allclose(one.grad, two.grad, atol=1e-5)
