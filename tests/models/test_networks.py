@@ -51,6 +51,7 @@ def test_levels_that_are_joined_in_slabs_give_the_same(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], norm: str
 ) -> None:
     monkeypatch.setattr(networks, "_SLAB_VALUES", 1)  # two planes at a time
+    monkeypatch.setattr(networks, "_LARGE_VALUES", 1)
     monkeypatch.setattr(networks, "_CACHED_VALUES", 1000)
     torch.manual_seed(0)
     plain = UNet3d(in_channels=2, out_channels=3, channels=(8, 16, 24), norm=norm).eval()
@@ -70,6 +71,7 @@ def test_levels_that_are_joined_in_slabs_take_half_the_memory() -> None:
 
 def test_gradients_are_the_same_with_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "_SLAB_VALUES", 1)
+    monkeypatch.setattr(networks, "_LARGE_VALUES", 1)
     torch.manual_seed(0)
     plain = UNet3d(channels=(8, 16)).train()
     other = for_host(copy.deepcopy(plain))

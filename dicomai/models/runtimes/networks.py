@@ -23,6 +23,8 @@ Builder: TypeAlias = Callable[..., nn.Module]
 
 _SLAB_VALUES: Final = 1 << 21
 """That are joined at a time, where they are joined in slabs."""
+_LARGE_VALUES: Final = 1 << 23
+"""A level of more is convolved in place, some planes at a time."""
 _CACHED_VALUES: Final = 1 << 18
 """That moments are taken of at a time."""
 
@@ -85,7 +87,12 @@ def _norm3d(kind: str, channels: int) -> nn.Module:
 
 
 class _Block3d(nn.Module):
-    """Two convolutions, each with its normalisation; the first may halve the resolution."""
+    """Two convolutions, each with its normalisation; the first may halve the resolution.
+
+    With `in_slabs` the second overwrites a large input, some planes at a time.
+    """
+
+    in_slabs = False
 
     def __init__(self, inputs: int, outputs: int, norm: str, stride: int = 1) -> None:
         super().__init__()
@@ -100,8 +107,21 @@ class _Block3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, K, J, I) to (N, outputs, K', J', I')."""
-        out: Tensor = self.layers(x)
-        return out
+        return self.from_second(self.layers[0](x))
+
+    def from_second(self, x: Tensor) -> Tensor:
+        """Return what comes of the first convolution's result."""
+        norm, relu, convolution, *rest = list(self.layers)[1:]
+        if self.in_slabs:  # What comes of one channel lies otherwise, whatever the weights.
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+        x = relu(norm(x))
+        if self.in_slabs and x.numel() > _LARGE_VALUES and not torch.is_grad_enabled():
+            _convolve(convolution, x)
+        else:
+            x = convolution(x)
+        for layer in rest:
+            x = layer(x)
+        return x
 
 
 class UNet3d(nn.Module):
@@ -121,6 +141,9 @@ class UNet3d(nn.Module):
         what is rare, so that what else a window holds changes nothing.
     """
 
+    in_slabs = False
+    """Whether levels are joined some planes at a time: the same numbers in less memory."""
+
     def __init__(
         self,
         *,
@@ -130,8 +153,6 @@ class UNet3d(nn.Module):
         norm: str = "group",
     ) -> None:
         super().__init__()
-        self.in_slabs = False
-        """Whether levels are joined slab by slab, the same numbers in half the memory."""
         self.first = _Block3d(in_channels, channels[0], norm)
         pairs = list(itertools.pairwise(channels))
         self.down = nn.ModuleList([_Block3d(a, b, norm, stride=2) for a, b in pairs])
@@ -149,7 +170,7 @@ class UNet3d(nn.Module):
             assert isinstance(up, _Block3d)
             planes = self._planes(fine[-1], x)
             x = _joined(up.layers[0], fine.pop(), x, planes)
-            x = up.layers[1:](x)
+            x = up.from_second(x)
         logits: Tensor = self.last(x)
         return logits
 
@@ -160,6 +181,21 @@ class UNet3d(nn.Module):
             return depth
         plane = len(fine) * (fine.shape[1] + coarse.shape[1]) * math.prod(fine.shape[3:])
         return min(depth, max(2, _SLAB_VALUES // plane // 2 * 2))
+
+
+def _convolve(convolution: nn.Module, x: Tensor) -> None:
+    """Put the convolution of x into x."""
+    assert isinstance(convolution, nn.Conv3d)
+    depth = x.shape[2]
+    planes = max(1, _SLAB_VALUES // x[:, :, 0].numel())
+    nothing = torch.zeros_like(x[:, :, :1])
+    before = nothing
+    for low in range(0, depth, planes):
+        high = min(low + planes, depth)
+        parts = (before, x[:, :, low : high + 1], *((nothing,) if high == depth else ()))
+        slab = torch.cat(parts, dim=2)
+        before = x[:, :, high - 1 : high].clone()
+        x[:, :, low:high] = functional.conv3d(slab, convolution.weight, padding=(0, 1, 1))
 
 
 def _joined(convolution: nn.Module, fine: Tensor, coarse: Tensor, planes: int) -> Tensor:
@@ -213,7 +249,7 @@ def for_host(network: nn.Module) -> nn.Module:
     Channels lie last in the weights of its convolutions in 3-D, and so in what these give.
     """
     for each in network.modules():
-        if isinstance(each, UNet3d):
+        if isinstance(each, UNet3d | _Block3d):
             each.in_slabs = True
         if isinstance(each, nn.Conv3d):
             each.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # no stub
