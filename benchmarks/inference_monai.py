@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from dicomai.models import package as packages
 from dicomai.models.manifest import Manifest
-from dicomai.models.runtimes.networks import build
+from dicomai.models.runtimes.networks import build, for_host
 from dicomai.models.runtimes.torch_runtime import has_bfloat16
 
 with warnings.catch_warnings():
@@ -58,7 +58,7 @@ def main() -> None:
     package = packages.load(Path(sys.argv[1]))
     out = Path(sys.argv[2])
     manifest, infer = package.manifest, package.manifest.infer
-    network = build(infer.network, infer.arguments).eval()
+    network = for_host(build(infer.network, infer.arguments).eval())
     network.load_state_dict(load_file(package.weights))
     before = chain(manifest)
     back = Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True)
