@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
@@ -15,20 +16,17 @@ from dicomai.routing.selection import parse_preference
 Fact = Literal["age", "sex", "body_part", "view_position", "spacing"]
 
 
-def _condition(value: str) -> str:
-    try:
-        parse_condition(value)
-    except ConfigError as error:
-        raise ValueError(error.sentence.rstrip(".")) from None
-    return value
+def _parsed_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Return what has a text refused, with the sentence of its parser."""
 
+    def checked(value: str) -> str:
+        try:
+            parse(value)
+        except ConfigError as error:
+            raise ValueError(error.sentence.rstrip(".")) from None
+        return value
 
-def _preference(value: str) -> str:
-    try:
-        parse_preference(value)
-    except ConfigError as error:
-        raise ValueError(error.sentence.rstrip(".")) from None
-    return value
+    return AfterValidator(checked)
 
 
 class Limits(Table):
@@ -59,9 +57,9 @@ class Input(Table):
 
     name: Annotated[str, Field(min_length=1)]
     kind: Literal["volume", "image"]
-    when: tuple[Annotated[str, AfterValidator(_condition)], ...] = ()
+    when: tuple[Annotated[str, _parsed_by(parse_condition)], ...] = ()
     """Conditions, written as those of a route."""
-    prefer: tuple[Annotated[str, AfterValidator(_preference)], ...] = ()
+    prefer: tuple[Annotated[str, _parsed_by(parse_preference)], ...] = ()
     """What to order by where several fit, as "-instances" or "SliceThickness"."""
     part: str = ""
     """Of a series of several volumes the one to take, as "b-value 0" or "time 1, echo time 10"."""
