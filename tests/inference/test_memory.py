@@ -27,12 +27,12 @@ from dicomai.models import package as packages
 from dicomai.models.runtimes import torch_runtime
 from dicomai.models.runtimes.networks import NETWORKS, build
 from dicomai.models.runtimes.torch_runtime import LoadedModel, rehearsed_bytes
+from tests.inference import own_memory
 
 Load = Callable[[str], LoadedModel]
 Body = Callable[..., SourceVolume]
 
-# Torch does in the host's memory what it does on a GPU, where there is none.
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = [own_memory.DEVICE, *(["cuda:0"] if torch.cuda.is_available() else [])]
 SEGMENT = """
 [[output]]
 kind = "segment"
@@ -65,12 +65,22 @@ def test_fewer_windows_at_a_time_give_the_same_mask_and_the_result_says_so(
     np.testing.assert_array_equal(narrow.segments[0].mask, ample.segments[0].mask)
 
 
-class OnADevice:
-    """A model as on a device with memory of its own, so much of which is free."""
+@pytest.fixture(autouse=True, scope="module")
+def stand_in() -> None:
+    own_memory.attached()
 
-    def __init__(self, model: LoadedModel, free_bytes: int) -> None:
-        self.package, self.device, self.make_room = model.package, model.device, model.make_room
-        self.pass_bytes, self.on_cpu, self._model = model.pass_bytes, model.on_cpu, model
+
+class OnADevice:
+    """A model on a device with memory of its own, so much of which is free."""
+
+    def __init__(
+        self, model: LoadedModel, free_bytes: int, device: str = own_memory.DEVICE
+    ) -> None:
+        self.device, self.make_room = torch.device(device), model.make_room
+        network = torch_runtime._copied(model.network, device)
+        self._model = replace(model, device=self.device, network=network)
+        self.package, self.pass_bytes = model.package, self._model.pass_bytes
+        self.on_cpu = self._model.on_cpu
         self._free_bytes = free_bytes
         self.is_on_cpu = False
 
@@ -96,12 +106,12 @@ def test_a_device_goes_down_the_ladder_step_by_step(
         np.testing.assert_array_equal(found.segments[0].mask, plain.segments[0].mask)
         return found.deviations
 
+    short = "The memory of pretended:0 did not suffice"
     fewer = tuple(
-        f"The memory of cpu did not suffice for {2 * now} windows at a time; the network saw {now}."
-        for now in (4, 2, 1)
+        f"{short} for {2 * now} windows at a time; the network saw {now}." for now in (4, 2, 1)
     )
-    on_the_host = "The memory of cpu did not suffice; windows were gathered on the host."
-    on_the_cpu = "The memory of cpu did not suffice; the network ran on the CPU."
+    on_the_host = f"{short}; windows were gathered on the host."
+    on_the_cpu = f"{short}; the network ran on the CPU."
     assert told(8 * memory.window + memory.gathered) == ()
     assert told(2 * memory.window + memory.gathered) == fewer[:2]
     assert told(memory.window + memory.gathered - 1) == (*fewer, on_the_host)
@@ -127,21 +137,33 @@ def test_a_copy_for_another_device_shares_nothing_with_the_network() -> None:
     assert copied.state_dict().keys() == network.state_dict().keys()
 
 
+def narrow_bytes(model: LoadedModel, source: SourceVolume) -> int:
+    """So little that windows are gathered on the host."""
+    way = resampling(source.grid, "HPL", None)
+    memory = need(way, inputs=1, channels=1, depth=32, masks=1)
+    return memory.with_window(model.pass_bytes((1, 1, 32, 32, 32))).gathered
+
+
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", ["plain", "clipped by percentiles", "uneven", "short of memory"])
 def test_a_device_finds_what_the_host_finds(
-    make_body: Body, volume_manifest: str, tmp_path: Path, device: str
+    make_body: Body, tmp_path: Path, device: str, case: str
 ) -> None:
     source = make_body(lambda lps: np.where(np.abs(lps[..., 0]) < lps[..., 2], -1000, 0))
-    package = small_package(tmp_path, "one")
-    there: LoadedModel | OnADevice = torch_runtime.load(package, device)
-    if there.is_on_cpu:
-        there = OnADevice(torch_runtime.load(package, "cpu"), 2**40)
-    masks = [
-        analyse(model, source, (), lambda *_: None).segments[0].mask
-        for model in (torch_runtime.load(package, "cpu"), there)
-    ]
-    assert masks[0].any()
-    assert np.mean(masks[0] != masks[1]) < 1e-3
+    if case == "uneven":
+        steps = tuple(float(k) + (k > 40) * 0.2 for k in range(source.grid.shape_kji[0]))
+        source = replace(source, grid=replace(source.grid, slice_steps=steps))
+    clip = "clip_percentiles = [0, 100]" if "percentiles" in case else "clip = [-1000, 1000]"
+    package = small_package(tmp_path, "one", clip)
+    here = torch_runtime.load(package, "cpu")
+    free_bytes = narrow_bytes(here, source) if case == "short of memory" else 2**40
+    there = OnADevice(torch_runtime.load(package, device), free_bytes, device)
+    one, other = (analyse(model, source, (), lambda *_: None) for model in (here, there))
+    assert one.segments[0].mask.any()
+    assert np.mean(one.segments[0].mask != other.segments[0].mask) < 1e-3
+    assert [each.endswith("gathered on the host.") for each in other.deviations] == [True] * (
+        case == "short of memory"
+    )
 
 
 def test_what_a_pass_takes_is_known_without_taking_it() -> None:
@@ -229,7 +251,7 @@ def test_a_host_without_memory_is_an_error_of_the_job_and_the_runner_lives_on(
         assert runner.pid == first
 
 
-def small_package(folder: Path, name: str) -> packages.Package:
+def small_package(folder: Path, name: str, clip: str = "clip = [-1000, 1000]") -> packages.Package:
     place = folder / name
     place.mkdir()
     head = f'''
@@ -243,11 +265,12 @@ not_for = "Patients."
 sought = "Nothing"
 [limits]
 modality = ["CT"]
+uneven_spacing_mm = 1.0
 [[input]]
 name = "ct"
 kind = "volume"
 [preprocess]
-clip = [-1000, 1000]
+{clip}
 [infer]
 network = "unet3d"
 arguments = {{ channels = [1] }}
