@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from dicomai.errors import ConfigError, ResourceError
 from dicomai.models import package
 from dicomai.models.runtimes import networks, torch_runtime
+from tests.inference import own_memory
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 16), (5, 17, 9), (1, 3, 2)])
@@ -39,6 +40,13 @@ def test_bfloat16_is_used_where_the_device_has_it_and_float32_where_not(
     out = torch_runtime.load(package.load(lungs_package), "cpu")(shown)
     assert torch.allclose(out, exact, atol=0.02)
     assert (out == exact).all() != able
+
+
+def test_a_gpu_convolves_float32_as_float32(lungs_package: Path) -> None:
+    own_memory.attached()
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]  # what torch begins with
+    torch_runtime.load(package.load(lungs_package), own_memory.DEVICE)
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # type: ignore[attr-defined]
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own

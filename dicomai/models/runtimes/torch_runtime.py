@@ -270,6 +270,9 @@ def load(
     network = network.eval().to(target)
     if target.type == "cpu":
         network = for_host(network)
+    else:
+        # For the whole process. torch's own choice, TF32, has 10 bits of a number, not 23.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # no stub
     compiled = compiled_for(target, network) if package.manifest.infer.compile else None
     return LoadedModel(package=package, device=target, network=network, compiled=compiled)
 
