@@ -16,8 +16,8 @@
     spool/<association>/.NNNNNN-<µs>.part     an object that is being written, begun not before then
 
 The name of an association begins with the time of its start, so names sort as they came. All that
-is known of it stands in names of empty files: a name is there whole or not at all, and is durable
-with its folder, so an object is the only file that needs a sync of its own.
+is known of it stands in names, links to the lock: a name is there whole or not at all, and is
+durable with its folder, so an object is the only file that needs a sync of its own.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from dicomai.spool.durable import (
     PART_SUFFIX,
     Bytes,
     Part,
+    name_also,
     open_folder,
     sync_folder,
     sync_open_folder,
@@ -185,14 +186,14 @@ class Writer:
         """Let it be seen that this association sends something of a study."""
         with self._counting:
             if study not in self._studies:
-                (self.folder / f"{STUDY_PREFIX}{study}").touch()
+                name_also(self.folder / LOCK, self.folder / f"{STUDY_PREFIX}{study}")
                 self._studies.add(study)
 
     def end(self, how: Ending, at: Instant) -> None:
         """Write down how it ended, and let go of the lock; the writer is of no use afterwards."""
         try:
             # Not durable: after a power cut it counts as lost, the careful way to be wrong.
-            (self.folder / f"end-{at:016d}-{how}").touch()
+            name_also(self.folder / LOCK, self.folder / f"end-{at:016d}-{how}")
         finally:
             os.close(self._lock)
             os.close(self._descriptor)
@@ -281,7 +282,7 @@ def opened(
     lock = os.open(making / LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (making / _facts_name(facts)).touch()
+        name_also(making / LOCK, making / _facts_name(facts))
         folder = spool / association
         making.rename(folder)
         descriptor = open_folder(folder)

@@ -15,6 +15,7 @@ from typing import Final
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.spool.durable import name_also
 from dicomai.spool.entries import (
     ASSOCIATION,
     END,
@@ -135,7 +136,7 @@ def mark(entry: Entry) -> int:
     attempt = 1
     while True:
         try:
-            _attempt(entry, attempt).touch(exist_ok=False)
+            name_also(entry.path, _attempt(entry, attempt))
         except FileExistsError:
             attempt += 1
         else:

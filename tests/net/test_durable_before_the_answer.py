@@ -21,7 +21,7 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 Receiver = Any  # of conftest.py, which tests can't import
 MakeReceiver = Callable[..., Receiver]
 Scu = Any
-WATCHED = "mkdir,openat,write,writev,sync_file_range,fsync,fdatasync,rename,sendto"
+WATCHED = "mkdir,openat,link,write,writev,sync_file_range,fsync,fdatasync,rename,sendto"
 WAITS = "SYNC_FILE_RANGE_WAIT_BEFORE|SYNC_FILE_RANGE_WRITE|SYNC_FILE_RANGE_WAIT_AFTER"
 OBJECTS, ASSOCIATIONS = 6, 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -46,6 +47,30 @@ def test_an_association_is_open_until_its_end_is_written(spool: Path, associate:
     writer.end("released", Instant(5))
     assert reader.open_associations(spool) == ()
     assert reader.ended(spool, writer.facts.id) == entries.End(at=Instant(5), how="released")
+
+
+def test_names_are_the_same_on_a_disk_without_links(
+    spool: Path, associate: Associate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(_name: Path, _source: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    def seen() -> tuple[object, ...]:
+        writer = associate()
+        writer.add(A, (b"1",))
+        (entry,) = reader.entries(spool)
+        assert (reader.mark(entry), reader.mark(entry)) == (1, 2)
+        names = {path.suffix for path in writer.folder.iterdir()}
+        (before,) = reader.open_associations(spool)
+        writer.end("aborted", Instant(5))
+        after = reader.ended(spool, writer.facts.id)
+        reader.remove(entry)
+        assert reader.forget(spool, writer.facts.id)
+        return names, before.studies, entry.association.node, after
+
+    linked = seen()
+    monkeypatch.setattr(Path, "hardlink_to", refuses)
+    assert seen() == linked
 
 
 _RECEIVE_UNTIL_KILLED = """
