@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ def receive(settings: Settings, life: Life) -> None:
     from dicomai.net.receiver import ReceiverConfig, TlsPort
     from dicomai.net.receiver import receive as receiving
 
+    gc.freeze()  # what was imported stays; looking at it took a sixth of a short association
     pulse = threading.Thread(target=_beat, args=(life,), name="pulse", daemon=True)
     pulse.start()
     config, tls = settings.receiver, settings.tls
