@@ -28,6 +28,9 @@ START_S: Final = 120.0
 WARM_BYTES: Final = 4 * 2**30
 _TICK_S: Final = 0.1
 _REAP_S: Final = 5.0
+# Two to this power, in cycles: how long a thread of numpy's OpenBLAS waits for more, on a core that
+# the network wants. Its own choice is some 50 ms (benchmarks/inference.md).
+_SLEEPY_BLAS: Final = {"OPENBLAS_THREAD_TIMEOUT": "20"}
 
 
 class RunnerDied(Exception):
@@ -221,6 +224,7 @@ class _Life:
                 [*command, str(handed), device, str(os.getpid()), str(warm_bytes)],
                 pass_fds=[handed],
                 stdin=subprocess.DEVNULL,
+                env=_SLEEPY_BLAS | os.environ,
             )
         self._came = threading.Condition()
         self._answers: dict[int, deque[Done | Failed | Progress]] = {}

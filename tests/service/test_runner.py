@@ -142,6 +142,14 @@ def test_a_deadline_kills_a_runner_that_is_stuck(runner: RunnerProcess, request_
     assert not Path(f"/proc/{in_the_network[0]}").exists()
 
 
+def test_threads_of_numpy_leave_the_cores_to_the_network(
+    runner: RunnerProcess, request_of: Make
+) -> None:
+    runner.analyse(request_of("unet3d"), on_progress=ignore, go_on=ignore)
+    variables = Path(f"/proc/{runner.pid}/environ").read_bytes().split(b"\0")
+    assert b"OPENBLAS_THREAD_TIMEOUT=20" in variables
+
+
 def test_a_device_that_is_not_there_is_an_error_of_the_configuration(request_of: Make) -> None:
     with (
         RunnerProcess("cuda:7") as runner,
