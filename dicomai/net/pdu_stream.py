@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from dicomai.net.limits import Limits, Pace
-from dicomai.spool.durable import Bytes
+from dicomai.spool.part import Bytes
 
 # PS3.8 9.3.1: type, reserved, length of what follows.
 PDU_HEAD: Final = struct.Struct(">BxL")

@@ -27,8 +27,8 @@ from dicomai.errors import DicomaiError, DiskFull, InputError, TransientError
 from dicomai.net.admission import VERIFICATION
 from dicomai.net.head import Head, head_so_far, read_head
 from dicomai.spool import entries
-from dicomai.spool.durable import free_bytes
 from dicomai.spool.entries import Ending, EntryKind
+from dicomai.spool.folder import free_bytes
 
 SUCCESS: Final = 0x0000
 OUT_OF_RESOURCES: Final = 0xA700

@@ -12,7 +12,7 @@ from pynetdicom.presentation import build_context, build_role
 from dicomai.net.limits import Limits
 from dicomai.net.presentation_context import Proposal, Result, answered, parted, results
 from dicomai.net.upper_layer import Acceptor, Storage
-from dicomai.spool.durable import Bytes
+from dicomai.spool.part import Bytes
 
 
 class StorageAcceptor(Acceptor):

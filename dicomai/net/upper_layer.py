@@ -29,7 +29,7 @@ from dicomai.net.limits import Limits
 from dicomai.net.messages import Malformed, Messages
 from dicomai.net.pdu_stream import PDU_HEAD, PDV_HEAD, TICK_S, Ended, PduStream, TooSlow
 from dicomai.net.reception import Incoming
-from dicomai.spool.durable import Bytes
+from dicomai.spool.part import Bytes
 
 if TYPE_CHECKING:
     from pynetdicom.pdu_primitives import _PDUPrimitiveType

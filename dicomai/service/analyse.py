@@ -41,8 +41,9 @@ from dicomai.routing.route import ResultObject
 from dicomai.service import originals, received
 from dicomai.service.received import Reading
 from dicomai.service.sources import source_of
-from dicomai.spool.durable import make_folders, write_durably
 from dicomai.spool.entries import AssociationFacts, AssociationId
+from dicomai.spool.folder import make_folders
+from dicomai.spool.part import write_durably
 from dicomai.spool.quarantine import put
 from dicomai.store import archive
 from dicomai.store.analyses import Predecessor

@@ -31,7 +31,7 @@ from dicomai.service.pull import ANSWER_S
 from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
 from dicomai.settings import Settings
-from dicomai.spool.durable import free_bytes
+from dicomai.spool.folder import free_bytes
 from dicomai.store import analyses, backfills, events, pauses, retrievals, studies
 from dicomai.store.backfills import Arriving, Backfill, Past
 from dicomai.store.counts import SeriesCount

@@ -26,8 +26,9 @@ from dicomai.service import commitment, step
 from dicomai.service.arrival import Arrived, note_arrived, wait_of
 from dicomai.service.received import Reading, ReceivedObject, read_object
 from dicomai.spool import quarantine, reader
-from dicomai.spool.durable import Names, sync_bytes
 from dicomai.spool.entries import AssociationId, End, Entry
+from dicomai.spool.names import Names
+from dicomai.spool.part import sync_bytes
 from dicomai.store import archive, associations, events, hosts, steps, studies
 from dicomai.store.engine import writing
 from dicomai.store.instances import Added

@@ -32,7 +32,7 @@ from dicomai.service.attempt import Attempt, Lost, Worker, work_once
 from dicomai.service.intake import HANDS, Intake
 from dicomai.service.received import Reading
 from dicomai.settings import Settings
-from dicomai.spool.durable import free_bytes
+from dicomai.spool.folder import free_bytes
 from dicomai.store import analyses, instances, jobs, lacking
 from dicomai.store.analyses import Predecessor
 from dicomai.store.engine import reading

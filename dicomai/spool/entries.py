@@ -37,16 +37,9 @@ from urllib.parse import unquote
 
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.spool.durable import (
-    FOLDER_MODE,
-    PART_SUFFIX,
-    Bytes,
-    Part,
-    name_also,
-    open_folder,
-    sync_folder,
-    sync_open_folder,
-)
+from dicomai.spool.folder import FOLDER_MODE, open_folder, sync_folder, sync_open_folder
+from dicomai.spool.names import name_also
+from dicomai.spool.part import PART_SUFFIX, Bytes, Part
 
 AssociationId = NewType("AssociationId", str)
 Ending = Literal["released", "aborted", "lost"]

@@ -11,8 +11,10 @@ from typing import Final
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.part10 import media
 from dicomai.errors import InputError
-from dicomai.spool.durable import link_durably, make_folders, replace_durably
 from dicomai.spool.entries import OBJECT, AssociationFacts
+from dicomai.spool.folder import make_folders
+from dicomai.spool.names import link_durably
+from dicomai.spool.part import replace_durably
 
 _REASON: Final = ".json"
 _ASSOCIATION_CHARACTERS: Final = 26

@@ -15,7 +15,6 @@ from typing import Final
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.spool.durable import name_also
 from dicomai.spool.entries import (
     ASSOCIATION,
     END,
@@ -33,6 +32,7 @@ from dicomai.spool.entries import (
     nobody,
     receiver_lives,
 )
+from dicomai.spool.names import name_also
 
 MAX_ATTEMPTS: Final = 2
 """An entry that killed ingest so often is set aside."""

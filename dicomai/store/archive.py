@@ -16,7 +16,7 @@ from dicomai.dicom import uid
 from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError
-from dicomai.spool.durable import Names
+from dicomai.spool.names import Names
 from dicomai.store import schema
 
 FOLDER: Final = "archive"

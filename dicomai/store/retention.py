@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.spool.durable import free_bytes
+from dicomai.spool.folder import free_bytes
 from dicomai.store import archive, events, promises, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.moves import unfinished

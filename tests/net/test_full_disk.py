@@ -16,7 +16,7 @@ from dicomai.dicom.dates import now
 from dicomai.net.node import Node
 from dicomai.service.ingest import Ingest, ingest
 from dicomai.spool import reader
-from dicomai.spool.durable import free_bytes
+from dicomai.spool.folder import free_bytes
 from dicomai.store import instances, schema
 from dicomai.store.engine import open_engine, reading
 

@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 
 from dicomai.errors import DiskFull
-from dicomai.spool import durable
+from dicomai.spool.folder import make_folders
+from dicomai.spool.names import Names, link_durably
+from dicomai.spool.part import Part, write_durably
 
 
 def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    durable.write_durably(path, (b"one", memoryview(b"two")))
+    write_durably(path, (b"one", memoryview(b"two")))
     assert path.read_bytes() == b"onetwo"
 
     def fails() -> object:
@@ -29,7 +31,7 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
         raise OSError(errno.EIO, "the source broke")
 
     with pytest.raises(OSError, match="the source broke"):
-        durable.write_durably(path, fails())
+        write_durably(path, fails())
     assert path.read_bytes() == b"onetwo"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
@@ -39,7 +41,7 @@ def test_a_disk_without_room_says_so_and_keeps_nothing(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(DiskFull, match="Make room"):
-            durable.write_durably(tmp_path / "file", (bytes(600), bytes(600)))
+            write_durably(tmp_path / "file", (bytes(600), bytes(600)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
@@ -60,7 +62,7 @@ def test_a_sync_that_fails_is_not_repeated_and_leaves_nothing(
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="Input/output error"):
-        durable.write_durably(tmp_path / "file", (b"data",))
+        write_durably(tmp_path / "file", (b"data",))
     assert count == failing
     assert list(tmp_path.iterdir()) == []
 
@@ -69,11 +71,11 @@ def test_data_name_and_every_folder_are_synced_in_order(
     tmp_path: Path, peer: Callable[[str], str]
 ) -> None:
     script = (
-        "from pathlib import Path; from dicomai.spool import durable as d\n"
+        "from pathlib import Path; from dicomai.spool import folder, names, part\n"
         f"root = Path({str(tmp_path)!r})\n"
-        "d.make_folders(root / 'a' / 'b', root)\n"
-        "d.write_durably(root / 'a' / 'b' / 'file', [b'data'])\n"
-        "d.link_durably(root / 'a' / 'b' / 'file', root / 'a' / 'name')\n"
+        "folder.make_folders(root / 'a' / 'b', root)\n"
+        "part.write_durably(root / 'a' / 'b' / 'file', [b'data'])\n"
+        "names.link_durably(root / 'a' / 'b' / 'file', root / 'a' / 'name')\n"
     )
     trace = tmp_path / "trace"
     watched = "mkdir,fsync,fdatasync,rename,link,linkat,write"
@@ -97,9 +99,9 @@ def test_data_name_and_every_folder_are_synced_in_order(
     ]
 
 
-def _named(root: Path, count: int) -> durable.Names:
+def _named(root: Path, count: int) -> Names:
     """Give so many files a name each, in the same new folders."""
-    names = durable.Names(root)
+    names = Names(root)
     for number in range(count):
         source = root / f"source{number}"
         source.write_bytes(b"data")
@@ -112,7 +114,7 @@ def test_names_that_are_settled_together_sync_each_folder_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(durable, "sync_folder", synced.append)
+    monkeypatch.setattr("dicomai.spool.names.sync_folder", synced.append)
     names = _named(tmp_path, 3)
     assert synced == []
     names.settle()
@@ -137,20 +139,20 @@ def test_folders_that_a_killed_process_made_are_synced_too(
 ) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     synced = []
-    monkeypatch.setattr(durable, "sync_folder", synced.append)
-    durable.make_folders(tmp_path / "a" / "b", tmp_path)
+    monkeypatch.setattr("dicomai.spool.folder.sync_folder", synced.append)
+    make_folders(tmp_path / "a" / "b", tmp_path)
     assert synced == [tmp_path, tmp_path / "a"]
 
 
 def test_a_link_is_a_second_name_and_may_be_made_again(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(b"data")
-    durable.link_durably(source, target)
-    durable.link_durably(source, target)
+    link_durably(source, target)
+    link_durably(source, target)
     assert target.samefile(source)
     (tmp_path / "other").write_bytes(b"data")
     with pytest.raises(FileExistsError):
-        durable.link_durably(tmp_path / "other", target)
+        link_durably(tmp_path / "other", target)
 
 
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK])
@@ -164,7 +166,7 @@ def test_where_a_link_cannot_reach_it_is_a_durable_copy(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Path, "hardlink_to", refuses)
-    durable.link_durably(source, target)
+    link_durably(source, target)
     assert target.read_bytes() == source.read_bytes()
     assert not target.samefile(source)
 
@@ -176,7 +178,7 @@ def test_a_real_other_file_system_gets_a_copy(tmp_path: Path) -> None:
     source, target = shm / f"dicomai-{os.getpid()}", tmp_path / "target"
     source.write_bytes(b"data")
     try:
-        durable.link_durably(source, target)
+        link_durably(source, target)
         assert target.read_bytes() == b"data"
     finally:
         source.unlink()
@@ -206,7 +208,7 @@ def test_bytes_arrive_as_they_were_past_the_page_cache_and_through_it(
         monkeypatch.setattr(os, "write", refused_past_the_cache)
     data = random.Random(size).randbytes(size)
     names = tmp_path / ".part", tmp_path / "whole"
-    with durable.Part(names[0]) as part:
+    with Part(names[0]) as part:
         for at in range(0, size, 100_003):
             part.write(memoryview(data)[at : at + 100_003])
         if size:

@@ -1,4 +1,4 @@
-"""Files, names and folders that outlive a power cut: the one place that makes them durable.
+"""Files that outlive a power cut: the one place that makes their bytes durable.
 
 Bytes first, then the name, then the folder that holds the name; only then may anyone be told. Where
 somebody waits (`Part.settle`), the disk takes the bytes first, and both are synced as one.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from dicomai.errors import DiskFull
+from dicomai.spool.folder import sync_folder, worded
 
 Bytes = bytes | bytearray | memoryview
 
@@ -29,10 +30,6 @@ _LIBC.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, 
 _WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE
 _WRITE_AND_WAIT: Final = 7  # and SYNC_FILE_RANGE_WAIT_BEFORE and _AFTER
 
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# Another file system, one that has no links, or a file with as many as it can have.
-_NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP})
-_CHUNK_BYTES: Final = 2**20
 # Memory in which a file's bytes are gathered: half a CT slice, and little enough to stay in the
 # processor's cache. Those that are not in use are kept, for new memory is slow.
 _STAGE_BYTES: Final = 2**18
@@ -41,8 +38,7 @@ _stages: list[memoryview] = []
 # The kernel keeps what one call writes in one piece of memory, and large pieces are seldom at hand:
 # half a megabyte took 0.2 ms in calls of 64 KiB, over 1 ms in larger ones (benchmarks/receive.md).
 _CALL_BYTES: Final = 2**16
-_MODE: Final = 0o640
-FOLDER_MODE: Final = 0o750
+FILE_MODE: Final = 0o640
 PART_SUFFIX: Final = ".part"
 
 
@@ -70,10 +66,10 @@ class Part:
         self._is_direct: bool | None = None
         try:
             self._descriptor = os.open(
-                path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE
+                path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE
             )
         except OSError as trouble:
-            raise _worded(trouble, path) from trouble
+            raise worded(trouble, path) from trouble
         try:
             self._stage = _stages.pop()
         except IndexError:
@@ -135,7 +131,7 @@ class Part:
             # The disk begins with these while the next ones come.
             _to_disk(self._descriptor, _WRITE)
         except OSError as trouble:
-            raise _worded(trouble, self._path) from trouble
+            raise worded(trouble, self._path) from trouble
 
     def _put(self, step: int) -> None:
         """Write what is gathered, so many bytes in each call."""
@@ -144,7 +140,7 @@ class Part:
             for at in range(0, size, step):
                 _write_all(self._descriptor, self._stage[at : min(size, at + step)])
         except OSError as trouble:
-            raise _worded(trouble, self._path) from trouble
+            raise worded(trouble, self._path) from trouble
         self._gathered = 0
         self._written += size
 
@@ -202,7 +198,7 @@ class Part:
             self._path = str(path)  # closed now, it is taken away under this name
             os.fsync(self._descriptor)
         except OSError as trouble:
-            raise _worded(trouble, path) from trouble
+            raise worded(trouble, path) from trouble
         sync_folders()
         self._let_go()
 
@@ -224,7 +220,7 @@ class Part:
         except OSError as trouble:
             with suppress(FileNotFoundError):
                 os.unlink(self._path)  # noqa: PTH108  a text, not a path object
-            raise _worded(trouble, path) from trouble
+            raise worded(trouble, path) from trouble
         _name(path)
 
 
@@ -259,124 +255,6 @@ def replace_durably(path: Path, data: bytes) -> None:
     write_durably(path, (data,))
 
 
-def link_durably(source: Path, target: Path) -> None:
-    """Give a durable file a second name; where a link can't reach, copy it durably.
-
-    A target that is already a link to the source is fine, so that a step that was killed can be
-    repeated.
-
-    Raises
-    ------
-    FileExistsError
-        Another file has that name.
-    DiskFull, OSError
-        As `write_durably`.
-    """
-    names = Names(target.parent)
-    names.link(source, target)
-    names.settle()
-
-
-def name_also(source: Path, name: Path) -> None:
-    """Let a name be there for what it says: a link, or an empty file where a link can't reach.
-
-    A new file takes ten times as long as a link. It is durable once its folder is.
-
-    Raises
-    ------
-    FileExistsError
-        It is there.
-    DiskFull, OSError
-        It can't be.
-    """
-    try:
-        name.hardlink_to(source)
-    except FileExistsError:
-        raise
-    except OSError as trouble:
-        if trouble.errno not in _NO_LINK:
-            raise _worded(trouble, name) from trouble
-        name.touch(_MODE, exist_ok=False)
-
-
-class Names:
-    """New names of durable files below a root, made durable together: each folder is synced once.
-
-    Nothing of it counts before it is settled. Where that fails the new names are gone, and all is
-    to be done again.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._folders: dict[Path, None] = {}
-        self._made: list[Path] = []
-
-    def make_folders(self, path: Path) -> None:
-        """Make the folders from the root down to a path below it."""
-        folder = self.root
-        for name in path.relative_to(self.root).parts:
-            parent, folder = folder, folder / name
-            _make_folder(folder)
-            # Those that exist too: who made them may have been killed before it synced.
-            self._folders[parent] = None
-
-    def link(self, source: Path, target: Path) -> None:
-        """Give a file a second name, as `link_durably`; its folder exists."""
-        try:
-            target.hardlink_to(source)
-            self._made.append(target)
-        except FileExistsError:
-            if not target.samefile(source):
-                raise
-        except OSError as trouble:
-            if trouble.errno not in _NO_LINK:
-                raise _worded(trouble, target) from trouble
-            with source.open("rb") as file:
-                write_durably(target, iter(lambda: file.read(_CHUNK_BYTES), b""))
-            return
-        self.note(target)
-
-    def note(self, target: Path) -> None:
-        """Have a name that exists settled with the others: who made it may not have synced it."""
-        self._folders[target.parent] = None
-
-    def settle(self) -> None:
-        """Make all of them durable.
-
-        Raises
-        ------
-        DiskFull, OSError
-            The new names are gone.
-        """
-        try:
-            for folder in self._folders:
-                sync_folder(folder)
-        except (OSError, DiskFull):
-            for name in self._made:
-                with suppress(OSError):
-                    name.unlink()
-            raise
-
-
-def make_folders(path: Path, root: Path) -> None:
-    """Make the folders from a root down to a path, each durable in the one above.
-
-    Folders that exist are synced too: who made them may have been killed before it did.
-
-    Parameters
-    ----------
-    path
-        The root, or a folder below it.
-    root
-        Where to begin; must exist.
-    """
-    folder = root
-    for name in path.relative_to(root).parts:
-        parent, folder = folder, folder / name
-        _make_folder(folder)
-        sync_folder(parent)
-
-
 def sync_bytes(path: Path) -> None:
     """Make the bytes of a file durable, whoever wrote them and was not done with it yet."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -384,42 +262,6 @@ def sync_bytes(path: Path) -> None:
         os.fdatasync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = open_folder(path)
-    try:
-        sync_open_folder(descriptor, path)
-    finally:
-        os.close(descriptor)
-
-
-def open_folder(path: Path) -> int:
-    """Return a descriptor of a folder, for `sync_open_folder`."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def sync_open_folder(descriptor: int, path: Path) -> None:
-    """Make the names in a folder durable, whose descriptor is at hand."""
-    try:
-        os.fsync(descriptor)
-    except OSError as trouble:
-        raise _worded(trouble, path) from trouble
-
-
-def free_bytes(path: Path) -> int:
-    """Return the room that is left to an ordinary user on the file system of a path."""
-    room = os.statvfs(path)
-    return room.f_bavail * room.f_frsize
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        with suppress(FileExistsError):
-            folder.mkdir(FOLDER_MODE)
-    except OSError as trouble:
-        raise _worded(trouble, folder) from trouble
 
 
 def _name(path: Path) -> None:
@@ -442,13 +284,3 @@ def _write_all(descriptor: int, chunk: Bytes) -> None:
     view = memoryview(chunk).cast("B")
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _worded(trouble: OSError, path: Path | str) -> OSError | DiskFull:
-    if trouble.errno in _NO_ROOM:
-        return DiskFull(
-            f"{path} could not be written: {os.strerror(trouble.errno or 0).lower()}. Make room on "
-            "its disk, or move the data folder to a larger one.",
-            subject=str(path),
-        )
-    return trouble
