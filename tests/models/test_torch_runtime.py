@@ -44,9 +44,9 @@ def test_bfloat16_is_used_where_the_device_has_it_and_float32_where_not(
 
 def test_a_gpu_convolves_float32_as_float32(lungs_package: Path) -> None:
     own_memory.attached()
-    torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]  # what torch begins with
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]  # no stub; torch's own
     torch_runtime.load(package.load(lungs_package), own_memory.DEVICE)
-    assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # type: ignore[attr-defined]
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # type: ignore[attr-defined]  # no stub
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own
