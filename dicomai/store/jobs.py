@@ -7,10 +7,21 @@ worker that lost its job touches no row; see `analyses` and `deliveries` for how
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, exists, func, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
@@ -102,19 +113,19 @@ def claim(
         The packages that its analyses may be of.
     """
     for kind in kinds:
-        found = connection.execute(_claiming(kind, models, worker, now)).one_or_none()
+        claiming = _claiming(kind, tuple(models))
+        found = connection.execute(claiming, {"by": worker, "at": now}).one_or_none()
         if found is not None:
             return job_of(found)
     return None
 
 
-def _claiming(
-    kind: JobKind, models: Collection[str], worker: str, now: Instant
-) -> Any:  # an UPDATE … RETURNING
+@lru_cache(maxsize=16)  # putting it together costs more than to run it, and idle workers poll
+def _claiming(kind: JobKind, models: tuple[str, ...]) -> Any:  # an UPDATE … RETURNING
     # Written out, so that the partial index serves it.
     free = [jobs.c.state == literal_column("'queued'"), jobs.c.kind == kind]
     if kind == "analyse":
-        free += [jobs.c.model.in_(tuple(models)), ~_paused("model", jobs.c.model)]
+        free += [jobs.c.model.in_(models), ~_paused("model", jobs.c.model)]
         free.append(~_routes_paused())
     elif kind == "deliver":
         free += deliverable()
@@ -135,12 +146,12 @@ def _claiming(
             state="running",
             claim=jobs.c.claim + 1,
             attempts=jobs.c.attempts + 1,
-            worker=worker,
+            worker=bindparam("by"),
             beat=jobs.c.beat + 1,
             stage="",
             progress=0.0,
-            started_at=now,
-            beat_at=now,
+            started_at=bindparam("at"),
+            beat_at=bindparam("at"),
         )
         .returning(jobs)
     )
