@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 from typing import Final, TypeAlias
@@ -21,11 +22,21 @@ def blank_mask(shape_kji: tuple[int, int, int]) -> Mask:
 
     Where nothing is set no memory is taken, page by page: a large package has a hundred masks on
     the grid of its source, and each holds a small part of it.
+
+    Raises
+    ------
+    MemoryError
+        The host has none.
     """
     size = math.prod(shape_kji)
     if size < _SMALL:
         return np.zeros(shape_kji, dtype=np.bool_)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(f"a mask of {size:,} bytes") from None
+        raise
     memory.madvise(mmap.MADV_NOHUGEPAGE)  # 2 MiB would be eight slices
     return np.frombuffer(memory, dtype=np.bool_).reshape(shape_kji)
 

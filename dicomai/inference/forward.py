@@ -19,7 +19,7 @@ from dicomai.inference.postprocess import Choice, Region, regions
 from dicomai.inference.preprocess import PreparedVolume
 from dicomai.inference.run import Model, Run
 from dicomai.models.manifest import Manifest
-from dicomai.models.runtimes.torch_runtime import is_out_of_memory
+from dicomai.models.runtimes.torch_runtime import is_host_out_of_memory, is_out_of_memory
 
 Prepare: TypeAlias = Callable[[torch.device | None], PreparedVolume]
 """Makes the input of a network, on a device or (None) on the host."""
@@ -68,7 +68,7 @@ def found_in_volume(
         except (ResourceError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
-            short = error if isinstance(error, ResourceError) else _short(step)
+            short = error if isinstance(error, ResourceError) else _short(step, error)
             short.with_traceback(None)  # or its frames would keep what they hold
         if step.model.make_room():
             continue
@@ -79,11 +79,12 @@ def found_in_volume(
         run.deviations.append(told)
 
 
-def _short(step: Step) -> ResourceError:
+def _short(step: Step, error: MemoryError | RuntimeError) -> ResourceError:
+    place = HOST if is_host_out_of_memory(error) else step.place
     return ResourceError(
-        f"Model {step.model.package.name}: the memory of {step.place} does not suffice. Give it "
-        "more, or the model a smaller window.",
-        subject=step.place,
+        f"Model {step.model.package.name}: the memory of {place} does not suffice. Give it more, "
+        "or the model a smaller window.",
+        subject=place,
     )
 
 

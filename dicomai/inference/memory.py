@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,8 @@ DEVICE_SLAB_VOXELS: Final = 1 << 26
 """Of all channels, that a GPU resamples at a time."""
 _WHOLE_PRECISION_BYTES: Final = 1 << 30
 """Of the sums of all channels over the slices of a window."""
-_GROUP: Final = Path("/sys/fs/cgroup")
+_GROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_GROUP: Final = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,8 @@ def need(
     source, model = math.prod(way.source.shape_kji), math.prod(way.model.shape_kji)
     plane = math.prod(way.model.shape_kji[1:])
     rows = 4 * way.source.shape_kji[0] * plane
+    if way.upright is not None and way.upright.tilted:  # slices lie on its rows and columns first
+        rows += 4 * way.source.shape_kji[0] * math.prod(way.upright.grid.shape_kji[1:])
     preparing = rows + (1 + inputs) * 4 * model
     blended = _blended_bytes(channels, min(depth, way.model.shape_kji[0]) * plane)
     slabs = 3 * 4 * max(SLAB_VOXELS, channels * math.prod(way.source.shape_kji[1:]))
@@ -102,21 +106,36 @@ def _blended_bytes(channels: int, voxels: int) -> int:
 
 
 def host_free_bytes() -> int:
-    """Return what this process may still take: of the host, of its group, of its own limit."""
-    free = [_available_bytes()]
+    """Return what this process may still take: of the host, of its groups, of its own limit."""
+    free = [_available_bytes(), *_left_of_groups()]
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         free.append(limit - pages * resource.getpagesize())
-    try:
-        most = (_GROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = int((_GROUP / "memory.current").read_text(encoding="ascii"))
-    except OSError:  # no group of its own
-        most = "max"
-        used = 0
-    if most != "max":
-        free.append(int(most) - used)
     return max(0, min(free))
+
+
+def _left_of_groups() -> Iterator[int]:
+    """Give what is left of the limits of our control group and those around it (cgroup v2)."""
+    lines = _OWN_GROUP.read_text(encoding="utf-8").splitlines() if _OWN_GROUP.exists() else []
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    group = _GROUPS / own.lstrip("/")
+    for each in (group, *group.parents):
+        try:
+            most = (each / "memory.max").read_text(encoding="ascii").strip()
+            if most != "max":
+                used = int((each / "memory.current").read_text(encoding="ascii"))
+                yield int(most) - used + _cached_bytes(each / "memory.stat")
+        except OSError:  # the root has no limit, and a container does not see those around it
+            pass
+        if each == _GROUPS:
+            return
+
+
+def _cached_bytes(stat: Path) -> int:
+    """Return what the kernel keeps of files, and gives up for whoever wants memory."""
+    lines = (line.split() for line in stat.read_text(encoding="ascii").splitlines())
+    return sum(int(size) for name, size in lines if name in ("active_file", "inactive_file"))
 
 
 def _available_bytes() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dicomai.errors import ResourceError
+from dicomai.imaging.geometry import Grid
+from dicomai.imaging.mask import blank_mask
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
-from dicomai.inference import ladder
+from dicomai.inference import ladder, memory, on_device
 from dicomai.inference.memory import need
 from dicomai.inference.messages import Analyse, Done, Progress
 from dicomai.inference.pipeline import analyse
@@ -127,6 +130,67 @@ def test_a_host_that_is_short_is_not_helped_by_a_device_that_does_less(
     monkeypatch.setattr(ladder, "host_free_bytes", lambda: next(asked))
     with pytest.raises(ResourceError, match="the memory of the host"):
         analyse(model, make_body(lambda lps: lps[..., 0]), (), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")],
+)
+def test_what_the_host_lacks_while_the_network_is_on_a_device_is_said_of_the_host(
+    teller: Load,
+    make_body: Body,
+    volume_manifest: str,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(on_device, "regions", full)  # masks are the host's
+    model = OnADevice(teller(in_windows(volume_manifest, "bands")), 2**40)
+    model.on_cpu = lambda: pytest.fail("That takes more of the host.")
+    with pytest.raises(ResourceError, match="the memory of the host does not suffice"):
+        analyse(model, make_body(lambda lps: lps[..., 0]), (), lambda *_: None)
+
+
+def group(folder: Path, **said: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in said.items():
+        (folder / f"memory.{name}").write_text(text)
+
+
+def test_files_that_the_kernel_keeps_do_not_count_against_the_limit_of_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    own = tmp_path / "own"
+    monkeypatch.setattr(memory, "_OWN_GROUP", own)
+    own.write_text("4:memory:/old\n0::/system.slice/dicomai.service\n")
+    stat = "anon 1000000\nshmem 500000\nactive_file 6000000\ninactive_file 9000000\n"
+    inner = tmp_path / "system.slice" / "dicomai.service"
+    group(inner, max="16000000\n", current="15900000\n", stat=stat)
+    assert memory.host_free_bytes() == 15_100_000
+    group(inner.parent, max="9000000\n", current="8000000\n", stat="inactive_file 2000000\n")
+    assert memory.host_free_bytes() == 3_000_000
+    group(inner, max="max\n", current="15900000\n", stat=stat)
+    assert memory.host_free_bytes() == 3_000_000
+    own.write_text("0::/../beyond/what/a/container/sees\n")
+    assert memory.host_free_bytes() > 16_000_000
+
+
+def test_slices_of_a_tilted_gantry_are_predicted_to_take_what_they_take() -> None:
+    affine = np.array([[0, 0, 1.0, 0], [0.5, 1.0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1.0]])
+    grid = Grid(shape_kji=(300, 224, 224), index_to_lps=affine, frame_of_reference_uid="1.2.3")
+    tilted = resampling(grid, "HPL", (4.0, 4.0, 4.0))
+    assert tilted.upright is not None
+    affine[1, 0] = 0
+    straight = resampling(replace(grid, index_to_lps=affine), "HPL", (4.0, 4.0, 4.0))
+    tracemalloc.start()
+    tilted.to_model(np.zeros(grid.shape_kji, np.int16))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert need(tilted, inputs=1, channels=1, depth=8, masks=1).host > peak
+    assert need(straight, inputs=1, channels=1, depth=8, masks=1).host < peak
 
 
 def test_a_copy_for_another_device_shares_nothing_with_the_network() -> None:
@@ -318,3 +382,8 @@ def test_models_stay_warm_within_a_budget_and_the_least_recently_used_goes_first
     assert runner.warm == ("one", "three")
     ours.close()
     at_other_end.close()
+
+
+def test_a_mask_beyond_all_memory_is_a_want_of_memory() -> None:
+    with pytest.raises(MemoryError):
+        blank_mask((2**21, 2**13, 2**13))

@@ -19,7 +19,8 @@ from dicomai.errors import ConfigError, ResourceError
 from dicomai.models.package import Package, verify
 from dicomai.models.runtimes.networks import NETWORKS, Builder, build, for_host
 
-_FULL: Final = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "ALLOC_FAILED")
+_HOST_FULL: Final = "DefaultCPUAllocator: can't allocate memory"
+_FULL: Final = (_HOST_FULL, "out of memory", "ALLOC_FAILED")
 """What allocators say that have no class of their own for it: the CPU's, cuBLAS."""
 
 
@@ -130,6 +131,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Tell whether torch had no memory, of a device or of the host."""
     said = str(error)
     return isinstance(error, torch.OutOfMemoryError) or any(each in said for each in _FULL)
+
+
+def is_host_out_of_memory(error: Exception) -> bool:
+    """Tell whether it was the host that had no memory, whatever device the network is on."""
+    return isinstance(error, MemoryError) or _HOST_FULL in str(error)
 
 
 def _copied(network: nn.Module, device: str) -> nn.Module:
