@@ -66,7 +66,7 @@ def found_in_volume(
             step.check(memory)
             return _found_at_once(step, prepare, choices, scored, run)
         except (ResourceError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            if not isinstance(error, ResourceError) and not is_out_of_memory(error):
                 raise
             short = error if isinstance(error, ResourceError) else _short(step, error)
             short.with_traceback(None)  # or its frames would keep what they hold

@@ -153,7 +153,7 @@ def _in_a_volume(
     )
     shape = (1, 1 + len(source.beside), *(manifest.infer.window_kji or way.model.shape_kji))
     ask = partial(found_in_volume, model, prepare, shape, choices, scored, memory, run)
-    found = run.turns.alone(ask)
+    found = run.turns.alone(ask, model.silent)
     del prepare, ask
     with run.stage("postprocess"):
         kept: dict[Choice, Region | None] = {}

@@ -14,7 +14,7 @@ from torch import Tensor
 from dicomai.models.package import Package
 
 _Item = TypeVar("_Item")
-Stage = Literal["preprocess", "infer", "postprocess", "measure"]
+Stage = Literal["load", "preprocess", "infer", "postprocess", "measure"]
 Report: TypeAlias = Callable[[str, float], None]
 """Takes the stage and the fraction of it that is done."""
 
@@ -33,6 +33,10 @@ class Model(Protocol):
     @property
     def is_on_cpu(self) -> bool:
         """Whether that is the host."""
+
+    @property
+    def silent(self) -> Stage | None:
+        """The stage in which it says nothing for minutes, and is not stuck; None as a rule."""
 
     @property
     def make_room(self) -> Callable[[], bool]:
@@ -54,8 +58,11 @@ class Model(Protocol):
 class Turns(Protocol):
     """Who has the device, where several want it."""
 
-    def alone(self, work: Callable[[], _Item]) -> _Item:
-        """Return what the work returns, which has the device to itself."""
+    def alone(self, work: Callable[[], _Item], silent: Stage | None = None) -> _Item:
+        """Return what the work returns, which has the device to itself.
+
+        A stage in which it says nothing of how it gets on is told for it.
+        """
 
     def together(self, model: Model, image: Tensor) -> tuple[Tensor, float]:
         """Return what a network says of an image (C, J, I), and seconds; it may see others too."""
@@ -64,7 +71,7 @@ class Turns(Protocol):
 class NoOthers:
     """Nobody else wants the device."""
 
-    def alone(self, work: Callable[[], _Item]) -> _Item:
+    def alone(self, work: Callable[[], _Item], silent: Stage | None = None) -> _Item:  # noqa: ARG002
         """Do it at once."""
         return work()
 

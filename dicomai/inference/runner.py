@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from dicomai.errors import ConfigError, DicomaiError, ResourceError
 from dicomai.inference.messages import Analyse, Done, Failed, Progress, Ready
-from dicomai.inference.runner_process import WARM_BYTES
+from dicomai.inference.runner_process import DEVICE_FAULT, WARM_BYTES
 from dicomai.inference.shared_memory import Channel, PeerGone
 from dicomai.process import SpareMemory, die_with_parent, reuse_memory
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dicomai.findings import Findings
-    from dicomai.inference.run import Model
+    from dicomai.inference.run import Model, Stage
     from dicomai.models.runtimes.networks import Builder
     from dicomai.models.runtimes.torch_runtime import LoadedModel
 
@@ -70,7 +70,7 @@ class Runner:
         self._networks = networks
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()  # the last used one last
         self._warm_bytes = warm_bytes
-        self._loading = threading.Lock()
+        self._loading, self._keeping = threading.Lock(), threading.Lock()
         # One thread, so that requests have the device in the order in which they are ready for it.
         self._on_device = ThreadPoolExecutor(1, "device")
         self._batches = _Batches()
@@ -82,54 +82,72 @@ class Runner:
         Several may run at once, in threads: one has the device, others come to it or go from it.
         """
         with self._spare_memory.in_use(), suppress(PeerGone):  # then nobody waits for it
-            self._channel.send(replace(self._answer(request), number=request.number))
+            try:
+                self._channel.send(Done(findings=self._analyse(request), number=request.number))
+            except PeerGone:
+                raise
+            except Exception as error:  # noqa: BLE001  # the supervisor decides, the job keeps it
+                self._channel.send(replace(self._failed(request, error), number=request.number))
 
-    def _answer(self, request: Analyse) -> Done | Failed:
-        try:
-            answer: Done | Failed = Done(findings=self._analyse(request))
-        except DicomaiError as error:
-            answer = Failed(kind=error.kind, sentence=error.sentence, subject=error.subject)
-        except MemoryError:
-            answer = Failed(
+    def _failed(self, request: Analyse, error: Exception) -> Failed:
+        from dicomai.models.runtimes.torch_runtime import is_device_fault, is_out_of_memory
+
+        if isinstance(error, DicomaiError):
+            return Failed(kind=error.kind, sentence=error.sentence, subject=error.subject)
+        if is_out_of_memory(error):
+            return Failed(
                 kind=ResourceError.kind,
-                sentence=f"The memory of this host does not suffice for {request.package_folder}.",
+                sentence=f"The memory of {self._device} or of this host does not suffice for "
+                f"{request.package_folder}. Give it more, or the model a smaller window.",
                 subject=request.package_folder,
             )
-        except Exception as error:  # noqa: BLE001  # the supervisor decides, and the job keeps it
-            traceback.print_exc()
-            reason = f"{type(error).__name__}: {error}"
-            answer = Failed(
-                kind="crash",
-                sentence=f"The runner came upon a defect: {reason}. Its log has the stack.",
-                subject=request.package_folder,
-            )
-        return answer
+        traceback.print_exc()
+        if is_device_fault(error):
+            # What the process has there is lost, and each later request would fail for it.
+            os._exit(DEVICE_FAULT)
+        reason = f"{type(error).__name__}: {error}"
+        return Failed(
+            kind="crash",
+            sentence=f"The runner came upon a defect: {reason}. Its log has the stack.",
+            subject=request.package_folder,
+        )
 
     def _analyse(self, request: Analyse) -> Findings:
         from dicomai.inference import pipeline
 
-        teller = _Teller(self._channel, request.number)
-        teller.tell("load", 0.0)
-        with self._loading:
-            model = self._model(Path(request.package_folder), request.package_sha256)
-
-        turns = _Turns(self._on_device, self._batches, teller)
+        turns = _Turns(self._on_device, self._batches, _Teller(self._channel, request.number))
         return pipeline.analyse(
-            model,
+            self._model(request, turns),
             request.source,
             request.inputs,
-            teller.tell,
+            turns.tell,
             turns,
             probabilities=request.probabilities,
         )
 
-    def _model(self, folder: Path, sha256: str) -> LoadedModel:
+    def _model(self, request: Analyse, turns: _Turns) -> LoadedModel:
+        turns.tell("load", 0.0)
+        with self._keeping:
+            found = self._loaded.get(request.package_sha256)
+            if found is not None:
+                self._loaded.move_to_end(request.package_sha256)
+                return found
+        # A thread that ends: as long as it lives, the team of threads that it looks at weights with
+        # counts for libgomp, which then lets those of the device sleep between layers.
+        with ThreadPoolExecutor(1, "load") as loader:
+            place = Path(request.package_folder)
+            result = loader.submit(self._load, place, request.package_sha256)
+            turns.wait_for(result, "load")
+            return result.result()
+
+    def _load(self, folder: Path, sha256: str) -> LoadedModel:
+        with self._loading:
+            return self._loaded.get(sha256) or self._loaded_anew(folder, sha256)
+
+    def _loaded_anew(self, folder: Path, sha256: str) -> LoadedModel:
         from dicomai.models import package as packages
         from dicomai.models.runtimes import torch_runtime
 
-        if sha256 in self._loaded:
-            self._loaded.move_to_end(sha256)
-            return self._loaded[sha256]
         package = packages.load(folder)
         if package.sha256 != sha256:
             raise ConfigError(
@@ -138,11 +156,19 @@ class Runner:
                 f"{package.name}, and start the service again.",
                 subject=package.name,
             )
-        loaded = torch_runtime.load(package, self._device, networks=self._networks)
-        self._loaded[sha256] = replace(loaded, make_room=partial(self._only, sha256))
-        while len(self._loaded) > 1 and self.warm_bytes > self._warm_bytes:
-            self._loaded.popitem(last=False)
-        return self._loaded[sha256]
+        load = partial(torch_runtime.load, package, self._device, networks=self._networks)
+        try:
+            loaded = load()
+        except (MemoryError, RuntimeError) as error:
+            if not torch_runtime.is_out_of_memory(error) or not self._only(sha256):
+                raise
+            loaded = load()
+        loaded = replace(loaded, make_room=partial(self._only, sha256))
+        with self._keeping:
+            self._loaded[sha256] = loaded
+            while len(self._loaded) > 1 and self.warm_bytes > self._warm_bytes:
+                self._loaded.popitem(last=False)
+        return loaded
 
     @property
     def warm(self) -> tuple[str, ...]:
@@ -158,7 +184,7 @@ class Runner:
         """Make room: keep no other model than this in memory; False where there is none."""
         import torch
 
-        with self._loading:
+        with self._keeping:
             others = [each for each in self._loaded if each != kept]
             for each in others:
                 del self._loaded[each]
@@ -230,19 +256,12 @@ class _Turns:
     def __init__(self, device: ThreadPoolExecutor, batches: _Batches, teller: _Teller) -> None:
         self._device = device
         self._batches = batches
-        self._teller = teller
+        self.tell = teller.tell
 
-    def alone(self, work: Callable[[], _Result]) -> _Result:
+    def alone(self, work: Callable[[], _Result], silent: Stage | None = None) -> _Result:
         """Return what the work returns, when its turn has come."""
-        begun = threading.Event()
-
-        def begin() -> _Result:
-            begun.set()
-            return work()
-
-        result = self._device.submit(begin)
-        while not begun.wait(_REPORT_EVERY_S):
-            self._teller.tell("wait", 0.0)
+        result = self._device.submit(work)
+        self.wait_for(result, silent)
         try:
             return result.result()
         finally:
@@ -251,10 +270,16 @@ class _Turns:
     def together(self, model: Model, image: Tensor) -> tuple[Tensor, float]:
         """Return what a network says of an image, shown with those that wait for it too."""
         answer = self._batches.add(model, image)
-        shown = self._device.submit(self._batches.show, model)
-        while wait((shown,), _REPORT_EVERY_S).not_done and not shown.running():
-            self._teller.tell("wait", 0.0)
+        self.wait_for(self._device.submit(self._batches.show, model), model.silent)
         return answer.result()
+
+    def wait_for(self, result: Future[_Result], silent: Stage | None) -> None:
+        """Tell that we wait, until it is our turn; then of the stage that tells nothing itself."""
+        while (silent or not result.running()) and wait((result,), _REPORT_EVERY_S).not_done:
+            if not result.running():
+                self.tell("wait", 0.0)
+            elif silent:
+                self.tell(silent, 0.0)
 
 
 def serve(

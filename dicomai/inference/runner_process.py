@@ -26,6 +26,8 @@ COMMAND: Final = (sys.executable, "-m", "dicomai.inference.runner")
 START_S: Final = 120.0
 """Importing torch from a cold disk takes long."""
 WARM_BYTES: Final = 4 * 2**30
+DEVICE_FAULT: Final = 75
+"""The exit code of a runner whose device failed."""
 _TICK_S: Final = 0.1
 _REAP_S: Final = 5.0
 # Two to this power, in cycles: how long a thread of numpy's OpenBLAS waits for more, on a core that
@@ -158,12 +160,10 @@ class RunnerProcess:
         go_on: Callable[[], None],
     ) -> Done | Failed:
         number = next(self._numbers)
-        life: _Life | None = None
+        life = self._started(go_on)
+        if isinstance(life, Failed):
+            return life
         try:
-            started = self._started(go_on)
-            if isinstance(started, Failed):
-                return started
-            life = started
             life.send(replace(request, number=number))
             while True:
                 message = life.next_for(number)
@@ -174,8 +174,6 @@ class RunnerProcess:
                     on_progress(message.stage, message.fraction)
                 go_on()
         except (PeerGone, BadMessage) as error:
-            life = life or self._life
-            assert life is not None
             company = life.company(number)
             how = life.how_it_died(error)
             self._drop(life)
@@ -186,11 +184,8 @@ class RunnerProcess:
             raise
         except BaseException:
             # Or the runner would go on with what nobody waits for.
-            if life is not None:
-                life.stop()
-                self._drop(life)
-            else:
-                self.kill()
+            life.stop()
+            self._drop(life)
             raise
 
     def _drop(self, life: _Life) -> None:
@@ -208,7 +203,15 @@ class RunnerProcess:
                     return self._life
                 self._drop(self._life)
             self._life = life = _Life(self._command, self._device, self._warm_bytes)
-            return life.ready(go_on) or life
+            try:
+                return life.ready(go_on) or life
+            except (PeerGone, BadMessage) as error:
+                how = life.how_it_died(error)
+                self._drop(life)
+                raise RunnerDied(how) from None
+            except BaseException:
+                self._drop(life)
+                raise
         finally:
             self._starting.release()
 
@@ -307,9 +310,12 @@ class _Life:
 
     def how_it_died(self, error: Exception) -> str:
         try:
-            return in_words(self._process.wait(_REAP_S))
+            code = self._process.wait(_REAP_S)
         except subprocess.TimeoutExpired:
             return f"made no sense: {error}"
+        if code == DEVICE_FAULT:
+            return "came upon a fault of its device, as its log says,"
+        return in_words(code)
 
     def end(self) -> None:
         with self._came:

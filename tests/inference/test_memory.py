@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import ladder, memory, on_device
 from dicomai.inference.memory import need
-from dicomai.inference.messages import Analyse, Done, Progress
+from dicomai.inference.messages import Analyse, Done, Failed, Progress
 from dicomai.inference.pipeline import analyse
 from dicomai.inference.runner import Runner
 from dicomai.inference.runner_process import RunnerProcess
@@ -85,7 +88,7 @@ class OnADevice:
         self.package, self.pass_bytes = model.package, self._model.pass_bytes
         self.on_cpu = self._model.on_cpu
         self._free_bytes = free_bytes
-        self.is_on_cpu = False
+        self.is_on_cpu, self.silent = False, None
 
     def free_bytes(self) -> int:
         return self._free_bytes
@@ -349,39 +352,120 @@ activation = "sigmoid"
     return packages.load(place)
 
 
+class Ends:
+    """A runner in this process, and what it says to its supervisor."""
+
+    def __init__(self, warm_bytes: int = 2**30, answer_bytes: int = 2**30) -> None:
+        self.ours, theirs = Channel.pair()
+        self._theirs = Channel(theirs, max_bytes=answer_bytes)
+        self.runner = Runner(self._theirs, "cpu", NETWORKS, warm_bytes=warm_bytes)
+        self.told: list[str] = []
+
+    def ask(self, package: packages.Package, source: SourceVolume) -> Done | Failed:
+        """Return the answer; what was told before lies in `told`."""
+        request = Analyse(
+            package_folder=str(package.folder),
+            package_sha256=package.sha256,
+            source=source,
+            inputs=(),
+        )
+        with ThreadPoolExecutor(1) as other:
+            other.submit(self.runner.answer, request)
+            while True:
+                message = self.ours.receive(30)
+                if isinstance(message, Done | Failed):
+                    return message
+                assert isinstance(message, Progress)
+                self.told.append(message.stage)
+
+    def close(self) -> None:
+        self.ours.close()
+        self._theirs.close()
+
+
+@pytest.fixture
+def small_source(make_body: Body) -> SourceVolume:
+    return make_body(lambda lps: lps[..., 0], extent_mm=30.0)
+
+
 def test_models_stay_warm_within_a_budget_and_the_least_recently_used_goes_first(
-    make_body: Body, tmp_path: Path
+    small_source: SourceVolume, tmp_path: Path
 ) -> None:
     one, two, three = (small_package(tmp_path, name) for name in ("one", "two", "three"))
-    source = make_body(lambda lps: lps[..., 0], extent_mm=30.0)
-    ours, theirs = Channel.pair()
-    at_other_end = Channel(theirs)
     weights = build("unet3d", {"channels": (1,)}).state_dict().values()
-    room = 2 * sum(each.numel() * each.element_size() for each in weights)
-    runner = Runner(at_other_end, "cpu", NETWORKS, warm_bytes=room)
+    ends = Ends(warm_bytes=2 * sum(each.numel() * each.element_size() for each in weights))
+    for package in (one, two, one):
+        assert isinstance(ends.ask(package, small_source), Done)
+    assert ends.runner.warm == ("two", "one")
+    assert isinstance(ends.ask(three, small_source), Done)
+    assert ends.runner.warm == ("one", "three")
+    ends.close()
 
-    def ask(package: packages.Package) -> None:
-        runner.answer(
-            Analyse(
-                package_folder=str(package.folder),
-                package_sha256=package.sha256,
-                source=source,
-                inputs=(),
-            )
-        )
-        message: object = Progress(stage="", fraction=0.0)
-        while isinstance(message, Progress):
-            message = ours.receive(10)
-        assert isinstance(message, Done)
 
-    ask(one)
-    ask(two)
-    ask(one)
-    assert runner.warm == ("two", "one")
-    ask(three)
-    assert runner.warm == ("one", "three")
-    ours.close()
-    at_other_end.close()
+def test_a_model_that_finds_no_memory_takes_that_of_those_that_are_kept(
+    small_source: SourceVolume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (small_package(tmp_path, name) for name in ("one", "two"))
+    ends = Ends()
+    load = torch_runtime.load
+
+    def room_for_one(*args: Any, **named: Any) -> LoadedModel:
+        if ends.runner.warm:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return load(*args, **named)
+
+    monkeypatch.setattr(torch_runtime, "load", room_for_one)
+    assert isinstance(ends.ask(one, small_source), Done)
+    assert isinstance(ends.ask(two, small_source), Done)
+    assert ends.runner.warm == ("two",)
+
+    def none(*_: object, **__: object) -> LoadedModel:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(torch_runtime, "load", none)
+    failed = ends.ask(one, small_source)
+    assert isinstance(failed, Failed)
+    assert (failed.kind, failed.subject) == ("resource", str(one.folder))
+    ends.close()
+
+
+@pytest.mark.parametrize("stage", ["load", "infer"])
+def test_what_takes_long_and_is_not_stuck_is_told_while_it_lasts(
+    small_source: SourceVolume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    package, ends, load = small_package(tmp_path, "one"), Ends(), torch_runtime.load
+
+    def told_again() -> None:
+        give_up = time.monotonic() + 20
+        while ends.told.count(stage) < 3:
+            assert time.monotonic() < give_up, "it was not told"
+            time.sleep(0.01)
+
+    def slow(*args: Any, **named: Any) -> LoadedModel:
+        model = load(*args, **named)
+        if stage == "load":
+            told_again()
+            return model
+
+        def compiled(shown: torch.Tensor) -> torch.Tensor:
+            told_again()
+            return torch.Tensor(model.network(shown))
+
+        return replace(model, compiled=compiled)
+
+    monkeypatch.setattr(torch_runtime, "load", slow)
+    assert isinstance(ends.ask(package, small_source), Done)
+    ends.close()
+
+
+def test_an_answer_that_cannot_be_sent_is_told_in_words(
+    small_source: SourceVolume, tmp_path: Path
+) -> None:
+    ends = Ends(answer_bytes=2000)
+    failed = ends.ask(small_package(tmp_path, "one"), small_source)
+    assert isinstance(failed, Failed)
+    assert "at most 2000 are allowed" in failed.sentence
+    ends.close()
 
 
 def test_a_mask_beyond_all_memory_is_a_want_of_memory() -> None:

@@ -40,6 +40,13 @@ class Greedy(UNet3d):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB.")
 
 
+class Faulty(UNet3d):
+    """Comes upon what CUDA lets no process recover from."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
 class Hungry(UNet3d):
     """Wants more of the host's memory than there is."""
 
@@ -80,6 +87,7 @@ MISBEHAVING = {
     "poison": Poison,
     "stuck": Stuck,
     "greedy": Greedy,
+    "faulty": Faulty,
     "hungry": Hungry,
     "defective": Defective,
     "patient": Patient,

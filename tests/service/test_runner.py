@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,41 @@ def test_a_defect_in_a_network_is_a_crash_with_its_reason(
 ) -> None:
     with pytest.raises(CrashError, match="ZeroDivisionError: division by zero"):
         runner.analyse(request_of("defective"), on_progress=ignore, go_on=ignore)
+
+
+def test_a_device_that_failed_is_left_to_a_new_runner(
+    runner: RunnerProcess, request_of: Make
+) -> None:
+    with pytest.raises(RunnerDied, match="came upon a fault of its device"):
+        runner.analyse(request_of("faulty"), on_progress=ignore, go_on=ignore)
+    assert runner.pid is None
+    runner.analyse(request_of("unet3d"), on_progress=ignore, go_on=ignore)
+
+
+def test_who_wants_no_answer_any_more_leaves_a_runner_that_another_starts(
+    request_of: Make, tmp_path: Path
+) -> None:
+    late = (
+        "import sys, time, pathlib\n"
+        f"while not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.01)\n"
+        "from dicomai.inference.runner import main\nmain(sys.argv[1:])"
+    )
+    request = request_of("unet3d")
+
+    def stop() -> None:
+        raise DeadlineError("took too long")
+
+    with (
+        RunnerProcess("cpu", command=(sys.executable, "-c", late)) as starting,
+        ThreadPoolExecutor(1) as first,
+    ):
+        answer = first.submit(starting.analyse, request, on_progress=ignore, go_on=ignore)
+        while starting.pid is None:
+            time.sleep(0.01)
+        with pytest.raises(DeadlineError):
+            starting.analyse(request, on_progress=ignore, go_on=stop)
+        (tmp_path / "go").touch()
+        assert np.array_equal(answer.result(60).segments[0].mask, truth())
 
 
 def test_an_input_outside_the_limits_keeps_its_kind_and_sentence(

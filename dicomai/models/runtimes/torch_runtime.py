@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import errno
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +23,7 @@ from dicomai.models.runtimes.networks import NETWORKS, Builder, build, for_host
 _HOST_FULL: Final = "DefaultCPUAllocator: can't allocate memory"
 _FULL: Final = (_HOST_FULL, "out of memory", "ALLOC_FAILED")
 """What allocators say that have no class of their own for it: the CPU's, cuBLAS."""
+_FAULTS: Final = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
 
 
 def _no_room() -> bool:
@@ -46,6 +48,11 @@ class LoadedModel:
         """What its weights take."""
         state = self.network.state_dict().values()
         return sum(each.numel() * each.element_size() for each in state)
+
+    @property
+    def silent(self) -> Literal["infer"] | None:
+        """The stage in which it is compiled, for a minute and more with each number of windows."""
+        return None if self.compiled is None else "infer"
 
     @property
     def is_on_cpu(self) -> bool:
@@ -127,15 +134,27 @@ class LoadedModel:
             return torch.softmax(logits, dim=1)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether torch had no memory, of a device or of the host."""
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(each in said for each in _FULL)
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether there was no memory, of a device or of the host."""
+    match error:
+        case MemoryError() | torch.OutOfMemoryError():
+            return True
+        case OSError():
+            return error.errno == errno.ENOMEM
+        case RuntimeError():
+            return any(each in str(error) for each in _FULL)
+    return False
+
+
+def is_device_fault(error: Exception) -> bool:
+    """Tell whether a device failed, not its memory: CUDA lets a process use it no more then."""
+    said = isinstance(error, RuntimeError) and any(each in str(error) for each in _FAULTS)
+    return (said or isinstance(error, torch.AcceleratorError)) and not is_out_of_memory(error)
 
 
 def is_host_out_of_memory(error: Exception) -> bool:
     """Tell whether it was the host that had no memory, whatever device the network is on."""
-    return isinstance(error, MemoryError) or _HOST_FULL in str(error)
+    return isinstance(error, MemoryError | OSError) or _HOST_FULL in str(error)
 
 
 def _copied(network: nn.Module, device: str) -> nn.Module:
