@@ -8,7 +8,7 @@ from typing import Final, assert_never
 
 import torch
 
-from dicomai.errors import ConfigError
+from dicomai.errors import ConfigError, InputError
 from dicomai.findings import Classification, Detection, Findings, Segment, SourceImage, Sphere
 from dicomai.imaging.image import SourceImagePixels
 from dicomai.imaging.mask import blank_mask
@@ -68,7 +68,8 @@ def analyse(
     Raises
     ------
     InputError
-        The input is not of the kind that the model takes, or lies outside its limits.
+        The input is not of the kind that the model takes, lies outside its limits, or the sides of
+        what was found can't be told.
     ConfigError
         The network does not give what the manifest says.
     ResourceError
@@ -207,7 +208,17 @@ def _own_regions(
         region = kept[choice]
         if region is not None and output.laterality is not None:
             if choice not in parted:
-                parted[choice], told = split(region, source.grid)
+                sides = split(region, source.grid)
+                if sides is None:
+                    raise InputError(
+                        f"Series {source.series_instance_uid} was not analysed by {manifest.name}, "
+                        "because nobody could tell the left from the right of what it found: this "
+                        "is neither two parts beside each other nor clearly on one side of the "
+                        "middle of the images. Choose a series that shows both sides of the "
+                        "patient.",
+                        subject=source.series_instance_uid,
+                    )
+                parted[choice], told = sides
                 run.warnings += told
             region = parted[choice][output.laterality]
         out.append(region)
