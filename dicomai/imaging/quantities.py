@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,6 +15,9 @@ from dicomai.imaging.attributes import name_of, numbers, text
 _GRAMS: Final = 1000.0
 _LONGEST: Final = timedelta(days=2)
 """Between injection and scan; what is longer is a wrong date."""
+_DATE: Final = re.compile("[0-9]{8}")
+_TIME: Final = re.compile(r"([0-9]{4})(?:([0-9]{2})(?:\.([0-9]{1,6}))?)?")
+"""Seconds and their fraction may be left out (PS3.5 6.2); minutes too, but an hour is too long."""
 
 
 def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
@@ -88,12 +92,16 @@ def _time(header: Dataset, date: str, time: str) -> datetime:
 
 
 def _parsed(header: Dataset, date: str, time: str) -> datetime:
-    digits, _, fraction = time.partition(".")
+    found = _TIME.fullmatch(time)
+    error = _refuse(header, f"has the date and time {date!r} {time!r}")
+    if found is None or not _DATE.fullmatch(date):
+        raise error
+    minutes, seconds, fraction = found.groups("")
+    digits = f"{date}{minutes}{seconds:0<2}{fraction:0<6}"
     try:
-        whole = datetime.strptime(f"{date}{digits}", "%Y%m%d%H%M%S")  # noqa: DTZ007  # local
+        return datetime.strptime(digits, "%Y%m%d%H%M%S%f")  # noqa: DTZ007  # local
     except ValueError:
-        raise _refuse(header, f"has the date and time {date!r} {time!r}") from None
-    return whole + timedelta(microseconds=int(fraction.ljust(6, "0")[:6] or 0))
+        raise error from None
 
 
 def _refuse(header: Dataset, what: str) -> InputError:

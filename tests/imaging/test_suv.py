@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,30 @@ def test_injection_before_midnight(pet: list[Dataset]) -> None:
         drug = each.RadiopharmaceuticalInformationSequence[0]
         drug.RadiopharmaceuticalStartDateTime = "20260228224000.00+0100"
     np.testing.assert_allclose(volume_of(pet, SUV).voxels, before, rtol=1e-6)
+
+
+def test_seconds_may_be_left_out(pet: list[Dataset]) -> None:
+    for each in pet:  # nothing but whole minutes
+        each.AcquisitionTime = "1059"
+    drug = pet[0].RadiopharmaceuticalInformationSequence[0]
+    drug.RadiopharmaceuticalStartTime = "095900"
+    expected = volume_of(pet, SUV).voxels
+    drug.RadiopharmaceuticalStartTime = "0959"
+    np.testing.assert_array_equal(volume_of(pet, SUV).voxels, expected)
+    drug.RadiopharmaceuticalStartDateTime = "202603010959"
+    np.testing.assert_array_equal(volume_of(pet, SUV).voxels, expected)
+
+
+@pytest.mark.parametrize(
+    "time", ["09", "095", "9:59", "09590", "095900.", "095900.ABC", "0959.5", "095961", "٠٩٥٩٠٠"]
+)
+def test_what_is_no_time_is_refused(pet: list[Dataset], time: str) -> None:
+    drug = pet[0].RadiopharmaceuticalInformationSequence[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, about the value
+        drug.RadiopharmaceuticalStartTime = time
+    with pytest.raises(InputError, match="has the date and time '20260301'"):
+        volume_of(pet, SUV)
 
 
 def test_a_series_that_holds_suv_stays_as_it_is(sample_series: Callable[[str], Any]) -> None:
