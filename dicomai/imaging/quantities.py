@@ -15,9 +15,12 @@ from dicomai.imaging.attributes import name_of, numbers, text
 _GRAMS: Final = 1000.0
 _LONGEST: Final = timedelta(days=2)
 """Between injection and scan; what is longer is a wrong date."""
-_DATE: Final = re.compile("[0-9]{8}")
+_DATE: Final = re.compile("[1-9][0-9]{7}")
 _TIME: Final = re.compile(r"([0-9]{4})(?:([0-9]{2})(?:\.([0-9]{1,6}))?)?")
 """Seconds and their fraction may be left out (PS3.5 6.2); minutes too, but an hour is too long."""
+_OFFSET: Final = re.compile("([+-])([0-9]{2})([0-5][0-9])")
+_ROUNDED: Final = timedelta(minutes=1)
+"""So far two statements of one time may differ."""
 
 
 def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
@@ -78,13 +81,35 @@ def _left(headers: Sequence[Dataset], item: Dataset) -> float:
 
 
 def _injected(header: Dataset, item: Dataset, scan: datetime) -> datetime:
-    """Return when it was injected; a time without a date is the last such before the scan."""
+    """Return when it was injected, by the clock of the header's other times.
+
+    A time without a date is the last such before the scan.
+    """
     stamp = text(item, "RadiopharmaceuticalStartDateTime")
-    if stamp:
-        return _parsed(header, stamp[:8], stamp[8:].split("+")[0].split("-")[0])
-    day = f"{scan:%Y%m%d}"
-    found = _parsed(header, day, text(item, "RadiopharmaceuticalStartTime"))
-    return found if found <= scan else found - timedelta(days=1)
+    time = text(item, "RadiopharmaceuticalStartTime")
+    if not stamp:
+        found = _parsed(header, f"{scan:%Y%m%d}", time)
+        return found if found <= scan else found - timedelta(days=1)
+    stamp, offset = (stamp[:-5], stamp[-5:]) if stamp[-5:-4] in ("+", "-") else (stamp, "")
+    found = _parsed(header, stamp[:8], stamp[8:])
+    if not offset:
+        return found
+    clock = text(header, "TimezoneOffsetFromUTC")
+    if clock:
+        return found - _offset(header, offset) + _offset(header, clock)
+    # The time alone is by the header's clock, so this tells whether the stamp is too.
+    if time and abs(found - _parsed(header, stamp[:8], time)) < _ROUNDED:
+        return found
+    raise _refuse(header, f"gives only its injection with an offset from UTC ({offset})")
+
+
+def _offset(header: Dataset, said: str) -> timedelta:
+    """Return what has to be added to UTC, such as +0100."""
+    found = _OFFSET.fullmatch(said)
+    if found is None:
+        raise _refuse(header, f"has the offset {said!r} from UTC")
+    sign, hours, minutes = found.groups()
+    return timedelta(hours=int(f"{sign}{hours}"), minutes=int(f"{sign}{minutes}"))
 
 
 def _time(header: Dataset, date: str, time: str) -> datetime:

@@ -86,6 +86,46 @@ def test_what_is_no_time_is_refused(pet: list[Dataset], time: str) -> None:
         volume_of(pet, SUV)
 
 
+@pytest.mark.parametrize(
+    ("stamp", "clock"),
+    [
+        ("20260301080000.00+0000", "+0100"),
+        ("20260301043000-0330", "+0100"),
+        ("20260228233000+0000", "+0930"),
+        ("20260301090000+0100", "+0100"),
+        ("20260301090000", "+0100"),
+    ],
+)
+def test_an_injection_with_an_offset_from_utc_is_put_to_the_clock_of_the_header(
+    pet: list[Dataset], stamp: str, clock: str
+) -> None:
+    expected = volume_of(pet, SUV).voxels
+    pet[0].TimezoneOffsetFromUTC = clock
+    pet[0].RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartDateTime = stamp
+    np.testing.assert_array_equal(volume_of(pet, SUV).voxels, expected)
+
+
+@pytest.mark.parametrize(
+    ("time", "clock", "words"),
+    [
+        (None, None, "gives only its injection with an offset from UTC (+0000)"),
+        ("090000", None, "gives only its injection with an offset from UTC (+0000)"),
+        (None, "0100", "has the offset '0100' from UTC"),
+    ],
+)
+def test_an_offset_from_utc_that_the_header_can_not_match_is_refused(
+    pet: list[Dataset], time: str | None, clock: str | None, words: str
+) -> None:
+    drug = pet[0].RadiopharmaceuticalInformationSequence[0]
+    drug.RadiopharmaceuticalStartDateTime = "20260301080000+0000"
+    drug.RadiopharmaceuticalStartTime = time
+    if clock is not None:
+        pet[0].TimezoneOffsetFromUTC = clock
+    with pytest.raises(InputError) as error:
+        volume_of(pet, SUV)
+    assert words in error.value.sentence
+
+
 def test_a_series_that_holds_suv_stays_as_it_is(sample_series: Callable[[str], Any]) -> None:
     slices = sample_series("pet-sts-002.tar.xz")
     assert slices[0].Units == "GML"
