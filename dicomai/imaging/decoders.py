@@ -15,6 +15,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
+from pydicom.pixels.utils import get_j2k_parameters
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -79,6 +80,10 @@ NATIVE: Final = frozenset(
 )
 """Transfer syntaxes whose pixels are not compressed."""
 
+_JPEG_2000_LOSSLESS: Final = frozenset({JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL})
+LOSSLESS: Final = _JPEG_2000_LOSSLESS | {JPEGLossless, JPEGLosslessSV1, JPEGLSLossless}
+"""Codestreams that say how many bits a sample has, and give each as it was."""
+
 DECODER_DEPENDENCIES: Final = {
     syntax: ("numpy", PLUGIN)
     for syntax, order in DECODERS.items()
@@ -90,6 +95,8 @@ _END: Final = b"\xff\xd9"
 """The marker that ends a JPEG, JPEG-LS or JPEG 2000 image, and stands nowhere within."""
 _PADDING: Final = 16
 """How many bytes after the end are let pass."""
+_STARTS_OF_FRAME: Final = (0xC3, 0xF7)
+"""Second bytes of the markers of JPEG lossless (SOF3) and JPEG-LS (SOF55)."""
 
 _Codec = Callable[[bytes], npt.NDArray[np.generic]]
 
@@ -150,6 +157,21 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
     if runner.bits_allocated == 1:
         runner.set_option("bits_allocated", 8)
     return found.astype(f"{found.dtype.kind}{allocated // 8}", copy=False).tobytes()
+
+
+def precision(syntax: UID, frame: bytes) -> int | None:
+    """Return how many bits a sample of a lossless codestream has; None where it does not say."""
+    if syntax in _JPEG_2000_LOSSLESS:
+        found: int | None = get_j2k_parameters(frame).get("precision")
+        return found
+    at = 2
+    while at + 4 < len(frame) and frame[at] == 0xFF:
+        if frame[at + 1] in _STARTS_OF_FRAME:
+            return frame[at + 4]
+        # A marker may be filled up with 0xFF before it.
+        filled = frame[at + 1] == 0xFF
+        at += 1 if filled else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return None
 
 
 def rle_samples(

@@ -18,7 +18,14 @@ from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, text, values_checked_here, whole
-from dicomai.imaging.decoders import DECODERS, NATIVE, is_cut_off, rle_samples
+from dicomai.imaging.decoders import (
+    DECODERS,
+    LOSSLESS,
+    NATIVE,
+    is_cut_off,
+    precision,
+    rle_samples,
+)
 
 GREYSCALE: Final = ("MONOCHROME1", "MONOCHROME2")
 MOST_BYTES: Final = 1 << 33
@@ -126,9 +133,21 @@ class StoredPixels:
             )
         if self.keyword != "PixelData" or self.allocated == 1:
             return pixels
-        if self.syntax not in NATIVE and self.syntax != RLELossless:
-            return pixels  # decoders give values, not bits; RLE packs the bytes as they are
-        return _without_unused_bits(pixels, self.allocated, self.stored, self.shift)
+        if self._is_coded_as_it_is:
+            return _without_unused_bits(pixels, self.stored, self.shift)
+        if self.syntax not in LOSSLESS or self.samples > 1:
+            return (
+                pixels  # with loss a value may be a little beyond its range: no bit of it is free
+            )
+        # An encoder may take the words as they are, unused bits and all, or what they stand for.
+        coded = precision(self.syntax, bytes(self.frames[index])) or self.stored
+        shift = self.shift if coded >= self.stored + self.shift else 0
+        return _without_unused_bits(pixels, self.stored, shift)
+
+    @property
+    def _is_coded_as_it_is(self) -> bool:
+        """Whether it is not compressed, or by RLE, which packs the bytes as they are."""
+        return self.syntax in NATIVE or self.syntax == RLELossless
 
     def _decoded(self, index: int) -> Samples:
         """Return a frame by the first plugin that takes it."""
@@ -195,7 +214,7 @@ class StoredPixels:
         if self.keyword == "PixelData":
             options["bits_stored"] = self.stored
             options["pixel_representation"] = int(self.signed)
-        if self.syntax in NATIVE or self.syntax == RLELossless:
+        if self._is_coded_as_it_is or (self.syntax in LOSSLESS and self.samples == 1):
             options["correct_unused_bits"] = False  # `frame` does, and knows High Bit
         return options
 
@@ -325,13 +344,14 @@ def in_parallel(work: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> lis
             pool.shutdown(cancel_futures=True)
 
 
-def _without_unused_bits(pixels: Samples, allocated: int, stored: int, shift: int) -> Samples:
+def _without_unused_bits(pixels: Samples, stored: int, shift: int) -> Samples:
     """Old modalities keep overlays in the bits that PS3.5 8.1.1 leaves unused."""
-    if stored == allocated:
+    unused = 8 * pixels.dtype.itemsize - stored
+    if unused <= 0:  # a decoder may give fewer bits than are allocated
         return pixels
     # Up to the top and down again: an arithmetic shift extends the sign where there is one.
-    raised = np.left_shift(pixels, allocated - stored - shift)
-    out: Samples = np.right_shift(raised, allocated - stored)
+    raised = np.left_shift(pixels, unused - shift)
+    out: Samples = np.right_shift(raised, unused)
     return out
 
 

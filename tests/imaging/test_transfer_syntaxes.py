@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import JPEGLossless, RLELossless
+from pydicom.uid import JPEG2000Lossless, JPEGLossless, RLELossless
 
 from dicomai.errors import InputError
 from dicomai.imaging.decoders import DECODERS, NATIVE
@@ -212,3 +213,38 @@ def test_one_frame_is_found_whatever_the_offsets_say(name: str, sample_data: Pat
     truth = dcmread(sample_data / "transfer-syntaxes" / "mr-small" / "MR_small.dcm").pixel_array
     found = stored_values(read_object(sample_data / "odd" / "made" / "pixel" / f"{name}.dcm"))
     np.testing.assert_array_equal(found, truth)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("high_bit", [11, 15])
+@pytest.mark.parametrize("tool", ["dcmcjpls", "dcmcjpeg", "jpeg2k of words", "jpeg2k of values"])
+def test_unused_bits_are_left_out_whatever_an_encoder_does_with_them(
+    peer: Callable[[str], str],
+    make_series: Maker,
+    tmp_path: Path,
+    tool: str,
+    high_bit: int,
+    signed: bool,
+) -> None:
+    random = np.random.default_rng(1)
+    truth = random.integers(-2048 if signed else 0, 2048 if signed else 4096, (64, 80))
+    unused = random.integers(0, 16, truth.shape)
+    shift = high_bit - 11
+    words = (truth & 0xFFF) << shift | (unused << 12 if shift == 0 else unused)
+    image = make_series(shape_kji=(1, 64, 80))[0]
+    image.BitsStored, image.HighBit, image.PixelRepresentation = 12, high_bit, int(signed)
+    image.PixelData = words.astype("<u2").tobytes()
+    np.testing.assert_array_equal(stored_values(image), truth)
+    if tool.startswith("jpeg2k"):
+        samples, bits = (words, 16) if tool.endswith("words") else (truth & 0xFFF, 12)
+        coded = imagecodecs.jpeg2k_encode(
+            samples.astype("u2"), codecformat="j2k", level=0, bitspersample=bits
+        )
+        image.PixelData = encapsulate([bytes(coded)])
+        image.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        np.testing.assert_array_equal(stored_values(image), truth)
+        return
+    image.save_as(tmp_path / "plain.dcm", enforce_file_format=True)
+    files = [tmp_path / "plain.dcm", tmp_path / "coded.dcm"]
+    subprocess.run([peer(tool), *files], check=True)
+    np.testing.assert_array_equal(stored_values(read_object(tmp_path / "coded.dcm")), truth)
