@@ -111,10 +111,12 @@ class ModalityTransform:
         if self.padding is None:
             return None
         value, limit = self.padding
+        # The VR of the attribute follows Pixel Representation, which some writers forget.
+        span = 1 << 8 * stored.dtype.itemsize
         if stored.dtype.kind == "u":
-            # The VR of the attribute follows Pixel Representation, which some writers forget.
-            bits = 8 * stored.dtype.itemsize
-            value, limit = value % (1 << bits), limit % (1 << bits)
+            value, limit = value % span, limit % span
+        else:
+            value, limit = (each - span if 2 * each >= span else each for each in (value, limit))
         low, high = min(value, limit), max(value, limit)
         padded = np.asarray(stored == low)
         if high != low:

@@ -174,6 +174,34 @@ def test_padding_takes_the_lowest_value_of_the_rest(make_series: Maker) -> None:
     np.testing.assert_allclose(volume.voxels[:, 0], lowest)
 
 
+@pytest.mark.parametrize(
+    ("signed", "vr", "value", "limit"),
+    [
+        (1, "SS", -2000, None),
+        (1, "US", 63536, None),
+        (1, "US", 63536, 63540),
+        (1, "US", 63536, 32768),
+        (0, "US", 63536, None),
+        (0, "SS", -2000, None),
+        (0, "SS", -2000, -1990),
+    ],
+)
+def test_padding_is_found_whatever_sign_its_value_was_written_with(
+    make_series: Maker, signed: int, vr: str, value: int, limit: int | None
+) -> None:
+    slices = make_series()
+    for each in slices:
+        each.PixelRepresentation = signed
+        each.RescaleSlope, each.RescaleIntercept = 1, -1024
+        pixels = np.full((6, 7), 1000, "<i2")
+        pixels[0] = -2000
+        each.PixelData = pixels.tobytes()
+        each.add_new("PixelPaddingValue", vr, value)
+        if limit is not None:
+            each.add_new("PixelPaddingRangeLimit", vr, limit)
+    assert set(np.unique(volume_of(slices).voxels)) == {-24}
+
+
 def test_hounsfield_units_stay_whole_numbers(make_series: Maker) -> None:
     slices = make_series()
     for each in slices:
