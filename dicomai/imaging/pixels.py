@@ -244,7 +244,7 @@ def stored_pixels(dataset: Dataset) -> StoredPixels:
         stored = whole(dataset, "BitsStored")
         shift = whole(dataset, "HighBit", stored - 1) + 1 - stored
         signed = whole(dataset, "PixelRepresentation", 0) == 1
-        if not 1 <= stored <= allocated or allocated not in (1, 8, 16, 32) or shift < 0:
+        if stored < 1 or allocated not in (1, 8, 16, 32) or not 0 <= shift <= allocated - stored:
             raise InputError(
                 f"{name}: {stored} bits stored of {allocated} allocated, high bit "
                 f"{stored - 1 + shift}, which can't be.",

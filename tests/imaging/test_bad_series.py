@@ -124,6 +124,7 @@ def test_positions_rounded_by_the_modality_are_taken_and_noted(make_series: Make
         ("Rows", None, "Rows is missing"),
         ("Rows", 12, "slices of different size: 6×7"),
         ("BitsStored", 17, "17 bits stored of 16"),
+        ("HighBit", 17, "16 bits stored of 16 allocated, high bit 17, which can't be"),
         ("SamplesPerPixel", 3, "is a colour image"),
         ("PhotometricInterpretation", "PALETTE COLOR", "is a colour image (PALETTE COLOR)"),
         ("NumberOfFrames", "2", "is a multi-frame object (CT Image Storage, 2 frames)"),
