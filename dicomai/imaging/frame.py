@@ -132,13 +132,14 @@ def frames_of(dataset: Dataset) -> Iterator[Frame]:
     for index, groups in enumerate(per_frame):
         header = _flat(dataset, shared[0], groups)
         header.ReferencedFrameNumber = index + 1
-        values = header.get("DimensionIndexValues") or ()
+        dimensions = len(text(header, "DimensionIndexValues").split("\\"))
+        values = numbers(header, "DimensionIndexValues", dimensions, ())
         yield Frame(
             source=dataset,
             index=index,
             header=header,
             place=slice_of(header),
-            other_dimensions=tuple(float(values[at]) for at in others if at < len(values)),
+            other_dimensions=tuple(values[at] for at in others if at < len(values)),
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 from dicomai.errors import InputError
@@ -69,6 +70,19 @@ def test_stacks_are_volumes_of_their_own(make_series: Series, make_enhanced: Enh
     np.testing.assert_array_equal(one.voxels, volume_of(axial).voxels)
     np.testing.assert_array_equal(two.voxels, volume_of(oblique).voxels)
     assert two.grid.frame_numbers[0] in (2, 10)
+
+
+def test_one_dimension_tells_volumes_apart_as_several_do(
+    make_series: Series, make_enhanced: Enhanced
+) -> None:
+    slices = make_series()
+    groups = [{"FrameContentSequence": {"DimensionIndexValues": [t]}} for t in (1, 2) * 5]
+    enhanced = make_enhanced([each for each in slices for _ in "12"], groups)
+    dimension = Dataset()
+    dimension.DimensionIndexPointer = Tag("TemporalPositionIndex")
+    enhanced.DimensionIndexSequence = [dimension]
+    volumes = volumes_of([enhanced])
+    assert [each.grid.frame_numbers for each in volumes] == [(1, 3, 5, 7, 9), (2, 4, 6, 8, 10)]
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless], ids=lambda uid: uid.keyword)
