@@ -136,9 +136,7 @@ class StoredPixels:
         if self._is_coded_as_it_is:
             return _without_unused_bits(pixels, self.stored, self.shift)
         if self.syntax not in LOSSLESS or self.samples > 1:
-            return (
-                pixels  # with loss a value may be a little beyond its range: no bit of it is free
-            )
+            return pixels  # with loss a value may lie a little beyond its range: no bit is free
         # An encoder may take the words as they are, unused bits and all, or what they stand for.
         coded = precision(self.syntax, bytes(self.frames[index])) or self.stored
         shift = self.shift if coded >= self.stored + self.shift else 0
