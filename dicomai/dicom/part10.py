@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import struct
 import tempfile
 import zlib
@@ -20,7 +22,7 @@ from pydicom.uid import (
 )
 
 from dicomai.dicom.data_set import Element, Elements, Pixels, Walk
-from dicomai.errors import InputError
+from dicomai.errors import DiskFull, InputError
 
 INFLATED_AT_LEAST: Final = 16 * 2**20
 INFLATED_RATIO: Final = 200
@@ -29,6 +31,7 @@ INFLATED_RATIO: Final = 200
 GE_PRIVATE_SYNTAX: Final = "1.2.840.113619.5.2"
 """Implicit VR little endian with big endian pixels; General Electric's own."""
 
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _HEAD_BYTES: Final = 1024
 _ELEMENT: Final = struct.Struct("<HH2sH")
 _NO_PREAMBLE: Final = "It is no DICOM file: it lacks the preamble and DICM (PS3.10 7.1)."
@@ -119,14 +122,29 @@ def _plain_meta(head: bytes) -> tuple[dict[int, bytes], int] | None:
     return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scratch:
+    """A folder for a file without a name, and how much of its disk that may take."""
+
+    folder: Path
+    room_bytes: int
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[Part10]:
+def opened(path: Path, scratch: Scratch | None = None) -> Iterator[Part10]:
     """Give the structure of a file; views of its pixels hold until the end of the block.
+
+    Parameters
+    ----------
+    scratch
+        Takes a data set that is deflated; without it, the system's temporary folder.
 
     Raises
     ------
     InputError
         It is no Part 10 file, is truncated, or is written otherwise than its transfer syntax says.
+    DiskFull
+        It is deflated, and there is no room to inflate it.
     """
     with path.open("rb") as file:
         size = path.stat().st_size
@@ -140,8 +158,11 @@ def opened(path: Path) -> Iterator[Part10]:
             if syntax != DeflatedExplicitVRLittleEndian:
                 yield from _whole(mapped, start, meta, syntax)
                 return
-            with tempfile.TemporaryFile() as inflated:
-                _inflate(mapped, start, inflated)
+            folder = scratch.folder if scratch is not None else None
+            with tempfile.TemporaryFile(dir=folder) as inflated:
+                _inflate(
+                    mapped, start, inflated, scratch.room_bytes if scratch is not None else None
+                )
                 with mmap.mmap(inflated.fileno(), 0, access=mmap.ACCESS_READ) as plain:
                     yield from _whole(plain, 0, meta, syntax)
 
@@ -213,7 +234,7 @@ def _meta(mapped: mmap.mmap, *, trusting: bool = True) -> tuple[Elements, int]:
         return elements, position
 
 
-def _inflate(mapped: mmap.mmap, start: int, target: IO[bytes]) -> None:
+def _inflate(mapped: mmap.mmap, start: int, target: IO[bytes], room_bytes: int | None) -> None:
     """Write the data set that was deflated (PS3.5 A.5), unless it grows out of proportion."""
     limit = max(INFLATED_AT_LEAST, INFLATED_RATIO * (len(mapped) - start))
     machine = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -226,12 +247,22 @@ def _inflate(mapped: mmap.mmap, start: int, target: IO[bytes]) -> None:
                 position += len(pending)
             grown = machine.decompress(pending, 2**20)
             pending = machine.unconsumed_tail
-            written += target.write(grown)
+            written += len(grown)
             if written > limit:
                 raise InputError(
                     f"Its deflated data set grows past {limit} bytes from {len(mapped) - start}: "
                     "more than an image does. It was not read on."
                 )
+            if room_bytes is not None and written > room_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            target.write(grown)
+        target.flush()
+    except OSError as trouble:
+        if trouble.errno not in _NO_ROOM:
+            raise
+        raise DiskFull(
+            f"Its deflated data set grows past {written} bytes, and there is no room to inflate it."
+        ) from trouble
     except zlib.error as error:
         raise InputError(
             f"Its transfer syntax says deflated, and its data set is not: {error}."
@@ -240,4 +271,3 @@ def _inflate(mapped: mmap.mmap, start: int, target: IO[bytes]) -> None:
         raise InputError("It is truncated: its deflated data set has no end. Send it again.")
     if written == 0:
         raise InputError("It has no data set after the meta information.")
-    target.flush()

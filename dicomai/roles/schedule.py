@@ -86,6 +86,7 @@ def ingest_of(settings: Settings) -> Ingest:
         host=socket.gethostname(),
         nodes={node.name: node for node in settings.nodes},
         placeholder_ids=settings.decide.placeholder_ids,
+        reserve_bytes=settings.receiver.reserve_bytes,
     )
 
 

@@ -2,15 +2,16 @@
 
 Each entry is marked, read, linked into the archive; rows and events of a small batch are committed
 together; then the entries go. An entry that was marked before is done by itself, so that one that
-kills takes nobody along; an entry that killed twice is set aside.
+kills takes nobody along; an entry that killed twice is set aside. One that fails for now is left
+for a later pass, and the others go on.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -19,7 +20,8 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant
-from dicomai.errors import InputError, TransientError
+from dicomai.dicom.part10 import Scratch
+from dicomai.errors import DiskFull, InputError, TransientError
 from dicomai.net.node import ANY_NODE, Node
 from dicomai.routing.completeness import Quiet, after_release
 from dicomai.service import commitment, step
@@ -27,6 +29,7 @@ from dicomai.service.arrival import Arrived, note_arrived, wait_of
 from dicomai.service.received import Reading, ReceivedObject, read_object
 from dicomai.spool import quarantine, reader
 from dicomai.spool.entries import AssociationId, End, Entry
+from dicomai.spool.folder import DAMAGED, free_bytes
 from dicomai.spool.names import Names
 from dicomai.spool.part import sync_bytes
 from dicomai.store import archive, associations, events, hosts, steps, studies
@@ -39,8 +42,8 @@ log = structlog.get_logger(__name__)
 BATCH: Final = 50
 """Objects whose rows are committed together: leases and other writers get through in between."""
 
-# What a disk says of one file; anything else is said of the machine, and passes.
-_DAMAGED: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EACCES})
+UNREADABLE: Final = "unreadable"
+"""Folder in the spool of what its disk does not give back, where the quarantine is on another."""
 
 AfterStep = Callable[[str], None]
 """Called after each step that a kill may follow, with its name."""
@@ -60,6 +63,8 @@ class Ingest:
         By name.
     placeholder_ids
         Patient IDs that stand for none.
+    reserve_bytes
+        Free space that reception leaves; inflating an object takes half of it at most.
     """
 
     data: Path
@@ -68,6 +73,7 @@ class Ingest:
     host: str
     nodes: Mapping[str, Node]
     placeholder_ids: tuple[str, ...] = ()
+    reserve_bytes: int = 0
 
     def node(self, name: str) -> Node:
         """Return the node that sent something; one that was removed meanwhile has the defaults."""
@@ -108,7 +114,8 @@ def ingest(
     Raises
     ------
     TransientError, OSError
-        The database is away, or the disk is full: nothing is lost, and a later pass goes on.
+        The database is away, the disk is full, or work on an entry failed, which the sentence
+        names after all else was done: nothing is lost, and a later pass goes on.
     """
     this = _Pass(
         engine=engine,
@@ -146,18 +153,45 @@ def ingest(
             set_aside=done.set_aside,
             postponed=done.postponed,
         )
+    if this.failed:
+        raise this.failed[0]
     return done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
-    """One pass over the spool; all received before `reached` was in the catalogue as it began."""
+    """One pass over the spool; all received before `reached` was in the catalogue as it began.
+
+    Attributes
+    ----------
+    failed
+        Why entries were left for a later pass.
+    """
 
     engine: Engine
     config: Ingest
     now: Callable[[], Instant]
     after_step: AfterStep
     reached: Instant
+    failed: list[TransientError] = field(default_factory=list)
+
+    @contextmanager
+    def going_on(self, entry: Entry) -> Iterator[None]:
+        """Leave an entry for a later pass if work on it fails: it must not hold up the others."""
+        try:
+            yield
+        except (TransientError, OSError) as trouble:
+            reader.unmark(entry)
+            if isinstance(trouble, TransientError) and not isinstance(trouble, DiskFull):
+                raise
+            reason = trouble.sentence if isinstance(trouble, DiskFull) else f"{trouble}."
+            self.failed.append(
+                TransientError(
+                    f"{entry.path}, ingest: {reason} It stays there and is tried again, and the "
+                    "others go on; no study is decided until it is in the catalogue.",
+                    subject=str(entry.path),
+                )
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,42 +210,44 @@ def _take(this: _Pass, batch: Sequence[_Marked]) -> Ingested:
         return Ingested()
     try:
         this.after_step("marked")
-        arrived = _placed(this, batch)
-        catalogued, damaged, postponed = _committed(this, arrived)
+        arrived, aside = _placed(this, batch)
+        done = _committed(this, arrived)
     except (TransientError, OSError):
         _unmark(each.entry for each in batch)
         raise
-    return Ingested(
-        catalogued=catalogued,
-        set_aside=len(batch) - len(arrived) + damaged,
-        postponed=postponed,
-    )
+    failed = len(batch) - len(arrived) - aside
+    return done + Ingested(set_aside=aside, postponed=failed)
 
 
 def _take_message(this: _Pass, marked: _Marked) -> Ingested:
     """Take over what a peer says of a procedure step, or of storage commitment."""
+    done = Ingested(postponed=1)
+    with this.going_on(marked.entry):
+        try:
+            _note_message(this, marked)
+            done = Ingested(catalogued=1)
+        except InputError as error:
+            _set_aside(this, marked.entry, error.sentence)
+            done = Ingested(set_aside=1)
+    return done
+
+
+def _note_message(this: _Pass, marked: _Marked) -> None:
     entry = marked.entry
-    try:
-        if marked.attempt > reader.MAX_ATTEMPTS:
-            raise InputError(
-                f"Ingest ended {reader.MAX_ATTEMPTS} times while it worked on this message. It is "
-                "kept here; please report it."
-            )
+    if marked.attempt > reader.MAX_ATTEMPTS:
+        raise InputError(
+            f"Ingest ended {reader.MAX_ATTEMPTS} times while it worked on this message. It is "
+            "kept here; please report it."
+        )
+    with _given_back(entry):
         note = _noting(entry)
-        now = this.now()
-        with writing(this.engine) as connection:
-            hosts.note_ingested(connection, this.config.host, this.reached, now)
-            note(connection, now)
-    except InputError as error:
-        _set_aside(this, entry, error.sentence)
-        return Ingested(set_aside=1)
-    except (TransientError, OSError):
-        _unmark([entry])
-        raise
+    now = this.now()
+    with writing(this.engine) as connection:
+        hosts.note_ingested(connection, this.config.host, this.reached, now)
+        note(connection, now)
     this.after_step("committed")
     reader.remove(entry)
     this.after_step("removed")
-    return Ingested(catalogued=1)
 
 
 def _noting(entry: Entry) -> Callable[[Connection, Instant], object]:
@@ -223,28 +259,31 @@ def _noting(entry: Entry) -> Callable[[Connection, Instant], object]:
     return lambda connection, now: steps.note(connection, told, now)
 
 
-def _placed(this: _Pass, batch: Sequence[_Marked]) -> list[Arrived]:
-    """Read objects and link them into the archive; set aside what can't be read."""
+def _placed(this: _Pass, batch: Sequence[_Marked]) -> tuple[list[Arrived], int]:
+    """Read objects and link them into the archive; set aside what can't be read, and count it."""
     arrived: list[Arrived] = []
+    aside = 0
     names = Names(this.config.data)
     for marked in batch:
-        try:
-            if marked.attempt > reader.MAX_ATTEMPTS:
-                raise InputError(
-                    f"Ingest ended {reader.MAX_ATTEMPTS} times while it worked on this object. "
-                    "It is kept here; please report it."
-                )
-            arrived.append(_place(this, marked, names))
-        except InputError as error:
-            _set_aside(this, marked.entry, error.sentence)
-            this.after_step("set aside")
+        with this.going_on(marked.entry):
+            try:
+                arrived.append(_place(this, marked, names))
+            except InputError as error:
+                _set_aside(this, marked.entry, error.sentence)
+                aside += 1
+                this.after_step("set aside")
     names.settle()
     this.after_step("settled")
-    return arrived
+    return arrived, aside
 
 
 def _place(this: _Pass, marked: _Marked, names: Names) -> Arrived:
     entry = marked.entry
+    if marked.attempt > reader.MAX_ATTEMPTS:
+        raise InputError(
+            f"Ingest ended {reader.MAX_ATTEMPTS} times while it worked on this object. "
+            "It is kept here; please report it."
+        )
     read = _read(this, entry)
     this.after_step("read")
     path = archive.place(
@@ -261,26 +300,43 @@ def _place(this: _Pass, marked: _Marked, names: Names) -> Arrived:
 
 
 def _read(this: _Pass, entry: Entry) -> ReceivedObject:
-    """Read an object and have it on the disk; a damaged disk must not hold up the others."""
+    """Read an object and have it on the disk."""
     if not entry.association.node:
         raise InputError(
             f"{entry.path.parent} does not say any more who sent it, so whose it is can't be told. "
             "Look at its disk, and send the object again."
         )
     node = this.config.node(entry.association.node)
+    reserve = this.config.reserve_bytes
+    free = free_bytes(entry.path.parent)
     reading = Reading(
         issuer_of_patient_id=node.issuer_of_patient_id,
         charset_default=node.charset_default,
         placeholder_ids=this.config.placeholder_ids,
+        # Beside it: the system's temporary folder may be small. Half of the reserve is left, for
+        # the database.
+        scratch=Scratch(folder=entry.path.parent, room_bytes=max(0, free - reserve // 2)),
     )
-    try:
-        read = read_object(entry.path, reading)
+    with _given_back(entry):
+        try:
+            read = read_object(entry.path, reading)
+        except DiskFull as trouble:
+            if free < reserve:  # a full disk is waited for; what fills one that is not, is not
+                raise
+            raise InputError(f"{trouble.sentence} Make room, and send the object again.") from None
         # Its receiver may have named it and not synced it yet: a row must not be there before its
         # bytes, or the sender's next try would be taken for a duplicate of what a power cut took.
         sync_bytes(entry.path)
         return read
+
+
+@contextmanager
+def _given_back(entry: Entry) -> Iterator[None]:
+    """Have what a damaged disk does not give back set aside, and not tried for ever."""
+    try:
+        yield
     except OSError as trouble:
-        if trouble.errno not in _DAMAGED:
+        if trouble.errno not in DAMAGED:
             raise
         raise InputError(
             f"{entry.path} can't be read: {os.strerror(trouble.errno or 0).lower()}. Look at its "
@@ -288,10 +344,10 @@ def _read(this: _Pass, entry: Entry) -> ReceivedObject:
         ) from trouble
 
 
-def _committed(this: _Pass, arrived: Sequence[Arrived]) -> tuple[int, int, int]:
+def _committed(this: _Pass, arrived: Sequence[Arrived]) -> Ingested:
     """Commit rows and events, then take the entries out of the spool.
 
-    Returns how many were catalogued, set aside since our own file of them is damaged, postponed.
+    What our own file of is damaged is set aside.
     """
     now = this.now()
     done: list[Arrived] = []
@@ -318,13 +374,18 @@ def _committed(this: _Pass, arrived: Sequence[Arrived]) -> tuple[int, int, int]:
     for each in done:
         reader.remove(each.entry)
         this.after_step("removed")
+    aside = 0
     for each, path in damaged:
         reason = (
-            f"It came before, and the archive's file of it, {path}, is damaged. These are its "
-            "bytes: move that file away, then send the study again."
+            f"It came before, and the archive's file of it, {path}, is damaged or can't be read. "
+            "These are its bytes: move that file away, then send the study again."
         )
-        _set_aside(this, each.entry, reason)
-    return len(done), len(damaged), len(arrived) - len(done) - len(damaged)
+        with this.going_on(each.entry):
+            _set_aside(this, each.entry, reason)
+            aside += 1
+    return Ingested(
+        catalogued=len(done), set_aside=aside, postponed=len(arrived) - len(done) - aside
+    )
 
 
 def _is_whole(config: Ingest, arrived: Arrived, result: Added) -> bool:
@@ -360,7 +421,14 @@ def _unmark(entries: Iterable[Entry]) -> None:
 def _set_aside(this: _Pass, entry: Entry, reason: str) -> None:
     """Keep an entry in the quarantine; it leaves the spool when the event of it is there."""
     now = this.now()
-    name = quarantine.put(this.config.quarantine, entry.path, reason, now, entry.association)
+    try:
+        name = quarantine.put(this.config.quarantine, entry.path, reason, now, entry.association)
+    except OSError as trouble:
+        if trouble.errno not in DAMAGED:
+            raise
+        # A quarantine on another disk wants a copy, which this one does not give; a link it does.
+        beside = this.config.spool / UNREADABLE
+        name = str(beside / quarantine.put(beside, entry.path, reason, now, entry.association))
     with writing(this.engine) as connection:
         sender = entry.association.node or "an unknown sender"
         sentence = f"An object from {sender} was set aside as {name}: {reason}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dicomai.dicom.header import AttributeValue, Identifiers, attributes, identifiers
 from dicomai.dicom.identity import Identity, identity_of
-from dicomai.dicom.part10 import opened
+from dicomai.dicom.part10 import Scratch, opened
 from dicomai.dicom.version import VersionDigest, version_digest
 
 
@@ -23,11 +23,14 @@ class Reading:
         Of the node, see `dicomai.net.node.Node`.
     placeholder_ids
         Patient IDs that stand for none.
+    scratch
+        Takes a data set that is deflated; without it, the system's temporary folder.
     """
 
     issuer_of_patient_id: str = ""
     charset_default: str = ""
     placeholder_ids: Collection[str] = ()
+    scratch: Scratch | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +62,10 @@ def read_object(path: Path, reading: Reading) -> ReceivedObject:
     ------
     InputError
         It is no DICOM file, is damaged or mislabelled, or lacks a UID; the sentence says which.
+    DiskFull
+        It is deflated, and there is no room to inflate it.
     """
-    with opened(path) as part10:
+    with opened(path, reading.scratch) as part10:
         found = identifiers(part10)
         header = attributes(part10, reading.charset_default)
         identity = identity_of(

@@ -11,6 +11,8 @@ from typing import Final
 from dicomai.errors import DiskFull
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DAMAGED: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EACCES})
+"""What a disk says of one file; anything else is said of the machine, and passes."""
 FOLDER_MODE: Final = 0o750
 
 

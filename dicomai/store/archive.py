@@ -16,6 +16,7 @@ from dicomai.dicom import uid
 from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError
+from dicomai.spool.folder import DAMAGED
 from dicomai.spool.names import Names
 from dicomai.store import schema
 
@@ -64,19 +65,30 @@ def place(
         try:
             new.link(source, target)
         except FileExistsError:
-            with target.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != file_sha256:
-                    continue  # other bytes with the same first eight digits
+            if not _is_file_of(target, file_sha256):
+                continue
             new.note(target)
         if names is None:
             new.settle()
-        os.utime(target)  # a sweep that saw it as nobody's looks again
+        with suppress(PermissionError):  # another user's, as one that was restored from a backup
+            os.utime(target)  # a sweep that saw it as nobody's looks again
         return path
     raise InputError(
-        f"{target} exists and has other bytes than its name says. Its disk is damaged or someone "
-        "changed it: move it away and send the study again.",
+        f"{target} exists and can't be read, or has other bytes than its name says. Its disk is "
+        "damaged or someone changed it: move it away and send the study again.",
         subject=str(target),
     )
+
+
+def _is_file_of(target: Path, file_sha256: str) -> bool:
+    """Tell whether a file has these bytes; false where its disk does not give them."""
+    try:
+        with target.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == file_sha256
+    except OSError as trouble:
+        if trouble.errno not in DAMAGED:
+            raise
+        return False
 
 
 def path_of(

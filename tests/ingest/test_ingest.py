@@ -7,19 +7,21 @@ import hashlib
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 from sqlalchemy import select
 
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DatabaseError, TransientError
 from dicomai.service import ingest as ingest_module
 from dicomai.service.received import Reading, ReceivedObject
-from dicomai.spool import quarantine, reader
+from dicomai.spool import names, quarantine, reader
 from dicomai.store import associations, events, hosts, retention, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate
@@ -139,6 +141,107 @@ def test_a_file_that_its_disk_does_not_give_back_holds_up_no_other(
     assert reason.endswith("can't be read: input/output error. Look at its disk, and send the "
                            "object again.")  # fmt: skip
     assert list(reader.entries(hospital.config.spool)) == []
+
+
+def test_what_neither_its_disk_gives_back_nor_the_quarantine_takes_holds_up_no_other(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.send(make_ct(number=1))
+    hospital.later(1)
+    hospital.send(make_ct(number=2))
+    (damaged, _) = reader.entries(hospital.config.spool)
+    read_object, link = ingest_module.read_object, Path.hardlink_to
+
+    def fails(path: Path, *_: object) -> Any:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    def reads(path: Path, reading: Reading) -> ReceivedObject:
+        return fails(path) if path == damaged.path else read_object(path, reading)
+
+    def links(self: Path, target: Path) -> None:
+        if self.is_relative_to(hospital.config.quarantine):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(self, target)
+
+    monkeypatch.setattr(ingest_module, "read_object", reads)
+    monkeypatch.setattr(Path, "hardlink_to", links)
+    monkeypatch.setattr(names, "write_durably", fails)
+    inode = damaged.path.stat().st_ino
+    done = hospital.ingest()
+
+    assert (done.catalogued, done.set_aside) == (1, 1)
+    assert list(reader.entries(hospital.config.spool)) == []
+    (kept,) = (hospital.config.spool / ingest_module.UNREADABLE).glob("*.dcm")
+    assert kept.stat().st_ino == inode
+    with reading(hospital.engine) as connection:
+        (told,) = connection.execute(
+            select(schema.events.c.sentence).where(schema.events.c.kind == "object set aside")
+        ).scalars()
+    assert f"was set aside as {kept}:" in told
+
+
+def test_an_object_that_fails_for_now_waits_and_holds_up_no_other(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.send(make_ct(number=1))
+    (first,) = reader.entries(hospital.config.spool)
+    hospital.later(10)
+    hospital.send(make_ct(number=2), make_ct(study="1.2.4", series="1.2.4.1"))
+    read_object = ingest_module.read_object
+
+    def away(path: Path, reading: Reading) -> ReceivedObject:
+        if path == first.path:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return read_object(path, reading)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(ingest_module, "read_object", away)
+        for _ in range(reader.MAX_ATTEMPTS + 1):
+            with pytest.raises(TransientError, match=r"Stale file handle.* is tried again"):
+                hospital.ingest()
+    assert (len(hospital.rows()), len(hospital.rows("1.2.4"))) == (1, 1)
+    with reading(hospital.engine) as connection:
+        (host,) = hosts.listing(connection)
+    assert host.ingested_to == first.received_at, "a study must not be decided without it"
+
+    assert hospital.ingest().catalogued == 1
+    assert (len(hospital.rows()), _quarantined(hospital)) == (2, [])
+
+
+@pytest.mark.parametrize(("free_bytes", "aside"), [(3_000, 1), (1_500, 0)])
+def test_an_object_that_would_fill_the_disk_is_set_aside_and_a_full_disk_is_waited_for(
+    hospital: Hospital,
+    make_ct: MakeCT,
+    monkeypatch: pytest.MonkeyPatch,
+    free_bytes: int,
+    aside: int,
+) -> None:
+    hospital.config = replace(hospital.config, reserve_bytes=2_000)
+    big = make_ct(number=1, Rows=64, Columns=64, PixelData=bytes(8192))
+    hospital.send(big, syntax=DeflatedExplicitVRLittleEndian)
+    hospital.later(10)
+    hospital.send(make_ct(study="1.2.4", series="1.2.4.1"))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(ingest_module, "free_bytes", lambda _: free_bytes)
+        if aside:
+            assert hospital.ingest().set_aside == 1
+            (reason,) = _quarantined(hospital)
+            assert reason.endswith("no room to inflate it. Make room, and send the object again.")
+        else:
+            with pytest.raises(TransientError, match="no room to inflate it"):
+                hospital.ingest()
+    assert len(hospital.rows("1.2.4")) == 1
+    hospital.ingest()
+    assert len(hospital.rows()) == 1 - aside
+
+
+def test_a_deflated_object_needs_no_room_in_the_temporary_folder_of_the_system(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(hospital.folder / "none"))
+    hospital.send(make_ct(), syntax=DeflatedExplicitVRLittleEndian)
+    assert hospital.ingest().catalogued == 1
 
 
 def test_no_row_is_there_before_the_bytes_are_on_the_disk(
@@ -405,6 +508,38 @@ def test_a_duplicate_whose_file_is_damaged_is_kept_with_what_to_do(
     assert f"{file.relative_to(hospital.config.data)}, is damaged" in reason
     (kept,) = hospital.config.quarantine.glob("*.dcm")
     assert kept.read_bytes() == whole
+
+
+def test_a_duplicate_whose_file_cannot_be_read_is_kept_and_holds_up_no_other(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    (file,) = _archived(hospital)
+    file.unlink()
+    file.symlink_to("/proc/self/mem")  # which gives EIO
+    hospital.send(make_ct(), make_ct(number=2))
+
+    done = hospital.ingest()
+
+    assert (done.catalogued, done.set_aside) == (1, 1)
+    (reason,) = _quarantined(hospital)
+    assert f"{file.relative_to(hospital.config.data)}, is damaged or can't be read" in reason
+
+
+def test_a_duplicate_whose_file_is_another_users_is_a_duplicate(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+
+    def refuses(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "utime", refuses)
+    hospital.send(make_ct())
+    assert hospital.ingest().catalogued == 1
+    assert _quarantined(hospital) == []
 
 
 def test_a_file_that_retention_takes_from_under_ingest_leaves_no_row(

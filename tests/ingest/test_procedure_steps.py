@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -142,3 +143,21 @@ def test_a_message_that_kills_twice_is_set_aside_and_takes_nobody_along(
     assert found.status == "IN PROGRESS"
     assert len(hospital.rows()) == IMAGES
     assert list(hospital.config.spool.iterdir()) == []
+
+
+def test_a_message_that_its_disk_does_not_give_back_holds_up_no_other(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modality = Modality(hospital, "1.2.3")
+    modality.say("create", "IN PROGRESS")
+    modality.send_images(make_ct)
+
+    def damaged(path: Path, _node: str) -> StepMessage:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(step, "read", damaged)
+    done = hospital.ingest()
+
+    assert (done.catalogued, done.set_aside) == (IMAGES, 1)
+    (kept,) = quarantine.listing(hospital.config.quarantine)
+    assert "can't be read: input/output error" in kept.reason
