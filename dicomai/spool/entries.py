@@ -13,7 +13,8 @@
                         end-<µs>-released     when and how it ended
     spool/.new-<association>/                 one that is being made
     spool/.old-<association>/                 one that is being removed
-    spool/<association>/.NNNNNN-<µs>.part     an object that is being written, begun not before then
+    spool/<association>/.NNNNNN.part          an object that is being written
+    spool/<association>/.NNNNNN-<µs>.part     one that is whole, received not before then
 
 The name of an association begins with the time of its start, so names sort as they came. All that
 is known of it stands in names, links to the lock: a name is there whole or not at all, and is
@@ -133,9 +134,6 @@ class Writer:
     def begin(self) -> Arriving:
         """Begin with an object.
 
-        Whoever asks how far the spool is ingested must see it from before its time of receipt on:
-        the part is there first, under a time that is not later.
-
         Raises
         ------
         DiskFull, OSError
@@ -144,8 +142,7 @@ class Writer:
         with self._counting:
             self._counter += 1
             counter = self._counter
-        begun = now()
-        return Arriving(self, counter, begun)
+        return Arriving(self, counter)
 
     def add(self, study: StudyInstanceUID, chunks: Iterable[Bytes]) -> Entry:
         """Keep one object durably; may be acknowledged when this returns.
@@ -201,20 +198,23 @@ class Arriving(Part):
         Of its association.
     counter
         Its place there.
-    begun
-        A time that is not later than that of its receipt.
     """
 
-    def __init__(self, writer: Writer, counter: int, begun: Instant) -> None:
+    def __init__(self, writer: Writer, counter: int) -> None:
         # Names put together as texts: path objects were a fifth of what Python takes for an object.
-        super().__init__(f"{writer.folder}/.{counter:06d}-{begun:016d}{PART_SUFFIX}")
-        self._writer, self._counter, self._received_at = writer, counter, begun
+        super().__init__(f"{writer.folder}/.{counter:06d}{PART_SUFFIX}")
+        self._writer, self._counter = writer, counter
+        self._received_at = writer.facts.started_at
 
     def __enter__(self) -> Arriving:
         return self
 
     def keep(self, study: StudyInstanceUID | None, kind: EntryKind = "object") -> None:
         """Keep it durably; may be acknowledged when this returns.
+
+        Whoever asks how far the spool is ingested must see it from its time of receipt on, and not
+        before: the end of what is still being written may be hours away. So it is called by a time
+        first, and its receipt is not before that.
 
         Parameters
         ----------
@@ -231,7 +231,9 @@ class Arriving(Part):
         writer = self._writer
         if study is not None:
             writer.note(study)
-        self._received_at = max(now(), self._received_at)
+        whole_at = now()
+        self.rename(f"{writer.folder}/.{self._counter:06d}-{whole_at:016d}{PART_SUFFIX}")
+        self._received_at = max(now(), whole_at)
         name = f"{self._counter:06d}-{self._received_at:016d}.{_SUFFIXES[kind]}"
         self.settle(f"{writer.folder}/{name}", writer.sync)
 

@@ -169,6 +169,14 @@ class Part:
         ):
             yield view
 
+    def rename(self, path: str) -> None:
+        """Give it another name in its folder, which is none for good; raises as `write`."""
+        try:
+            os.replace(self._path, path)  # noqa: PTH105  a text, not a path object
+        except OSError as trouble:
+            raise worded(trouble, path) from trouble
+        self._path = path
+
     def settle(self, path: Path | str, sync_folders: Callable[[], None]) -> None:
         """Give it its name, and make bytes, name and folders durable, with one commit of a journal.
 

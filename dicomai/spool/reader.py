@@ -84,19 +84,20 @@ def waits(spool: Path) -> bool:
 
 
 def oldest_received_at(spool: Path) -> Instant | None:
-    """Return the time of receipt of the oldest object here, one that is being written included.
+    """Return the time of receipt of the oldest object here, or a time shortly before.
 
-    None: everything received before this call is ingested. Take the clock *before* the call to
-    say up to when that holds.
+    One that is still being written was not received yet, and has none. None: everything received
+    before this call is ingested. Take the clock *before* the call to say up to when that holds.
     """
     times = []
     for folder in _folders(spool):
-        # A listing may miss a file that is renamed meanwhile; the second one sees it.
+        # A listing may miss a file that is renamed meanwhile; the second one sees it, or it was
+        # received after the first one began.
         names = {*_names(folder), *_names(folder)}
         written = [int(match[2]) for name in names if (match := OBJECT.fullmatch(name))]
-        begun = [int(match[1]) for name in names if (match := PART.fullmatch(name))]
-        if begun and receiver_lives(folder):
-            times += begun
+        settling = [int(match[1]) for name in names if (match := PART.fullmatch(name))]
+        if settling and receiver_lives(folder):
+            times += settling
         times += written
     return Instant(min(times)) if times else None
 

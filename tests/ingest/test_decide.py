@@ -23,6 +23,7 @@ from dicomai.service import applied as applied_module
 from dicomai.service import ingest as ingest_module
 from dicomai.service.again import again
 from dicomai.service.decide import accept, decide_due
+from dicomai.spool import entries
 from dicomai.store import analyses, hosts, instances, jobs, retention
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate
@@ -161,6 +162,18 @@ def test_an_open_association_vetoes_until_patience(hospital: Hospital, make_ct: 
         "An association of CT1 that sent objects of it is open."
     ]
     assert hospital.ingest_and_decide(wait=840) == "decided"
+
+
+def test_an_object_in_flight_holds_up_its_own_study_only(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, "now", lambda: hospital.clock)
+    hospital.send(*_chest(make_ct))
+    slow = hospital.send(make_ct(study="1.2.4", series="1.2.4.1"), node="CT2", ends=None)
+    with slow.begin() as arriving:
+        arriving.write(b"half")
+        assert hospital.ingest_and_decide() == "decided"
+        assert hospital.decide("1.2.4") == "not yet"
 
 
 def test_the_end_of_the_association_lifts_the_veto(hospital: Hospital, make_ct: MakeCT) -> None:

@@ -106,6 +106,7 @@ def test_a_request_is_durable_before_the_answer_is_sent(
             names.append("answer")
     assert names[names.index('rename "/.new-T", "/T"') : names.index("answer") + 1] == [
         'rename "/.new-T", "/T"',
+        'rename "/T/.000001.part", "/T/.000001-T.part"',
         "sync_file_range /T/.000001-T.part",
         'rename "/T/.000001-T.part", "/T/000001-T.commit"',
         "fsync /T/000001-T.commit",

@@ -259,6 +259,7 @@ def test_everything_is_durable_before_the_answer_is_sent(
     assert names[: names.index("answer") + 1] == [
         'mkdir "/.new-T", 0750',
         'rename "/.new-T", "/T"',
+        'rename "/T/.000001.part", "/T/.000001-T.part"',
         "sync_file_range /T/.000001-T.part",
         'rename "/T/.000001-T.part", "/T/000001-T.dcm"',
         "fsync /T/000001-T.dcm",

@@ -109,22 +109,28 @@ def test_a_killed_receiver_leaves_a_lost_association_and_nothing_half(spool: Pat
     assert [entry.path.read_bytes() for entry in reader.entries(spool)] == [b"whole"]
 
 
-def test_an_object_that_is_being_written_counts_as_not_yet_ingested(
+def test_an_object_that_is_being_written_holds_up_nothing(
     spool: Path, associate: Associate
 ) -> None:
-    writer = associate()
-    assert reader.oldest_received_at(spool) is None
+    with associate().begin() as arriving:  # the rest of it may take hours
+        arriving.write(b"half")
+        assert reader.oldest_received_at(spool) is None
+
+
+def test_an_object_counts_as_not_yet_ingested_before_the_clock_of_its_receipt_is_read(
+    spool: Path, associate: Associate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
-    def slow() -> object:
-        seen.append((now(), reader.oldest_received_at(spool)))
-        yield b"data"
+    def clock() -> Instant:
+        seen.append(reader.oldest_received_at(spool))
+        return now()
 
-    before = now()
-    entry = writer.add(A, slow())
-    ((asked_at, oldest),) = seen
-    assert oldest is not None
-    assert before <= oldest <= asked_at <= entry.received_at
+    monkeypatch.setattr(entries, "now", clock)
+    entry = associate().add(A, (b"data",))
+    (_, at_receipt) = seen
+    assert at_receipt is not None
+    assert at_receipt <= entry.received_at
     assert reader.oldest_received_at(spool) == entry.received_at
     reader.remove(entry)
     assert reader.oldest_received_at(spool) is None
