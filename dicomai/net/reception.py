@@ -216,8 +216,10 @@ class Reception:
             self._idle.set()
             at = now()
             if self._writer is not None:
+                # What was refused for want of room comes again: its study is not whole yet.
+                clean = how != "released" or not self._answers[OUT_OF_RESOURCES]
                 try:
-                    self._writer.end(how, at)
+                    self._writer.end(how if clean else "aborted", at)
                 except (DiskFull, OSError) as trouble:
                     # It will count as lost, which is the careful way to be wrong.
                     _log.error("end of association not kept", node=self.node, reason=str(trouble))

@@ -10,7 +10,14 @@ import pytest
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 
 from dicomai.dicom.dates import now
-from dicomai.net.reception import DOES_NOT_MATCH, Reception, Request
+from dicomai.net.reception import (
+    DOES_NOT_MATCH,
+    OUT_OF_RESOURCES,
+    SUCCESS,
+    Reception,
+    Request,
+)
+from dicomai.spool import reader
 
 HEAD = (
     b"\x08\x00\x16\x00\x1a\x00\x00\x00" + CTImageStorage.encode() + b"\0"
@@ -69,6 +76,44 @@ def test_a_message_after_a_failed_sync_rests_on_no_name_that_was_there(
     (other,) = associations_of(reception) - {uncertain}
     assert [file.read_bytes() for file in (reception.spool / other).glob("*.create")] == [b"kept"]
     assert list((reception.spool / uncertain).glob("end-*-lost"))
+
+
+def test_a_release_after_a_refusal_for_want_of_room_says_nothing_of_the_study(
+    reception: Reception,
+) -> None:
+    assert stored(reception, HEAD, "1.2") == SUCCESS
+    reception.reserve_bytes = 10**18
+    assert stored(reception, HEAD, "1.2") == OUT_OF_RESOURCES
+    reception.reserve_bytes = 0
+    assert stored(reception, HEAD, "1.2") == SUCCESS
+    reception.end("released")
+    (association,) = reader.associations(reception.spool)
+    ended = reader.ended(reception.spool, association.id)
+    assert ended is not None
+    assert ended.how == "aborted"
+
+
+def test_a_release_after_what_is_refused_for_good_is_a_clean_one(reception: Reception) -> None:
+    assert stored(reception, HEAD, "1.2") == SUCCESS
+    assert stored(reception, HEAD, "1.9") == DOES_NOT_MATCH
+    reception.end("released")
+    (association,) = reader.associations(reception.spool)
+    ended = reader.ended(reception.spool, association.id)
+    assert ended is not None
+    assert ended.how == "released"
+
+
+def stored(reception: Reception, data_set: bytes, sop_instance: str) -> int:
+    incoming = reception.begin(
+        Request(
+            sop_class_uid=CTImageStorage,
+            sop_instance_uid=sop_instance,
+            abstract_syntax=CTImageStorage,
+            transfer_syntax=ImplicitVRLittleEndian,
+        )
+    )
+    incoming.write(memoryview(data_set))
+    return incoming.finish().status
 
 
 def associations_of(reception: Reception) -> set[str]:
