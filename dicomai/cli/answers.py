@@ -28,6 +28,10 @@ def store() -> Table:
         [
             (_code(reception.SUCCESS), "The object, its name and its folder are on the disk."),
             (
+                _code(reception.NOT_SUPPORTED),
+                "The presentation context is of another service, which brings no objects.",
+            ),
+            (
                 _code(reception.OUT_OF_RESOURCES),
                 (
                     "The disk has less than `receiver.reserve_bytes` left, or failed; the object "

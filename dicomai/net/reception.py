@@ -24,13 +24,14 @@ from dicomai.dicom.uid import (
     StudyInstanceUID,
 )
 from dicomai.errors import DicomaiError, DiskFull, InputError, TransientError
-from dicomai.net.admission import VERIFICATION
+from dicomai.net.admission import is_storage
 from dicomai.net.head import Head, head_so_far, read_head
 from dicomai.spool import entries
 from dicomai.spool.entries import Ending, EntryKind
 from dicomai.spool.folder import free_bytes
 
 SUCCESS: Final = 0x0000
+NOT_SUPPORTED: Final = 0x0122
 OUT_OF_RESOURCES: Final = 0xA700
 DOES_NOT_MATCH: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
@@ -322,8 +323,12 @@ class Incoming:
         return self._refusal or Answer(status=SUCCESS)
 
     def _begin(self, piece: memoryview) -> None:
-        self._know(head_so_far(piece, self.request.transfer_syntax))
         request = self.request
+        if not is_storage(request.abstract_syntax):  # and who has it may have no other
+            raise _NotStorage(
+                f"An object came in a context of {request.abstract_syntax}, which brings none."
+            )
+        self._know(head_so_far(piece, request.transfer_syntax))
         self._part = self.reception.writer(retrieved=request.retrieved).begin()
         meta = file_meta(
             _unpadded(request.sop_class_uid),
@@ -350,7 +355,9 @@ class Incoming:
 
     def _refuse(self, trouble: DicomaiError | OSError) -> None:
         sentence = trouble.sentence if isinstance(trouble, DicomaiError) else str(trouble)
-        if isinstance(trouble, _DoesNotMatch):
+        if isinstance(trouble, _NotStorage):
+            status = NOT_SUPPORTED
+        elif isinstance(trouble, _DoesNotMatch):
             status = DOES_NOT_MATCH
         elif isinstance(trouble, InputError):
             status = CANNOT_UNDERSTAND
@@ -364,6 +371,10 @@ class Incoming:
         part, self._part = self._part, None
         if part is not None:
             part.close()
+
+
+class _NotStorage(InputError):
+    """Its context is for another service."""
 
 
 class _DoesNotMatch(InputError):
@@ -381,8 +392,6 @@ def _shown(said: str) -> str:
 
 def _mismatch(request: Request, head: Head) -> str:
     """Return how command set, presentation context and data set disagree, or nothing."""
-    if request.abstract_syntax == VERIFICATION:
-        return "An object came in a context of Verification, which brings none."
     said = _unpadded(request.sop_class_uid)
     if said != request.abstract_syntax:
         return f"The command says class {_shown(said)} in a context of {request.abstract_syntax}."

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from pathlib import Path
 
 import pytest
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 
 from dicomai.dicom.dates import now
+from dicomai.net.admission import COMMITMENT, MPPS, VERIFICATION
 from dicomai.net.reception import (
     DOES_NOT_MATCH,
+    NOT_SUPPORTED,
     OUT_OF_RESOURCES,
     SUCCESS,
     Reception,
@@ -103,12 +106,27 @@ def test_a_release_after_what_is_refused_for_good_is_a_clean_one(reception: Rece
     assert ended.how == "released"
 
 
-def stored(reception: Reception, data_set: bytes, sop_instance: str) -> int:
+@pytest.mark.parametrize("service", [VERIFICATION, MPPS, COMMITMENT])
+def test_no_object_comes_in_a_context_of_another_service(
+    reception: Reception, service: str
+) -> None:
+    # A node that may only commit would have a way to store.
+    data_set = HEAD.replace(
+        struct.pack("<L", 26) + CTImageStorage.encode() + b"\0",
+        struct.pack("<L", len(service)) + service.encode(),
+    )
+    assert stored(reception, data_set, "1.2", service) == NOT_SUPPORTED
+    assert list(reception.spool.iterdir()) == []
+
+
+def stored(
+    reception: Reception, data_set: bytes, sop_instance: str, sop_class: str = CTImageStorage
+) -> int:
     incoming = reception.begin(
         Request(
-            sop_class_uid=CTImageStorage,
+            sop_class_uid=sop_class,
             sop_instance_uid=sop_instance,
-            abstract_syntax=CTImageStorage,
+            abstract_syntax=sop_class,
             transfer_syntax=ImplicitVRLittleEndian,
         )
     )
