@@ -64,7 +64,6 @@ class PduStream:
         self._view = memoryview(bytearray(max(_BUFFER_BYTES, len(read_ahead))))
         self._view[: len(read_ahead)] = read_ahead
         self._start, self._end = 0, len(read_ahead)
-        self._heard_at = time.monotonic()
         self._pace: Pace | None = None
 
     @property
@@ -114,7 +113,6 @@ class PduStream:
     def end_message(self) -> None:
         """Note that the message is whole: what comes next may take its time."""
         self._pace = None
-        self._heard_at = time.monotonic()
 
     def linger(self) -> None:
         """Let the peer read what it was sent last: a close with bytes unread would destroy that."""
@@ -143,6 +141,8 @@ class PduStream:
         if left == 0 or self._end == len(self._view):
             self._view[:left] = bytes(self._view[self._start : self._end])
             self._start, self._end = 0, left
+        # Silence is that of the peer: what came before is done with, however long we took over it.
+        began = time.monotonic()
         while True:
             try:
                 count = self._wire.recv_into(self._view[self._end :])
@@ -156,8 +156,7 @@ class PduStream:
             at = time.monotonic()
             if count > 0:
                 self._end += count
-                self._heard_at = at
-            elif at - self._heard_at > self._limits.silence_s:
+            elif at - began > self._limits.silence_s:
                 raise TooSlow(f"Nothing came for {self._limits.silence_s:g} s.")
             if self._pace is not None and self._pace.too_slow(max(count, 0), at):
                 raise TooSlow(

@@ -7,14 +7,17 @@ import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicomai.net import pdu_stream
 from dicomai.net.association_request import Unshapely, check
 from dicomai.net.limits import Limits, Pace
+from dicomai.net.pdu_stream import PduStream
 
 Receiver = Any  # of conftest.py, which tests can't import
 MakeReceiver = Callable[..., Receiver]
@@ -80,6 +83,23 @@ def test_who_falls_silent_is_aborted(make_receiver: MakeReceiver, scu: Scu) -> N
         scu.eventually(lambda: association.is_aborted)
     (line,) = scu.eventually(receiver.lines)
     assert line["reason"] == "Nothing came for 1 s."
+
+
+def test_the_time_that_we_took_ourselves_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = 0.0
+    monkeypatch.setattr(pdu_stream, "TICK_S", 0.01)
+    monkeypatch.setattr(pdu_stream, "time", SimpleNamespace(monotonic=lambda: at))
+    here, peer = socket.socketpair()
+    with here, peer:
+
+        def tick() -> None:  # the peer was busy for a moment too
+            peer.sendall(struct.pack(">BxL", 5, 4))
+
+        stream = PduStream(here, Limits(silence_s=60.0), b"", tick=tick)
+        peer.sendall(struct.pack(">BxL", 4, 0))
+        stream.head()
+        at = 300.0  # its object was synced for so long
+        assert stream.head() == (5, 4)
 
 
 def test_who_sends_a_byte_now_and_then_is_aborted(make_receiver: MakeReceiver, scu: Scu) -> None:
