@@ -355,6 +355,6 @@ def clean(spool: Path, at: Instant) -> None:
                 if folder.stat().st_mtime_ns // 1000 < at - _MAKING:
                     shutil.rmtree(folder, ignore_errors=True)
         elif ASSOCIATION.fullmatch(folder.name) and not receiver_lives(folder):
-            for name in folder.glob(f".*{PART_SUFFIX}"):
-                with suppress(FileNotFoundError):
-                    name.unlink()
+            with suppress(FileNotFoundError):  # ingest may forget it meanwhile
+                for name in folder.glob(f".*{PART_SUFFIX}"):
+                    name.unlink(missing_ok=True)

@@ -169,7 +169,7 @@ def forget(spool: Path, association: AssociationId) -> bool:
     # One step: half a folder would say that a released association was lost.
     going = spool / f"{OLD_PREFIX}{association}"
     folder.rename(going)
-    shutil.rmtree(going)
+    shutil.rmtree(going, ignore_errors=True)  # a receiver that starts cleans up too
     return True
 
 

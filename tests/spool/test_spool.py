@@ -227,6 +227,34 @@ def test_cleaning_takes_what_was_half_made_or_half_removed(
     assert len(list(alive.folder.glob(".*.part"))) == 1
 
 
+def test_a_receiver_cleans_while_ingest_forgets(
+    spool: Path, associate: Associate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = associate(), associate(1_700_000_000_000_001)
+    for writer in (first, second):
+        writer.end("released", Instant(5))
+    is_dir, rename = Path.is_dir, Path.rename
+
+    def is_dir_and_forgotten(self: Path) -> bool:
+        there = is_dir(self)
+        if self == first.folder:  # as the glob looks, before it lists
+            monkeypatch.undo()
+            assert reader.forget(spool, first.facts.id)
+        return there
+
+    monkeypatch.setattr(Path, "is_dir", is_dir_and_forgotten)
+    entries.clean(spool, now())
+    monkeypatch.undo()
+
+    def renamed_then_cleaned(self: Path, target: Path) -> None:
+        rename(self, target)
+        entries.clean(spool, now())
+
+    monkeypatch.setattr(Path, "rename", renamed_then_cleaned)
+    assert reader.forget(spool, second.facts.id)
+    assert list(spool.glob(".old-*")) == []
+
+
 @pytest.mark.parametrize(
     "facts",
     [
