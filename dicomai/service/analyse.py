@@ -9,7 +9,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -375,7 +375,8 @@ def placed(
         write_durably(path, (octets,))
         rows.append(_placed(job, path, data, reading, now))
         path.unlink()
-    folder.rmdir()
+    with suppress(OSError):  # a kill may have left a part there, which the sweep takes
+        folder.rmdir()
     return tuple(rows)
 
 

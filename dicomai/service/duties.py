@@ -20,7 +20,8 @@ from dicomai.dicom.dates import now as present
 from dicomai.errors import DicomaiError
 from dicomai.routing.route import Route
 from dicomai.service.asked import tells_why_not
-from dicomai.settings import Settings
+from dicomai.settings import Folders, Settings
+from dicomai.spool import quarantine
 from dicomai.store import jobs, leases, nodes, promises, retention, steps
 from dicomai.store.engine import writing
 from dicomai.store.leases import LeaseObserver
@@ -112,7 +113,7 @@ def duties(settings: Settings, engine: Engine) -> tuple[Duty, ...]:
         Duty(
             name="sweeping",
             every_s=_HOUR_S,
-            do=lambda: retention.sweep(engine, data, present()),
+            do=lambda: sweep(engine, settings.folders, present()),
             slow=True,
         ),
     )
@@ -137,6 +138,11 @@ def promote(engine: Engine, now: Instant) -> int:
     """Queue what has waited long enough, and let one job try each node whose pause is over."""
     with writing(engine) as connection:
         return len(jobs.promote_due(connection, now)) + len(nodes.probe(connection, now))
+
+
+def sweep(engine: Engine, folders: Folders, now: Instant) -> int:
+    """Remove files of archive and quarantine that nobody knows; return how many."""
+    return retention.sweep(engine, folders.data, now) + quarantine.sweep(folders.quarantine, now)
 
 
 def prune(engine: Engine, keep: Keep, now: Instant) -> int:

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import mmap
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -235,6 +236,8 @@ class Part:
 def write_durably(path: Path, chunks: Iterable[Bytes]) -> None:
     """Write a file that either is there whole and durable afterwards, or not at all.
 
+    A kill leaves a part of it beside it, which the sweeps of archive and quarantine take.
+
     Parameters
     ----------
     path
@@ -249,9 +252,8 @@ def write_durably(path: Path, chunks: Iterable[Bytes]) -> None:
     OSError
         The disk failed. Whether a file that was there before has survived is for the disk to say.
     """
-    part = path.with_name(f".{path.name}{PART_SUFFIX}")
-    with suppress(FileNotFoundError):  # of a process that was killed
-        part.unlink()
+    # Its own: on shared storage two hosts may write the same file.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
     with Part(part) as file:
         for chunk in chunks:
             file.write(chunk)

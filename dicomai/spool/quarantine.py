@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dicomai.dicom.dates import Instant
+from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.part10 import media
 from dicomai.errors import InputError
 from dicomai.spool.entries import OBJECT, AssociationFacts
 from dicomai.spool.folder import make_folders
 from dicomai.spool.names import link_durably
-from dicomai.spool.part import replace_durably
+from dicomai.spool.part import PART_SUFFIX, replace_durably
 
+SWEPT_AFTER: Final = seconds(86400)
 _REASON: Final = ".json"
 _ASSOCIATION_CHARACTERS: Final = 26
 """Of an AssociationId and a hyphen, before the name that the file had in the spool."""
@@ -83,6 +84,17 @@ def put(folder: Path, path: Path, reason: str, now: Instant, facts: AssociationF
     with suppress(FileExistsError):  # a copy from before a kill, whole because it has its name
         link_durably(path, folder / name)
     return name
+
+
+def sweep(folder: Path, now: Instant) -> int:
+    """Remove what kills left half-written for a day; return how many."""
+    swept = 0
+    for part in folder.glob(f".*{PART_SUFFIX}"):
+        with suppress(FileNotFoundError):
+            if part.stat().st_mtime_ns // 1000 <= now - SWEPT_AFTER:
+                part.unlink()
+                swept += 1
+    return swept
 
 
 def received(folder: Path) -> dict[str, Instant]:

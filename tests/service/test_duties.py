@@ -38,6 +38,16 @@ def test_every_duty_of_the_design_is_on_the_clock(ward: Ward) -> None:
     assert names == {"leases", "back-offs", "retention", "room", "pruning", "sweeping"}
 
 
+def test_sweeping_takes_what_kills_left_in_archive_and_quarantine(ward: Ward) -> None:
+    folders = ward.settings.folders
+    folders.quarantine.mkdir(exist_ok=True)
+    left = [folder / ".1.01234567.part" for folder in (folders.archive, folders.quarantine)]
+    for part in left:
+        part.touch()
+    assert duties.sweep(ward.engine, folders, Instant(now() + DAY + seconds(1))) == len(left)
+    assert not any(part.exists() for part in left)
+
+
 def test_a_deletion_that_was_cut_short_goes_on_when_the_scheduler_starts(
     ward: Ward, until: Callable[..., None]
 ) -> None:

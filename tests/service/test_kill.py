@@ -115,6 +115,15 @@ def test_a_worker_killed_in_any_stage_leaves_one_set_of_results(ward: Ward, tmp_
     assert {str(path) for path in named} == {str(path) for path in produced}
 
 
+def test_what_a_kill_left_half_beside_a_result_does_not_end_the_job(ward: Ward) -> None:
+    job = ward.queue(ward.study("P1"))
+    folder = ward.settings.folders.archive / ".results" / str(ward.job(job).uuid)
+    folder.mkdir(parents=True)
+    (folder / ".0.dcm.01234567.part").touch()
+    finish_all(ward)
+    assert_one_own_set(ward, job, "P1")
+
+
 def test_a_worker_that_lost_its_lease_writes_nothing_when_it_comes_back(ward: Ward) -> None:
     job = ward.queue(ward.study("P1"))
 

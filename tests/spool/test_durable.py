@@ -8,9 +8,11 @@ import os
 import random
 import re
 import resource
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,32 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
         write_durably(path, fails())
     assert path.read_bytes() == b"onetwo"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_who_writes_the_same_file_publishes_no_half_of_anothers(
+    tmp_path: Path, killed: bool
+) -> None:
+    path = tmp_path / "file"
+
+    def writes() -> Iterator[bytes]:
+        yield b"one"
+        other = os.fork()
+        if other == 0:
+            with suppress(BaseException):
+                write_durably(path, half())
+            os._exit(0)
+        assert os.waitpid(other, 0)[1] == (signal.SIGKILL if killed else 0)
+        yield b"two"
+
+    def half() -> Iterator[bytes]:
+        yield b"one"
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield b"two"
+
+    write_durably(path, writes())
+    assert path.read_bytes() == b"onetwo"
 
 
 def test_a_disk_without_room_says_so_and_keeps_nothing(tmp_path: Path) -> None:
@@ -86,13 +114,14 @@ def test_data_name_and_every_folder_are_synced_in_order(
     ]
     told = [re.sub(r"^\d+ +|\s*= .*$", "", step).replace(str(tmp_path), "") for step in steps]
     told = [re.sub(r"\(\d+<(.*)>\)", r"(\1)", step) for step in told]
+    told = [re.sub(r"[0-9a-f]{8}\.part", "T.part", step) for step in told]
     assert told == [
         'mkdir("/a", 0750)',
         "fsync()",
         'mkdir("/a/b", 0750)',
         "fsync(/a)",
-        "fsync(/a/b/.file.part)",
-        'rename("/a/b/.file.part", "/a/b/file")',
+        "fsync(/a/b/.file.T.part)",
+        'rename("/a/b/.file.T.part", "/a/b/file")',
         "fsync(/a/b)",
         'link("/a/b/file", "/a/name")',
         "fsync(/a)",

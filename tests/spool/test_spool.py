@@ -180,6 +180,21 @@ def test_setting_aside_may_be_killed_and_repeated(
     assert kept.reason == "Twice."
 
 
+def test_a_sweep_takes_what_a_kill_left_half_in_the_quarantine(
+    spool: Path, associate: Associate, tmp_path: Path
+) -> None:
+    folder = tmp_path / "quarantine"
+    entry = associate().add(A, (b"bad",))
+    quarantine.put(folder, entry.path, "Bad.", Instant(7), entry.association)
+    kept = sorted(folder.iterdir())
+    half = folder / ".1.json.01234567.part"
+    half.touch()
+    written = half.stat().st_mtime_ns // 1000
+    assert quarantine.sweep(folder, Instant(written + quarantine.SWEPT_AFTER - 1)) == 0
+    assert quarantine.sweep(folder, Instant(written + quarantine.SWEPT_AFTER)) == 1
+    assert sorted(folder.iterdir()) == kept
+
+
 def test_an_association_that_says_nothing_gives_ingest_nothing_to_do(
     spool: Path, associate: Associate
 ) -> None:
