@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
+from pynetdicom.dsutils import encode
 
 from dicomai.dicom.header import attributes, identifiers, safe
 from dicomai.dicom.part10 import opened
+from dicomai.dicom.transfer_syntax import DEFLATED, IMPLICIT
 from dicomai.errors import InputError
+from dicomai.net.head import read_head
+from dicomai.net.reception import file_meta
 
 
 def _sentence(path: Path) -> str:
@@ -74,6 +80,27 @@ def test_what_is_no_sound_object_is_refused_in_a_sentence(
 )
 def test_what_is_odd_and_readable_is_kept(sample_data: Path, name: str) -> None:
     assert _sentence(sample_data / "odd" / "made" / f"{name}.dcm") == ""
+
+
+@pytest.mark.parametrize("private", ["implicit", "explicit"])
+@pytest.mark.parametrize("syntax", sorted({*IMPLICIT, *DEFLATED, "1.2.3.99"}))
+def test_what_the_receiver_can_read_the_head_of_can_be_read_to_its_end(
+    tmp_path: Path, syntax: str, private: str
+) -> None:
+    data_set = Dataset()
+    data_set.SOPClassUID, data_set.SOPInstanceUID = CTImageStorage, "1.2.3.5"
+    data_set.StudyInstanceUID, data_set.SeriesInstanceUID = "1.2.3", "1.2.3.4"
+    data_set.Rows = 2
+    is_implicit = syntax in IMPLICIT or (syntax not in DEFLATED and private == "implicit")
+    raw = encode(data_set, is_implicit, is_little_endian=True, deflated=syntax in DEFLATED)
+    assert raw is not None
+    head = read_head(memoryview(raw), syntax)
+    path = tmp_path / "object"
+    path.write_bytes(file_meta(CTImageStorage, "1.2.3.5", syntax) + raw)
+    with opened(path) as part10:
+        found = identifiers(part10)
+    assert found.sop_instance_uid == head.sop_instance_uid == "1.2.3.5"
+    assert found.series_instance_uid == head.series_instance_uid == "1.2.3.4"
 
 
 def test_control_characters_never_come_raw(sample_data: Path) -> None:

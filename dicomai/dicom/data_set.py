@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 
+from dicomai.dicom.transfer_syntax import LONG_VRS, VRS, looks_implicit
 from dicomai.errors import InputError
 
 MAX_DEPTH: Final = 100
@@ -27,10 +28,8 @@ _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
-_LONG_VRS: Final = frozenset("OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # noqa: SIM905  read as PS3.5 table 7.1-1 lists them
-_SHORT_VRS: Final = frozenset(
-    "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905  the same
-)
+_LONG_VRS: Final = frozenset(vr.decode() for vr in LONG_VRS)
+_SHORT_VRS: Final = frozenset(vr.decode() for vr in VRS - LONG_VRS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +106,7 @@ class Walk:
         if group & 0xFF == 0 and 0 < group >> 8 <= 0x20:
             order = "little" if self.little else "big"
             raise InputError(f"Its transfer syntax says {order} endian, and its data set is not.")
-        written = head[4:6].decode("latin-1")
-        explicit = written in _SHORT_VRS or written in _LONG_VRS
-        if explicit == self.implicit:
+        if looks_implicit(head) != self.implicit:
             kind = "implicit" if self.implicit else "explicit"
             raise InputError(f"Its transfer syntax says {kind} VR, and its data set is not.")
 

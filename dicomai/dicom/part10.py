@@ -16,20 +16,16 @@ from typing import IO, Final
 
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
 )
 
 from dicomai.dicom.data_set import Element, Elements, Pixels, Walk
+from dicomai.dicom.transfer_syntax import BIG_ENDIAN, DEFLATED, GE_PRIVATE, IMPLICIT, is_implicit
 from dicomai.errors import DiskFull, InputError
 
 INFLATED_AT_LEAST: Final = 16 * 2**20
 INFLATED_RATIO: Final = 200
 """A deflated data set may grow to the larger of the two; images of nothing grow a thousandfold."""
-
-GE_PRIVATE_SYNTAX: Final = "1.2.840.113619.5.2"
-"""Implicit VR little endian with big endian pixels; General Electric's own."""
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _HEAD_BYTES: Final = 1024
@@ -155,7 +151,7 @@ def opened(path: Path, scratch: Scratch | None = None) -> Iterator[Part10]:
             syntax = _uid(meta, 0x00020010)
             if not syntax:
                 raise InputError("Its meta information names no transfer syntax.")
-            if syntax != DeflatedExplicitVRLittleEndian:
+            if syntax not in DEFLATED:
                 yield from _whole(mapped, start, meta, syntax)
                 return
             folder = scratch.folder if scratch is not None else None
@@ -171,8 +167,8 @@ def _whole(mapped: mmap.mmap, start: int, meta: Elements, syntax: str) -> Iterat
     with memoryview(mapped) as buffer:
         walk = Walk(
             buffer,
-            implicit=syntax in (ImplicitVRLittleEndian, GE_PRIVATE_SYNTAX),
-            little=syntax != ExplicitVRBigEndian,
+            implicit=is_implicit(syntax, buffer[start : start + 8]),
+            little=syntax != BIG_ENDIAN,
             encapsulated=_encapsulated(syntax),
         )
         try:
@@ -180,7 +176,7 @@ def _whole(mapped: mmap.mmap, start: int, meta: Elements, syntax: str) -> Iterat
             yield Part10(
                 transfer_syntax_uid=syntax,
                 media_sop_instance_uid=_uid(meta, 0x00020003),
-                little_endian=walk.little and syntax != GE_PRIVATE_SYNTAX,
+                little_endian=walk.little and syntax != GE_PRIVATE,
                 elements=elements,
                 pixels=walk.pixels,
                 remarks=tuple(walk.remarks),
@@ -192,12 +188,10 @@ def _whole(mapped: mmap.mmap, start: int, meta: Elements, syntax: str) -> Iterat
 
 def _encapsulated(syntax: str) -> bool | None:
     """Tell how pixels stand in a transfer syntax (PS3.5 annex A); None where we don't know it."""
-    if syntax in (
-        ImplicitVRLittleEndian,
+    if syntax in IMPLICIT or syntax in (
         ExplicitVRLittleEndian,
         DeflatedExplicitVRLittleEndian,
-        ExplicitVRBigEndian,
-        GE_PRIVATE_SYNTAX,
+        BIG_ENDIAN,
     ):
         return False
     return True if syntax.startswith(("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")) else None

@@ -14,6 +14,13 @@ from typing import Final
 
 from pydicom.datadict import dictionary_VR
 
+from dicomai.dicom.transfer_syntax import (
+    BIG_ENDIAN,
+    DEFLATED,
+    LONG_VRS,
+    is_implicit,
+    looks_implicit,
+)
 from dicomai.dicom.uid import (
     SeriesInstanceUID,
     SOPClassUID,
@@ -39,25 +46,6 @@ _WANTED: Final = {
     _SERIES: "SeriesInstanceUID",
 }
 
-_IMPLICIT: Final = frozenset(
-    {
-        "1.2.840.10008.1.2",
-        "1.2.840.10008.1.20",  # Papyrus 3
-        "1.2.840.113619.5.2",  # General Electric's own: big endian pixels, the rest little
-    }
-)
-_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
-_DEFLATED: Final = frozenset(
-    {
-        "1.2.840.10008.1.2.1.99",
-        "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
-        "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
-    }
-)
-_LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_VRS: Final = _LONG_VRS | frozenset(
-    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
-)
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
@@ -94,13 +82,13 @@ def read_head(data: memoryview, transfer_syntax: str) -> Head:
     InputError
         It can't be read, or a UID is missing or none (PS3.5 9.1).
     """
-    if transfer_syntax in _DEFLATED:
+    if transfer_syntax in DEFLATED:
         found = _inflated(data)
     else:
         found = _walked(
             data,
             implicit=_is_implicit(data, transfer_syntax),
-            order=">" if transfer_syntax == _BIG_ENDIAN else "<",
+            order=">" if transfer_syntax == BIG_ENDIAN else "<",
         )
     return _head(found)
 
@@ -110,12 +98,12 @@ def head_so_far(data: memoryview, transfer_syntax: str) -> Head | None:
 
     Raises as `read_head`, where nothing that follows could help.
     """
-    if transfer_syntax in _DEFLATED or len(data) < _FIRST_ELEMENT_BYTES:
+    if transfer_syntax in DEFLATED or len(data) < _FIRST_ELEMENT_BYTES:
         return None
     walk = _Walk(
         data,
         implicit=_is_implicit(data, transfer_syntax),
-        order=">" if transfer_syntax == _BIG_ENDIAN else "<",
+        order=">" if transfer_syntax == BIG_ENDIAN else "<",
     )
     try:
         return _head(walk.head(whole=False))
@@ -134,11 +122,10 @@ def _head(found: Mapping[int, bytes]) -> Head:
 
 
 def _is_implicit(data: memoryview, transfer_syntax: str) -> bool:
-    """Return how the data set is written, from its first element; it must be as was said."""
-    implicit = bytes(data[4:6]) not in _VRS
-    public = transfer_syntax.startswith("1.2.840.10008.") or transfer_syntax in _IMPLICIT
-    if public and implicit != (transfer_syntax in _IMPLICIT):
-        said = "explicit" if implicit else "implicit"
+    """Return how the data set is written; its first element must be as its syntax says."""
+    implicit = is_implicit(transfer_syntax, data)
+    if implicit != looks_implicit(data):
+        said = "implicit" if implicit else "explicit"
         raise InputError(f"Its transfer syntax says {said} VR, and its data set is not.")
     return implicit
 
@@ -218,7 +205,7 @@ class _Walk:
             if not self._implicit:
                 group, number, vr, length = self._explicit(self._data, at)
                 if group != 0xFFFE:
-                    if vr not in _LONG_VRS:
+                    if vr not in LONG_VRS:
                         return group << 16 | number, vr, length, at + 8
                     (length,) = self._u32(self._data, at + 8)
                     return group << 16 | number, vr, length, at + 12
