@@ -66,15 +66,16 @@ class Part:
         self._written = self._gathered = 0
         self._is_direct: bool | None = None
         try:
+            self._stage = _stages.pop()
+        except IndexError:
+            self._stage = memoryview(mmap.mmap(-1, _STAGE_BYTES))
+        try:
             self._descriptor = os.open(
                 path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE
             )
         except OSError as trouble:
+            self._give_stage()
             raise worded(trouble, path) from trouble
-        try:
-            self._stage = _stages.pop()
-        except IndexError:
-            self._stage = memoryview(mmap.mmap(-1, _STAGE_BYTES))
 
     def __enter__(self) -> Part:
         return self
@@ -127,18 +128,21 @@ class Part:
                 self._go_past_the_cache(False)
             else:
                 return
-        self._put(_CALL_BYTES)
+            # It may have taken some of it before: where the file stands says how much.
+            self._put(_CALL_BYTES, os.lseek(self._descriptor, 0, os.SEEK_CUR) - self._written)
+        else:
+            self._put(_CALL_BYTES)
         try:
             # The disk begins with these while the next ones come.
             _to_disk(self._descriptor, _WRITE)
         except OSError as trouble:
             raise worded(trouble, self._path) from trouble
 
-    def _put(self, step: int) -> None:
-        """Write what is gathered, so many bytes in each call."""
+    def _put(self, step: int, start: int = 0) -> None:
+        """Write what is gathered, from a byte of it on, so many bytes in each call."""
         size = self._gathered
         try:
-            for at in range(0, size, step):
+            for at in range(start, size, step):
                 _write_all(self._descriptor, self._stage[at : min(size, at + step)])
         except OSError as trouble:
             raise worded(trouble, self._path) from trouble
@@ -157,6 +161,9 @@ class Part:
     def _let_go(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
+        self._give_stage()
+
+    def _give_stage(self) -> None:
         if len(_stages) < _SPARE_STAGES:
             _stages.append(self._stage)
 

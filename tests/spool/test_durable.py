@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import random
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from dicomai.errors import DiskFull
+from dicomai.spool import part as part_module
 from dicomai.spool.folder import make_folders
 from dicomai.spool.names import Names, link_durably
 from dicomai.spool.part import Part, write_durably
@@ -221,6 +223,37 @@ def refused_past_the_cache(descriptor: int, data: bytes | memoryview) -> int:
     if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
         refused()
     return _WRITE(descriptor, data)
+
+
+def test_a_write_past_the_cache_that_stops_halfway_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = os.write, 0
+
+    def stops(descriptor: int, chunk: memoryview) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return write(descriptor, chunk[:8192] if calls == 1 else chunk)
+
+    monkeypatch.setattr(os, "write", stops)
+    data = random.Random(1).randbytes(300_000)
+    write_durably(tmp_path / "file", (data,))
+    assert (tmp_path / "file").read_bytes() == data
+
+
+def test_a_part_without_memory_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(part_module, "_stages", [])
+    monkeypatch.setattr(mmap, "mmap", refuses)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        Part(tmp_path / ".part")
+    assert list(tmp_path.iterdir()) == []
 
 
 _WRITE = os.write
