@@ -6,6 +6,7 @@ harmed by one that is writing at the same time.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ from dicomai.spool.entries import (
     ASSOCIATION,
     END,
     FACTS_PREFIX,
+    LOCK,
     OBJECT,
     OLD_PREFIX,
     PART,
@@ -124,7 +126,7 @@ def ended(spool: Path, association: AssociationId) -> End | None:
     if end is None:
         received = [int(match[2]) for name in _names(folder) if (match := OBJECT.fullmatch(name))]
         started_at = int(association[:16])
-        return End(at=Instant(max([started_at, *received])), how="lost")
+        return End(at=Instant(max([started_at, *received, *_taken(folder)])), how="lost")
     return end
 
 
@@ -153,6 +155,11 @@ def unmark(entry: Entry) -> None:
 
 def remove(entry: Entry) -> None:
     """Take an entry out of the spool; whoever calls has made it durable elsewhere."""
+    folder = entry.path.parent
+    if entry.received_at > max(_taken(folder), default=0):
+        # Its name was a sign of life of its association; the lock is one now.
+        with suppress(OSError):
+            os.utime(folder / LOCK, ns=(entry.received_at * 1000,) * 2)
     with suppress(FileNotFoundError):
         entry.path.unlink()
     unmark(entry)
@@ -182,6 +189,14 @@ def _names(folder: Path) -> list[str]:
         return [path.name for path in folder.iterdir()]
     except FileNotFoundError:  # forgotten meanwhile
         return []
+
+
+def _taken(folder: Path) -> tuple[int, ...]:
+    """Return when the last object was received that was taken out, or when the folder was made."""
+    try:
+        return ((folder / LOCK).stat().st_mtime_ns // 1000,)
+    except FileNotFoundError:  # forgotten meanwhile
+        return ()
 
 
 def _studies(folder: Path) -> frozenset[StudyInstanceUID]:

@@ -109,6 +109,17 @@ def test_a_killed_receiver_leaves_a_lost_association_and_nothing_half(spool: Pat
     assert [entry.path.read_bytes() for entry in reader.entries(spool)] == [b"whole"]
 
 
+def test_a_lost_association_ended_with_its_last_object_when_that_is_ingested_too(
+    spool: Path, associate: Associate
+) -> None:
+    writer = associate()
+    first, last = (writer.add(A, (b"data",)) for _ in range(2))
+    os.close(writer._lock)  # as a kill does
+    for entry in (last, first):
+        reader.remove(entry)
+    assert reader.ended(spool, writer.facts.id) == entries.End(at=last.received_at, how="lost")
+
+
 def test_an_object_that_is_being_written_holds_up_nothing(
     spool: Path, associate: Associate
 ) -> None:
