@@ -17,7 +17,7 @@ def opened(config: Path | None) -> tuple[Settings, Engine]:
     Raises
     ------
     ConfigError
-        The configuration is wrong, or the database of another version.
+        The configuration is wrong, or the database not there or of another version.
     DatabaseError
         The database is away.
     """
@@ -27,5 +27,5 @@ def opened(config: Path | None) -> tuple[Settings, Engine]:
 
     settings = load(config)
     engine = open_engine(settings.database.url)
-    require_current(engine)
+    require_current(engine, settings.folders.data)
     return settings, engine

@@ -151,17 +151,27 @@ def _file_system(path: os.PathLike[str]) -> str:
 def _database(settings: Settings) -> Iterator[Check]:
     from sqlalchemy import make_url
 
-    from dicomai.store.engine import open_engine
+    from dicomai.store import archive
+    from dicomai.store.engine import open_engine, reading
     from dicomai.store.migrate import require_current
 
     shown = make_url(settings.database.url).render_as_string(hide_password=True)
     try:
         engine = open_engine(settings.database.url)
-        require_current(engine)
+        require_current(engine, settings.folders.data)
+        with reading(engine) as connection:
+            unknown = archive.unknown(connection, settings.folders.data)
     except DicomaiError as error:
         yield Check(of="database", verdict="bad", found=error.sentence)
-    else:
-        yield _good("database", f"{shown} answers, and has this version's tables")
+        return
+    yield _good("database", f"{shown} answers, and has this version's tables")
+    if unknown:
+        yield Check(
+            of="archive",
+            verdict="warn",
+            found=archive.unknown_sentence(settings.folders.data, unknown),
+            remedy="See docs/how-to/run-for-good.md, If the database was lost.",
+        )
 
 
 def _certificates(settings: Settings) -> Iterator[Check]:

@@ -86,8 +86,8 @@ def serve(settings: Settings, roles: Collection[RoleName] | None = None) -> int:
     Raises
     ------
     ConfigError
-        The database is of another version, a model is missing or not trusted, or a certificate
-        can't be used.
+        The database is not there or of another version, a model is missing or not trusted, or a
+        certificate can't be used.
     DatabaseError
         The database is away, and a role needs it.
     """
@@ -136,7 +136,7 @@ def check(settings: Settings, roles: Collection[RoleName]) -> None:
 
     engine = open_engine(settings.database.url)
     try:
-        require_current(engine)
+        require_current(engine, settings.folders.data)
     finally:
         engine.dispose()
 

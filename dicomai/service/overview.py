@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -14,7 +15,7 @@ from dicomai.service import pull
 from dicomai.settings import Settings
 from dicomai.spool import quarantine, reader
 from dicomai.spool.quarantine import Quarantined
-from dicomai.store import backfills, hosts, jobs, nodes, pauses, promises, studies
+from dicomai.store import archive, backfills, hosts, jobs, nodes, pauses, promises, studies
 from dicomai.store.hosts import Host, Worker
 from dicomai.store.job import Job
 from dicomai.store.nodes import NodeState
@@ -51,9 +52,12 @@ class Overview:
         What is wrong with pulls whose nodes can't be asked.
     backfills
         Why backfills don't get on.
+    unknown
+        How many studies lie in the archive where the catalogue knows none at all.
     """
 
     now: Instant
+    data: Path
     free_bytes: int
     oldest_in_spool: Instant | None
     open_associations: tuple[str, ...]
@@ -70,6 +74,7 @@ class Overview:
     refused: tuple[Job, ...]
     pulls: tuple[str, ...]
     backfills: tuple[str, ...]
+    unknown: int
 
     def overdue(self, worker: Worker) -> Microseconds | None:
         """Return for how long a worker was not heard of that should have been, else None."""
@@ -109,6 +114,11 @@ class Overview:
             f"it, tried {each.attempts} times: {each.error_sentence}"
             for each in self.untold
         ]
+        if self.unknown:
+            said.append(
+                f"{archive.unknown_sentence(self.data, self.unknown)} How to come back: "
+                "docs/how-to/run-for-good.md"
+            )
         return [*said, *self.pulls, *self.backfills]
 
 
@@ -122,9 +132,11 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
     """
     spool = settings.folders.spool
     workers = hosts.workers(connection, now, ALIVE)
+    latest = studies.listing(connection, recent)
     wanted = {route.model for route in settings.routes if route.mode != "off"}
     return Overview(
         now=now,
+        data=settings.folders.data,
         free_bytes=shutil.disk_usage(settings.folders.data).free,
         oldest_in_spool=reader.oldest_received_at(spool) if spool.is_dir() else None,
         open_associations=tuple(each.facts.node for each in reader.open_associations(spool))
@@ -139,7 +151,7 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         nodes=nodes.listing(connection),
         pauses=pauses.listing(connection),
         held=studies.listing(connection, _MOST_HELD, "held"),
-        recent=studies.listing(connection, recent),
+        recent=latest,
         refused=jobs.held_by(connection, "person", _MOST_HELD),
         backfills=tuple(
             f"{each.title} waits: {each.trouble}"
@@ -151,4 +163,6 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
             for name, sentence in pull.failing(connection).items()
             if name in {each.name for each in settings.pulls}
         ),
+        # Looked for only then: the archive may hold many.
+        unknown=0 if latest else archive.unknown(connection, settings.folders.data),
     )

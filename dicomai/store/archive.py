@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -145,11 +145,48 @@ def is_stale(data: Path, path: PurePosixPath, now: Instant) -> bool:
 
 
 def unnamed(connection: Connection, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
-    """Return those of some files that no row names."""
+    """Return those of some files that no row names, though one names their study.
+
+    The files of a study that the catalogue does not know are no leavings of ours: it was lost, or
+    an older copy of it was put in its place.
+    """
     copies = schema.copies
     named = set(
         connection.execute(
             select(copies.c.path).where(copies.c.path.in_([str(path) for path in paths]))
         ).scalars()
     )
-    return tuple(path for path in paths if str(path) not in named)
+    strange = _strange(connection, {_study_of(path) for path in paths})
+    return tuple(
+        path for path in paths if str(path) not in named and _study_of(path) not in strange
+    )
+
+
+def studies(data: Path) -> tuple[str, ...]:
+    """Return the UIDs of the studies whose files lie in the archive."""
+    return tuple(path.name for path in (data / FOLDER).glob("??/*"))
+
+
+def unknown(connection: Connection, data: Path) -> int:
+    """Return how many studies lie in the archive that the catalogue does not know."""
+    there = studies(data)
+    groups = (there[at : at + _CHUNK] for at in range(0, len(there), _CHUNK))
+    return sum(len(_strange(connection, set(group))) for group in groups)
+
+
+def unknown_sentence(data: Path, number: int) -> str:
+    """Return the sentence on studies in the archive that the catalogue does not know."""
+    lie = "1 study lies" if number == 1 else f"{number} studies lie"
+    return f"{lie} in {data / FOLDER} that the catalogue does not know: was its database lost?"
+
+
+def _study_of(path: PurePosixPath) -> str:
+    return "".join(path.parts[2:3])  # empty for a file that somebody put above all studies
+
+
+def _strange(connection: Connection, uids: Collection[str]) -> set[str]:
+    table = schema.studies
+    known = connection.execute(
+        select(table.c.study_instance_uid).where(table.c.study_instance_uid.in_(uids))
+    ).scalars()
+    return set(uids).difference(known)

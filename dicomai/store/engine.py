@@ -8,7 +8,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
@@ -35,7 +37,7 @@ class CommitUnknown(DatabaseError):
 
 
 def open_engine(url: str) -> Engine:
-    """Return the engine of a database; nothing is connected yet.
+    """Return the engine of a database; nothing is connected yet, and no file is made.
 
     Parameters
     ----------
@@ -60,6 +62,7 @@ def open_engine(url: str) -> Engine:
             engine = sqlalchemy.create_engine(
                 parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True
             )
+            event.listen(engine, "do_connect", _open_sqlite)
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
         case "postgresql":
@@ -131,11 +134,57 @@ def _connected(engine: Engine) -> Iterator[Connection]:
     except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
         if isinstance(error, _DEFECTS):
             raise
-        raise DatabaseError(
-            f"{_name(engine)} can't be used: {_reason(error)}. Reception goes on without it; see "
-            "that it runs and has room, work goes on by itself.",
-            subject=_name(engine),
-        ) from error
+        raise DatabaseError(_sentence(engine, error), subject=_name(engine)) from error
+
+
+def file_of(engine: Engine) -> Path | None:
+    """Return the file of an SQLite database, None for any other."""
+    url = engine.url
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        return None
+    return Path(url.database)
+
+
+def absence(engine: Engine) -> str:
+    """Return the sentence that says that the file of a database does not exist, else nothing."""
+    file = file_of(engine)
+    if file is None or _exists(file):
+        return ""
+    if not _exists(file.parent):
+        return (
+            f"The folder {file.parent} of the database does not exist. Mount its disk; for a new "
+            f"service: dicomai init {file.parent}"
+        )
+    return (
+        f"The database {file} does not exist. If it was lost, stop the service and put the copy "
+        "that was kept in its place; for a new and empty one: dicomai db upgrade"
+    )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sentence(engine: Engine, error: sqlalchemy.exc.SQLAlchemyError) -> str:
+    original = getattr(error, "orig", None)
+    code = original.sqlite_errorcode & 0xFF if isinstance(original, sqlite3.Error) else None
+    if code == sqlite3.SQLITE_CANTOPEN and (absent := absence(engine)):
+        return absent
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return (
+            f"{_name(engine)} can't be written by this user: {_reason(error)}. Run this as the "
+            "service's user, or give that user the file and its folder."
+        )
+    return (
+        f"{_name(engine)} can't be used: {_reason(error)}. Reception goes on without it; see "
+        "that it runs and has room, work goes on by itself."
+    )
 
 
 def _name(engine: Engine) -> str:
@@ -148,6 +197,12 @@ def _name(engine: Engine) -> str:
 def _reason(error: sqlalchemy.exc.SQLAlchemyError) -> str:
     original = getattr(error, "orig", None) or error
     return " ".join(str(original).split()).rstrip(".")
+
+
+def _open_sqlite(dialect: Any, _: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+    # SQLite would make the file where there is none: an empty catalogue in place of a lost one.
+    file, *rest = arguments
+    return dialect.connect(f"file:{quote(file)}?mode=rw", *rest, **(options | {"uri": True}))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import as_file, files
+from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
@@ -11,13 +12,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from dicomai.errors import ConfigError
-from dicomai.store.engine import reading, writing
+from dicomai.store import archive
+from dicomai.store.engine import absence, file_of, reading, writing
 
 _LOCK = 0x6469636F6D6169  # "dicomai": two upgrades at a time take turns
 
 
 def upgrade(engine: Engine) -> str:
     """Bring the catalogue to this program's version, in one transaction, and return it.
+
+    Makes the file of an SQLite database that there is not yet; nothing else does.
 
     Raises
     ------
@@ -26,6 +30,8 @@ def upgrade(engine: Engine) -> str:
     DatabaseError
         The database is away.
     """
+    if (file := file_of(engine)) is not None and file.parent.is_dir() and not file.exists():
+        file.touch()
     with as_file(files("dicomai.migrations")) as folder:
         config = Config()
         config.set_main_option("script_location", str(folder).replace("%", "%%"))
@@ -52,29 +58,51 @@ def current(engine: Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def require_current(engine: Engine) -> None:
-    """Refuse a catalogue of another version.
+def require_current(engine: Engine, data: Path | None = None) -> None:
+    """Refuse a catalogue of another version, or one that is not there.
+
+    Parameters
+    ----------
+    data
+        The data folder, so that the sentence tells of the studies that a lost catalogue leaves in
+        the archive.
 
     Raises
     ------
     ConfigError
-        It has another version; the sentence says which command helps.
+        It is not there or has another version; the sentence says which command helps.
     DatabaseError
         The database is away.
     """
+    if absent := absence(engine):
+        raise ConfigError(absent + _left(data), subject="database.url")
     with as_file(files("dicomai.migrations")) as folder:
         scripts = ScriptDirectory(str(folder))
         with reading(engine) as connection:
             _refuse_unknown(connection, scripts)
             found = MigrationContext.configure(connection).get_current_revision()
         wanted = scripts.get_current_head()
-    if found != wanted:
-        state = "is empty" if found is None else f"has version {found}"
+    if found is None:
         raise ConfigError(
-            f"The database {state}, and this dicomai needs version {wanted}. Stop the service, "
-            "keep a copy of the database, then: dicomai db upgrade",
+            "The database has no tables. If it held a catalogue before, stop the service and put "
+            f"the copy that was kept in its place; for a new one: dicomai db upgrade{_left(data)}",
             subject="database.url",
         )
+    if found != wanted:
+        raise ConfigError(
+            f"The database has version {found}, and this dicomai needs version {wanted}. Stop the "
+            "service, keep a copy of the database, then: dicomai db upgrade",
+            subject="database.url",
+        )
+
+
+def _left(data: Path | None) -> str:
+    """Return what an empty catalogue would not know of, as a second sentence."""
+    studies = len(archive.studies(data)) if data is not None else 0
+    if not studies:
+        return ""
+    known = "1 study that lies" if studies == 1 else f"{studies} studies that lie"
+    return f". An empty one knows nothing of the {known} in {data}/{archive.FOLDER}."
 
 
 def _refuse_unknown(connection: Connection, scripts: ScriptDirectory) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from dicomai.cli.main import Commands
@@ -61,6 +62,24 @@ def test_a_defect_is_a_sentence_and_its_traceback_is_in_a_private_file() -> None
     assert "ZeroDivisionError: secret" in details.read_text()
     assert stat.S_IMODE(details.stat().st_mode) == 0o600
     details.unlink()
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("jobs", "--json"), ("job", "1"), ("pause", "node", "PACS1")]
+)
+def test_a_lost_database_is_named_with_what_it_knew_and_no_other_is_made(
+    service: Engine, dicomai: Dicomai, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    service.dispose()
+    lost = tmp_path / "dicomai.db"
+    lost.unlink()
+    (tmp_path / "archive" / "a0" / "1.2.3").mkdir(parents=True)
+    answer = dicomai(*command)
+    assert answer.code == 3
+    assert f"The database {lost} does not exist." in answer.err
+    assert "1 study that lies in" in answer.err
+    assert "dicomai db upgrade" in answer.err
+    assert not lost.exists()
 
 
 def test_usage_is_2_and_says_what_is_near(dicomai: Dicomai) -> None:

@@ -120,6 +120,27 @@ def test_a_full_disk_and_a_missing_folder_are_named(
     assert checks["data folder"]["remedy"] == f"dicomai init {tmp_path / 'gone'}"
 
 
+def test_the_doctor_finds_a_lost_database_and_makes_none(
+    service: Engine, dicomai: Dicomai, tmp_path: Path
+) -> None:
+    service.dispose()
+    lost = tmp_path / "dicomai.db"
+    lost.unlink()
+    (tmp_path / "archive" / "a0" / "1.2.3").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
+    assert sorted(tmp_path.rglob("*")) == before
+    assert checks["database"]["verdict"] == "bad"
+    assert f"{lost} does not exist" in checks["database"]["found"]
+    assert dicomai("db", "upgrade").code == 0
+    checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
+    assert checks["database"]["verdict"] == "good"
+    assert checks["archive"]["verdict"] == "warn"
+    unknown = f"1 study lies in {tmp_path / 'archive'} that the catalogue does not know"
+    assert unknown in checks["archive"]["found"]
+    assert unknown in dicomai("status").out
+
+
 def test_echo_and_send_reach_a_peer(
     service: Engine,
     dicomai: Dicomai,

@@ -271,6 +271,7 @@ def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hospital(_no_sync: None, tmp_path: Path) -> Iterator[Hospital]:
     """A hospital on SQLite."""
+    (tmp_path / "dicomai.db").touch()
     engine = open_engine(f"sqlite:///{tmp_path / 'dicomai.db'}")
     yield _hospital(engine, tmp_path)
     engine.dispose()
@@ -281,6 +282,7 @@ def any_hospital(
     _no_sync: None, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Hospital]:
     """A hospital on each database."""
+    (tmp_path / "dicomai.db").touch()
     url = f"sqlite:///{tmp_path / 'dicomai.db'}"
     if request.param == "postgresql":
         maintenance = sqlalchemy.make_url(request.getfixturevalue("postgresql_cluster"))

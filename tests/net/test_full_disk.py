@@ -93,6 +93,7 @@ def test_the_reserve_is_kept_and_what_was_accepted_is_ingested_from_a_full_disk(
     assert receiver.data_sets() == [sent[path] for path in accepted]
 
     # Ingest goes on: the reserve has room for its folders and names.
+    (tmp_path / "dicomai.db").touch()
     engine = open_engine(f"sqlite:///{tmp_path / 'dicomai.db'}")
     schema.metadata.create_all(engine)
     config = Ingest(

@@ -65,7 +65,7 @@ def instance(
         node="CT1",
         received_at=received_at,
         size_bytes=100,
-        path=PurePosixPath("archive", study, f"{sop}.{sha256(file)[:8]}.dcm"),
+        path=PurePosixPath("archive", "00", study, f"{sop}.{sha256(file)[:8]}.dcm"),
         attributes={"Modality": "CT", "SeriesNumber": 2.0, "ImageType": ["ORIGINAL", "PRIMARY"]},
     )
 

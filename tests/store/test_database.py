@@ -23,6 +23,7 @@ from dicomai.store.backfills import Backfill
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.job import blank
 from dicomai.store.leases import LeaseObserver
+from dicomai.store.migrate import upgrade
 from dicomai.store.studies import Study
 
 ROWS = 3000
@@ -79,6 +80,7 @@ def test_an_error_of_the_database_names_no_patient(engine: Engine) -> None:
 
 def test_a_locked_sqlite_is_a_sentence_and_a_later_try_works(tmp_path: Path) -> None:
     file = tmp_path / "dicomai.db"
+    file.touch()
     engine = open_engine(f"sqlite:///{file}")
     event.listen(engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout = 10"))
     with writing(engine) as connection:
@@ -101,6 +103,32 @@ def test_a_database_that_is_away_is_a_sentence() -> None:
     with pytest.raises(DatabaseError, match=r"nothing on 127\.0\.0\.1") as away, reading(engine):
         pass
     assert (away.value.kind, away.value.exit_code) == ("transient", 5)
+    engine.dispose()
+
+
+def test_no_use_makes_a_database_but_an_upgrade(tmp_path: Path) -> None:
+    file = tmp_path / "dä #1" / "dicomai.db"
+    engine = open_engine(f"sqlite:///{file}")
+    for use in (reading, writing):
+        with pytest.raises(DatabaseError, match=r"does not exist.*dicomai init"), use(engine):
+            pass
+    file.parent.mkdir()
+    for use in (reading, writing):
+        with pytest.raises(DatabaseError, match=r"does not exist.*dicomai db upgrade"), use(engine):
+            pass
+    assert list(file.parent.iterdir()) == []
+    upgrade(engine)
+    assert file.is_file()
+    engine.dispose()
+
+
+def test_a_database_of_another_user_is_a_sentence(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'dicomai.db'}")
+    upgrade(engine)
+    # SQLite's own words for it; a test that runs as root may write whatever the mode says.
+    event.listen(engine, "begin", lambda c: c.exec_driver_sql("PRAGMA query_only = ON"))
+    with pytest.raises(DatabaseError, match="service's user"), writing(engine) as connection:
+        connection.execute(schema.pauses.delete())
     engine.dispose()
 
 

@@ -73,6 +73,7 @@ def inserting(table: str, row: Mapping[str, object]) -> TextClause:
 def first_version(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """A catalogue as the first migration made it, with a row in each table that matters."""
     if request.param == "sqlite":
+        (tmp_path / "dicomai.db").touch()
         url = f"sqlite:///{tmp_path / 'dicomai.db'}"
     else:
         cluster = request.getfixturevalue("postgresql_cluster")

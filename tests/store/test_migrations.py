@@ -32,7 +32,10 @@ TRIES = {
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Engine, Engine]]:
     """Two empty databases."""
     if request.param == "sqlite":
-        urls = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two")]
+        files = [tmp_path / f"{name}.db" for name in ("one", "two")]
+        for file in files:
+            file.touch()
+        urls = [f"sqlite:///{file}" for file in files]
     else:
         cluster = request.getfixturevalue("postgresql_cluster")
         urls = []
