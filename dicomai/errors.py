@@ -73,7 +73,7 @@ class TransientError(DicomaiError):
 
 
 class DatabaseError(TransientError):
-    """The database is away, locked for too long, or of another version."""
+    """The database is away, or was locked for too long."""
 
     exit_code = 5
 

@@ -129,6 +129,7 @@ def init(
             metavar="FILE",
             help="Where the configuration goes.",
             show_default="FOLDER/dicomai.toml",
+            readable=False,
         ),
     ] = None,
 ) -> None:

@@ -16,7 +16,7 @@ import typer
 
 from dicomai.cli.options import ConfigOption, JsonOption
 from dicomai.cli.terminal import print_json, size, table, text
-from dicomai.errors import DicomaiError
+from dicomai.errors import ConfigError, DicomaiError
 
 if TYPE_CHECKING:
     from dicomai.net.node import Node
@@ -289,6 +289,9 @@ def _peers(settings: Settings) -> Iterator[Check]:
 def _peer(node: Node, settings: Settings) -> Check:
     from dicomai.net.scu import echo
 
-    answer = echo(node, settings.receiver.ae_title, settings.tls.files)
+    try:
+        answer = echo(node, settings.receiver.ae_title, settings.tls.files)
+    except ConfigError as error:
+        return Check(of=f"node {node.name}", verdict="bad", found=error.sentence)
     verdict: Verdict = "good" if answer.ok else "bad"
     return Check(of=f"node {node.name}", verdict=verdict, found=answer.sentence)

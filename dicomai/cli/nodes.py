@@ -133,7 +133,7 @@ def echo_own_receiver(settings: Settings) -> EchoAnswer:
         return echo(node, receiver.ae_title)
     try:
         pin = fingerprint(tls.certificate)
+        pinned = replace(node, port=tls.port, tls=True, certificate=pin)
+        return echo(pinned, receiver.ae_title, TlsFiles(authorities=tls.certificate))
     except ConfigError as trouble:
         return EchoAnswer(ok=False, sentence=trouble.sentence, seconds=0.0)
-    pinned = replace(node, port=tls.port, tls=True, certificate=pin)
-    return echo(pinned, receiver.ae_title, TlsFiles(authorities=tls.certificate))

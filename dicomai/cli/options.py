@@ -24,6 +24,7 @@ ConfigOption: TypeAlias = Annotated[
         help="The configuration; else $DICOMAI_CONFIG, ./dicomai.toml, /etc/dicomai/dicomai.toml.",
         show_default=False,
         callback=_or_before_the_command,
+        readable=False,  # said with its remedy when it is read
     ),
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]

@@ -29,9 +29,9 @@ promise: they stay.
 | 0 | done |
 | 1 | failed |
 | 2 | usage: there is no such command or option |
-| 3 | the configuration is wrong |
-| 4 | what was named does not exist |
-| 5 | the database is away, locked, or of another version |
+| 3 | the configuration is wrong, or the database missing or of another version: change it |
+| 4 | what was named does not exist, or holds no DICOM |
+| 5 | the database is away or locked: try again |
 """
 
 _TABLE_HEAD: Final = "| key | takes | default | |\n| --- | --- | --- | --- |\n"

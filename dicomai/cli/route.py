@@ -10,13 +10,14 @@ import typer
 
 from dicomai.cli.options import ConfigOption, JsonOption
 from dicomai.cli.terminal import print_json, say, table, text
+from dicomai.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dicomai.routing.matching import Matched, Unmatched
     from dicomai.routing.selection import ModelInputs
-    from dicomai.service.route_test import RouteExplained, StudyExplained
+    from dicomai.service.route_test import Explained, RouteExplained, StudyExplained
     from dicomai.settings import Settings
 
 app = typer.Typer(help="The routes.", no_args_is_help=True)
@@ -73,16 +74,20 @@ def route_test(
                 ],
             }
         )
-        return
+    else:
+        _show_all(explained)
+    if not explained.studies:
+        raise NotFound(f"There is no DICOM in {path}.", subject=str(path))
+
+
+def _show_all(explained: Explained) -> None:
     for study in explained.studies:
         _show(study)
     table(
         ["not readable", "because"],
         [(each.path, text(each.sentence, "warn")) for each in explained.unreadable],
     )
-    if not explained.studies:
-        say(f"There is no DICOM in {path}.")
-    elif any(not _matches(each.outcome) for study in explained.studies for each in study.routes):
+    if any(not _matches(each.outcome) for study in explained.studies for each in study.routes):
         say("What a model wants: dicomai models show MODEL; what a route wants: its `when`.")
 
 

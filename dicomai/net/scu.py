@@ -18,7 +18,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from dicomai.dicom.part10 import media
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.errors import DicomaiError, InputError, RefusedError, TransientError
+from dicomai.errors import ConfigError, DicomaiError, InputError, RefusedError, TransientError
 from dicomai.net.admission import VERIFICATION
 from dicomai.net.calling import DIMSE_TIMEOUT_S, GoOn, NothingAccepted, associated, watched
 from dicomai.net.node import Node
@@ -62,7 +62,13 @@ class StudyIdentity:
 
 
 def echo(node: Node, our_ae: str, files: TlsFiles = NO_FILES) -> EchoAnswer:
-    """Ask a node whether it is there (PS3.4 A.4)."""
+    """Ask a node whether it is there (PS3.4 A.4).
+
+    Raises
+    ------
+    ConfigError
+        The node has no host or port, or a file of TLS can't be used.
+    """
     began = time.monotonic()
 
     def answer(*, ok: bool, sentence: str) -> EchoAnswer:
@@ -75,6 +81,8 @@ def echo(node: Node, our_ae: str, files: TlsFiles = NO_FILES) -> EchoAnswer:
         return answer(
             ok=False, sentence=f"{node.name} takes no C-ECHO from {our_ae}. Allow it there."
         )
+    except ConfigError:
+        raise
     except DicomaiError as trouble:
         return answer(ok=False, sentence=trouble.sentence)
     if "Status" not in said:

@@ -226,6 +226,8 @@ def _resolved(file: Path, document: Document) -> Settings:
 def _read(file: Path) -> Toml:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
+    except PermissionError:
+        reason, remedy = "can't be read by this user", "Run this as the service's user."
     except OSError as error:
         reason, remedy = error.strerror or str(error), "`dicomai init FOLDER` writes one."
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import tomllib
@@ -159,9 +161,39 @@ def test_echo_and_send_reach_a_peer(
     assert len(storescp.files()) == len(images)
 
 
-def test_sending_nothing_is_code_4(service: Engine, dicomai: Dicomai, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [("send", "PACS1"), ("route", "test")])
+def test_a_folder_without_dicom_is_code_4(
+    service: Engine, dicomai: Dicomai, tmp_path: Path, command: tuple[str, ...]
+) -> None:
     (tmp_path / "empty").mkdir()
-    assert dicomai("send", "PACS1", tmp_path / "empty").code == 4
+    (tmp_path / "empty" / "readme.txt").write_text("No DICOM.")
+    answer = dicomai(*command, tmp_path / "empty")
+    assert answer.code == 4
+    assert "There is no DICOM in" in answer.err
+
+
+@pytest.mark.parametrize("command", [("echo", "HERE"), ("send", "HERE")])
+def test_a_node_that_can_not_be_called_is_code_3(
+    service: Engine, dicomai: Dicomai, sample_data: Path, command: tuple[str, ...]
+) -> None:
+    image = min((sample_data / "odd").rglob("*.dcm"))
+    answer = dicomai(*command, *([image] if command[0] == "send" else []))
+    assert answer.code == 3
+    assert "Node HERE has no host and port" in answer.err
+
+
+def test_a_configuration_that_may_not_be_read_is_code_3(
+    service: Engine, dicomai: Dicomai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A test that runs as root reads whatever the mode says.
+    def denied(*_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(Path, "read_text", denied)
+    answer = dicomai("-c", "dicomai.toml", "config", "check")
+    assert answer.code == 3
+    assert "can't be read by this user. Run this as the service's user." in answer.err
 
 
 def test_completion_is_offered(peer: Callable[[str], str]) -> None:
