@@ -8,7 +8,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -49,8 +49,9 @@ class Check:
 def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Look whether all is right, and say what helps.
 
-    Looks at configuration, models, disk, database, port, devices and peers. Nothing is changed.
-    The exit code is 1 if anything is wrong.
+    Looks at configuration, models, disk, database, port, devices, peers, and at what wants a
+    person in the service. Nothing is changed. The exit code is 1 if anything is wrong; what is
+    only to be looked at, as a pause or a failed job, leaves it 0.
     """
     from dicomai.cli.config import model_problems
     from dicomai.settings import SettingsError, load
@@ -108,15 +109,20 @@ def _disk(settings: Settings) -> Iterator[Check]:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "Run this as the service's user, or give that user the folder."
+        if full:
+            remedy = "Make room: delete or move other files, or raise the quota."
+        elif error.errno == errno.ENOENT:
+            remedy = f"dicomai init {data}"
         yield Check(
             of="data folder",
             verdict="bad",
             found=f"{data} can't be written: {error.strerror}",
-            remedy=f"dicomai init {data}"
-            if error.errno == errno.ENOENT
-            else "Run this as the service's user, or give that user the folder.",
+            remedy=remedy,
         )
-        return
+        if not full:
+            return
     free, reserve = shutil.disk_usage(data).free, settings.receiver.reserve_bytes
     found = f"{size(free)} free in {data}; reception stops below {size(reserve)}"
     if free < reserve:
@@ -151,6 +157,8 @@ def _file_system(path: os.PathLike[str]) -> str:
 def _database(settings: Settings) -> Iterator[Check]:
     from sqlalchemy import make_url
 
+    from dicomai.dicom.dates import now
+    from dicomai.service import overview
     from dicomai.store import archive
     from dicomai.store.engine import open_engine, reading
     from dicomai.store.migrate import require_current
@@ -161,6 +169,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         require_current(engine, settings.folders.data)
         with reading(engine) as connection:
             unknown = archive.unknown(connection, settings.folders.data)
+            seen = overview.of_service(connection, settings, now(), recent=1)
     except DicomaiError as error:
         yield Check(of="database", verdict="bad", found=error.sentence)
         return
@@ -172,6 +181,9 @@ def _database(settings: Settings) -> Iterator[Check]:
             found=archive.unknown_sentence(settings.folders.data, unknown),
             remedy="See docs/how-to/run-for-good.md, If the database was lost.",
         )
+    wants = [each.hold_reason or "" for each in seen.held] + [*replace(seen, unknown=0).remarks]
+    for sentence in wants:
+        yield Check(of="service", verdict="warn", found=sentence)
 
 
 def _certificates(settings: Settings) -> Iterator[Check]:

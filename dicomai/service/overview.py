@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -17,17 +19,31 @@ from dicomai.spool import quarantine, reader
 from dicomai.spool.quarantine import Quarantined
 from dicomai.store import archive, backfills, hosts, jobs, nodes, pauses, promises, studies
 from dicomai.store.hosts import Host, Worker
-from dicomai.store.job import Job
+from dicomai.store.job import Job, JobId
 from dicomai.store.nodes import NodeState
 from dicomai.store.pauses import Pause
 from dicomai.store.promises import Promise
-from dicomai.store.states import JobKind, JobState
+from dicomai.store.states import HeldBy, JobKind, JobState
 from dicomai.store.studies import Study
 
 ALIVE = seconds(120)
 _OVERDUE = seconds(25)
 """A worker tells of itself every ten seconds."""
 _MOST_HELD = 100
+_SHOWN = 5
+
+# What holds a job with its study, or for a person, has sentences of its own.
+_NEXT: Final[Mapping[tuple[JobState, HeldBy | None], str]] = MappingProxyType(
+    {
+        ("failed", None): "Failed: {jobs}. Why: dicomai job {job}. Mended: dicomai retry {job}. "
+        "All of them: dicomai jobs --state failed",
+        ("held", "config"): "Held for the configuration: {jobs}. Why: dicomai job {job}. They go "
+        "on when it is mended and the service started again.",
+        ("held", "identity"): "Held, for whose they are is not clear: {jobs}. Why, and what "
+        "helps: dicomai job {job}",
+        ("held", "pause"): "Held by a pause: {jobs}. They go on when it ends.",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +68,18 @@ class Overview:
         What is wrong with pulls whose nodes can't be asked.
     backfills
         Why backfills don't get on.
+    reserve_bytes
+        With less room nothing more is received.
+    unsettled
+        The jobs that failed or are held, newest first, by what holds them.
     unknown
         How many studies lie in the archive where the catalogue knows none at all.
     """
 
     now: Instant
     data: Path
+    reserve_bytes: int
+    unsettled: Mapping[tuple[JobState, HeldBy | None], tuple[JobId, ...]]
     free_bytes: int
     oldest_in_spool: Instant | None
     open_associations: tuple[str, ...]
@@ -84,7 +106,8 @@ class Overview:
     @property
     def remarks(self) -> Sequence[str]:
         """What wants a person, one sentence each."""
-        said = [
+        said = [self._room()] if self.free_bytes < self.reserve_bytes else []
+        said += [
             f"{each.name} is not reached since its breaker opened: {each.last_error}"
             for each in self.nodes
             if each.breaker != "closed"
@@ -100,6 +123,12 @@ class Overview:
             f"for good: dicomai forget {each.name}"
             for each in self.hosts
             if self.now - each.beat_at > ALIVE
+        ]
+        said += [_resting(each) for each in self.pauses]
+        said += [
+            _NEXT[key].format(jobs=_numbers(found), job=found[0])
+            for key, found in sorted(self.unsettled.items(), key=str)
+            if key in _NEXT
         ]
         said += [
             f"{each.title} is held: its results broke a rule of the gate, and were not sent. Why, "
@@ -121,6 +150,28 @@ class Overview:
             )
         return [*said, *self.pulls, *self.backfills]
 
+    def _room(self) -> str:
+        waits = ", and analyses wait" if self.free_bytes < self.reserve_bytes / 2 else ""
+        return (
+            f"The disk of {self.data} is full: {self.free_bytes // 10**6:,} MB are free, and "
+            f"receiver.reserve_bytes is {self.reserve_bytes // 10**6:,} MB. Studies are refused"
+            f"{waits}. Make room; it goes on by itself."
+        )
+
+
+def _resting(pause: Pause) -> str:
+    waits = "nothing new of it starts" if pause.mode == "draining" else "its jobs wait"
+    return (
+        f"{pause.subject.capitalize()} {pause.name} is {pause.state}: {waits}. To let it go on: "
+        f"dicomai resume {pause.subject} {pause.name}"
+    )
+
+
+def _numbers(found: Sequence[JobId]) -> str:
+    shown = ", ".join(map(str, found[:_SHOWN]))
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"{'job' if len(found) == 1 else 'jobs'} {shown}{more}"
+
 
 def of_service(connection: Connection, settings: Settings, now: Instant, recent: int) -> Overview:
     """Return the service as it is now, with this host's spool.
@@ -137,6 +188,8 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
     return Overview(
         now=now,
         data=settings.folders.data,
+        reserve_bytes=settings.receiver.reserve_bytes,
+        unsettled=jobs.unsettled(connection),
         free_bytes=shutil.disk_usage(settings.folders.data).free,
         oldest_in_spool=reader.oldest_received_at(spool) if spool.is_dir() else None,
         open_associations=tuple(each.facts.node for each in reader.open_associations(spool))

@@ -72,6 +72,25 @@ def held_by(connection: Connection, reason: HeldBy, limit: int) -> tuple[Job, ..
     )
 
 
+def unsettled(
+    connection: Connection,
+) -> dict[tuple[JobState, HeldBy | None], tuple[JobId, ...]]:
+    """Return the jobs that failed or are held, newest first, by what holds them.
+
+    Those that a newer analysis of their study stands for are left out.
+    """
+    newer = select(jobs.c.supersedes).where(jobs.c.supersedes.is_not(None))
+    analysis = func.coalesce(jobs.c.result_of, jobs.c.id)
+    found: dict[tuple[JobState, HeldBy | None], tuple[JobId, ...]] = {}
+    for job, state, held_by in connection.execute(
+        select(jobs.c.id, jobs.c.state, jobs.c.held_by)
+        .where(jobs.c.state.in_(("failed", "held")), analysis.not_in(newer))
+        .order_by(jobs.c.id.desc())
+    ):
+        found[state, held_by] = (*found.get((state, held_by), ()), job)
+    return found
+
+
 def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[Job, ...]:
     """Return the jobs of a study, oldest first."""
     query = select(jobs).where(jobs.c.study_instance_uid == study).order_by(jobs.c.id)

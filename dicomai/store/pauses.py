@@ -34,6 +34,11 @@ class Pause:
         """It was to be drained, and nothing runs any more."""
         return self.mode == "draining" and self.running == 0
 
+    @property
+    def state(self) -> str:
+        """How it rests, in a word."""
+        return "drained" if self.drained else self.mode
+
 
 def pause(
     connection: Connection, subject: PauseSubject, name: str, mode: PauseMode, now: Instant

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,18 @@ def test_a_full_disk_and_a_missing_folder_are_named(
     monkeypatch.setenv("DICOMAI_SERVICE__DATA", str(tmp_path / "gone"))
     checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
     assert checks["data folder"]["remedy"] == f"dicomai init {tmp_path / 'gone'}"
+
+
+def test_a_disk_without_a_byte_left_wants_room(
+    service: Engine, dicomai: Dicomai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
+    assert checks["data folder"]["remedy"].startswith("Make room")
+    assert "free in" in checks["disk"]["found"]
 
 
 def test_the_doctor_finds_a_lost_database_and_makes_none(

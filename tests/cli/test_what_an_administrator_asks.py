@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
+from dicomai.errors import ErrorKind
 from dicomai.store import hosts, instances, jobs, series, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
@@ -89,6 +90,41 @@ def test_status_shows_studies_jobs_and_what_wants_a_person(
     seen = dicomai("status", "--json").json
     assert {"kind": "deliver", "state": "queued", "number": 1} in seen["jobs"]
     assert seen["studies"][0]["study"] == UID
+
+
+def test_failed_and_held_jobs_are_named_with_what_comes_next(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    for number in range(8):
+        arrive(service, f"1.2.{number}")
+        add(service, wanted(f"1.2.{number}", f"f{number}"))
+        kind: ErrorKind = "config" if number == 7 else "input"
+        with writing(service) as connection:
+            job = jobs.claim(connection, "w1", ("analyse",), ("lungs",), NOW)
+            assert job is not None
+            jobs.fail(connection, job.held, kind, "No.", "load", "", NOW)
+    shown = dicomai("status").out
+    assert "Failed: jobs 7, 6, 5, 4, 3 and 2 more. Why: dicomai job 7." in shown
+    assert "Held for the configuration: job 8. Why: dicomai job 8." in shown
+    add(service, wanted("1.2.6", "of late images"))
+    assert "Failed: jobs 6, 5, 4, 3, 2 and 1 more." in dicomai("status").out
+
+
+def test_a_full_disk_and_pauses_are_said_plainly(
+    service: Engine, dicomai: Dicomai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dicomai("drain", "model", "chest-ct-nodules")
+    dicomai("pause", "node", "PACS1")
+    monkeypatch.setenv("DICOMAI_RECEIVER__RESERVE_BYTES", str(10**18))
+    remarks = dicomai("status", "--json").json["remarks"]
+    assert any("Studies are refused, and analyses wait. Make room" in each for each in remarks)
+    assert (
+        "Node PACS1 is paused: its jobs wait. To let it go on: dicomai resume node PACS1" in remarks
+    )
+    assert any(each.startswith("Model chest-ct-nodules is drained") for each in remarks)
+    looks = [each for each in dicomai("doctor", "--json").json if each["of"] == "service"]
+    assert {each["found"] for each in looks} == set(remarks)
+    assert {each["verdict"] for each in looks} == {"warn"}
 
 
 def test_the_story_of_a_study_names_series_jobs_and_events(
