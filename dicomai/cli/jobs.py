@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dicomai.service.story import JobStory
     from dicomai.store.events import Event
     from dicomai.store.job import Job
+    from dicomai.store.pauses import Pause
 
 LOOKS: Final = {"done": "good", "failed": "bad", "held": "warn", "cancelled": "quiet"}
 _TAIL: Final = 12
@@ -45,6 +46,7 @@ def jobs(
 ) -> None:
     """List the newest jobs: analyses, deliveries."""
     from dicomai.store import jobs as queue
+    from dicomai.store import pauses
     from dicomai.store.engine import reading
     from dicomai.store.states import JOB_STATES
 
@@ -54,8 +56,9 @@ def jobs(
     _, engine = opened(config)
     with reading(engine) as connection:
         found = queue.listing(connection, limit, wanted)
+        stopped = pauses.stopping(connection, found)
     if json:
-        print_json([facts(job) for job in found])
+        print_json([facts(job, stopped.get(job.id)) for job in found])
         return
     table(
         ["job#", "state", "what", "study", "since", "remark"],
@@ -66,7 +69,7 @@ def jobs(
                 what(job),
                 f"…{job.study_instance_uid[-_TAIL:]}",
                 clock(job.finished_at or job.started_at or job.created_at),
-                remark(job),
+                remark(job, stopped.get(job.id)),
             )
             for job in found
         ],
@@ -98,7 +101,7 @@ def job(number: JobArgument, config: ConfigOption = None, json: JsonOption = Fal
         [
             ("job", f"{one.id}: {what(one)}"),
             ("state", state_of(one)),
-            ("found" if one.state == "done" else "why", remark(one)),
+            ("found" if one.state == "done" else "why", remark(one, known.pause)),
             ("study", one.study_instance_uid),
             ("input", f"{inputs} objects" if inputs else ""),
             ("routes", ", ".join(f"{each.route} ({each.mode})" for each in known.routes)),
@@ -219,8 +222,12 @@ def state_of(job: Job) -> Text:
     return text(shown, LOOKS.get(job.state, ""))
 
 
-def remark(job: Job) -> str:
+def remark(job: Job, pause: Pause | None) -> str:
     """Return what a person should know of a job: its error, what it waits for, what it found."""
+    if pause is not None:
+        return (
+            f"Waits: {pause.subject} {pause.name} is {pause.state}. To let it go on: {pause.resume}"
+        )
     if job.state == "waiting" and job.waiting_for == "commitment":
         return (
             f"{job.node} has it, and is to report until {moment(job.due_at)} that it keeps it; "
@@ -237,7 +244,7 @@ def remark(job: Job) -> str:
     return str(job.summary.get("found", ""))
 
 
-def facts(job: Job) -> dict[str, object]:
+def facts(job: Job, pause: Pause | None) -> dict[str, object]:
     """Return a job as scripts read it."""
     return {
         "id": job.id,
@@ -254,6 +261,7 @@ def facts(job: Job) -> dict[str, object]:
         "waiting_for": job.waiting_for,
         "due_at": iso(job.due_at),
         "held_by": job.held_by,
+        "paused": None if pause is None else {"subject": pause.subject, "name": pause.name},
         "error_kind": job.error_kind,
         "error": job.error_sentence,
         "error_stage": job.error_stage,
@@ -267,7 +275,7 @@ def facts(job: Job) -> dict[str, object]:
 
 def facts_of_story(known: JobStory) -> dict[str, object]:
     """Return a job with its routes, results and objects, as scripts read it."""
-    return facts(known.job) | {
+    return facts(known.job, known.pause) | {
         "routes": [
             {"route": each.route, "mode": each.mode, "destinations": list(each.destinations)}
             for each in known.routes

@@ -250,7 +250,7 @@ def _show(told: StudyStory) -> None:
                 queue.state_of(each.job),
                 each.job.attempts,
                 queue.took(each.job),
-                queue.remark(each.job),
+                queue.remark(each.job, each.pause),
             )
             for each in told.jobs
         ],

@@ -163,7 +163,7 @@ def _resting(pause: Pause) -> str:
     waits = "nothing new of it starts" if pause.mode == "draining" else "its jobs wait"
     return (
         f"{pause.subject.capitalize()} {pause.name} is {pause.state}: {waits}. To let it go on: "
-        f"dicomai resume {pause.subject} {pause.name}"
+        f"{pause.resume}"
     )
 
 

@@ -10,11 +10,12 @@ from sqlalchemy import Connection
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import NotFound
-from dicomai.store import deliveries, events, instances, jobs, promises, series, studies
+from dicomai.store import deliveries, events, instances, jobs, pauses, promises, series, studies
 from dicomai.store.deliveries import DeliveryObject
 from dicomai.store.events import Event
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobRoute
+from dicomai.store.pauses import Pause
 from dicomai.store.series import SeriesIdentity
 from dicomai.store.studies import Study
 
@@ -52,12 +53,15 @@ class JobStory:
         What an analysis made.
     objects
         What became of each object of a delivery.
+    pause
+        What keeps a queued job from being claimed.
     """
 
     job: Job
     routes: tuple[JobRoute, ...]
     results: tuple[Instance, ...]
     objects: tuple[DeliveryObject, ...]
+    pause: Pause | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +136,7 @@ def of_job(connection: Connection, job: Job) -> JobStory:
         routes=jobs.routes_of(connection, job.id),
         results=instances.of_job(connection, job.id),
         objects=deliveries.objects(connection, job.id),
+        pause=pauses.stopping(connection, [job]).get(job.id),
     )
 
 

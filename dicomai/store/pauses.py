@@ -6,12 +6,14 @@ on at resume; "draining" lets them finish, and is drained when none runs.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, Delete, delete, exists, func, insert, select
 
 from dicomai.dicom.dates import Instant
 from dicomai.store import schema
+from dicomai.store.job import Job, JobId
 from dicomai.store.jobs import release_held, tell
 from dicomai.store.moves import move
 from dicomai.store.states import PauseMode, PauseSubject
@@ -38,6 +40,11 @@ class Pause:
     def state(self) -> str:
         """How it rests, in a word."""
         return "drained" if self.drained else self.mode
+
+    @property
+    def resume(self) -> str:
+        """The command that ends it."""
+        return f"dicomai resume {self.subject} {self.name}"
 
 
 def pause(
@@ -85,6 +92,25 @@ def listing(connection: Connection) -> tuple[Pause, ...]:
         )
         for row in connection.execute(select(table).order_by(table.c.subject, table.c.name)).all()
     )
+
+
+def stopping(connection: Connection, found: Collection[Job]) -> dict[JobId, Pause]:
+    """Return the pause that keeps each of some jobs from being claimed, of those that one does."""
+    ids = [
+        each.id
+        for each in found
+        if each.state == "queued" or (each.state == "held" and each.held_by == "pause")
+    ]
+    if not ids:
+        return {}
+    stopped: dict[JobId, Pause] = {}
+    for pause in listing(connection):
+        concerned = select(jobs.c.id).where(
+            jobs.c.id.in_(ids), _concerned(pause.subject, pause.name)
+        )
+        for job in connection.execute(concerned).scalars():
+            stopped.setdefault(job, pause)
+    return stopped
 
 
 def _pause(subject: PauseSubject, name: str) -> Delete:

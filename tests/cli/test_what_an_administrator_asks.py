@@ -290,6 +290,26 @@ def test_pause_drain_and_resume(service: Engine, dicomai: Dicomai) -> None:
     assert "There are: HERE, PACS1." in nobody.err
 
 
+def test_a_queued_job_says_which_pause_it_waits_for(service: Engine, dicomai: Dicomai) -> None:
+    analysed(service)  # a delivery to PACS1 is queued
+    arrive(service, "1.2.4")
+    number = add(service, wanted("1.2.4", "f2", model="chest-ct-lungs")).job_id
+    assert "Waits" not in dicomai("jobs").out
+    for subject, name, waiting in (
+        ("node", "PACS1", [2]),
+        ("model", "chest-ct-lungs", [number]),
+        ("route", "lungs", [number, 2]),
+    ):
+        dicomai("drain", subject, name)
+        sentence = f"{subject} {name} is drained. To let it go on: dicomai resume {subject} {name}"
+        found = dicomai("jobs", "--json").json
+        assert [each["id"] for each in found if each["paused"]] == waiting
+        shown = (("jobs",), ("job", str(waiting[-1])), ("study", UID if 2 in waiting else "1.2.4"))
+        for command in shown:
+            assert sentence in dicomai(*command).out
+        dicomai("resume", subject, name)
+
+
 def test_a_held_study_is_released_for_one_of_its_patients(
     service: Engine, dicomai: Dicomai
 ) -> None:
