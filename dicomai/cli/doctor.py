@@ -53,7 +53,6 @@ def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
     person in the service. Nothing is changed. The exit code is 1 if anything is wrong; what is
     only to be looked at, as a pause or a failed job, leaves it 0.
     """
-    from dicomai.cli.config import model_problems
     from dicomai.settings import SettingsError, load
 
     checks: list[Check] = []
@@ -70,11 +69,10 @@ def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
             for each in error.problems
         ]
     else:
-        checks += [
-            Check(of="models", verdict="bad", found=each.reason, remedy=each.remedy)
-            for each in model_problems(settings)
-        ] or [_good("configuration", f"{settings.file} is right, and its models may run")]
-        checks += [*_disk(settings), *_database(settings), *_certificates(settings)]
+        checks += _seen("models", _models(settings))
+        checks += _seen("data folder", _disk(settings))
+        checks += _seen("database", _database(settings))
+        checks += _certificates(settings)
         checks += _receiver(settings)
         checks += [*_device(settings), *_peers(settings)]
     if json:
@@ -99,6 +97,31 @@ def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 def _good(of: str, found: str) -> Check:
     return Check(of=of, verdict="good", found=found)
+
+
+def _seen(of: str, checks: Iterator[Check]) -> Iterator[Check]:
+    """Give checks; what this user may not look at is one of them, and ends no others."""
+    try:
+        yield from checks
+    except OSError as error:
+        yield Check(
+            of=of,
+            verdict="bad",
+            found=f"{error.filename}: {error.strerror}",
+            remedy="Run this as the service's user, or give that user the file."
+            if isinstance(error, PermissionError)
+            else "",
+        )
+
+
+def _models(settings: Settings) -> Iterator[Check]:
+    from dicomai.cli.config import model_problems
+
+    problems = model_problems(settings)
+    for each in problems:
+        yield Check(of="models", verdict="bad", found=each.reason, remedy=each.remedy)
+    if not problems:
+        yield _good("configuration", f"{settings.file} is right, and its models may run")
 
 
 def _disk(settings: Settings) -> Iterator[Check]:

@@ -62,7 +62,10 @@ class Commands(TyperGroup):
 def _system_sentence(error: OSError) -> str:
     where = f"{os.fspath(error.filename)!s}: " if error.filename is not None else ""
     reason = error.strerror or str(error) or type(error).__name__
-    return f"{where}{reason[:1].lower()}{reason[1:]}."
+    remedy = ""
+    if isinstance(error, PermissionError):
+        remedy = " Run this as the service's user, or as another one that may."
+    return f"{where}{reason[:1].lower()}{reason[1:]}.{remedy}"
 
 
 def _defect_sentence(defect: Exception) -> str:

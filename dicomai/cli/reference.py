@@ -31,7 +31,7 @@ promise: they stay.
 | 2 | usage: there is no such command or option |
 | 3 | the configuration is wrong, or the database missing or of another version: change it |
 | 4 | what was named does not exist, or holds no DICOM |
-| 5 | the database is away or locked: try again |
+| 5 | the database is away or locked, or may not be used by this user |
 """
 
 _TABLE_HEAD: Final = "| key | takes | default | |\n| --- | --- | --- | --- |\n"

@@ -135,6 +135,27 @@ def test_a_disk_without_a_byte_left_wants_room(
     assert "free in" in checks["disk"]["found"]
 
 
+def test_what_may_not_be_read_is_a_row_and_ends_no_others(
+    service: Engine, dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A test that runs as root reads whatever the mode says.
+    read_text = Path.read_text
+
+    def denied(path: Path, *arguments: str, **options: str) -> str:
+        if path.name == "trusted.toml":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    answer = dicomai("doctor", "--json")
+    assert answer.code == 1
+    checks = {each["of"]: each for each in answer.json}
+    assert checks["models"]["verdict"] == "bad"
+    assert f"{tmp_path}/models/trusted.toml" in checks["models"]["found"]
+    assert "service's user" in checks["models"]["remedy"]
+    assert {"disk", "database", "port", "device", "node PACS1"} <= set(checks)
+
+
 def test_the_doctor_finds_a_lost_database_and_makes_none(
     service: Engine, dicomai: Dicomai, tmp_path: Path
 ) -> None:
