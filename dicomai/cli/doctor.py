@@ -268,7 +268,7 @@ def _receiver(settings: Settings) -> Iterator[Check]:
         of="port",
         verdict="warn",
         found=f"{where} is free: no receiver runs here",
-        remedy="dicomai serve",
+        remedy="dicomai serve. If the service runs with an older configuration, start it again.",
     )
 
 

@@ -14,9 +14,12 @@ from dicomai.cli.study import show_studies
 from dicomai.cli.terminal import clock, iso, moment, print_json, say, size, span, table, text
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from dicomai.dicom.dates import Instant
     from dicomai.service.overview import Overview
     from dicomai.settings import Settings
+    from dicomai.store.nodes import NodeState
 
 
 def status(
@@ -53,9 +56,9 @@ def _show(seen: Overview, settings: Settings, now: Instant) -> None:
         [
             (
                 each.name,
-                text("answers", "good") if each.breaker == "closed" else text("away", "bad"),
+                _state_of(each),
                 clock(each.last_contact_at),
-                each.last_error if each.breaker != "closed" else "",
+                each.last_error if each.failures else "",
             )
             for each in seen.nodes
         ],
@@ -92,6 +95,14 @@ def _show(seen: Overview, settings: Settings, now: Instant) -> None:
         say(remark)
 
 
+def _state_of(node: NodeState) -> Text:
+    if node.breaker != "closed":
+        return text("away", "bad")
+    if node.failures:
+        return text("failing", "warn")
+    return text("answers", "good")
+
+
 def _facts(seen: Overview) -> dict[str, object]:
     return {
         "studies": [study_facts(each) for each in seen.recent],
@@ -104,6 +115,7 @@ def _facts(seen: Overview) -> dict[str, object]:
             {
                 "name": each.name,
                 "breaker": each.breaker,
+                "failures": each.failures,
                 "last_contact_at": iso(each.last_contact_at),
                 "last_error": each.last_error,
                 "retry_at": iso(each.retry_at),

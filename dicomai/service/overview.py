@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ class Overview:
         What is wrong with pulls whose nodes can't be asked.
     backfills
         Why backfills don't get on.
+    outdated
+        A worker of this host runs since before the configuration's file was changed.
     reserve_bytes
         With less room nothing more is received.
     unsettled
@@ -77,7 +80,9 @@ class Overview:
     """
 
     now: Instant
+    file: Path
     data: Path
+    outdated: bool
     reserve_bytes: int
     unsettled: Mapping[tuple[JobState, HeldBy | None], tuple[JobId, ...]]
     free_bytes: int
@@ -107,11 +112,12 @@ class Overview:
     def remarks(self) -> Sequence[str]:
         """What wants a person, one sentence each."""
         said = [self._room()] if self.free_bytes < self.reserve_bytes else []
-        said += [
-            f"{each.name} is not reached since its breaker opened: {each.last_error}"
-            for each in self.nodes
-            if each.breaker != "closed"
-        ]
+        if self.outdated:
+            said.append(
+                f"{self.file} was changed after the service started here, which goes by what it "
+                "said before. Start the service again."
+            )
+        said += [_away(each) for each in self.nodes if each.breaker != "closed"]
         if self.unserved:
             said.append(
                 f"No worker is there for {', '.join(self.unserved)}: jobs wait. Start one: dicomai "
@@ -159,6 +165,18 @@ class Overview:
         )
 
 
+def _away(node: NodeState) -> str:
+    tried = (
+        "are tried now"
+        if node.retry_at is None
+        else f"are tried again at {as_datetime(node.retry_at):%Y-%m-%d %H:%M} UTC"
+    )
+    return (
+        f"{node.name} is away, and its deliveries {tried}: {node.last_error} To see whether it "
+        f"answers: dicomai echo {node.name}"
+    )
+
+
 def _resting(pause: Pause) -> str:
     waits = "nothing new of it starts" if pause.mode == "draining" else "its jobs wait"
     return (
@@ -184,10 +202,15 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
     spool = settings.folders.spool
     workers = hosts.workers(connection, now, ALIVE)
     latest = studies.listing(connection, recent)
+    changed_at = settings.file.stat().st_mtime_ns // 1000
     wanted = {route.model for route in settings.routes if route.mode != "off"}
     return Overview(
         now=now,
+        file=settings.file,
         data=settings.folders.data,
+        outdated=any(
+            each.host == socket.gethostname() and each.started_at < changed_at for each in workers
+        ),
         reserve_bytes=settings.receiver.reserve_bytes,
         unsettled=jobs.unsettled(connection),
         free_bytes=shutil.disk_usage(settings.folders.data).free,

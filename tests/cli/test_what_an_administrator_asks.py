@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import ErrorKind
-from dicomai.store import hosts, instances, jobs, series, studies
+from dicomai.store import hosts, instances, jobs, nodes, series, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
 from dicomai.store.job import JobId
@@ -66,6 +68,49 @@ def test_a_worker_that_fell_silent_is_marked(
     (line,) = [each for each in dicomai("status").out.splitlines() if "Worker here" in each]
     assert says in line
     assert ("does it run?" in line) == (silent_s > 25)
+
+
+def test_a_configuration_that_was_changed_under_the_service_is_told(
+    service: Engine, dicomai: Dicomai, tmp_path: Path
+) -> None:
+    worker = Worker(
+        name="here:1:cpu",
+        host=socket.gethostname(),
+        device="cpu",
+        kinds=("analyse",),
+        models=("lungs",),
+        started_at=now(),
+        beat_at=now(),
+    )
+    with writing(service) as connection:
+        hosts.note_worker(connection, worker)
+    file = tmp_path / "dicomai.toml"
+    sentence = f"{file.name} was changed after the service started here"
+    os.utime(file, (1, 1))
+    assert sentence not in dicomai("status").out
+    os.utime(file, (now() / 1e6 + 1, now() / 1e6 + 1))
+    assert sentence in dicomai("status").out
+    assert sentence in dicomai("doctor").out
+
+
+def test_a_node_that_was_not_reached_does_not_answer(service: Engine, dicomai: Dicomai) -> None:
+    def fail() -> None:
+        with writing(service) as connection:
+            nodes.failed(connection, "PACS1", "PACS1 can't be reached.", NOW)
+
+    fail()
+    shown = dicomai("status").out
+    assert re.search(r"PACS1 +failing +PACS1 can't be reached\.", shown)
+    assert "PACS1 is away" not in shown
+    fail()
+    fail()
+    shown = dicomai("status").out
+    assert re.search(r"PACS1 +away +PACS1 can't be reached\.", shown)
+    assert "PACS1 is away, and its deliveries are tried again at" in shown
+    assert "dicomai echo PACS1" in shown
+    with writing(service) as connection:
+        nodes.delivered(connection, "PACS1", NOW)
+    assert re.search(r"PACS1 +answers .*\d *$", dicomai("status").out, re.MULTILINE)
 
 
 def test_the_configuration_may_be_named_before_the_command_or_after(
