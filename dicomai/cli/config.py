@@ -87,6 +87,7 @@ def model_problems(settings: Settings) -> tuple[Problem, ...]:
                     key=f"routes[{number}].model",
                     reason=error.sentence,
                     remedy="",
+                    place=f'route "{route.name}", model',
                 )
             )
     return tuple(problems)

@@ -63,7 +63,7 @@ def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
             Check(
                 of="configuration",
                 verdict="bad",
-                found=f"{each.file}, {each.key}: {each.reason}",
+                found=f"{each.where}: {each.reason}",
                 remedy=each.remedy,
             )
             for each in error.problems

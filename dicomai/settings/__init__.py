@@ -30,6 +30,7 @@ from dicomai.settings.problems import (
     Toml,
     cross_checked,
     hint,
+    placed,
     tables_of,
     tls_cross_checked,
     translated,
@@ -166,7 +167,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     if document is not None:
         problems += tls_cross_checked(file, document)
     if document is None or problems:
-        raise SettingsError(problems)
+        raise SettingsError(placed(problems, raw))
     return _resolved(file, document)
 
 
@@ -178,6 +179,7 @@ def check_models(settings: Settings, names: Collection[str]) -> tuple[Problem, .
             key=f"routes[{number}].model",
             reason=f'no package "{route.model}"{hint(route.model, names)}',
             remedy="See: dicomai models.",
+            place=f'route "{route.name}", model',
         )
         for number, route in enumerate(settings.routes)
         if route.mode != "off" and route.model not in names

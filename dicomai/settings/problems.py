@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -18,6 +19,8 @@ from dicomai.routing.route import SEG_FORMS
 from dicomai.settings.tables import SECTIONS, TABLES, Document
 
 ENVIRONMENT: Final = "environment"
+
+_NUMBERED: Final = re.compile(r"(nodes|routes|pulls)\[(\d+)\](.*)")
 
 # By pydantic's types of errors; the values in braces are its context.
 _WORDS: Final[Mapping[str, str]] = {
@@ -46,19 +49,32 @@ Location: TypeAlias = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong with the configuration."""
+    """One thing that is wrong with the configuration.
+
+    Attributes
+    ----------
+    key
+        As scripts read it: `nodes[0].port`.
+    place
+        As people do, where it differs: `node "PACS1", port`.
+    """
 
     file: str
     key: str
     reason: str
     remedy: str
+    place: str = ""
+
+    @property
+    def where(self) -> str:
+        """The file, and the place in it."""
+        return ", ".join(each for each in (self.file, self.place or self.key) if each)
 
     @property
     def sentence(self) -> str:
-        """File, key, reason and remedy in one line."""
-        where = f"{self.file}, {self.key}" if self.key else self.file
+        """File, place, reason and remedy in one line."""
         end = "" if self.reason.endswith((".", "?")) else "."
-        return f"{where}: {self.reason}{end} {self.remedy}".strip()
+        return f"{self.where}: {self.reason}{end} {self.remedy}".strip()
 
 
 class SettingsError(ConfigError):
@@ -80,6 +96,29 @@ def tables_of(raw: Toml, name: str) -> Iterator[tuple[int, Toml]]:
             yield number, table
 
 
+def name_of(raw: Toml, table: str, number: int) -> str:
+    """Return what people call one of [[nodes]], by its place where it has no name of its own."""
+    names = {at: each.get("name") for at, each in tables_of(raw, table)}
+    name = names.get(number)
+    if not isinstance(name, str) or list(names.values()).count(name) > 1:
+        return f"{table}[{number}]"
+    return f'{table.removesuffix("s")} "{name}"'
+
+
+def placed(problems: Collection[Problem], raw: Toml) -> list[Problem]:
+    """Return problems with the names of the nodes, routes and pulls that their keys number."""
+    found = []
+    for each in problems:
+        if numbered := _NUMBERED.fullmatch(each.key):
+            table, number, rest = numbered.groups()
+            name = name_of(raw, table, int(number))
+            rest = rest.removeprefix(".")
+            if name != f"{table}[{number}]":
+                each = replace(each, place=f"{name}, {rest}" if rest else name)
+        found.append(each)
+    return found
+
+
 def cross_checked(file: Path, raw: Toml) -> list[Problem]:
     """Check names against each other."""
     problems: list[Problem] = []
@@ -99,7 +138,7 @@ def cross_checked(file: Path, raw: Toml) -> list[Problem]:
             if value == ANY_NODE:
                 continue
             if isinstance(value, str) and seen.setdefault(value, number) != number:
-                reason = f'"{value}" is {table_name}[{seen[value]}] too'
+                reason = f'"{value}" is {name_of(raw, table_name, seen[value])} too'
                 add(f"{table_name}[{number}].{unique}", reason, "Give each one of its own.")
     nodes = {str(table.get("name")): table for _, table in tables_of(raw, "nodes")}
     for number, table in tables_of(raw, "pulls"):

@@ -78,7 +78,7 @@ def test_each_error_of_a_configuration_has_its_key_and_remedy(
     file.write_text(file.read_text().replace("prot = 11112", "port = 11112"))
     answer = dicomai("config", "check")
     assert answer.code == 3
-    assert 'routes[0].model: no package "chest-ct-lung"; "chest-ct-lungs"?' in answer.err
+    assert 'route "lungs", model: no package "chest-ct-lung"; "chest-ct-lungs"?' in answer.err
 
 
 def test_without_a_configuration_a_command_says_where_it_looked(dicomai: Dicomai) -> None:

@@ -138,8 +138,8 @@ def test_days_count_today() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ('node = "PACS2"', 'pulls[0].node: no node "PACS2"; "PACS1"?'),
-        ('node = "CT1"', 'pulls[0].node: node "CT1" has no host'),
+        ('node = "PACS2"', 'pull "ct", node: no node "PACS2"; "PACS1"?'),
+        ('node = "CT1"', 'pull "ct", node: node "CT1" has no host'),
         ('node = "PACS1"\nkeys = ["Modalty=CT"]', "'Modalty=CT' is no KEYWORD=VALUE"),
         ('node = "PACS1"\nevery_s = 0', "every_s must be 1 or more"),
     ],

@@ -41,7 +41,7 @@ def test_a_model_that_nobody_trusted_is_refused(ward: Ward) -> None:
 
 
 def test_a_model_that_is_not_there_is_refused_with_the_nearest_name(ward: Ward) -> None:
-    with pytest.raises(ConfigError, match=r'routes\[0\]\.model: no package "bodie".*"bodies"'):
+    with pytest.raises(ConfigError, match=r'route "all", model: no package "bodie".*"bodies"'):
         check(replace(ward.settings, routes=(Route(name="all", model="bodie"),)), {"schedule"})
 
 

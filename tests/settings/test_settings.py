@@ -147,26 +147,26 @@ def test_where_the_file_is_looked_for(
             '[database]\nurl = "mysql://x"\n',
             "database.url: no database of ours: leave it empty, or write postgresql://user@host/na",
         ),
-        ('[[nodes]]\nname = "A"\n', "nodes[0].ae_title: is missing. Add it."),
+        ('[[nodes]]\nname = "A"\n', 'node "A", ae_title: is missing. Add it.'),
         (
             '[[nodes]]\nname = "A"\nae_title = "A"\nquiet = 3\n',
-            'nodes[0].quiet: unknown key; "quiet_s"? Correct or remove it.',
+            'node "A", quiet: unknown key; "quiet_s"? Correct or remove it.',
         ),
         (
             '[[nodes]]\nname = "A"\nae_title = "A"\naddresses = ["10.0.0.x"]\n',
-            "nodes[0]: address '10.0.0.x' is no IP address or network. Correct it.",
+            "node \"A\": address '10.0.0.x' is no IP address or network. Correct it.",
         ),
         (
             '[[nodes]]\nname = "A"\nae_title = "A"\nmay = ["store", "commit"]\n',
-            "nodes[0]: a node that may commit needs host and port: there it is told. Correct it.",
+            'node "A": a node that may commit needs host and port: there it is told. Correct it.',
         ),
         (
             '[[nodes]]\nname = "A"\nae_title = "A"\ncommitment = true\n',
-            "nodes[0]: a node that is asked for storage commitment needs host and port. Cor",
+            'node "A": a node that is asked for storage commitment needs host and port. Cor',
         ),
         (
             '[[nodes]]\nname = "A"\nae_title = "A"\nhost = "a"\n',
-            "nodes[0]: host and port go together, and a port is 1 to 65535. Correct it.",
+            'node "A": host and port go together, and a port is 1 to 65535. Correct it.',
         ),
     ],
 )
@@ -185,26 +185,34 @@ ROUTE = '[[routes]]\nname = "r"\nmodel = "m"\n'
     [
         (
             f'{ROUTE}when = ["Modalty = CT"]',
-            'routes[0].when[0]: "Modalty" is no DICOM keyword; "Mod',
+            'route "r", when[0]: "Modalty" is no DICOM keyword; "Mod',
         ),
-        (f'{ROUTE}mode = "on"', "routes[0].mode: 'on' must be 'off', 'shadow' or 'live'"),
-        (f"{ROUTE}model_name = 1", 'routes[0].model_name: unknown key; "model"?'),
-        (f'{ROUTE}allow = ["scouts"]', "routes[0].allow[0]: 'scouts' must be 'localizer'"),
+        (f'{ROUTE}mode = "on"', "route \"r\", mode: 'on' must be 'off', 'shadow' or 'live'"),
+        (f"{ROUTE}model_name = 1", 'route "r", model_name: unknown key; "model"?'),
+        (f'{ROUTE}allow = ["scouts"]', "route \"r\", allow[0]: 'scouts' must be 'localizer'"),
         (
             f'{ROUTE}destinations = ["PACS2"]\n[[nodes]]\nname = "PACS1"\nae_title = "P"',
-            'routes[0].destinations[0]: no node "PACS2"; "PACS1"? Add it under [[nodes]].',
+            'route "r", destinations[0]: no node "PACS2"; "PACS1"? Add it under [[nodes]].',
         ),
         (
             f'{ROUTE}destinations = ["PACS1"]\n[[nodes]]\nname = "PACS1"\nae_title = "P"',
-            'routes[0].destinations[0]: node "PACS1" has no host. Give it host and port.',
+            'route "r", destinations[0]: node "PACS1" has no host. Give it host and port.',
         ),
-        (f'{ROUTE}when = ["calling_node = CT1"]', 'routes[0].when: calling_node: no node "CT1"'),
+        (f'{ROUTE}when = ["calling_node = CT1"]', 'route "r", when: calling_node: no node "CT1"'),
         (f"{ROUTE}{ROUTE}", 'routes[1].name: "r" is routes[0] too. Give each one of its own.'),
     ],
 )
 def test_routes_are_checked_against_dictionary_and_nodes(file: Path, text: str, words: str) -> None:
     (sentence,) = _problems(file, text)
     assert sentence.startswith(words)
+
+
+def test_what_has_no_name_of_its_own_is_named_by_its_place(file: Path) -> None:
+    node = '[[nodes]]\nae_title = "A"\nhost = "a"\nport = 1\nquiet = 3\n'
+    assert {each.partition(":")[0] for each in _problems(file, node)} == {
+        "nodes[0].name",
+        "nodes[0].quiet",
+    }
 
 
 def test_every_problem_is_found_at_once(file: Path) -> None:
@@ -222,7 +230,7 @@ def test_two_nodes_with_one_ae_title_are_refused_unless_it_stands_for_any(file: 
     file.write_text(nodes.format("*"))
     assert len(load(file, {}).nodes) == 2
     (sentence,) = _problems(file, nodes.format("X"))
-    assert sentence == 'nodes[1].ae_title: "X" is nodes[0] too. Give each one of its own.'
+    assert sentence == 'node "B", ae_title: "X" is node "A" too. Give each one of its own.'
 
 
 def test_no_toml_and_no_file_are_said(file: Path, tmp_path: Path) -> None:
@@ -238,7 +246,7 @@ def test_models_are_checked_against_those_that_are_installed(file: Path) -> None
     assert check_models(settings, ["chest-ct-lungs"]) == ()
     (problem,) = check_models(settings, ["chest-ct-lung"])
     assert problem.sentence == (
-        f'{file}, routes[0].model: no package "chest-ct-lungs"; "chest-ct-lung"? '
+        f'{file}, route "lungs", model: no package "chest-ct-lungs"; "chest-ct-lung"? '
         "See: dicomai models."
     )
 
@@ -301,11 +309,11 @@ def test_files_of_tls_are_relative_to_the_configuration(file: Path, tmp_path: Pa
     [
         ('certificate = "tls/ours.pem"\n', "", "tls.key", "there is no tls.certificate"),
         ("[tls]", "[receiver]\nport = 2762\n[tls]", "tls.port", "receiver.port is the same"),
-        ('authorities = "/etc/ssl/hospital.pem"', "", "nodes[0]", "Name its authority's"),
+        ('authorities = "/etc/ssl/hospital.pem"', "", 'node "CT1"', "Name its authority's"),
         ("[tls]", "[query]\nport = 104\n[tls]\nonly = true", "query.tls", "tls.only allows no"),
-        ("tls = true", "", "nodes[0]", "known by its certificate needs tls = true"),
-        ("CN=ct1, O=Hospital", "ct1.pem", "nodes[0]", "pins no certificate: write sha256:"),
-        ("max_associations = 4", "max_associations = -1", "nodes[0]", "max_associations is 0"),
+        ("tls = true", "", 'node "CT1"', "known by its certificate needs tls = true"),
+        ("CN=ct1, O=Hospital", "ct1.pem", 'node "CT1"', "pins no certificate: write sha256:"),
+        ("max_associations = 4", "max_associations = -1", 'node "CT1"', "max_associations is 0"),
     ],
 )
 def test_what_does_not_fit_together_in_tls_is_named(
@@ -355,7 +363,7 @@ def test_routes_of_one_model_ask_for_one_form_of_its_masks(file: Path) -> None:
     asked = 'objects = ["SEG:FRACTIONAL", "SEG:LABELMAP", "SR"]\n'
     (problem,) = _problems(file, f"{GOOD}[[routes]]{other}{asked}")
     assert problem == (
-        'routes[1].objects: "SEG:FRACTIONAL" and "SEG" of one model: an analysis gives one of '
+        'route "more", objects: "SEG:FRACTIONAL" and "SEG" of one model: an analysis gives one of '
         "them. Ask for the same one in all its routes."
     )
     file.write_text(GOOD + asked)
