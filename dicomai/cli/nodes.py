@@ -11,7 +11,7 @@ import typer
 
 from dicomai.cli.options import ConfigOption, JsonOption
 from dicomai.cli.terminal import complain, print_json, progress, say, table, text
-from dicomai.errors import ConfigError, NotFound
+from dicomai.errors import ConfigError, InputError, NotFound
 
 if TYPE_CHECKING:
     from dicomai.net.scu import EchoAnswer
@@ -63,18 +63,25 @@ def send(
 
     settings = load(config)
     target = settings.node(node)
-    files = dicom_files(paths)
+    files, others = dicom_files(paths)
     if not files:
         raise NotFound(f"There is no DICOM in {', '.join(map(str, paths))}.")
+    # A peer that waits for the rest of one would end the association, and take no other.
+    cut = _truncated(files)
+    whole = [each for each in files if each not in cut]
     with progress() as shown:
-        task = shown.add_task(f"to {node}", total=len(files))
+        task = shown.add_task(f"to {node}", total=len(whole))
 
         def told(_outcome: StoreOutcome) -> None:
             shown.advance(task)
 
         outcomes = scu.store_objects(
-            target, settings.receiver.ae_title, files, told, settings.tls.files
+            target, settings.receiver.ae_title, whole, told, settings.tls.files
         )
+    outcomes += tuple(
+        StoreOutcome(path=path, sop_instance_uid="", status=None, kind="refused", sentence=sentence)
+        for path, sentence in cut.items()
+    )
     there = [each for each in outcomes if each.kind in ("ok", "warning")]
     if json:
         print_json(
@@ -94,20 +101,45 @@ def send(
             ],
         )
         say(f"{node} has {len(there)} of {len(files)} objects.")
+        if others:
+            say(f"Left out, for it is no DICOM: {others} {'file' if others == 1 else 'files'}.")
     if len(there) < len(files):
         raise typer.Exit(1)
 
 
-def dicom_files(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the DICOM files (PS3.10 7.1) among files and in folders."""
-    found = []
+def dicom_files(paths: Sequence[Path]) -> tuple[tuple[Path, ...], int]:
+    """Return the DICOM files (PS3.10 7.1) among files and in folders, and how many are none.
+
+    A DICOMDIR, which is no object, counts as neither.
+    """
+    found, others = [], 0
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and file.name != "DICOMDIR":
                 with file.open("rb") as opened:
                     if opened.read(132)[128:] == b"DICM":
                         found.append(file)
-    return tuple(found)
+                    else:
+                        others += 1
+    return tuple(found), others
+
+
+def _truncated(files: Sequence[Path]) -> dict[Path, str]:
+    """Return the files that end too early, with what is to be said of each."""
+    from dicomai.dicom import part10
+    from dicomai.dicom.data_set import Truncated
+
+    found = {}
+    for path in files:
+        try:
+            with part10.opened(path):
+                pass
+        except Truncated as error:
+            reason = error.sentence.removesuffix("Send it again.")
+            found[path] = f"Not sent. {reason}Get it again from where it came from."
+        except (InputError, OSError):
+            pass  # its peer may take it all the same, or sending says what is wrong
+    return found
 
 
 def says_it_lives(answer: EchoAnswer) -> bool:

@@ -12,6 +12,7 @@ from dicomai.cli.config import local_zone
 from dicomai.cli.models import found, opened
 from dicomai.cli.options import ConfigOption, JsonOption
 from dicomai.cli.terminal import print_json, progress, remarks, say, span, table, text
+from dicomai.errors import NotFound
 
 if TYPE_CHECKING:
     from dicomai.models.package import Package
@@ -44,7 +45,8 @@ def run(
     Every series that it takes gives DICOM objects and PNG. Needs no network, no database and no
     configuration; the package need not be trusted. Where objects don't say their time zone or
     character set, those of the configuration count, else this machine's zone. The exit code is
-    1 when a series that the model takes has no result, or when it takes none.
+    1 when a series that the model takes has no result, or when it takes none, and 4 when there is
+    no DICOM.
     """
     from dicomai.models.runtimes.torch_runtime import load
     from dicomai.service import folder as folders
@@ -59,6 +61,8 @@ def run(
             f"machine's zone, {site.timezone}."
         )
     folder = folders.read_folder(path, site)
+    if not folder.images and not folder.unreadable:
+        raise NotFound(f"There is no DICOM in {path}.", subject=str(path))
     taken, others = folders.takes(package, folder)
     outcomes = []
     if taken:

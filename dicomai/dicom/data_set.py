@@ -32,6 +32,10 @@ _LONG_VRS: Final = frozenset(vr.decode() for vr in LONG_VRS)
 _SHORT_VRS: Final = frozenset(vr.decode() for vr in VRS - LONG_VRS)
 
 
+class Truncated(InputError):
+    """It ends before what it says of itself does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Element:
     """A data element as it stands in the file; `value` is raw, `items` those of a sequence."""
@@ -101,7 +105,7 @@ class Walk:
         """See whether the data set is written as its transfer syntax says."""
         head = bytes(self.buffer[start : start + 8])
         if len(head) < 8:
-            raise InputError("It is truncated in its first element. Send it again.")
+            raise Truncated("It is truncated in its first element. Send it again.")
         group = struct.unpack_from(self.order + "H", head)[0]
         if group & 0xFF == 0 and 0 < group >> 8 <= 0x20:
             order = "little" if self.little else "big"
@@ -130,7 +134,7 @@ class Walk:
                 raise InputError(f"{name(tag)} has VR {vr} and no length.")
             return self._sequence(tag, vr, at, end, depth, undefined=True)
         if length > end - at:
-            raise InputError(
+            raise Truncated(
                 f"It is truncated or damaged: {name(tag)} says {length} bytes, and {end - at} are "
                 "left. Send it again."
             )
@@ -150,7 +154,7 @@ class Walk:
     def _head(self, position: int, end: int) -> tuple[int, str, int, int]:
         """Return tag, VR, length, and where the value begins."""
         if end - position < 8:
-            raise InputError(
+            raise Truncated(
                 f"It is truncated, or {end - position} bytes at {position} belong to no element. "
                 "Send it again."
             )
@@ -165,7 +169,7 @@ class Walk:
         vr = bytes(self.buffer[position + 4 : position + 6]).decode("latin-1")
         if vr in _LONG_VRS:
             if end - position < 12:
-                raise InputError(f"It is truncated in the head of {name(tag)}. Send it again.")
+                raise Truncated(f"It is truncated in the head of {name(tag)}. Send it again.")
             length = struct.unpack_from(self.order + "I", self.buffer, position + 8)[0]
             return tag, vr, length, position + 12
         if vr not in _SHORT_VRS:
@@ -210,7 +214,7 @@ class Walk:
 
     def _delimiter(self, tag: int, position: int, end: int) -> tuple[int, int, int]:
         if end - position < 8:
-            raise InputError(f"It is truncated or damaged: {name(tag)} has no end. Send it again.")
+            raise Truncated(f"It is truncated or damaged: {name(tag)} has no end. Send it again.")
         group, number, length = struct.unpack_from(self.order + "HHI", self.buffer, position)
         return group << 16 | number, length, position + 8
 
@@ -219,7 +223,7 @@ class Walk:
     ) -> tuple[Elements, int]:
         undefined = length == _UNDEFINED
         if not undefined and length > end - position:
-            raise InputError(
+            raise Truncated(
                 f"It is truncated or damaged: an item of {name(tag)} says {length} bytes, and "
                 f"{end - position} are left. Send it again."
             )
@@ -245,7 +249,7 @@ class Walk:
             raise InputError(f"Its transfer syntax says {said} pixels, and they {found}.")
         if not encapsulated:
             if length > end - at:
-                raise InputError(
+                raise Truncated(
                     f"It is truncated: {name(tag)} says {length} bytes, and {end - at} are left. "
                     "Send it again."
                 )
@@ -264,7 +268,7 @@ class Walk:
             if item == _SEQUENCE_END:
                 return position
             if item != _ITEM or size > end - position:
-                raise InputError(f"It is truncated or damaged within {name(tag)}. Send it again.")
+                raise Truncated(f"It is truncated or damaged within {name(tag)}. Send it again.")
             position += size
 
 

@@ -19,7 +19,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
 )
 
-from dicomai.dicom.data_set import Element, Elements, Pixels, Walk
+from dicomai.dicom.data_set import Element, Elements, Pixels, Truncated, Walk
 from dicomai.dicom.transfer_syntax import BIG_ENDIAN, DEFLATED, GE_PRIVATE, IMPLICIT, is_implicit
 from dicomai.errors import DiskFull, InputError
 
@@ -262,6 +262,6 @@ def _inflate(mapped: mmap.mmap, start: int, target: IO[bytes], room_bytes: int |
             f"Its transfer syntax says deflated, and its data set is not: {error}."
         ) from error
     if not machine.eof:
-        raise InputError("It is truncated: its deflated data set has no end. Send it again.")
+        raise Truncated("It is truncated: its deflated data set has no end. Send it again.")
     if written == 0:
         raise InputError("It has no data set after the meta information.")

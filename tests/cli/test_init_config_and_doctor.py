@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -195,7 +197,29 @@ def test_echo_and_send_reach_a_peer(
     assert len(storescp.files()) == len(images)
 
 
-@pytest.mark.parametrize("command", [("send", "PACS1"), ("route", "test")])
+def test_what_is_cut_off_or_no_dicom_is_left_out_and_said(
+    service: Engine, dicomai: Dicomai, storescp: StorePeer, sample_data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "dicomai.toml"
+    file.write_text(file.read_text().replace("port = 11113", f"port = {storescp.port}"))
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "readme.txt").write_text("No DICOM.")
+    truncated = sample_data / "odd" / "made" / "truncated"
+    shutil.copy(truncated / "cut-half-pixels.dcm", folder / "a.dcm")
+    shutil.copy(min((sample_data / "odd" / "pixel").rglob("*.dcm")), folder / "b.dcm")
+    answer = dicomai("send", "PACS1", folder)
+    assert answer.code == 1
+    assert re.search(r"a\.dcm +Not sent\. It is truncated: PixelData", answer.out), answer.out
+    assert "Get it again from where it came from." in answer.out
+    assert "PACS1 has 1 of 2 objects.\nLeft out, for it is no DICOM: 1 file.\n" in answer.out
+    assert len(storescp.files()) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("send", "PACS1"), ("route", "test"), ("run", "chest-ct-lungs", "--out", "results")],
+)
 def test_a_folder_without_dicom_is_code_4(
     service: Engine, dicomai: Dicomai, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
