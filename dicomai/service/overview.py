@@ -143,7 +143,10 @@ class Overview:
         ]
         if count := len(self.quarantined):
             objects = "1 object lies" if count == 1 else f"{count} objects lie"
-            said.append(f"{objects} in the quarantine; nothing is deleted there.")
+            said.append(
+                f"{objects} in the quarantine; nothing is deleted there. How to look at it, send "
+                "it in again or discard it: docs/how-to/run-for-good.md, The quarantine"
+            )
         said += [
             f"{each.node} asked to commit {counted(each.objects)} and can't be told what became of "
             f"it, tried {each.attempts} times: {each.error_sentence}"

@@ -113,6 +113,17 @@ def test_a_node_that_was_not_reached_does_not_answer(service: Engine, dicomai: D
     assert re.search(r"PACS1 +answers .*\d *$", dicomai("status").out, re.MULTILINE)
 
 
+def test_an_object_in_the_quarantine_is_named_with_the_page_on_it(
+    service: Engine, dicomai: Dicomai, tmp_path: Path
+) -> None:
+    (tmp_path / "quarantine" / "000001.dcm").write_bytes(b"")
+    (remark,) = [each for each in dicomai("status").out.splitlines() if "1 object lies" in each]
+    page = re.search(r"(docs/\S+\.md), (.+)$", remark)
+    assert page is not None
+    text = (Path(__file__).parents[2] / page[1]).read_text(encoding="utf-8")
+    assert f"\n## {page[2].rstrip()}\n" in text
+
+
 def test_the_configuration_may_be_named_before_the_command_or_after(
     service: Engine, dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
