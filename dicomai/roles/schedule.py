@@ -9,10 +9,12 @@ from functools import partial
 from typing import Final
 from zoneinfo import ZoneInfo
 
+import structlog
 from sqlalchemy import Engine
 
 from dicomai.dicom.dates import now as present
 from dicomai.dicom.dates import seconds
+from dicomai.errors import ConfigError
 from dicomai.models.registry import open_registry
 from dicomai.roles.loops import Loop, keep
 from dicomai.roles.tree import Life
@@ -26,9 +28,10 @@ from dicomai.service.lacking import Seeker
 from dicomai.service.promise import KEEP_S, Keeper
 from dicomai.service.pull import Puller
 from dicomai.service.rules import Rules
+from dicomai.service.waiting_routes import take_up
 from dicomai.settings import Settings
 from dicomai.spool import reader
-from dicomai.store import jobs, studies
+from dicomai.store import jobs, studies, waiting_routes
 from dicomai.store.engine import open_engine, reading, writing
 
 _PUBLISH_S: Final = 2.0
@@ -41,6 +44,8 @@ _BACKFILL_S: Final = 1.0
 """How often backfills are moved on that have nothing to do."""
 _RELOAD_S: Final = 30.0
 """How long packages are taken to lie as they were read: each look digests their weights."""
+
+log = structlog.get_logger()
 
 
 def schedule(settings: Settings, life: Life) -> None:
@@ -91,16 +96,12 @@ def ingest_of(settings: Settings) -> Ingest:
 
 
 def rules_of(settings: Settings) -> Rules:
-    """Return what studies are decided by, with the packages as they lie now.
-
-    Raises
-    ------
-    ConfigError
-        A route's package is missing or has an error.
-    """
+    """Return what studies are decided by, with the packages as they lie now."""
+    models, missing = models_of(settings)
     return Rules(
         routes=settings.routes,
-        models=models_of(settings),
+        models=models,
+        missing=missing,
         patience=seconds(settings.decide.patience_s),
         ageing=seconds(settings.worker.ageing_s),
         zone=ZoneInfo(settings.service.timezone),
@@ -108,15 +109,23 @@ def rules_of(settings: Settings) -> Rules:
     )
 
 
-def models_of(settings: Settings) -> Mapping[str, ModelInputs]:
-    """Return what each model needs that a route names, unless the route is off."""
+def models_of(settings: Settings) -> tuple[Mapping[str, ModelInputs], Mapping[str, str]]:
+    """Return what each model needs that a route names, unless the route is off.
+
+    Beside that, why the package of one can't be read: that keeps nothing back but its own routes.
+    """
     registry = open_registry(settings.folders.models)
-    names = {route.model for route in settings.routes if route.mode != "off"}
-    packages = {name: registry.get(name) for name in sorted(names)}
-    return {
-        name: ModelInputs(package_sha256=package.sha256, inputs=package.inputs)
-        for name, package in packages.items()
-    }
+    models: dict[str, ModelInputs] = {}
+    missing: dict[str, str] = {}
+    for name in sorted({route.model for route in settings.routes if route.mode != "off"}):
+        try:
+            package = registry.get(name)
+            models[name] = ModelInputs(package_sha256=package.sha256, inputs=package.inputs)
+        except ConfigError as error:
+            missing[name] = f"{error.sentence[0].upper()}{error.sentence[1:]}"
+        except OSError as error:
+            missing[name] = f"Model package {name} can't be read: {error}. Mend that."
+    return models, missing
 
 
 def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> Callable[[], bool]:
@@ -187,13 +196,22 @@ def _backfilling(
 
 def _deciding(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
     rules = _rules(settings)
+    told: Mapping[str, str] = {}
 
     def once() -> bool:
+        nonlocal told
         now = present()
         with reading(engine) as connection:
             due = studies.due(connection, now, limit=1)
-        if not due:
+            waiting = waiting_routes.due(connection, now)
+        if not due and not waiting:
             return False
-        return "decided" in decide_due(engine, rules(), now).values()
+        current = rules()
+        for model, why in current.missing.items():
+            if told.get(model) != why:
+                log.warning("routes wait for their model", model=model, why=why)
+        told = current.missing
+        took_up = [take_up(engine, each, current, now) for each in waiting]
+        return any(took_up) or "decided" in decide_due(engine, current, now).values()
 
     return once

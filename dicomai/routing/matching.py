@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from dicomai.routing.condition import CALLING_NODE
 from dicomai.routing.exclusion import Excluded, exclude
 from dicomai.routing.image import Image, Series
 from dicomai.routing.route import Exclusion, Mode, Route
-from dicomai.routing.selection import Choice, InputSpec, ModelInputs, choose
+from dicomai.routing.selection import Choice, InputKind, InputSpec, ModelInputs, choose
 
 Earlier: TypeAlias = Callable[[InputSpec], Iterable[Sequence[Series]]]
 """Gives the earlier studies that an input may come from, the latest first, each as its series."""
+_KINDS: Final[tuple[InputKind, ...]] = ("volume", "image")
 
 
 def _no_studies(_: InputSpec) -> Iterable[Sequence[Series]]:
@@ -80,9 +81,7 @@ def match(
     earlier
         The same patient's earlier studies.
     """
-    if route.mode == "off":
-        return Unmatched(because="it is off")
-    if (reason := _too_old(route, study, today)) is not None:
+    if (reason := _left_alone(route, study, today)) is not None:
         return Unmatched(because=reason)
     left: list[Series] = []
     excluded: list[Excluded] = []
@@ -117,6 +116,30 @@ def match(
         choices=choices,
         lacking=tuple(lacking),
     )
+
+
+def ruled_out(route: Route, study: Sequence[Series], *, today: date) -> Unmatched | None:
+    """Return why a route wants nothing of a study, whatever its model takes; None: it may want it.
+
+    Parameters
+    ----------
+    route, study, today
+        As of `match`.
+    """
+    if (reason := _left_alone(route, study, today)) is not None:
+        return Unmatched(because=reason)
+    left = [kept for each in study if (kept := exclude(each, route.allow)[0]) is not None]
+    series, image = (choose(InputSpec(name="", kind=kind), left, route.when) for kind in _KINDS)
+    if series.chosen is not None or image.chosen is not None:
+        return None
+    return Unmatched(
+        because=f"nothing fits it: {_reason(InputSpec(name='', kind='volume'), series)}"
+    )
+
+
+def without_age(route: Route) -> Route:
+    """Return a route as it looks at a study that was young enough when it came."""
+    return replace(route, since=None, max_study_age_days=None)
 
 
 def beside(
@@ -161,11 +184,9 @@ def over_history(route: Route, mode: Mode, priority: int) -> Route:
     What it leaves alone by date, or since another node sends it, is what history consists of.
     """
     return replace(
-        route,
+        without_age(route),
         mode=mode,
         when=tuple(each for each in route.when if each.subject != CALLING_NODE),
-        since=None,
-        max_study_age_days=None,
         priority=priority,
         urgent=False,
     )
@@ -190,6 +211,10 @@ def _reason(spec: InputSpec, choice: Choice) -> str:
         return "; ".join(each.rstrip(".") for each in choice.rejected)
     prior = "no earlier study of the patient is here"
     return prior if spec.source == "prior" else "every series was left out"
+
+
+def _left_alone(route: Route, study: Sequence[Series], today: date) -> str | None:
+    return "it is off" if route.mode == "off" else _too_old(route, study, today)
 
 
 def _too_old(route: Route, study: Sequence[Series], today: date) -> str | None:

@@ -5,41 +5,47 @@ The study is locked and whole; whose series count is decided before.
 
 from __future__ import annotations
 
+from datetime import date
+
 from sqlalchemy import Connection
 
 from dicomai.dicom.dates import Instant, as_datetime
 from dicomai.routing.fingerprint import fingerprint
-from dicomai.routing.matching import Matched, Unmatched, match
+from dicomai.routing.matching import Matched, Unmatched, match, ruled_out
 from dicomai.routing.route import Route
 from dicomai.routing.selection import ModelInputs
 from dicomai.service.earlier import earlier_studies
 from dicomai.service.rules import Rules
 from dicomai.service.whole import Whole
-from dicomai.store import analyses, events
+from dicomai.store import analyses, events, waiting_routes
 from dicomai.store.instances import Instance
 from dicomai.store.job import AddedJob, JobInput, JobRoute, NewAnalysis
+from dicomai.store.waiting_routes import WaitingRoute
 
 
 def apply_all(connection: Connection, seen: Whole, rules: Rules, now: Instant) -> str:
     """Hold each route against a study, queue what they want, and sum it up."""
-    matched = [
-        route.name
-        for route in rules.routes
-        if isinstance(applied(connection, seen, route, rules, now), AddedJob)
-    ]
+    outcomes = {route.name: applied(connection, seen, route, rules, now) for route in rules.routes}
+    matched = [name for name, each in outcomes.items() if isinstance(each, AddedJob)]
+    waits = [each.because for each in outcomes.values() if isinstance(each, WaitingRoute)]
     if not rules.routes:
         return "There is no route, so nothing is to be done."
     if not matched:
-        return "No route wants it; its events say why."
+        return " ".join(waits) or "No route wants it; its events say why."
     if len(matched) == 1:
-        return f"Route {matched[0]} wants it."
-    return f"Routes {', '.join(matched)} want it."
+        return " ".join([f"Route {matched[0]} wants it.", *waits])
+    return " ".join([f"Routes {', '.join(matched)} want it.", *waits])
 
 
 def applied(
     connection: Connection, seen: Whole, route: Route, rules: Rules, now: Instant
-) -> AddedJob | Unmatched:
-    """Hold a route against a study, and queue what it wants, or say why it wants nothing."""
+) -> AddedJob | Unmatched | WaitingRoute:
+    """Hold a route against a study, and queue what it wants, or say why it wants nothing.
+
+    Where its model's package can't be read it waits, unless it wants nothing whatever that takes.
+    """
+    if route.model not in rules.models:
+        return _kept_back(connection, seen, route, rules, now)
     outcome = held_against(connection, seen, route, rules, now)
     if isinstance(outcome, Unmatched):
         return outcome
@@ -65,9 +71,42 @@ def held_against(
                 now,
             )
     if isinstance(outcome, Unmatched):
-        sentence = f"Route {route.name} does not match: {outcome.because}."
-        events.record(connection, uid, "route unmatched", sentence, {"route": route.name}, now)
+        _tell_unmatched(connection, seen, route, outcome, now)
     return outcome
+
+
+def _tell_unmatched(
+    connection: Connection, seen: Whole, route: Route, outcome: Unmatched, now: Instant
+) -> None:
+    uid, sentence = seen.study.study_instance_uid, unmatched_sentence(route, outcome)
+    events.record(connection, uid, "route unmatched", sentence, {"route": route.name}, now)
+
+
+def unmatched_sentence(route: Route, outcome: Unmatched) -> str:
+    """Say that a route wants nothing of a study, and why."""
+    return f"Route {route.name} does not match: {outcome.because}."
+
+
+def _kept_back(
+    connection: Connection, seen: Whole, route: Route, rules: Rules, now: Instant
+) -> Unmatched | WaitingRoute:
+    """Note that a route waits for its model's package, and tell it."""
+    outcome = ruled_out(route, seen.series, today=_today(rules, now))
+    if outcome is not None:
+        _tell_unmatched(connection, seen, route, outcome, now)
+        return outcome
+    because = (
+        f"Route {route.name} waits for its model, and looks at the study by itself when that can "
+        f"be read again: {rules.why_missing(route.model)}"
+    )
+    waiting = WaitingRoute(
+        study_instance_uid=seen.study.study_instance_uid, route=route.name, because=because
+    )
+    waiting_routes.add(connection, waiting, now)
+    data = {"route": route.name, "model": route.model}
+    uid = seen.study.study_instance_uid
+    events.record(connection, uid, "route waits", because, data, now)
+    return waiting
 
 
 def queued(
@@ -87,12 +126,13 @@ def queued(
 def _outcome(
     connection: Connection, seen: Whole, route: Route, rules: Rules, now: Instant
 ) -> Matched | Unmatched:
-    model = rules.models.get(route.model)
-    if model is None:
-        return Unmatched(because=f"no package {route.model} is installed")
-    today = as_datetime(now).astimezone(rules.zone).date()
+    model, today = rules.models[route.model], _today(rules, now)
     earlier = earlier_studies(connection, seen)
     return match(route, model, seen.series, today=today, earlier=earlier)
+
+
+def _today(rules: Rules, now: Instant) -> date:
+    return as_datetime(now).astimezone(rules.zone).date()
 
 
 def wanted(seen: Whole, route: Route, matched: Matched, rules: Rules) -> NewAnalysis:

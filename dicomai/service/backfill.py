@@ -153,7 +153,7 @@ class Backfiller:
             raise ConfigError(f"Route {backfill.route} is not {what} any more. {end}")
         rules = self.rules()
         if route.model not in rules.models:
-            raise ConfigError(f"No package {route.model} is installed. {end}")
+            raise ConfigError(f"{rules.why_missing(route.model)} {end}")
         # What was set to shadow since stays here.
         mode: Mode = "live" if backfill.mode == route.mode == "live" else "shadow"
         return _Plan(

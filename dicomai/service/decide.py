@@ -34,6 +34,7 @@ from dicomai.store import (
     series,
     steps,
     studies,
+    waiting_routes,
 )
 from dicomai.store.engine import reading, writing
 from dicomai.store.retrievals import NewRetrieval
@@ -172,6 +173,7 @@ def _apply(
     connection: Connection, seen: Whole, arrived: Arrived, rules: Rules, now: Instant
 ) -> str:
     """Hold routes against a study, unless nobody wants that, and sum it up."""
+    waiting_routes.clear(connection, seen.study.study_instance_uid)
     if discontinued(arrived.steps):
         return f"{arrived.steps[0].node} broke off its procedure, so no route was looked at."
     purpose = retrievals.purpose_of(connection, seen.study.study_instance_uid)

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from dicomai.dicom.dates import Instant, as_datetime, seconds
 from dicomai.dicom.header import Attributes
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
-from dicomai.errors import DatabaseError, DicomaiError, InputError, TransientError
+from dicomai.errors import ConfigError, DatabaseError, DicomaiError, InputError, TransientError
 from dicomai.net import find as finding
 from dicomai.net.calling import patience
 from dicomai.net.find import Match
@@ -151,11 +151,13 @@ class Seeker:
             (each, wanted)
             for wanted in asked
             for each in rules.routes
-            if each.name == wanted.route and each.inputs_from and each.model in rules.models
+            if each.name == wanted.route and each.inputs_from and each.mode != "off"
         ]
         if not routes:
             return self._go_without(job, {"": "No route asks a node for it any more."})
         route, wanted = routes[0]
+        if route.model not in rules.models:
+            raise ConfigError(rules.why_missing(route.model), subject=route.model)
         specs = [each for each in rules.models[route.model].inputs if each.name not in inputs]
         missing: dict[str, str] = {}
         for spec in specs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
 from dicomai.dicom.dates import Microseconds
@@ -18,7 +18,9 @@ class Rules:
     Attributes
     ----------
     models
-        What each installed package needs, by name.
+        What each package needs that a route names, by name.
+    missing
+        Why a package that a route names can't be read just now, by name.
     patience, ageing
         See the tables [decide] and [worker] of the settings.
     zone
@@ -33,3 +35,8 @@ class Rules:
     ageing: Microseconds
     zone: ZoneInfo
     fetch_missing: frozenset[str] = frozenset()
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    def why_missing(self, model: str) -> str:
+        """Return why a model's package can't be read."""
+        return self.missing.get(model, f"No package {model} is installed. See: dicomai models")

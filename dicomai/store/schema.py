@@ -384,6 +384,21 @@ nodes: Final = Table(
     CheckConstraint("(breaker = 'open') = (retry_at IS NOT NULL)", name="retry_at"),
 )
 
+waiting_routes: Final = Table(
+    "waiting_routes",
+    metadata,
+    # Not held against the study yet: the package of their model could not be read.
+    Column(
+        "study_instance_uid",
+        Text,
+        ForeignKey("studies.study_instance_uid", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("route", Text, primary_key=True),
+    Column("because", Text, nullable=False),
+    Column("due_at", MOMENT, nullable=False),
+)
+
 pauses: Final = Table(
     "pauses",
     metadata,

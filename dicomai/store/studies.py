@@ -295,6 +295,11 @@ def set_decided(
     events.record(connection, study, "study decided", because, {}, now)
 
 
+def amend_decision(connection: Connection, study: Study, was: str, now_is: str) -> None:
+    """Replace a sentence of a locked study's last decision."""
+    _update(connection, study.study_instance_uid, decision=study.decision.replace(was, now_is))
+
+
 def hold(connection: Connection, study: StudyInstanceUID, reason: str, now: Instant) -> None:
     """Hold a locked study and park its queued jobs; a running one can't finish meanwhile."""
     table = schema.studies

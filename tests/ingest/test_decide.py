@@ -23,8 +23,9 @@ from dicomai.service import applied as applied_module
 from dicomai.service import ingest as ingest_module
 from dicomai.service.again import again
 from dicomai.service.decide import accept, decide_due
+from dicomai.service.waiting_routes import take_up
 from dicomai.spool import entries
-from dicomai.store import analyses, hosts, instances, jobs, retention
+from dicomai.store import analyses, hosts, instances, jobs, retention, waiting_routes
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate
 
@@ -342,11 +343,114 @@ def test_several_routes_may_match(hospital: Hospital, make_ct: MakeCT) -> None:
     assert "Route nodules (shadow) matches" in hospital.story("route matched")[1]
 
 
+NO_HEART = "Model package models/heart: weights.safetensors is missing. Copy it again, whole."
+
+
+def _heart_is_broken(hospital: Hospital, *routes: Route, **more: object) -> None:
+    hospital.rules = replace(
+        hospital.rules,
+        routes=(*routes, Route(name="hearts", model="heart", **more)),
+        missing={"heart": NO_HEART},
+    )
+
+
+def _heart_is_whole(hospital: Hospital) -> None:
+    models = {**hospital.rules.models, "heart": hospital.rules.models["nodules"]}
+    hospital.rules = replace(hospital.rules, models=models, missing={})
+
+
+def _take_up(hospital: Hospital) -> list[bool]:
+    with reading(hospital.engine) as connection:
+        waiting = waiting_routes.due(connection, hospital.clock)
+    return [take_up(hospital.engine, each, hospital.rules, hospital.clock) for each in waiting]
+
+
+def test_a_package_that_cannot_be_read_keeps_back_its_own_route_alone(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    _heart_is_broken(any_hospital, *any_hospital.rules.routes)
+    any_hospital.send(*_chest(make_ct))
+
+    assert any_hospital.ingest_and_decide() == "decided"
+    assert [job.model for job in any_hospital.jobs()] == ["lungs"]
+    (waits,) = any_hospital.story("route waits")
+    assert waits == (
+        "Route hearts waits for its model, and looks at the study by itself when that can be read "
+        f"again: {NO_HEART}"
+    )
+    assert any_hospital.study().decision.endswith(f"Route lungs wants it. {waits}")
+    assert _take_up(any_hospital) == [False]
+
+    any_hospital.later(3 * 86400)
+    _heart_is_whole(any_hospital)
+    assert _take_up(any_hospital) == [True]
+
+    assert [job.model for job in any_hospital.jobs()] == ["lungs", "heart"]
+    assert len(any_hospital.story("route matched")) == 2
+    assert any_hospital.study().decision.endswith("Route lungs wants it. Route hearts wants it.")
+    assert _take_up(any_hospital) == []
+
+
+def test_a_study_outgrows_no_route_that_waits_for_its_model(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    _heart_is_broken(hospital, max_study_age_days=2)
+    hospital.send(*_chest(make_ct))
+    hospital.send(*_chest(make_ct, study="1.2.4", series="1.2.4.1", StudyDate="20261101"))
+    hospital.ingest_and_decide()
+    assert hospital.decide("1.2.4") == "decided"
+    assert "it takes studies from" in hospital.story("route unmatched", "1.2.4")[0]
+
+    hospital.later(3 * 86400)
+    _heart_is_whole(hospital)
+    assert _take_up(hospital) == [True]
+    assert [job.model for job in hospital.jobs()] == ["heart"]
+
+
+def test_a_route_waits_for_no_study_that_its_own_conditions_leave_out(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    _heart_is_broken(hospital, when=(parse("BodyPartExamined = HEART"),))
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+
+    assert hospital.story("route waits") == []
+    assert '"BodyPartExamined = HEART", and it has CHEST' in hospital.story("route unmatched")[0]
+
+
+def test_a_route_waits_on_where_more_of_the_study_comes(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    _heart_is_broken(hospital)
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    hospital.send(*_chest(make_ct, 2, series="1.2.3.2", SeriesNumber=2))
+    hospital.ingest()
+    _heart_is_whole(hospital)
+    assert _take_up(hospital) == []  # it is decided on anew
+
+    assert hospital.ingest_and_decide() == "decided"
+    assert [job.model for job in hospital.jobs()] == ["heart"]
+    assert _take_up(hospital) == []
+
+
+def test_a_route_that_was_removed_waits_no_longer(hospital: Hospital, make_ct: MakeCT) -> None:
+    _heart_is_broken(hospital)
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    _with(hospital)
+
+    assert _take_up(hospital) == [True]
+    assert hospital.study().decision.endswith(
+        "Route hearts is not configured any more, so it waits no longer."
+    )
+    assert _take_up(hospital) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"mode": "off"}, "Route lungs does not match: it is off."),
-        ({"model": "heart"}, "Route lungs does not match: no package heart is installed."),
         ({"since": date(2026, 11, 21)}, "it takes studies from 2026-11-21 on, and this one is of"),
         ({"when": (parse("calling_node = CT2"),)}, '"calling_node = CT2", and it has CT1'),
         ({"when": (parse("instances >= 20"),)}, '"instances >= 20", and it has 4'),

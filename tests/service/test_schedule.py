@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ward import Ward, open_ward
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.roles import schedule
+from dicomai.routing.route import Route
 from dicomai.spool.entries import Writer, opened
 
 
@@ -20,6 +22,18 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
     made = open_ward(tmp_path)
     yield made
     made.engine.dispose()
+
+
+def test_one_broken_package_leaves_the_others_their_rules(ward: Ward) -> None:
+    routes = (Route(name="all", model="bodies"), Route(name="hearts", model="heart"))
+    broken = ward.settings.folders.models / "heart"
+    broken.mkdir()
+    (broken / "model.toml").write_text("name = ")
+
+    rules = schedule.rules_of(replace(ward.settings, routes=routes))
+
+    assert list(rules.models) == ["bodies"]
+    assert str(broken / "model.toml") in rules.missing["heart"]
 
 
 def _associated(spool: Path) -> Writer:
