@@ -114,7 +114,7 @@ def _reissued(
 
 def _results(rows: Sequence[Instance], job: Job) -> list[Instance]:
     """Return what an analysis found, the report last, without notes about what was before."""
-    if job.summary.get("found") == "withdrawn":
+    if job.is_withdrawal:
         return []  # its note is all there is
     kept = [row for row in rows if row.sop_instance_uid != note_uid(job.uuid)]
     return sorted(kept, key=lambda row: row.sop_class_uid == COMPREHENSIVE_3D_SR_STORAGE)

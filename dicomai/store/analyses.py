@@ -16,6 +16,7 @@ from dicomai.store.instances import Instance, InstanceRow
 from dicomai.store.job import (
     NORMAL,
     URGENT,
+    WITHDRAWN,
     AddedJob,
     Held,
     Job,
@@ -68,15 +69,30 @@ def add_analysis(connection: Connection, new: NewAnalysis, now: Instant) -> Adde
     if older is not None and lacking.complete(connection, older, new, now):
         add_destination(connection, older, new.route, now)
         return AddedJob(outcome="queued", job_id=older)
-    for old in {each for each in (older, new.supersedes) if each is not None}:
-        _withdraw(connection, old, now)
+    replaced = {
+        each: existing(connection, each) for each in (older, new.supersedes) if each is not None
+    }
+    for old in replaced.values():
+        if not old.is_withdrawal:  # its note has to reach who has the results
+            _withdraw(connection, old, new, now)
     job = _insert(connection, new, older if older is not None else new.supersedes, now)
+    before = replaced.get(job.supersedes) if job.supersedes is not None else None
+    tell(connection, job, "job queued", _why_queued(job, new, before), now)
+    return AddedJob(outcome="queued", job_id=job.id)
+
+
+def _why_queued(job: Job, new: NewAnalysis, before: Job | None) -> str:
+    if new.supersedes is not None:
+        return f"A person had job {new.supersedes} run again: {job.title} is queued."
     what = "waits for an input of" if new.waits else "was queued by"
     sentence = f"{job.title} {what} route {new.route.route}"
-    if job.supersedes is not None:
-        sentence += f" and replaces job {job.supersedes}, whose input has changed"
-    tell(connection, job, "job queued", f"{sentence}.", now)
-    return AddedJob(outcome="queued", job_id=job.id)
+    if before is None:
+        return f"{sentence}."
+    if before.is_withdrawal:
+        return (
+            f"{sentence}. It replaces none: the results of job {before.supersedes} are withdrawn."
+        )
+    return f"{sentence} and replaces job {before.id}, whose input has changed."
 
 
 def again(
@@ -101,7 +117,8 @@ def again(
     Raises
     ------
     NotFound, NotNow
-        There is none; or it is no analysis, or not over; or its study is being deleted.
+        There is none; or it is no analysis, or not over, or was run again already; or its study is
+        being deleted.
     """
     old = existing(connection, job)
     waits = old.state == "held" and old.held_by in ("config", "person")
@@ -140,9 +157,31 @@ def again(
         supersedes=job,
     )
     added = add_analysis(connection, new, now)
+    if added.outcome != "queued":
+        raise NotNow(_already_again(connection, old, added.job_id), subject=str(job))
     for route in routes[1:]:
         add_destination(connection, added.job_id, route, now)
     return added.job_id
+
+
+def _already_again(connection: Connection, old: Job, known: JobId) -> str:
+    """Say as which job another one was run again, what became of that, and what to do."""
+    rerun = get(connection, known)
+    sentence = f"{old.title} was run again already, as job {known}, which"
+    if rerun is None:
+        return (
+            f"{sentence} retention deleted. Look for a later one: dicomai study "
+            f"{old.study_instance_uid}"
+        )
+    match rerun.state:
+        case "done" | "cancelled":
+            state = "is done" if rerun.state == "done" else "was cancelled"
+            return f"{sentence} {state}. For one more run: dicomai retry {known} --again"
+        case "failed":
+            return f"{sentence} failed. To try that again: dicomai retry {known}"
+        case "waiting" | "queued" | "running" | "held":
+            state = "runs" if rerun.state == "running" else f"is {rerun.state}"
+            return f"{sentence} {state}. See: dicomai job {known}"
 
 
 def inputs(connection: Connection, job: JobId) -> tuple[JobInput, ...]:
@@ -217,11 +256,14 @@ def in_the_way(connection: Connection, new: NewAnalysis) -> JobId | None:
 def predecessor(connection: Connection, job: JobId) -> Predecessor | None:
     """Return the analysis that a new one's report names as its predecessor (PS3.3 C.17.2).
 
-    It is the nearest superseded one of whose results something was sent or is being sent.
+    It is the nearest superseded one of whose results something was sent or is being sent; none
+    where a person withdrew them.
     """
     current = get(connection, job)
     while current is not None and current.supersedes is not None:
         current = get(connection, current.supersedes)
+        if current is not None and current.is_withdrawal:
+            return None
         if current is not None and current.state == "done" and _went_out(connection, current.id):
             return Predecessor(job=current, results=instances.of_job(connection, current.id))
     return None
@@ -311,7 +353,7 @@ def add_withdrawal(connection: Connection, old: Job, fingerprint: str, now: Inst
         insert(jobs)
         .values(
             **blank(uuid.uuid4(), old.study_instance_uid, old.patient_key, now)
-            | {"state": "done", "progress": 1.0, "summary": {"found": "withdrawn"}},
+            | {"state": "done", "progress": 1.0, "summary": {"found": WITHDRAWN}},
             kind="analyse",
             model=old.model,
             package_sha256=old.package_sha256,
@@ -363,20 +405,22 @@ def _last_of_choice(connection: Connection, new: NewAnalysis) -> JobId | None:
     return None if number is None else JobId(number)
 
 
-def _withdraw(connection: Connection, old: JobId, now: Instant) -> None:
+def _withdraw(connection: Connection, old: Job, new: NewAnalysis, now: Instant) -> None:
     """Cancel what of a superseded analysis has not gone out."""
     because = "The study's images have changed; a newer job takes its place."
+    if new.supersedes is not None:
+        because = "A person had the analysis run again; a newer job takes its place."
     cancelled = move(
         connection,
         ("waiting", "queued", "running", "held"),
         "cancelled",
-        jobs.c.id == old,
+        jobs.c.id == old.id,
         finished_at=now,
     ) + move(
         connection,
         ("waiting", "queued", "held"),
         "cancelled",
-        jobs.c.result_of == old,
+        jobs.c.result_of == old.id,
         finished_at=now,
     )
     for job in cancelled:

@@ -24,6 +24,9 @@ NORMAL: Final = 1
 CRASHES: Final = 2
 """A job that killed its worker so often is failed, so that a poisonous study stops no worker."""
 
+WITHDRAWN: Final = "withdrawn"
+"""What the summary of a withdrawal says that it found."""
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -104,6 +107,11 @@ class Job:
         if self.kind == "analyse":
             return f"Job {self.id} ({self.model})"
         return f"Job {self.id} ({'to' if self.kind == 'deliver' else 'from'} {self.node})"
+
+    @property
+    def is_withdrawal(self) -> bool:
+        """It carries the note by which the results of the job that it supersedes are taken back."""
+        return self.kind == "analyse" and self.summary.get("found") == WITHDRAWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

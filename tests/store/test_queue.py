@@ -16,6 +16,7 @@ from dicomai.errors import ERROR_KINDS
 from dicomai.store import (
     analyses,
     deliveries,
+    events,
     jobs,
     moves,
     nodes,
@@ -295,6 +296,48 @@ def test_again_makes_a_new_generation_on_the_same_input(engine: Engine) -> None:
     made = job(engine, new)
     assert (made.generation, made.supersedes, made.state) == (1, old, "queued")
     assert made.uuid != job(engine, old).uuid
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ("queued", "is queued. See: dicomai job {}"),
+        ("running", "runs. See: dicomai job {}"),
+        ("held", "is held. See: dicomai job {}"),
+        ("failed", "failed. To try that again: dicomai retry {}"),
+        ("done", "is done. For one more run: dicomai retry {} --again"),
+        ("cancelled", "was cancelled. For one more run: dicomai retry {} --again"),
+    ],
+)
+def test_what_was_run_again_already_says_as_which_job(
+    engine: Engine, state: JobState, says: str
+) -> None:
+    added = arrive(engine)
+    old = add(engine, wanted(inputs=(added[0].instance_id,))).job_id
+    finish(engine, claimed(engine).held)
+    with writing(engine) as connection:
+        taken = analyses.inputs(connection, old)
+        new = analyses.again(connection, old, taken, "f" * 64, "f2", NOW)
+    put(engine, new, state)
+    with pytest.raises(jobs.NotNow) as refused, writing(engine) as connection:
+        analyses.again(connection, old, taken, "f" * 64, "f2", NOW)
+    said = f"was run again already, as job {new}, which {says.format(new)}"
+    assert refused.value.sentence.endswith(said)
+    assert job(engine, new).state == state
+
+
+def test_the_story_says_who_wanted_another_run(engine: Engine) -> None:
+    added = arrive(engine)
+    old = add(engine, wanted(inputs=(added[0].instance_id,), destinations=("PACS1",))).job_id
+    finish(engine, claimed(engine).held)
+    with writing(engine) as connection:
+        taken = analyses.inputs(connection, old)
+        new = analyses.again(connection, old, taken, "f" * 64, "f2", NOW)
+        study = jobs.existing(connection, old).study_instance_uid
+        told = [each.sentence for each in events.story(connection, study)]
+    assert f"A person had job {old} run again: Job {new} (lungs) is queued." in told
+    assert "A person had the analysis run again; a newer job takes its place." in told
+    assert not any("have changed" in each or "has changed" in each for each in told)
 
 
 def test_results_that_were_refused_are_made_anew_with_another_package(engine: Engine) -> None:
