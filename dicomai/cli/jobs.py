@@ -93,6 +93,8 @@ def job(number: JobArgument, config: ConfigOption = None, json: JsonOption = Fal
         known = story.of_job(connection, queue.existing(connection, JobId(number)))
         happened = events.of_job(connection, JobId(number))
         inputs = len(instances.inputs_of(connection, JobId(number)))
+        superseded = known.job.supersedes
+        before = None if superseded is None else queue.get(connection, superseded)
     if json:
         print_json(facts_of_story(known) | {"events": [event_facts(each) for each in happened]})
         return
@@ -109,7 +111,7 @@ def job(number: JobArgument, config: ConfigOption = None, json: JsonOption = Fal
             ("error", _error(one)),
             ("seconds", ", ".join(f"{stage} {s:.1f}" for stage, s in one.stages_s.items())),
             ("worker", one.worker),
-            ("replaces", f"job {one.supersedes}" if one.supersedes else ""),
+            ("replaces", _replaced(one, before)),
             ("results", "\n".join(str(each.path) for each in known.results)),
             ("objects", "\n".join(f"{each.state}: {each.sentence}" for each in known.objects)),
         ],
@@ -184,6 +186,10 @@ def withdraw(
     from dicomai.service.withdraw import withdraw as take_back
     from dicomai.store.job import JobId
 
+    if not reason.strip():
+        raise typer.BadParameter(
+            "it is empty; say why, for those who read the note", param_hint="--reason"
+        )
     settings, engine = opened(config)
     done = take_back(engine, settings, JobId(number), reason, now())
     audit.record(settings.service.data, "withdraw", str(number))
@@ -195,6 +201,13 @@ def withdraw(
         say(f"Delivery {each} was cancelled.")
 
 
+def _replaced(job: Job, before: Job | None) -> str:
+    """Name the analysis that a job takes the place of, if any: a withdrawal leaves none."""
+    if job.supersedes is None or job.is_withdrawal or (before and before.is_withdrawal):
+        return ""
+    return f"job {job.supersedes}"
+
+
 def _error(job: Job) -> str:
     if not job.error_kind:
         return ""
@@ -203,6 +216,8 @@ def _error(job: Job) -> str:
 
 def what(job: Job) -> str:
     """Return what a job does."""
+    if job.is_withdrawal:
+        return f"withdrawal of {job.supersedes}"
     if job.kind == "analyse":
         return job.model
     if job.kind == "deliver":
@@ -241,7 +256,10 @@ def remark(job: Job, pause: Pause | None) -> str:
         return f"{job.error_sentence} Next try {moment(job.due_at)}."
     if job.error_sentence:
         return job.error_sentence
-    return str(job.summary.get("found", ""))
+    found = str(job.summary.get("found", ""))
+    if job.withdrawn_by is not None:
+        return f"Withdrawn by job {job.withdrawn_by}. It had found: {found}"
+    return "" if job.is_withdrawal else found
 
 
 def facts(job: Job, pause: Pause | None) -> dict[str, object]:

@@ -25,7 +25,7 @@ from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobId, JobRoute
 from dicomai.store.jobs import NotNow
-from dicomai.store.states import STORED
+from dicomai.store.states import STORED, UNFINISHED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +69,8 @@ def withdraw(
         known = instances.newest(connection, old.study_instance_uid, rejection_uid(old.uuid))
     if known is not None:
         raise NotNow(f"{old.title} is withdrawn already, by job {known.job_id}.", subject=str(job))
-    if old.kind != "analyse" or old.state != "done" or not rows:
-        raise NotNow(
-            f"{old.title} is {old.state} and has no results to withdraw. To keep it from making "
-            f"some: dicomai cancel {job}",
-            subject=str(job),
-        )
+    if old.kind != "analyse" or old.is_withdrawal or old.state != "done" or not rows:
+        raise NotNow(_nothing_to_withdraw(old), subject=str(job))
     octets = _note(settings, old, rows, reason, now)
     node = next((each for each in settings.nodes if each.name == rows[0].node), None)
     reads = Reading(
@@ -99,13 +95,55 @@ def withdraw(
         instances.add(connection, replace(row, job_id=new.id), now)
         route = JobRoute(route="withdrawal", mode="live", destinations=noted)
         analyses.add_destination(connection, new.id, route, now)
-        jobs.tell(connection, old, "results withdrawn", f"{old.title}: {reason}", now)
-    return Withdrawal(
-        job=new.id,
-        nodes=noted,
-        by_hand=tuple(each for each in went if each not in takes),
-        cancelled=tuple(cancelled),
+        done = Withdrawal(
+            job=new.id,
+            nodes=noted,
+            by_hand=tuple(each for each in went if each not in takes),
+            cancelled=tuple(cancelled),
+        )
+        jobs.tell(connection, old, "results withdrawn", _told(old, done, reason), now)
+        carries = f"{new.title} carries the note that takes back what job {old.id} had found."
+        jobs.tell(connection, new, "results withdrawn", carries, now)
+    return done
+
+
+def _nothing_to_withdraw(job: Job) -> str:
+    """Say why a job can't be withdrawn, and what can be done instead."""
+    if job.kind == "deliver":
+        return (
+            f"{job.title} is a delivery. To take back the results that it was to deliver: dicomai "
+            f"withdraw {job.result_of}"
+        )
+    if job.kind == "retrieve":
+        return (
+            f"{job.title} fetches images and has no results. The analyses of its study: dicomai "
+            f"study {job.study_instance_uid}"
+        )
+    if job.is_withdrawal:
+        return (
+            f"{job.title} can't be taken back. For a new analysis: dicomai retry {job.supersedes} "
+            "--again"
+        )
+    if job.state in UNFINISHED:
+        return (
+            f"{job.title} is {job.state} and has no results to withdraw. To keep it from making "
+            f"some: dicomai cancel {job.id}"
+        )
+    return (
+        f"{job.title} is {job.state} and has no results to withdraw. What else there is: dicomai "
+        f"study {job.study_instance_uid}"
     )
+
+
+def _told(old: Job, done: Withdrawal, reason: str) -> str:
+    """Say who loses what and why."""
+    goes = ", ".join(done.nodes) or "nobody"
+    said = (
+        f"A person withdrew the results of {old.title}; the note, job {done.job}, goes to {goes}."
+    )
+    for name in done.by_hand:
+        said += f" {name} has them and takes no rejection notes: remove them there by hand."
+    return f"{said} The reason: {reason}"
 
 
 def _note(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sqlalchemy import Connection, exists, insert, select
+from sqlalchemy import Connection, exists, insert, select, update
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
@@ -17,6 +17,7 @@ from dicomai.store.job import (
     NORMAL,
     URGENT,
     WITHDRAWN,
+    WITHDRAWN_BY,
     AddedJob,
     Held,
     Job,
@@ -176,6 +177,7 @@ def _already_again(connection: Connection, old: Job, known: JobId) -> str:
     match rerun.state:
         case "done" | "cancelled":
             state = "is done" if rerun.state == "done" else "was cancelled"
+            state += "" if rerun.withdrawn_by is None else " and withdrawn"
             return f"{sentence} {state}. For one more run: dicomai retry {known} --again"
         case "failed":
             return f"{sentence} failed. To try that again: dicomai retry {known}"
@@ -371,6 +373,11 @@ def add_withdrawal(connection: Connection, old: Job, fingerprint: str, now: Inst
         .returning(jobs)
     ).one()
     job = job_of(row)
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == old.id)
+        .values(summary={**old.summary, WITHDRAWN_BY: job.id})
+    )
     for position, each in enumerate(inputs(connection, old.id)):
         values = {name: getattr(each, name) for name in _INPUT}
         connection.execute(

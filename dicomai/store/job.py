@@ -26,6 +26,8 @@ CRASHES: Final = 2
 
 WITHDRAWN: Final = "withdrawn"
 """What the summary of a withdrawal says that it found."""
+WITHDRAWN_BY: Final = "withdrawn_by"
+"""Key of the summary of an analysis whose results were taken back: the job that did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class Job:
     @property
     def title(self) -> str:
         """What a sentence calls it."""
+        if self.is_withdrawal:
+            return f"Job {self.id} (withdrawal of job {self.supersedes})"
         if self.kind == "analyse":
             return f"Job {self.id} ({self.model})"
         return f"Job {self.id} ({'to' if self.kind == 'deliver' else 'from'} {self.node})"
@@ -112,6 +116,11 @@ class Job:
     def is_withdrawal(self) -> bool:
         """It carries the note by which the results of the job that it supersedes are taken back."""
         return self.kind == "analyse" and self.summary.get("found") == WITHDRAWN
+
+    @property
+    def withdrawn_by(self) -> object:
+        """The job that took its results back, None where none did."""
+        return self.summary.get(WITHDRAWN_BY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -324,6 +324,14 @@ def test_a_job_is_cancelled_once(service: Engine, dicomai: Dicomai) -> None:
     assert "cancelled already" in again.err
 
 
+def test_a_withdrawal_without_a_reason_is_a_usage_error(service: Engine, dicomai: Dicomai) -> None:
+    analysed(service)
+    answer = dicomai("withdraw", 1, "--reason", " ")
+    assert answer.code == 2
+    assert "it is empty" in answer.err
+    assert dicomai("job", 1, "--json").json["summary"] == {"found": 1}
+
+
 def test_an_unknown_state_is_a_usage_error(service: Engine, dicomai: Dicomai) -> None:
     answer = dicomai("jobs", "--state", "lost")
     assert answer.code == 2

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from ward import Ward, open_ward
 
+from dicomai.cli.jobs import remark, what
 from dicomai.dicom.dates import now
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.net.node import Node
@@ -131,7 +132,35 @@ def test_what_was_not_sent_is_never_sent(done: tuple[Ward, JobId], storescp: Sto
     assert not storescp.files()
     with reading(ward.engine) as connection:
         told = [each.sentence for each in events.story(connection, waiting.study_instance_uid)]
-    assert any(REASON in sentence for sentence in told)
+    assert told[-2] == (
+        f"A person withdrew the results of Job {job} (bodies); the note, job {taken.job}, goes to "
+        f"nobody. The reason: {REASON}"
+    )
+    assert ward.job(job).withdrawn_by == taken.job
+
+
+def test_a_note_says_whose_it_is_and_is_not_taken_back(done: tuple[Ward, JobId]) -> None:
+    ward, job = done
+    taken = withdraw(ward.engine, ward.settings, job, REASON, now())
+    note = ward.job(taken.job)
+    assert what(note) == f"withdrawal of {job}"
+    assert remark(ward.job(job)).startswith(f"Withdrawn by job {note.id}. It had found: ")
+    with reading(ward.engine) as connection:
+        (told,) = events.of_job(connection, note.id)
+    assert told.sentence == (
+        f"Job {note.id} (withdrawal of job {job}) carries the note that takes back what job {job} "
+        "had found."
+    )
+    with pytest.raises(NotNow, match=f"dicomai retry {job} --again"):
+        withdraw(ward.engine, ward.settings, note.id, REASON, now())
+
+
+def test_who_names_a_delivery_is_shown_the_analysis(done: tuple[Ward, JobId]) -> None:
+    ward, job = done
+    with reading(ward.engine) as connection:
+        (delivery,) = deliveries.of_analysis(connection, job)
+    with pytest.raises(NotNow, match=f"is a delivery.*dicomai withdraw {job}"):
+        withdraw(ward.engine, ward.settings, delivery.id, REASON, now())
 
 
 def test_a_job_without_results_is_not_withdrawn(done: tuple[Ward, JobId]) -> None:
