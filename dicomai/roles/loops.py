@@ -18,9 +18,34 @@ STUCK_S: Final = 300.0
 """A loop that did not come round for so long is stuck; encoding a large study takes a minute."""
 _WATCH_S: Final = 0.5
 
-Build: TypeAlias = Callable[[Callable[[], None]], Callable[[], bool]]
+Build: TypeAlias = Callable[[Callable[[], None]], Callable[[], bool | None]]
 
 log = structlog.get_logger()
+
+
+class Trouble:
+    """What keeps loops from their work: told when it begins and when it ends, not each time.
+
+    Loops that share their work share it too, for it is one trouble.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._why = ""
+
+    def note(self, why: str) -> None:
+        """Note that a loop met it."""
+        with self._lock:
+            before, self._why = self._why, why
+        if why != before:
+            log.warning("loop waits", why=why)
+
+    def end(self) -> None:
+        """Note that a loop met none."""
+        with self._lock:
+            before, self._why = self._why, ""
+        if before:
+            log.info("loop goes on")
 
 
 class Loop(threading.Thread):
@@ -32,21 +57,30 @@ class Loop(threading.Thread):
         For the log.
     build
         Given what to call while it gets on, returns what does the next piece of work; that says
-        False when there was none.
+        False when there was none, None when it did not look, for another loop does.
     stop
         Ends it.
     idle_s
         How long it waits when there was nothing to do.
+    trouble
+        Of the loops that share its work; None: it has its own.
     """
 
     def __init__(
-        self, name: str, build: Build, stop: threading.Event, *, idle_s: float = IDLE_S
+        self,
+        name: str,
+        build: Build,
+        stop: threading.Event,
+        *,
+        idle_s: float = IDLE_S,
+        trouble: Trouble | None = None,
     ) -> None:
         # A daemon: one that is stuck must not keep its process from ending.
         super().__init__(name=name, daemon=True)
         self._once = build(self.pulse)
         self._stop_asked = stop
         self._idle_s = idle_s
+        self._trouble = trouble or Trouble()
         self._came_round = time.monotonic()
 
     @property
@@ -61,23 +95,19 @@ class Loop(threading.Thread):
     def run(self) -> None:
         """Loop; a defect ends it, and with it its process, which is started again."""
         structlog.contextvars.bind_contextvars(loop=self.name)
-        trouble = ""
         while not self._stop_asked.is_set():
             self.pulse()
             try:
                 worked = self._once()
             except (DicomaiError, OSError) as error:
-                if str(error) != trouble:
-                    trouble = str(error)
-                    log.warning("loop waits", why=trouble)
+                self._trouble.note(str(error))
                 self._stop_asked.wait(AWAY_S)
                 continue
             except Exception:
                 log.exception("defect")
                 return
-            if trouble:
-                trouble = ""
-                log.info("loop goes on")
+            if worked is not None:
+                self._trouble.end()
             if not worked:
                 self._stop_asked.wait(self._idle_s)
 

@@ -22,7 +22,7 @@ from dicomai.dicom.dates import now as present
 from dicomai.errors import DatabaseError
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.models.registry import open_registry
-from dicomai.roles.loops import Loop, keep
+from dicomai.roles.loops import Loop, Trouble, keep
 from dicomai.roles.tree import Life
 from dicomai.service import deliver, retrieve, supervise
 from dicomai.service.attempt import Worker
@@ -55,7 +55,11 @@ def work(settings: Settings, life: Life) -> None:
             process = RunnerProcess(device, warm_bytes=settings.worker.warm_bytes)
             runner, intake = stack.enter_context(process), Intake()
             lane = partial(_analysing, settings, engine, runner, intake, name, life.stop)
-            loops += [Loop(f"{name}:{number}", lane, life.stop) for number in range(LANES)]
+            trouble = Trouble()
+            loops += [
+                Loop(f"{name}:{number}", lane, life.stop, trouble=trouble)
+                for number in range(LANES)
+            ]
         fetcher, sender = f"{at}:retrieval", f"{at}:network"
         for name, kind in ((fetcher, Retriever), (sender, Deliverer)):
             build = partial(_on_the_network, kind, settings, engine, name, life.stop)
@@ -119,7 +123,7 @@ def _analysing(
     name: str,
     stop: threading.Event,
     pulse: Callable[[], None],
-) -> Callable[[], bool]:
+) -> Callable[[], bool | None]:
     worker = worker_of(settings, engine, name, stop, pulse)
     return Supervisor(settings=settings, runner=runner, worker=worker, intake=intake).work_once
 

@@ -122,10 +122,11 @@ class Supervisor:
     worker: Worker
     intake: Intake = field(default_factory=Intake)
 
-    def work_once(self) -> bool:
+    def work_once(self) -> bool | None:
         """Claim the next analysis and bring the attempt to its end; False when none is due.
 
-        While another lane gets a job ready for the device, none is claimed either.
+        None: it did not look, for another lane gets a job ready for the device, or has just found
+        that none is due.
 
         Raises
         ------
@@ -134,7 +135,7 @@ class Supervisor:
             was claimed.
         """
         if not self.intake.enter():
-            return False
+            return None
         worked = False
         try:
             self._check_room()
@@ -166,8 +167,8 @@ class Supervisor:
         # Reception stops at the whole reserve; the rest is for the database and retention.
         if free_bytes(data) < reserve / 2:
             raise DiskFull(
-                f"The disk of {data} has {free_bytes(data):,} bytes left, less than half of "
-                f"receiver.reserve_bytes. Analyses wait until there is room.",
+                f"The disk of {data} has less than {reserve // 2:,} bytes left, half of "
+                "receiver.reserve_bytes. Analyses wait until there is room: make some.",
                 subject=str(data),
             )
 

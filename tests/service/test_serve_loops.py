@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 
 import pytest
 
-from dicomai.errors import DatabaseError
-from dicomai.roles.loops import Loop, keep
+from dicomai.errors import DatabaseError, DiskFull
+from dicomai.roles.loops import Loop, Trouble, keep
 from dicomai.roles.tree import Life
 
 
@@ -38,6 +39,35 @@ def test_a_loop_waits_while_the_database_is_away_and_says_so_once(
     assert len(tries) == 4
     assert said.count("The database is away.") == 1
     assert "loop goes on" in said
+
+
+def test_a_trouble_of_all_lanes_of_a_device_is_told_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomai.roles.loops.AWAY_S", 0.01)
+    stop, tries, lanes = threading.Event(), itertools.count(), itertools.count()
+
+    def build(_: Callable[[], None]) -> Callable[[], bool | None]:
+        looks = next(lanes) < 2
+
+        def once() -> bool | None:
+            if not looks:
+                return None
+            if next(tries) < 20:
+                raise DiskFull("No room.")
+            stop.set()
+            return False
+
+        return once
+
+    trouble = Trouble()
+    names = ("first", "second", "third")
+    loops = [Loop(name, build, stop, idle_s=0.001, trouble=trouble) for name in names]
+    keep(loops, life_of(stop))
+    for loop in loops:
+        loop.join()
+    said = capsys.readouterr().out
+    assert (said.count("loop waits"), said.count("loop goes on")) == (1, 1)
 
 
 def test_a_defect_in_one_loop_stops_the_role_so_that_it_is_started_again(
