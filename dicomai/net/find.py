@@ -93,6 +93,7 @@ _MOST_AFTER_CANCEL: Final = 5000
 _KEYWORDS: Final = tuple(entry[4] for entry in DicomDictionary.values() if entry[4])
 # A date or time, or a range of them (PS3.4 C.2.2.2.5), or anything.
 _MOMENT: Final = re.compile(r"\*|[0-9.:+ ]*(?:-[0-9.:+ -]*)?")
+_DAY: Final = re.compile(r"[0-9]{8}|[0-9]{4}\.[0-9]{2}\.[0-9]{2}")
 _NUMBERS: Final = frozenset({"US", "SS", "UL", "SL", "UV", "SV"})
 
 
@@ -305,6 +306,12 @@ def _element(keyword: str, value: str) -> DataElement:
         given: object = value.split("\\") if "\\" in value else value
         if vr in RANGES and not all(map(_MOMENT.fullmatch, value.split("\\"))):
             raise ValueError(value)
+        if vr == "DA" and not all(map(_is_days, value.split("\\"))):
+            raise InputError(
+                f"{keyword} (DA) can't be {value!a} in a query. Write a day as 20260131, days in a "
+                "row as 20260101-20260131.",
+                subject=keyword,
+            )
         if vr in _NUMBERS or vr in ("FL", "FD"):
             given = (int if vr in _NUMBERS else float)(value) if value else None
         # Ranges and wild cards are no values of their VRs, and right in a query.
@@ -313,6 +320,17 @@ def _element(keyword: str, value: str) -> DataElement:
         raise InputError(
             f"{keyword} ({vr}) can't be {value!a} in a query.", subject=keyword
         ) from trouble
+
+
+def _is_days(value: str) -> bool:
+    """Tell whether it is a day, or two with a hyphen of which one may be left out, or anything.
+
+    A node takes 2026-01-31 for a range that begins in "2026", and finds nothing.
+    """
+    parts = [each.strip() for each in value.split("-")]
+    return value in ("", "*") or (
+        len(parts) <= 2 and any(parts) and all(not each or _DAY.fullmatch(each) for each in parts)
+    )
 
 
 def terms_in(identifier: Dataset, charset_default: str) -> Terms:

@@ -52,6 +52,22 @@ _SHAPE: Final = re.compile(
     r"(?P<value>.*?)\s*",
     re.ASCII | re.DOTALL,
 )
+# As other languages write them; after "=" or "~" it would be looked for as part of the value.
+_NOT_OURS: Final[Mapping[str, Operator]] = MappingProxyType(
+    {
+        "==": "=",
+        "=>": ">=",
+        "=<": "<=",
+        "=~": "~",
+        "~=": "~",
+        "=!": "!=",
+        "<>": "!=",
+        "!==": "!=",
+    }
+)
+_SIGNS: Final = re.compile(
+    r"\s*(?P<subject>\w+)\s*(?P<signs>[=!<>~]+)\s*(?P<value>.*)", re.ASCII | re.DOTALL
+)
 _AGE: Final = re.compile(r"(\d{1,3})([DWMY]?)", re.ASCII)
 _DAYS: Final = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 
@@ -98,6 +114,13 @@ def parse(text: str) -> Condition:
         sentence suggests the nearest keyword.
     """
     match = _SHAPE.fullmatch(text)
+    signs = _SIGNS.fullmatch(text)
+    if signs is not None and (ours := _NOT_OURS.get(signs["signs"])) is not None:
+        said = f"{signs['subject']} {ours} {signs['value']}".strip()
+        raise ConfigError(
+            f'"{text}": {signs["signs"]} is no operator. Write "{said}".',
+            subject=text,
+        )
     if match is None:
         raise ConfigError(
             f'"{text}" is no condition: write KEYWORD, one of {" ".join(OPERATORS)}, and a value.',
