@@ -48,6 +48,7 @@ def retrieve(
     """Fetch studies from a node, as jobs (C-GET or C-MOVE, see `retrieve` of [[nodes]])."""
     from dicomai.dicom.dates import now, seconds
     from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
+    from dicomai.net.calling import require_address
     from dicomai.store import retrievals
     from dicomai.store.engine import writing
     from dicomai.store.retrievals import NewRetrieval
@@ -58,6 +59,7 @@ def retrieve(
         raise typer.BadParameter("--series needs the --study that it is of.")
     settings, engine = opened(config)
     source = settings.node(node)
+    require_address(source)
     try:
         uids: Sequence[str] = [validated(study, "--study")] if study else ()
         chosen = frozenset(SeriesInstanceUID(validated(each, "--series")) for each in series or ())

@@ -73,12 +73,7 @@ def associated(
     RefusedError
         It rejects for good, or shows another certificate than the node's.
     """
-    if not node.host or not node.port:
-        raise ConfigError(
-            f"Node {node.name} has no host and port, so nothing can be sent to it. Add them to "
-            "its [[nodes]].",
-            subject=node.name,
-        )
+    require_address(node)
     entity = Caller(our_ae, DIMSE_TIMEOUT_S)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -134,6 +129,16 @@ def associated(
             wire.close()
         if tls is not None and tls.wire is not None:
             tls.wire.close()
+
+
+def require_address(node: Node) -> None:
+    """Raise a ConfigError unless a node says where it listens."""
+    if not node.host or not node.port:
+        raise ConfigError(
+            f"Node {node.name} has no host and port, so it can't be called: nothing can be sent to "
+            "it or fetched from it. Add them to its [[nodes]].",
+            subject=node.name,
+        )
 
 
 def patience(node: Node, limit_s: float, pulse: Callable[[], None]) -> GoOn:

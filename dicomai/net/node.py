@@ -21,7 +21,7 @@ class Node:
     addresses
         IP addresses or networks it may call from; empty: any.
     host, port
-        Where it listens; without them nothing can be sent to it.
+        Where it listens; without them nothing can be sent to it or fetched from it.
     tls
         It speaks TLS: it may call over TLS only, and is called over TLS.
     certificate_required

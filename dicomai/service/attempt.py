@@ -228,7 +228,8 @@ def _give_back(worker: Worker, job: Job, heart: Heart) -> None:
 
 def _fail(worker: Worker, job: Job, heart: Heart, error: DicomaiError) -> None:
     stage = heart.stage
-    sentence = f"{job.title}, {stage}: {error.sentence}"
+    where = f"{job.title}, {stage}" if stage else job.title
+    sentence = f"{where}: {error.sentence}"
 
     def worth_it() -> None:
         if heart.lost or worker.stop.is_set():

@@ -332,6 +332,15 @@ def test_a_withdrawal_without_a_reason_is_a_usage_error(service: Engine, dicomai
     assert dicomai("job", 1, "--json").json["summary"] == {"found": 1}
 
 
+def test_nothing_is_fetched_from_a_node_that_cannot_be_called(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    answer = dicomai("retrieve", "HERE", "--study", "1.2.3")
+    assert answer.code == 3
+    assert "Node HERE has no host and port, so it can't be called" in answer.err
+    assert dicomai("jobs", "--json").json == []
+
+
 def test_an_unknown_state_is_a_usage_error(service: Engine, dicomai: Dicomai) -> None:
     answer = dicomai("jobs", "--state", "lost")
     assert answer.code == 2

@@ -310,7 +310,9 @@ def test_a_node_that_left_the_configuration_holds_its_deliveries(
     Deliverer(settings=without, worker=ward.worker()).work_once()
     job = delivery(ward, analysis)
     assert (job.state, job.held_by) == ("held", "config")
-    assert "has no node PACS1 any more" in job.error_sentence
+    assert job.error_sentence.startswith(
+        f"Job {job.id} (to PACS1): The configuration has no node PACS1 any more."
+    )
 
 
 def test_a_node_gets_the_forms_that_its_routes_ask_for(
