@@ -25,7 +25,7 @@ from sqlalchemy import (
 from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.spool.folder import free_bytes
-from dicomai.store import archive, events, promises, schema, studies
+from dicomai.store import archive, events, promises, schema, studies, waiting_routes
 from dicomai.store.engine import reading, writing
 from dicomai.store.moves import unfinished
 from dicomai.store.states import UNFINISHED, Origin, StudyStatus
@@ -56,7 +56,7 @@ def candidates(
 ) -> tuple[Candidate, ...]:
     """Return the studies whose time is over, oldest first.
 
-    None has an unfinished job, or was promised to a node for longer.
+    None has an unfinished job or a route that waits, or was promised to a node for longer.
     """
     ages = ((_RECEIVED, keep.received), (_PRODUCED, keep.produced))
     found: list[Candidate] = []
@@ -77,6 +77,7 @@ def begin(connection: Connection, candidate: Candidate, now: Instant) -> bool:
         study is None
         or study.status not in ("decided", "held")
         or unfinished(connection, candidate.study_instance_uid)
+        or waiting_routes.of_study(connection, candidate.study_instance_uid)
         or (promises.kept_until(connection, candidate.study_instance_uid) or 0) > now
     ):
         return False
@@ -276,6 +277,7 @@ def _older(
             ~exists().where(of_study, instances.c.received_at > before),
             ~works,
             ~takes,
+            ~waiting_routes.waits(table.c.study_instance_uid),
             ~promises.keeps(table.c.study_instance_uid, now),
         )
         .order_by(table.c.last_object_at)

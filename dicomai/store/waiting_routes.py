@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
@@ -52,6 +52,13 @@ def due(connection: Connection, now: Instant) -> tuple[WaitingRoute, ...]:
     )
 
 
+def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[str, ...]:
+    """Return the names of the routes that have yet to look at a study."""
+    table = schema.waiting_routes
+    found = connection.execute(select(table.c.route).where(table.c.study_instance_uid == study))
+    return tuple(found.scalars())
+
+
 def postpone(connection: Connection, waiting: WaitingRoute, until: Instant) -> None:
     """Let a route wait until a moment at least."""
     connection.execute(
@@ -74,6 +81,11 @@ def clear(connection: Connection, study: StudyInstanceUID) -> None:
     """Forget what waits of a study: all routes are held against it anew."""
     table = schema.waiting_routes
     connection.execute(delete(table).where(table.c.study_instance_uid == study))
+
+
+def waits(study: ColumnElement[str]) -> ColumnElement[bool]:
+    """The condition, on a column of studies, that a route has yet to look at one."""
+    return exists().where(schema.waiting_routes.c.study_instance_uid == study)
 
 
 def _same(study: StudyInstanceUID, route: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

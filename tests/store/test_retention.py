@@ -13,10 +13,20 @@ from sqlalchemy import Engine
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError
-from dicomai.store import archive, events, instances, jobs, retention, schema, studies
+from dicomai.store import (
+    archive,
+    events,
+    instances,
+    jobs,
+    retention,
+    schema,
+    studies,
+    waiting_routes,
+)
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Keep
 from dicomai.store.studies import StudyGoing
+from dicomai.store.waiting_routes import WaitingRoute
 
 STUDY = StudyInstanceUID("1.2.3")
 DAY = seconds(86400)
@@ -92,6 +102,22 @@ def test_the_input_of_an_unfinished_job_stays(engine: Engine, tmp_path: Path, st
     assert file.exists()
     assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 1
     assert not file.exists()
+
+
+def test_a_study_that_a_route_waits_for_stays(engine: Engine, tmp_path: Path) -> None:
+    arrive(engine)
+    decided(engine)
+    with_files(engine, tmp_path)
+    waiting = WaitingRoute(study_instance_uid=STUDY, route="x-ray", because="No weights.")
+    candidate = retention.Candidate(study_instance_uid=STUDY, origins=("received",))
+    with writing(engine) as connection:
+        waiting_routes.add(connection, waiting, NOW)
+        assert not retention.begin(connection, candidate, MUCH_LATER)
+    assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 0
+    assert retention.make_room(engine, tmp_path, 2**62, MUCH_LATER) == 0
+    with writing(engine) as connection:
+        assert waiting_routes.remove(connection, waiting)
+    assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 1
 
 
 def test_a_study_that_nobody_decided_on_stays(engine: Engine, tmp_path: Path) -> None:
