@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -13,9 +14,11 @@ from typing import Final
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
+from pydicom.valuerep import PersonName
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
+from dicomai.dicom.charset import decode, terms_of
 from dicomai.dicom.part10 import media
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError, DicomaiError, InputError, RefusedError, TransientError
@@ -54,11 +57,17 @@ class EchoAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyIdentity:
-    """Whose a study is, as a node says; empty where it does not."""
+    """Whose a study is, as a node says; empty where it does not, or not readably.
+
+    Name, birth date and sex tell about the patient, but not one identity from another.
+    """
 
     patient_id: str
     issuer_of_patient_id: str
     accession_number: str
+    patient_name: str = field(default="", compare=False)
+    birth_date: str = field(default="", compare=False)
+    sex: str = field(default="", compare=False)
 
 
 def echo(node: Node, our_ae: str, files: TlsFiles = NO_FILES) -> EchoAnswer:
@@ -116,6 +125,9 @@ def find_study_identity(
     query.PatientID = ""
     query.IssuerOfPatientID = ""
     query.AccessionNumber = ""
+    query.PatientName = ""
+    query.PatientBirthDate = ""
+    query.PatientSex = ""
     try:
         with (
             associated(node, our_ae, [build_context(_STUDY_ROOT_FIND)], files) as association,
@@ -151,18 +163,36 @@ def _found(node: Node, association: Association, query: Dataset) -> set[StudyIde
             break
         # A careless peer answers with more than was asked for.
         if identifier and _text(identifier, "StudyInstanceUID") == query.StudyInstanceUID:
-            found.add(_identity(identifier))
+            found.add(_identity(identifier, node.charset_default))
         if len(found) > _MAX_ANSWERS:
             break
     return found
 
 
-def _identity(identifier: Dataset) -> StudyIdentity:
+def _identity(identifier: Dataset, charset_default: str) -> StudyIdentity:
+    birth_date, sex = _text(identifier, "PatientBirthDate"), _text(identifier, "PatientSex")
     return StudyIdentity(
         patient_id=_text(identifier, "PatientID"),
         issuer_of_patient_id=_text(identifier, "IssuerOfPatientID"),
         accession_number=_text(identifier, "AccessionNumber"),
+        patient_name=_name(identifier, charset_default),
+        birth_date=birth_date if re.fullmatch(r"[0-9]{8}", birth_date) else "",
+        sex=sex if sex in ("M", "F", "O") else "",
     )
+
+
+def _name(identifier: Dataset, charset_default: str) -> str:
+    """Return the patient's name, empty where its bytes don't say how they are to be read."""
+    name = identifier.get("PatientName")
+    if not isinstance(name, PersonName):
+        return ""
+    terms = terms_of(identifier.get("SpecificCharacterSet")) or terms_of(charset_default)
+    raw = name.original_string
+    try:
+        text = decode(raw, terms, "PN") if isinstance(raw, bytes) else raw
+    except UnicodeError:
+        return ""
+    return text.strip(" \0").rstrip("=^ ") if text.isprintable() and "\\" not in text else ""
 
 
 def _text(identifier: Dataset, keyword: str) -> str:

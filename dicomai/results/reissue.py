@@ -1,7 +1,8 @@
 """Results once more for a corrected patient or accession number, and the note on those before.
 
-Nothing of what was found is encoded again: the objects are the same but for whose they are and what
-they are called, and they refer to each other by their new names.
+Nothing of what was found is encoded again: the objects are the same but for whose they are, which
+order they answer and what they are called, and they refer to each other by their new names. What
+they say of the wrong patient or order goes: half of it beside another's number would be worse.
 """
 
 from __future__ import annotations
@@ -19,26 +20,68 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
-from dicomai.dicom import uid
+from dicomai.dicom import dates, uid
 from dicomai.dicom.charset import fits, terms_of
+from dicomai.dicom.dates import Instant
 from dicomai.errors import InputError
 from dicomai.results.context import ResultContext
 from dicomai.results.rejection import INCORRECT_WORKLIST_ENTRY, Rejection, note
 from dicomai.results.request import request_of
-from dicomai.results.source import REQUEST
+from dicomai.results.source import PATIENT, REQUEST
 
 REASON: Final = "They are reissued for the corrected patient or procedure."
 
 
 _LONGEST: Final = MappingProxyType({"LO": 64, "SH": 16})
+_OF_AN_ID: Final = (
+    "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "TypeOfPatientID",
+    "OtherPatientIDsSequence",
+)
+_OF_THE_DATA: Final = frozenset(
+    {"PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"}
+)
+_OF_A_PERSON: Final = (
+    *(each for each in PATIENT if each not in _OF_THE_DATA),
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "AdmissionID",
+    "ClinicalTrialTimePointID",
+    "ClinicalTrialTimePointDescription",
+)
+_OF_AN_ORDER: Final = (
+    "IssuerOfAccessionNumberSequence",
+    "StudyDescription",
+    "ProcedureCodeSequence",
+    "AdmissionID",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """Who has a Patient ID, as far as anybody says; empty where nobody does."""
+
+    name: str = ""
+    birth_date: str = ""
+    sex: str = ""
+    issuer_of_patient_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """What results are to say otherwise; empty: as it was."""
+    """What results are to say otherwise; empty: as it was.
+
+    Attributes
+    ----------
+    person
+        Who has the corrected Patient ID.
+    """
 
     patient_id: str = ""
     accession_number: str = ""
+    person: Person = Person()
 
     @property
     def attributes(self) -> Mapping[str, str]:
@@ -48,7 +91,7 @@ class Correction:
 
 
 def reissued(
-    results: Sequence[Dataset], correction: Correction, root: uuid.UUID
+    results: Sequence[Dataset], correction: Correction, root: uuid.UUID, now: Instant
 ) -> tuple[Dataset, ...]:
     """Return results of a job as another patient's or procedure's, under new UIDs.
 
@@ -60,6 +103,8 @@ def reissued(
         What they are to say.
     root
         Drawn for this: the new UIDs derive from it.
+    now
+        When they are made.
 
     Raises
     ------
@@ -86,10 +131,10 @@ def reissued(
     for each in results:
         one = copy.deepcopy(each)
         one.walk(rename)
-        if correction.accession_number:
-            _correct_requests(one, correction.accession_number)
-        for keyword, value in correction.attributes.items():
-            setattr(one, keyword, value)
+        of_the_other = _correct_patient(one, correction)
+        _correct_order(one, correction.accession_number, all_requests=of_the_other)
+        date, time = dates.da_and_tm(now, str(one.TimezoneOffsetFromUTC))
+        one.InstanceCreationDate, one.InstanceCreationTime = date, time
         one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
         changed.append(one)
     return tuple(changed)
@@ -106,18 +151,73 @@ def _check(keyword: str, value: str, results: Sequence[Dataset]) -> None:
             raise InputError(f"{name} {value!a} does not fit the results' character set.")
 
 
-def _correct_requests(result: Dataset, accession_number: str) -> None:
-    """Have the requests that a result names bear the number, as far as they bore the old one."""
-    old = str(result.get("AccessionNumber") or "")
+def _correct_patient(result: Dataset, correction: Correction) -> bool:
+    """Make a result that of the corrected patient; True where that is another person."""
+    if correction.patient_id in ("", str(result.get("PatientID") or "").strip(" ")):
+        return False
+    person = correction.person
+    other = not _is_same_person(result, person)
+    _drop(result, _OF_A_PERSON if other else _OF_AN_ID)
+    result.PatientID = correction.patient_id
+    terms = terms_of(result.get("SpecificCharacterSet"))
+    if fits(person.issuer_of_patient_id, terms, "LO") and person.issuer_of_patient_id:
+        result.IssuerOfPatientID = person.issuer_of_patient_id
+    if other:
+        result.PatientName = person.name if fits(person.name, terms, "PN") else ""
+        result.PatientBirthDate = person.birth_date
+        result.PatientSex = person.sex
+    return other
+
+
+def _is_same_person(result: Dataset, person: Person) -> bool:
+    """Tell whether a result's patient is this one, so that no more than the ID was wrong.
+
+    Name and birth date have to agree, and to be known: a name alone is that of many.
+    """
+    sex = str(result.get("PatientSex") or "")
+    return (
+        _alphabetic(str(result.get("PatientName") or "")) == _alphabetic(person.name) != ""
+        and str(result.get("PatientBirthDate") or "") == person.birth_date != ""
+        and (not sex or not person.sex or sex == person.sex)
+    )
+
+
+def _alphabetic(name: str) -> str:
+    """Return the first group of a name, spelt so that equal names are equal (PS3.5 6.2.1)."""
+    parts = [" ".join(part.split()) for part in name.split("=")[0].split("^")]
+    return "^".join(parts).rstrip("^").casefold()
+
+
+def _correct_order(result: Dataset, accession_number: str, *, all_requests: bool) -> None:
+    """Make a result answer the corrected order, with nothing of the one that it named.
+
+    Other orders that it names stay, unless they are another patient's: `all_requests`.
+    """
+    before = str(result.get("AccessionNumber") or "")
+    changes = accession_number not in ("", before.strip(" "))
+    if not changes and not all_requests:
+        return
+    if changes:
+        _drop(result, _OF_AN_ORDER)
+        result.AccessionNumber = accession_number
+        result.StudyID = result.ReferringPhysicianName = ""
     for keyword in (REQUEST, "ReferencedRequestSequence"):
-        for request in result.get(keyword) or ():
-            if str(request.get("AccessionNumber") or "") == old:
-                request.AccessionNumber = accession_number
-    if "ValueType" in result and "ReferencedRequestSequence" not in result:
-        study = Dataset()
-        study.StudyInstanceUID = result.StudyInstanceUID
-        study.AccessionNumber = accession_number
-        result.ReferencedRequestSequence = [request_of(study, Dataset())]
+        kept = [
+            request
+            for request in result.get(keyword) or ()
+            if not all_requests and str(request.get("AccessionNumber") or "") not in ("", before)
+        ]
+        if keyword != REQUEST and "ValueType" in result and result.AccessionNumber:
+            kept.insert(0, request_of(result, Dataset()))
+        _drop(result, (keyword,))
+        if kept:
+            setattr(result, keyword, kept)
+
+
+def _drop(result: Dataset, keywords: Sequence[str]) -> None:
+    for keyword in keywords:
+        if keyword in result:
+            delattr(result, keyword)
 
 
 def rejection_note(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -15,16 +15,25 @@ from sqlalchemy import Engine
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import IdentityKey, identity_of
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.errors import InputError, NotFound
+from dicomai.errors import DicomaiError, InputError, NotFound, RefusedError, TransientError
+from dicomai.net import scu
 from dicomai.results.context import ResultContext
 from dicomai.results.encode import written
+from dicomai.results.gate.reissue import check_reissued
 from dicomai.results.gate.rejection import check_rejection
-from dicomai.results.reissue import REASON, Correction, note_uid, reissued, rejection_note
+from dicomai.results.reissue import (
+    REASON,
+    Correction,
+    Person,
+    note_uid,
+    reissued,
+    rejection_note,
+)
 from dicomai.results.uids import COMPREHENSIVE_3D_SR_STORAGE
 from dicomai.service import analyse
 from dicomai.service.received import Reading
 from dicomai.settings import Settings
-from dicomai.store import instances, reissues
+from dicomai.store import deliveries, instances, reissues
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobId
@@ -41,6 +50,8 @@ def reissue(
     """Make the results of a study those of a corrected patient or procedure, and queue them.
 
     Results that left before are named in a rejection note, which goes to the nodes that take one.
+    Who has a corrected Patient ID, the nodes that the results go to are asked, where they answer
+    C-FIND; what none of them says of that patient stays empty.
 
     Returns
     -------
@@ -53,16 +64,55 @@ def reissue(
         There are no results of this study.
     InputError
         A value can't be, or it is the one that they have.
+    TransientError, RefusedError
+        No node says who has the Patient ID, and one gives no answer.
+    GateError
+        What was made differs in more than the correction; nothing was changed.
     """
     with reading(engine) as connection:
         found = reissues.current(connection, study)
         counted = [each for each in found if _results(instances.of_job(connection, each.id), each)]
+        goes_to = {
+            delivery.node
+            for each in counted
+            for delivery in deliveries.of_analysis(connection, each.id)
+        }
     if not counted:
         raise NotFound(
             f"Study {study} has no results that could be reissued. See: dicomai study {study}",
             subject=study,
         )
+    if correction.patient_id:
+        person = _person(settings, study, correction.patient_id, goes_to)
+        correction = replace(correction, person=person)
     return tuple(_reissued(settings, engine, job, correction, clock()) for job in counted)
+
+
+def _person(
+    settings: Settings, study: StudyInstanceUID, patient_id: str, goes_to: Collection[str]
+) -> Person:
+    """Return who has a Patient ID, as the first node says that has the study under it."""
+    trouble: DicomaiError | None = None
+    for node in settings.nodes:
+        if node.name not in goes_to or not node.answers_find:
+            continue
+        try:
+            there = scu.find_study_identity(
+                node, settings.receiver.ae_title, study, settings.tls.files
+            )
+        except (TransientError, RefusedError) as error:
+            trouble = trouble or error
+            continue
+        if there is not None and there.patient_id == patient_id.strip(" "):
+            return Person(
+                name=there.patient_name,
+                birth_date=there.birth_date,
+                sex=there.sex,
+                issuer_of_patient_id=there.issuer_of_patient_id,
+            )
+    if trouble is not None:
+        raise trouble
+    return Person()
 
 
 def _reissued(
@@ -84,8 +134,16 @@ def _reissued(
         names = " and ".join(map(dictionary_description, changes))
         raise InputError(f"The results of job {job.id} have that {names}.", subject=str(job.id))
     unique = uuid.uuid4()
-    new = reissued(old, correction, unique)
+    new = reissued(old, correction, unique, now)
     octets = [written(each) for each in new]
+    person = correction.person
+    known = {
+        "PatientName": person.name,
+        "PatientBirthDate": person.birth_date,
+        "PatientSex": person.sex,
+        "IssuerOfPatientID": person.issuer_of_patient_id,
+    }
+    check_reissued(octets, old, changes, known)
     if left:
         octets.append(_note(_read(settings, left, job), new, unique, now))
     node = next(
@@ -107,6 +165,7 @@ def _reissued(
         produced=placed,
         had_by=had_by,
         by_hand=sorted(had_by - takes),
+        unnamed=new[0].PatientID != old[0].PatientID and not new[0].PatientName,
     )
     with writing(engine) as connection:
         return reissues.reissue(connection, job, made, now)

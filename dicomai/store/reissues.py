@@ -79,6 +79,8 @@ class Reissue:
         Nodes that had some of those when the note was written.
     by_hand
         Of these those that take no notes.
+    unnamed
+        Nobody said who has the corrected Patient ID, so that they name no one.
     """
 
     unique: uuid.UUID
@@ -87,6 +89,7 @@ class Reissue:
     produced: Sequence[InstanceRow]
     had_by: frozenset[str]
     by_hand: Sequence[str]
+    unnamed: bool
 
 
 def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> JobId:
@@ -147,6 +150,11 @@ def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> Job
         f"{job.title} holds the results of job {old.id} once more, for the {what} that a person "
         "gave."
     )
+    if new.unnamed:
+        sentence += (
+            " They give that patient's ID alone, without name, birth date and sex: no node that "
+            "answers C-FIND named the patient."
+        )
     if new.by_hand:
         have = "has" if len(new.by_hand) == 1 else "have"
         sentence += (

@@ -261,6 +261,29 @@ def test_the_identity_of_a_study_is_asked_for(faulty_peer: Peer) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("charset", "said", "name"),
+    [
+        ("ISO_IR 192", "Müller^Änne", "Müller^Änne"),
+        ("", "Müller^Änne", ""),  # nothing says how its bytes are to be read
+        ("", "Muller^Anne^ ", "Muller^Anne"),
+    ],
+)
+def test_the_name_of_a_patient_is_read_and_not_guessed(
+    faulty_peer: Peer, charset: str, said: str, name: str
+) -> None:
+    found = {
+        "StudyInstanceUID": STUDY,
+        "SpecificCharacterSet": charset,
+        "PatientName": said,
+        "PatientBirthDate": "1960",
+        "PatientSex": "F",
+    }
+    there = scu.find_study_identity(faulty_peer(finds=[found]), "DICOMAI", STUDY)
+    assert there is not None
+    assert (there.patient_name, there.birth_date, there.sex) == (name, "", "F")
+
+
 def test_a_study_that_a_peer_lacks_has_no_identity_there(faulty_peer: Peer) -> None:
     assert scu.find_study_identity(faulty_peer(finds=[]), "DICOMAI", STUDY) is None
 

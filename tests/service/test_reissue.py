@@ -16,7 +16,7 @@ from ward import Ward, open_ward
 from dicomai.cli.main import app
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.errors import InputError, NotFound
+from dicomai.errors import InputError, NotFound, TransientError
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.net.node import Node
 from dicomai.results.reissue import Correction
@@ -36,6 +36,8 @@ class Pacs:
     def __init__(self, port: int) -> None:
         self.patient_id = ""
         self.accession_number = ""
+        self.person: dict[str, str] = {}
+        self.busy = False
         self.stored: list[Dataset] = []
         self.port = port
         entity = AE("PACS1")
@@ -57,11 +59,15 @@ class Pacs:
         return 0
 
     def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        if self.patient_id or self.accession_number:
+        if self.busy:
+            yield 0xA700, None
+        elif self.patient_id or self.accession_number:
             found = Dataset()
             found.StudyInstanceUID = event.identifier.StudyInstanceUID
             found.PatientID = self.patient_id
             found.AccessionNumber = self.accession_number
+            for keyword, value in self.person.items():
+                setattr(found, keyword, value)
             yield 0xFF00, found
 
 
@@ -210,6 +216,46 @@ def test_a_delivery_that_is_held_for_its_accession_number_goes_out_when_it_is_re
     ):
         with pytest.raises(InputError, match=words):
             corrected(ward, study, accession_number=number)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "person",
+    [
+        {},
+        {"PatientName": "Beta^Bert", "PatientBirthDate": "19710203", "PatientSex": "M"},
+        {"PatientName": "PATIENT^P1", "PatientBirthDate": "19600101", "IssuerOfPatientID": "RIS"},
+    ],
+    ids=["nobody says", "another person", "the same person"],
+)
+def test_reissued_results_name_whom_the_node_names(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]],
+    pacs: Pacs,
+    person: dict[str, str],
+) -> None:
+    ward, study, _ = analysed()
+    pacs.patient_id, pacs.person = "P2", person
+    (new,) = corrected(ward, study, patient_id="P2")
+    assert deliver(ward)
+    same = person.get("PatientBirthDate") == "19600101"
+    wanted = {"PatientID": "P2", "PatientName": "", "PatientBirthDate": "", "PatientSex": ""}
+    wanted |= person | ({"PatientName": "Patient^P1", "PatientSex": "O"} if same else {})
+    for each in pacs.stored:
+        assert {keyword: str(each.get(keyword, "")) for keyword in wanted} == wanted
+    with reading(ward.engine) as connection:
+        story = " ".join(each.sentence for each in events.of_job(connection, new))
+    assert ("without name, birth date and sex" in story) == (not person)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_nothing_is_reissued_while_the_node_that_may_know_the_patient_gives_no_answer(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs
+) -> None:
+    ward, study, job = analysed()
+    pacs.busy = True
+    with pytest.raises(TransientError, match="PACS1 failed to look for study"):
+        corrected(ward, study, patient_id="P2")
+    assert states(ward, job) == [("queued", None)]
 
 
 def test_what_left_is_withdrawn_even_when_the_first_correction_never_did(
