@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
+from dicomai.dicom.header import attributes
 from dicomai.dicom.part10 import opened
 from dicomai.dicom.version import VersionDigest, version_digest
 
@@ -47,7 +48,7 @@ def native(tmp_path: Path) -> Path:
 
 def _digest(path: Path) -> VersionDigest:
     with opened(path) as part10:
-        return version_digest(part10, "P1")
+        return version_digest(part10, "P1", attributes(part10))
 
 
 @pytest.mark.parametrize(
@@ -78,12 +79,23 @@ def test_a_copy_in_another_transfer_syntax_is_the_same_version(
     assert copy.read_bytes() != native.read_bytes()
 
 
-def test_a_corrected_name_is_the_same_version(native: Path, tmp_path: Path) -> None:
+def test_what_a_system_adds_on_the_way_is_the_same_version(native: Path, tmp_path: Path) -> None:
     dataset = _ct()
-    dataset.PatientName, dataset.WindowCenter = "DOE^JANET", 40
-    dataset.save_as(tmp_path / "named.dcm", enforce_file_format=True)
+    dataset.PatientName, dataset.AccessionNumber = "Doe^Jane^^", ""
+    dataset.StudyID, dataset.StudyDescription, dataset.WindowCenter = "4711", "CT", 40
+    dataset.save_as(tmp_path / "passed.dcm", enforce_file_format=True)
 
-    assert _digest(tmp_path / "named.dcm").same_version(_digest(native))
+    assert _digest(tmp_path / "passed.dcm").same_version(_digest(native))
+
+
+def test_a_name_in_another_character_set_is_the_same_version(tmp_path: Path) -> None:
+    dataset = _ct()
+    for number, declared in enumerate(("ISO_IR 100", "ISO_IR 192")):
+        dataset.SpecificCharacterSet, dataset.PatientName = declared, "MÜLLER^ÄNNE"
+        dataset.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+
+    assert (tmp_path / "0.dcm").read_bytes() != (tmp_path / "1.dcm").read_bytes()
+    assert _digest(tmp_path / "0.dcm") == _digest(tmp_path / "1.dcm")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +108,10 @@ def test_a_corrected_name_is_the_same_version(native: Path, tmp_path: Path) -> N
         ("PhotometricInterpretation", "MONOCHROME1"),
         ("SeriesInstanceUID", "1.2.3.2"),
         ("PatientBirthDate", "19600101"),
+        ("PatientName", "DOE^JANET"),
+        ("PatientSex", "F"),
+        ("AccessionNumber", "A2"),
+        ("StudyDate", "20260302"),
     ],
 )
 def test_other_geometry_identity_or_interpretation_is_a_new_version(
@@ -118,7 +134,8 @@ def test_other_pixels_are_a_new_version(native: Path, tmp_path: Path) -> None:
 
 def test_another_patient_is_a_new_version(native: Path) -> None:
     with opened(native) as part10:
-        assert version_digest(part10, "P1").header != version_digest(part10, "P2").header
+        one, other = (version_digest(part10, key, {}) for key in ("P1", "P2"))
+    assert one.header != other.header
 
 
 def test_big_endian_by_pydicom_reads_alike(native: Path, tmp_path: Path) -> None:

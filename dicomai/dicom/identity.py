@@ -6,6 +6,7 @@ that stands for none, is no identity: then name, birth date and sex take its pla
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NewType
@@ -90,6 +91,19 @@ def judge(identities: Iterable[Identity]) -> Agreed | Ambiguous:
     if len(dates) > 1:
         return Ambiguous(keys=keys, because=f"its objects give {len(dates)} birth dates")
     return Agreed(key=keys[0])
+
+
+def comparable_name(name: str) -> str:
+    """Return a person's name so that it is equal to the same name spelt otherwise.
+
+    Letter case, width of characters, spaces around components and empty ones at the end (PS3.5
+    6.2.1) are what systems change as they pass a name on.
+    """
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    groups = [
+        "^".join(" ".join(part.split()) for part in group.split("^")) for group in plain.split("=")
+    ]
+    return "=".join(group.rstrip("^") for group in groups).rstrip("=")
 
 
 def _text(attributes: Attributes, keyword: str) -> str:

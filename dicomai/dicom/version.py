@@ -3,6 +3,10 @@
 Two parts. The first covers identity, geometry and how pixels are to be read; the second the bytes
 of native pixels, in little endian order. Copies are one version when the first parts are equal,
 and the second ones too where both have one.
+
+Of patient and order there counts what results repeat and people correct: name, sex, accession
+number, date of the study. What systems add on the way, as a Study ID, does not count, nor does
+another spelling of the same.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from typing import Final
 from pydicom.datadict import tag_for_keyword
 
 from dicomai.dicom.data_set import Element, Elements, known_vr
-from dicomai.dicom.header import values_of
+from dicomai.dicom.header import Attributes, values_of
+from dicomai.dicom.identity import comparable_name
 from dicomai.dicom.part10 import Part10
 
 _IDENTITY: Final = (
@@ -49,7 +54,10 @@ _WORDS: Final[Mapping[int, int]] = {16: 2, 32: 4, 64: 8}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionDigest:
-    """Two SHA-256 in lower-case hex; `pixels` is None where pixels are compressed or absent."""
+    """SHA-256 in lower-case hex; `pixels` is None where pixels are compressed or absent.
+
+    `header` is two of them with a dot between: of the object, and of patient and order.
+    """
 
     header: str
     pixels: str | None
@@ -60,7 +68,7 @@ class VersionDigest:
         return self.header == other.header and (not known or self.pixels == other.pixels)
 
 
-def version_digest(part10: Part10, patient_key: str) -> VersionDigest:
+def version_digest(part10: Part10, patient_key: str, attributes: Attributes) -> VersionDigest:
     """Return the digest of an object's version.
 
     Parameters
@@ -69,6 +77,8 @@ def version_digest(part10: Part10, patient_key: str) -> VersionDigest:
         The object; its native pixels are read in pieces, and never decoded.
     patient_key
         Whose it is, see `dicomai.dicom.identity`.
+    attributes
+        Its short header.
     """
     header = hashlib.sha256()
     header.update(repr(("patient", patient_key)).encode())
@@ -77,7 +87,31 @@ def version_digest(part10: Part10, patient_key: str) -> VersionDigest:
         if element is not None:
             header.update(repr((keyword, _canonical(element, part10.little_endian))).encode())
     header.update(repr(("photometric", _photometric_family(part10.elements))).encode())
-    return VersionDigest(header=header.hexdigest(), pixels=_pixel_digest(part10))
+    return VersionDigest(
+        header=with_identity(header.hexdigest(), attributes), pixels=_pixel_digest(part10)
+    )
+
+
+def with_identity(header: str, attributes: Attributes) -> str:
+    """Return the first part of a digest with what its object says of patient and order.
+
+    Catalogues have digests from before that was part of them; one that has it stays as it is.
+    """
+    if "." in header:
+        return header
+    said = (
+        comparable_name(_said(attributes, "PatientName")),
+        _said(attributes, "PatientSex").upper(),
+        _said(attributes, "AccessionNumber"),
+        _said(attributes, "StudyDate").replace(".", ""),  # ACR-NEMA wrote 1993.08.22
+    )
+    return f"{header}.{hashlib.sha256(repr(said).encode()).hexdigest()}"
+
+
+def _said(attributes: Attributes, keyword: str) -> str:
+    value = attributes.get(keyword, "")
+    values = [value] if isinstance(value, str | float | int) else value
+    return "\\".join(str(each).strip(" ") for each in values)
 
 
 def _canonical(element: Element, little: bool) -> object:

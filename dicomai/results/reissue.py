@@ -23,6 +23,7 @@ from pydicom.uid import UID
 from dicomai.dicom import dates, uid
 from dicomai.dicom.charset import fits, terms_of
 from dicomai.dicom.dates import Instant
+from dicomai.dicom.identity import comparable_name
 from dicomai.errors import InputError
 from dicomai.results.context import ResultContext
 from dicomai.results.rejection import INCORRECT_WORKLIST_ENTRY, Rejection, note
@@ -183,9 +184,8 @@ def _is_same_person(result: Dataset, person: Person) -> bool:
 
 
 def _alphabetic(name: str) -> str:
-    """Return the first group of a name, spelt so that equal names are equal (PS3.5 6.2.1)."""
-    parts = [" ".join(part.split()) for part in name.split("=")[0].split("^")]
-    return "^".join(parts).rstrip("^").casefold()
+    # Not every system keeps the groups in other scripts.
+    return comparable_name(name).partition("=")[0]
 
 
 def _correct_order(result: Dataset, accession_number: str, *, all_requests: bool) -> None:

@@ -76,7 +76,7 @@ def read_object(path: Path, reading: Reading) -> ReceivedObject:
         remarks = part10.remarks
         if part10.media_sop_instance_uid not in ("", found.sop_instance_uid):
             remarks += ("Its meta information names another SOP Instance UID than its data set.",)
-        version = version_digest(part10, identity.key or "")
+        version = version_digest(part10, identity.key or "", header)
         syntax = part10.transfer_syntax_uid
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,7 @@ from dicomai.dicom.uid import (
     StudyInstanceUID,
     TransferSyntaxUID,
 )
-from dicomai.dicom.version import VersionDigest
+from dicomai.dicom.version import VersionDigest, with_identity
 from dicomai.store import headers, schema
 from dicomai.store.job import InstanceId, JobId
 from dicomai.store.states import Origin
@@ -72,7 +72,8 @@ class InstanceRow:
     @property
     def version(self) -> VersionDigest:
         """Its version digest."""
-        return VersionDigest(header=self.header_digest, pixels=self.pixel_digest)
+        header = with_identity(self.header_digest, self.attributes)
+        return VersionDigest(header=header, pixels=self.pixel_digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -301,6 +301,24 @@ def test_a_new_version_of_a_slice_supersedes_and_the_older_is_kept(
     )
 
 
+def test_images_with_a_corrected_accession_number_are_analysed_anew(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    hospital.send(*_chest(make_ct, AccessionNumber="A2"))
+    hospital.ingest_and_decide()
+
+    old, new = hospital.jobs()
+    assert (old.state, new.supersedes) == ("cancelled", old.id)
+    with reading(hospital.engine) as connection:
+        used = [
+            row.attributes["AccessionNumber"] for _, row in instances.inputs_of(connection, new.id)
+        ]
+    assert set(used) == {"A2"}
+    assert hospital.study().accession_number == "A2"
+
+
 def test_a_late_series_that_changes_no_input_queues_nothing(
     hospital: Hospital, make_ct: MakeCT
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from catalogue_rows import NOW, PATIENT, add, arrive, claim, claimed, finish, instance, job, wanted
 from sqlalchemy import Engine
@@ -9,6 +11,7 @@ from sqlalchemy import Engine
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
+from dicomai.dicom.version import with_identity
 from dicomai.store import (
     analyses,
     associations,
@@ -280,6 +283,23 @@ def test_a_reason_to_wait_is_told_once(engine: Engine) -> None:
             studies.postpone(connection, STUDY, "Slices are missing.", until, NOW)
         assert len(events.story(connection, STUDY)) == 1
         assert not studies.due(connection, Instant(NOW + seconds(61)))
+
+
+def test_a_row_from_before_patient_and_order_counted_tells_versions_apart(engine: Engine) -> None:
+    arrive(engine)
+
+    def come(file: str, header: str, accession: str) -> str:
+        row = instance("1.2.3", "1.2.3.7", file=file)
+        attributes = {**row.attributes, "AccessionNumber": accession}
+        row = replace(row, header_digest=header, attributes=attributes)
+        with writing(engine) as connection:
+            return instances.add(connection, row, NOW).outcome
+
+    assert come("before", "old", "A1") == "new"
+    digest = with_identity("old", {"AccessionNumber": "A1"})
+    assert come("copy", digest, "A1") == "copy"
+    assert come("corrected", with_identity("old", {"AccessionNumber": "A2"}), "A2") == "version"
+    assert come("sent again", digest, "A1") == "copy"
 
 
 def test_versions_copies_and_duplicates_are_told_apart(engine: Engine) -> None:
