@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
 from pydicom import dcmread
 from pydicom.datadict import dictionary_description
 from pydicom.dataset import Dataset
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import IdentityKey, identity_of
@@ -71,7 +71,7 @@ def reissue(
     """
     with reading(engine) as connection:
         found = reissues.current(connection, study)
-        counted = [each for each in found if _results(instances.of_job(connection, each.id), each)]
+        counted = [each for each in found if results_of(connection, each)]
         goes_to = {
             delivery.node
             for each in counted
@@ -119,13 +119,8 @@ def _reissued(
     settings: Settings, engine: Engine, job: Job, correction: Correction, now: Instant
 ) -> JobId:
     with reading(engine) as connection:
-        rows = _results(instances.of_job(connection, job.id), job)
-        left = [
-            row
-            for each in reissues.lineage(connection, job)
-            if reissues.delivered_to(connection, each.id)
-            for row in _results(instances.of_job(connection, each.id), each)
-        ]
+        rows = results_of(connection, job)
+        left = delivered_of(connection, reissues.lineage(connection, job))
         had_by = reissues.had_by(connection, job)
         inputs = instances.inputs_of(connection, job.id)
     old = _read(settings, rows, job)
@@ -171,12 +166,23 @@ def _reissued(
         return reissues.reissue(connection, job, made, now)
 
 
-def _results(rows: Sequence[Instance], job: Job) -> list[Instance]:
+def results_of(connection: Connection, job: Job) -> list[Instance]:
     """Return what an analysis found, the report last, without notes about what was before."""
     if job.is_withdrawal:
         return []  # its note is all there is
+    rows = instances.of_job(connection, job.id)
     kept = [row for row in rows if row.sop_instance_uid != note_uid(job.uuid)]
     return sorted(kept, key=lambda row: row.sop_class_uid == COMPREHENSIVE_3D_SR_STORAGE)
+
+
+def delivered_of(connection: Connection, analyses: Iterable[Job]) -> list[Instance]:
+    """Return the results of those of some analyses of which a node has something."""
+    return [
+        row
+        for each in analyses
+        if reissues.delivered_to(connection, each.id)
+        for row in results_of(connection, each)
+    ]
 
 
 def _read(settings: Settings, rows: Sequence[Instance], job: Job) -> list[Dataset]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -16,16 +17,17 @@ from dicomai.results.context import ResultContext
 from dicomai.results.encode import written
 from dicomai.results.gate.rejection import check_rejection
 from dicomai.results.rejection import encode_rejection
-from dicomai.results.uids import COMPREHENSIVE_3D_SR_STORAGE, rejection_uid
+from dicomai.results.uids import rejection_uid
 from dicomai.service.analyse import placed
 from dicomai.service.received import Reading
+from dicomai.service.reissue import delivered_of, results_of
 from dicomai.settings import Settings
-from dicomai.store import analyses, deliveries, instances, jobs
+from dicomai.store import analyses, deliveries, instances, jobs, reissues
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobId, JobRoute
 from dicomai.store.jobs import NotNow
-from dicomai.store.states import STORED, UNFINISHED
+from dicomai.store.states import UNFINISHED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,8 @@ def withdraw(
 ) -> Withdrawal:
     """Take back the results of an analysis: keep a rejection note, and queue it.
 
+    What they were before they were reissued goes with them, wherever it went.
+
     Raises
     ------
     NotFound, NotNow
@@ -65,13 +69,14 @@ def withdraw(
     """
     with reading(engine) as connection:
         old = jobs.existing(connection, job)
-        rows = instances.of_job(connection, job)
+        rows = results_of(connection, old)
+        before = delivered_of(connection, reissues.lineage(connection, old)[1:])
         known = instances.newest(connection, old.study_instance_uid, rejection_uid(old.uuid))
     if known is not None:
         raise NotNow(f"{old.title} is withdrawn already, by job {known.job_id}.", subject=str(job))
     if old.kind != "analyse" or old.is_withdrawal or old.state != "done" or not rows:
         raise NotNow(_nothing_to_withdraw(old), subject=str(job))
-    octets = _note(settings, old, rows, reason, now)
+    octets = _note(settings, old, rows, before, reason, now)
     node = next((each for each in settings.nodes if each.name == rows[0].node), None)
     reads = Reading(
         issuer_of_patient_id=node.issuer_of_patient_id if node else "",
@@ -79,16 +84,14 @@ def withdraw(
     )
     (row,) = placed(old, (octets,), settings.folders.data, reads, now)
     with writing(engine) as connection:
-        went, cancelled = [], []
+        cancelled = []
         for each in deliveries.of_analysis(connection, job):
             if each.state == "running":
                 raise NotNow(f"{each.title} runs just now. Repeat this when it is over.")
             if each.state in ("waiting", "queued", "held"):
                 because = f"The results of {old.title} are withdrawn."
                 cancelled.append(jobs.cancel(connection, each.id, because, now).id)
-            sent = deliveries.objects(connection, each.id)
-            if each.state == "done" or any(one.state in STORED for one in sent):
-                went.append(each.node)
+        went = sorted(reissues.had_by(connection, old))
         takes = {each.name for each in settings.nodes if each.rejection_notes}
         noted = tuple(each for each in went if each in takes)
         new = analyses.add_withdrawal(connection, old, _fingerprint(old), now)
@@ -147,12 +150,19 @@ def _told(old: Job, done: Withdrawal, reason: str) -> str:
 
 
 def _note(
-    settings: Settings, old: Job, rows: tuple[Instance, ...], reason: str, now: Instant
+    settings: Settings,
+    old: Job,
+    rows: Sequence[Instance],
+    before: Sequence[Instance],
+    reason: str,
+    now: Instant,
 ) -> bytes:
     data = settings.folders.data
-    ordered = sorted(rows, key=lambda each: each.sop_class_uid == COMPREHENSIVE_3D_SR_STORAGE)
     try:
-        headers = [pydicom.dcmread(data / each.path, stop_before_pixels=True) for each in ordered]
+        replaced, results = (
+            [pydicom.dcmread(data / each.path, stop_before_pixels=True) for each in some]
+            for some in (before, rows)
+        )
     except FileNotFoundError as error:
         raise NotFound(
             f"{error.filename} is missing from the archive, so the results of {old.title} can't be "
@@ -160,8 +170,8 @@ def _note(
             subject=str(old.id),
         ) from error
     context = ResultContext(created_at=now, software_version=version("dicomai"))
-    octets = written(encode_rejection(headers, old.uuid, reason, context))
-    check_rejection(octets, headers, reason)
+    octets = written(encode_rejection([*replaced, *results], old.uuid, reason, context))
+    check_rejection(octets, results, reason, replaced=replaced)
     return octets
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,17 @@ def _silent(note: Dataset) -> None:
 
 def _untitled(note: Dataset) -> None:
     del note.ConceptNameCodeSequence
+
+
+def test_a_note_that_rejects_a_rejection_note_is_refused(
+    study: Any, found: Any, results: list[Dataset]
+) -> None:
+    earlier = pydicom.dcmread(io.BytesIO(_note(study, found, results)))
+    taken = [earlier, *results]
+    octets = written(encode_rejection(taken, uuid.uuid4(), WHY, study.context))
+    with pytest.raises(GateError, match="it rejects another rejection note") as refused:
+        check_rejection(octets, taken, WHY)
+    assert refused.value.rule == "content"
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,42 @@ def test_results_that_were_withdrawn_are_not_reissued(
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("takes_notes", [False, True])
+def test_what_left_is_withdrawn_with_the_reissue_that_never_did(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs, takes_notes: bool
+) -> None:
+    ward, study, _ = analysed(rejection_notes=takes_notes)
+    assert deliver(ward)
+    left = {str(each.SOPInstanceUID) for each in pacs.stored}
+    pacs.stored.clear()
+    pacs.patient_id = "P2"
+    (new,) = corrected(ward, study, patient_id="P2")
+    taken = withdraw(ward.engine, ward.settings, new, "Left and right were exchanged.", now())
+    assert (taken.nodes, taken.by_hand)[not takes_notes] == ("PACS1",)
+    assert deliver(ward) is takes_notes
+    for note in pacs.stored:
+        assert note.ConceptNameCodeSequence[0].CodeValue == "113037"
+        assert (note.PatientID, note.StudyInstanceUID) == ("P2", study)
+        assert left < named_by(note)
+    assert len(pacs.stored) == takes_notes
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_note_on_what_was_before_is_not_withdrawn(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs
+) -> None:
+    ward, study, _ = analysed(rejection_notes=True)
+    assert deliver(ward)
+    pacs.patient_id = "P2"
+    (new,) = corrected(ward, study, patient_id="P2")
+    assert deliver(ward)
+    results = {str(each.SOPInstanceUID) for each in pacs.stored if each.Modality != "KO"}
+    withdraw(ward.engine, ward.settings, new, "Left and right were exchanged.", now())
+    assert deliver(ward)
+    assert named_by(pacs.stored[-1]) == results
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_the_command_reissues_for_both_at_once_and_is_audited(
     analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs, tmp_path: Path
 ) -> None:

@@ -22,6 +22,8 @@ _SAME = (
     "StudyID",
     "StudyDate",
 )
+# Quality, patient safety, wrong worklist entry, retention (IHE RAD, IOCM).
+_REJECTING = frozenset({"113001", "113037", "113038", "113039"})
 
 
 def check_rejection(
@@ -30,6 +32,7 @@ def check_rejection(
     reason: str,
     *,
     reissued: Dataset | None = None,
+    replaced: Sequence[Dataset] = (),
 ) -> None:
     """Return when a note rejects just these results, for this reason.
 
@@ -38,6 +41,9 @@ def check_rejection(
     reissued
         One of those that take their place for a corrected patient or procedure: the note has its
         identity, and says so; None: they are taken back.
+    replaced
+        What the results took the place of, for another patient or procedure: the note rejects
+        these too, and has the results' identity.
 
     Raises
     ------
@@ -46,27 +52,32 @@ def check_rejection(
     """
     note = opened(octets)
     with strictly_read(note):
-        _check(note, results, reason, reissued)
+        _check_identity(note, results if reissued is None else (reissued,))
+        _check(note, (*results, *replaced), reason, "113037" if reissued is None else "113038")
 
 
-def _check(
-    note: Dataset, results: Sequence[Dataset], reason: str, reissued: Dataset | None
-) -> None:
+def _check_identity(note: Dataset, like: Sequence[Dataset]) -> None:
+    uid = str(note.SOPInstanceUID)
+    for keyword in _SAME:
+        for result in like:
+            if str(note.get(keyword) or "") != str(result.get(keyword) or ""):
+                refuse("identity", uid, f"{keyword} differs from that of {result.SOPInstanceUID}")
+
+
+def _check(note: Dataset, results: Sequence[Dataset], reason: str, title_code: str) -> None:
     uid = str(note.SOPInstanceUID)
     if note.SOPClassUID != KO or note.Modality != "KO":
         refuse("attributes", uid, "it is no Key Object Selection")
-    for keyword in _SAME:
-        for result in results if reissued is None else (reissued,):
-            if str(note.get(keyword) or "") != str(result.get(keyword) or ""):
-                refuse("identity", uid, f"{keyword} differs from that of {result.SOPInstanceUID}")
     if uid in {str(result.SOPInstanceUID) for result in results} or str(note.SeriesInstanceUID) in {
         str(result.SeriesInstanceUID) for result in results
     }:
         refuse("identity", uid, "it claims to be one of the results that it rejects")
     title = note.ConceptNameCodeSequence[0]
-    code = "113037" if reissued is None else "113038"
-    if (code_of(title), title.CodingSchemeDesignator) != (code, "DCM"):
+    if (code_of(title), title.CodingSchemeDesignator) != (title_code, "DCM"):
         refuse("content", uid, "its title does not reject")
+    for result in results:
+        if result.SOPClassUID == KO and code_of(result.ConceptNameCodeSequence[0]) in _REJECTING:
+            refuse("content", uid, f"it rejects another rejection note, {result.SOPInstanceUID}")
     rejected = {
         str(each.ReferencedSOPInstanceUID): str(each.ReferencedSOPClassUID)
         for item in note.ContentSequence
