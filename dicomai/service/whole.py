@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
-from dicomai.dicom.identity import IdentityKey
+from dicomai.dicom.identity import IdentityKey, identity_of
 from dicomai.dicom.uid import SeriesInstanceUID
 from dicomai.routing.exclusion import Excluded
 from dicomai.routing.image import Image, Series, series_of
@@ -61,7 +61,10 @@ def of_patient(
         keys.setdefault(each.series_instance_uid, set()).add(each.key)
     theirs, foreign = [], []
     for one in found:
-        if keys.get(SeriesInstanceUID(one.series_instance_uid), set()) <= {study.accepted_key}:
+        seen = keys.get(SeriesInstanceUID(one.series_instance_uid), set())
+        if seen <= {study.accepted_key} or all(
+            _only_key(each, seen) == study.accepted_key for each in one.images
+        ):
             theirs.append(one)
         else:
             foreign.append(
@@ -69,6 +72,17 @@ def of_patient(
                 f"{study.accepted_key}, whom a person accepted."
             )
     return theirs, foreign
+
+
+def _only_key(image: Image, keys: Iterable[IdentityKey | None]) -> IdentityKey | None:
+    """Return the one of its series' keys that an image can have, None where that isn't certain.
+
+    Keys of versions that others have replaced are among them.
+    """
+    own = identity_of(image.attributes, issuer_of_node="", placeholders=()).key
+    # Behind an @ stands the issuer that its node was configured with.
+    fits = [key for key in keys if key and own and (key == own or key.startswith(f"{own}@"))]
+    return fits[0] if len(fits) == 1 else None
 
 
 def image_of(row: Instance) -> Image:

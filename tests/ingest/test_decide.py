@@ -543,6 +543,27 @@ def test_accepting_a_key_releases_that_patients_series_only(
     )
 
 
+@pytest.mark.parametrize("corrected", [3, 4])
+def test_images_with_a_corrected_patient_id_count_when_that_is_accepted(
+    hospital: Hospital, make_ct: MakeCT, corrected: int
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    hospital.send(*_chest(make_ct, PatientID="P9")[:corrected])
+    hospital.ingest_and_decide()
+    assert hospital.study().status == "held"
+
+    accept(hospital.engine, StudyInstanceUID("1.2.3"), IdentityKey("P9"), hospital.clock)
+
+    assert hospital.ingest_and_decide(wait=0) == "decided"
+    if corrected < 4:  # one is P1's still
+        assert len(hospital.story("series left out")) == len(hospital.jobs()) == 1
+        return
+    old, new = hospital.jobs()
+    assert (old.state, new.state, new.patient_key) == ("cancelled", "queued", "P9")
+    assert not hospital.story("series left out")
+
+
 def test_a_conflict_that_comes_late_parks_the_queued_job(
     hospital: Hospital, make_ct: MakeCT
 ) -> None:
