@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -120,7 +120,12 @@ def _reissued(
 ) -> JobId:
     with reading(engine) as connection:
         rows = results_of(connection, job)
-        left = delivered_of(connection, reissues.lineage(connection, job))
+        left = [
+            row
+            for each in reissues.lineage(connection, job)
+            if reissues.delivered_to(connection, each.id)
+            for row in results_of(connection, each)
+        ]
         had_by = reissues.had_by(connection, job)
         inputs = instances.inputs_of(connection, job.id)
     old = _read(settings, rows, job)
@@ -141,14 +146,7 @@ def _reissued(
     check_reissued(octets, old, changes, known)
     if left:
         octets.append(_note(_read(settings, left, job), new, unique, now))
-    node = next(
-        (each for each in settings.nodes if inputs and each.name == inputs[0][1].node), None
-    )
-    how = Reading(
-        issuer_of_patient_id=node.issuer_of_patient_id if node else "",
-        charset_default=node.charset_default if node else "",
-        placeholder_ids=settings.decide.placeholder_ids,
-    )
+    how = reading_of(settings, inputs)
     key = _key(new[0], how)
     wanted = replace(job, uuid=unique, patient_key=key)
     placed = analyse.placed(wanted, octets, settings.folders.data, how, now)
@@ -166,6 +164,18 @@ def _reissued(
         return reissues.reissue(connection, job, made, now)
 
 
+def reading_of(settings: Settings, inputs: Sequence[tuple[str, Instance]]) -> Reading:
+    """Return how the images of an analysis were read, so that its results' key comes out alike."""
+    node = next(
+        (each for each in settings.nodes if inputs and each.name == inputs[0][1].node), None
+    )
+    return Reading(
+        issuer_of_patient_id=node.issuer_of_patient_id if node else "",
+        charset_default=node.charset_default if node else "",
+        placeholder_ids=settings.decide.placeholder_ids,
+    )
+
+
 def results_of(connection: Connection, job: Job) -> list[Instance]:
     """Return what an analysis found, the report last, without notes about what was before."""
     if job.is_withdrawal:
@@ -173,16 +183,6 @@ def results_of(connection: Connection, job: Job) -> list[Instance]:
     rows = instances.of_job(connection, job.id)
     kept = [row for row in rows if row.sop_instance_uid != note_uid(job.uuid)]
     return sorted(kept, key=lambda row: row.sop_class_uid == COMPREHENSIVE_3D_SR_STORAGE)
-
-
-def delivered_of(connection: Connection, analyses: Iterable[Job]) -> list[Instance]:
-    """Return the results of those of some analyses of which a node has something."""
-    return [
-        row
-        for each in analyses
-        if reissues.delivered_to(connection, each.id)
-        for row in results_of(connection, each)
-    ]
 
 
 def _read(settings: Settings, rows: Sequence[Instance], job: Job) -> list[Dataset]:

@@ -7,20 +7,22 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import pairwise
 
 import pydicom
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant
+from dicomai.dicom.uid import SOPInstanceUID
 from dicomai.errors import NotFound
 from dicomai.results.context import ResultContext
 from dicomai.results.encode import written
 from dicomai.results.gate.rejection import check_rejection
+from dicomai.results.reissue import note_uid
 from dicomai.results.rejection import encode_rejection
 from dicomai.results.uids import rejection_uid
 from dicomai.service.analyse import placed
-from dicomai.service.received import Reading
-from dicomai.service.reissue import delivered_of, results_of
+from dicomai.service.reissue import reading_of, results_of
 from dicomai.settings import Settings
 from dicomai.store import analyses, deliveries, instances, jobs, reissues
 from dicomai.store.engine import reading, writing
@@ -57,7 +59,7 @@ def withdraw(
 ) -> Withdrawal:
     """Take back the results of an analysis: keep a rejection note, and queue it.
 
-    What they were before they were reissued goes with them, wherever it went.
+    What they were before they were reissued goes with them, wherever it is still in sight.
 
     Raises
     ------
@@ -70,19 +72,22 @@ def withdraw(
     with reading(engine) as connection:
         old = jobs.existing(connection, job)
         rows = results_of(connection, old)
-        before = delivered_of(connection, reissues.lineage(connection, old)[1:])
+        inputs = instances.inputs_of(connection, job)
+        takes = {each.name for each in settings.nodes if each.rejection_notes}
+        before = [
+            row
+            for each, nodes in _in_sight(connection, old)
+            if nodes & takes
+            for row in results_of(connection, each)
+        ]
         known = instances.newest(connection, old.study_instance_uid, rejection_uid(old.uuid))
     if known is not None:
         raise NotNow(f"{old.title} is withdrawn already, by job {known.job_id}.", subject=str(job))
     if old.kind != "analyse" or old.is_withdrawal or old.state != "done" or not rows:
         raise NotNow(_nothing_to_withdraw(old), subject=str(job))
     octets = _note(settings, old, rows, before, reason, now)
-    node = next((each for each in settings.nodes if each.name == rows[0].node), None)
-    reads = Reading(
-        issuer_of_patient_id=node.issuer_of_patient_id if node else "",
-        placeholder_ids=settings.decide.placeholder_ids,
-    )
-    (row,) = placed(old, (octets,), settings.folders.data, reads, now)
+    how = reading_of(settings, inputs)
+    (row,) = placed(old, (octets,), settings.folders.data, how, now)
     with writing(engine) as connection:
         cancelled = []
         for each in deliveries.of_analysis(connection, job):
@@ -91,8 +96,11 @@ def withdraw(
             if each.state in ("waiting", "queued", "held"):
                 because = f"The results of {old.title} are withdrawn."
                 cancelled.append(jobs.cancel(connection, each.id, because, now).id)
-        went = sorted(reissues.had_by(connection, old))
-        takes = {each.name for each in settings.nodes if each.rejection_notes}
+        went = sorted(
+            reissues.delivered_to(connection, job).union(
+                *(nodes for _, nodes in _in_sight(connection, old))
+            )
+        )
         noted = tuple(each for each in went if each in takes)
         new = analyses.add_withdrawal(connection, old, _fingerprint(old), now)
         instances.add(connection, replace(row, job_id=new.id), now)
@@ -147,6 +155,20 @@ def _told(old: Job, done: Withdrawal, reason: str) -> str:
     for name in done.by_hand:
         said += f" {name} has them and takes no rejection notes: remove them there by hand."
     return f"{said} The reason: {reason}"
+
+
+def _in_sight(connection: Connection, old: Job) -> list[tuple[Job, frozenset[str]]]:
+    """Return what reissued results took the place of, and where no note hides that yet.
+
+    An archive may refuse to have an object rejected once more for another reason.
+    """
+    found = []
+    hidden: frozenset[str] = frozenset()
+    for later, earlier in pairwise(reissues.lineage(connection, old)):
+        note = SOPInstanceUID(note_uid(later.uuid))
+        hidden |= reissues.noted_at(connection, later.id, note)
+        found.append((earlier, reissues.delivered_to(connection, earlier.id) - hidden))
+    return found
 
 
 def _note(

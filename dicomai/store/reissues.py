@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, exists, insert, select
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import IdentityKey
-from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
 from dicomai.store import deliveries, instances, schema, studies
 from dicomai.store.instances import InstanceRow
 from dicomai.store.job import Job, JobId, job_of
@@ -174,6 +174,21 @@ def delivered_to(connection: Connection, analysis: JobId) -> frozenset[str]:
         .join(sent, sent.c.job_id == jobs.c.id)
         .where(jobs.c.result_of == analysis, sent.c.state.in_(STORED))
         .distinct()
+    )
+    return frozenset(found.scalars())
+
+
+def noted_at(connection: Connection, analysis: JobId, note: SOPInstanceUID) -> frozenset[str]:
+    """Return the nodes that have an analysis's note on what its results took the place of."""
+    sent = schema.deliveries
+    found = connection.execute(
+        select(jobs.c.node)
+        .join(sent, sent.c.job_id == jobs.c.id)
+        .where(
+            jobs.c.result_of == analysis,
+            sent.c.sop_instance_uid == note,
+            sent.c.state.in_(STORED),
+        )
     )
     return frozenset(found.scalars())
 

@@ -330,7 +330,7 @@ def test_what_left_is_withdrawn_with_the_reissue_that_never_did(
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_the_note_on_what_was_before_is_not_withdrawn(
+def test_neither_a_note_nor_what_it_hides_is_withdrawn_again(
     analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs
 ) -> None:
     ward, study, _ = analysed(rejection_notes=True)
@@ -338,7 +338,11 @@ def test_the_note_on_what_was_before_is_not_withdrawn(
     pacs.patient_id = "P2"
     (new,) = corrected(ward, study, patient_id="P2")
     assert deliver(ward)
-    results = {str(each.SOPInstanceUID) for each in pacs.stored if each.Modality != "KO"}
+    results = {
+        str(each.SOPInstanceUID)
+        for each in pacs.stored
+        if each.Modality != "KO" and each.PatientID == "P2"
+    }
     withdraw(ward.engine, ward.settings, new, "Left and right were exchanged.", now())
     assert deliver(ward)
     assert named_by(pacs.stored[-1]) == results

@@ -170,6 +170,18 @@ def test_a_job_without_results_is_not_withdrawn(done: tuple[Ward, JobId]) -> Non
         withdraw(ward.engine, ward.settings, queued, REASON, now())
 
 
+def test_results_of_a_patient_whose_issuer_the_sender_has_are_withdrawn(
+    tmp_path: Path, runner: RunnerProcess
+) -> None:
+    ward = open_ward(tmp_path, Node(name="CT1", ae_title="CT1", issuer_of_patient_id="HOSPITAL"))
+    job = ward.queue(ward.study("P1", key="P1@HOSPITAL"))
+    Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
+    assert ward.job(job).state == "done"
+    taken = withdraw(ward.engine, ward.settings, job, REASON, now())
+    assert len(ward.results(taken.job)) == 1
+    ward.engine.dispose()
+
+
 def test_a_node_that_takes_no_notes_is_named(done: tuple[Ward, JobId]) -> None:
     ward, job = done
     assert deliver(ward)
