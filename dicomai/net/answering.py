@@ -24,6 +24,7 @@ from pynetdicom.presentation import PresentationContext
 from dicomai.dicom.part10 import media
 from dicomai.errors import DicomaiError, InputError, NotFound
 from dicomai.net.decoding import decoded
+from dicomai.net.find import UNIQUE_KEYS
 from dicomai.net.identifier import ROOTS, Asked, read, written
 from dicomai.net.status import meaning
 from dicomai.net.suboperations import Tally
@@ -181,9 +182,9 @@ class _Service:
         asked = read(self._identifier(), self._root, self._peer.charset_default)
         if isinstance(self._request, C_FIND):
             return self._find(asked)
-        for level in ("study", "series", "image"):
-            if level == asked.level and not asked.uids(asked.level):
-                raise InputError("Nothing is named that is to be sent.")
+        if not asked.uids(asked.level):
+            # An empty key matches all, which nobody wants to be sent.
+            raise InputError(f"{UNIQUE_KEYS[asked.level]} must say what is to be sent.")
         objects = self._peer.archive.objects(asked)
         self._tally = Tally(remaining=len(objects))
         if isinstance(self._request, C_GET):

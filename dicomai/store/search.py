@@ -100,9 +100,13 @@ def objects(
     ----------
     patients
         Patient IDs; where there are studies they only confirm them.
-    studies, series, images
+    studies
+        UIDs; empty: all of the patients, or none where no patient is named.
+    series, images
         UIDs; empty: all of them.
     """
+    if not patients and not studies:
+        return
     table = schema.study_headers
     query = select(table.c.study_instance_uid).order_by(table.c.study_instance_uid)
     if patients:

@@ -34,6 +34,8 @@ from dicomai.net.query_server import QueryConfig, answer
 from dicomai.roles.query import CatalogueArchive
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
+PATIENT_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2"
+PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.3"
 Findscu = Callable[..., list[Dataset]]
 
 
@@ -292,6 +294,49 @@ def test_getscu_fetches_what_it_names(
     }
     got = {each.SOPInstanceUID: each for each in map(dcmread, out.iterdir())}
     assert got == wanted
+
+
+def test_nothing_is_sent_where_the_key_of_the_level_is_empty(
+    filled: Callable[..., Any], our_query_port: int, mueller: Any
+) -> None:
+    filled()
+    entity = AE("CLIENT")
+    models = (STUDY_ROOT_GET, STUDY_ROOT_MOVE, PATIENT_ROOT_GET, PATIENT_ROOT_MOVE)
+    for model in (*models, CT):
+        entity.add_requested_context(model)
+    taken: list[str] = []
+    association = entity.associate(
+        "127.0.0.1",
+        our_query_port,
+        ae_title="DICOMAI",
+        ext_neg=[build_role(CT, scp_role=True)],
+        evt_handlers=[(evt.EVT_C_STORE, lambda event: taken.append("one") or 0)],
+    )
+    above = {"PatientID": "A1", "StudyInstanceUID": mueller.uid}
+    above["SeriesInstanceUID"] = mueller.series_uid(1)
+    levels = ("PATIENT", "STUDY", "SERIES", "IMAGE")
+    keys = (*above, "SOPInstanceUID")
+    for model in models:
+        for depth, (level, key) in enumerate(zip(levels, keys, strict=True)):
+            if level == "PATIENT" and model in (STUDY_ROOT_GET, STUDY_ROOT_MOVE):
+                continue
+            for empty in ("", "\\"):
+                query = Dataset()
+                query.QueryRetrieveLevel = level
+                for name in keys[:depth]:
+                    setattr(query, name, above[name])
+                setattr(query, key, empty)
+                if model in (STUDY_ROOT_GET, PATIENT_ROOT_GET):
+                    answers = list(association.send_c_get(query, model))
+                else:
+                    answers = list(association.send_c_move(query, "CLIENT", model))
+                ((status, _),) = answers
+                assert (status.Status, status.ErrorComment) == (
+                    0xA900,
+                    f"{key} must say what is to be sent.",
+                )
+    association.release()
+    assert not taken
 
 
 def test_movescu_has_a_study_sent_to_a_node(

@@ -44,3 +44,10 @@ def test_the_images_of_a_series_come_in_pages(
     assert [len(each) for each in pages] == [10, 10, 5]
     found = {uid for each in pages for uid in each}
     assert found == {f"1.2.3.1.{number}" for number in range(25)}
+
+
+def test_where_nothing_is_named_there_are_no_objects(engine: Engine) -> None:
+    images(engine, "1.2.3", 2)
+    with reading(engine) as connection:
+        assert not list(search.objects(connection))
+        assert not list(search.objects(connection, series=["1.2.3.1"], images=["1.2.3.1.0"]))
