@@ -134,7 +134,11 @@ def query() -> Table:
                 "A match, and some keys were not heeded.",
             ),
             (_code(answering.CANCELLED), every, "The peer cancelled it (C-CANCEL)."),
-            (_code(answering.WITH_FAILURES), moving, "Some objects could not be sent."),
+            (
+                _code(answering.WITH_FAILURES_OR_WARNINGS),
+                moving,
+                "Some objects could not be sent, or were taken with a warning.",
+            ),
             (_code(answering.UNABLE_TO_SEND), moving, "No object could be sent."),
             (
                 _code(answering.UNKNOWN_DESTINATION),

@@ -42,7 +42,7 @@ DOES_NOT_MATCH: Final = 0xA900
 UNABLE_TO_PROCESS: Final = 0xC000
 UNABLE_TO_SEND: Final = 0xA702
 UNKNOWN_DESTINATION: Final = 0xA801
-WITH_FAILURES: Final = 0xB000
+WITH_FAILURES_OR_WARNINGS: Final = 0xB000
 _MAX_COMMENT: Final = 64
 # Failed ones that a final answer names; more make it larger than some peers take.
 _MOST_NAMED: Final = 1000
@@ -193,10 +193,10 @@ class _Service:
             cancelled = self._move(objects, str(self._request.MoveDestination or "").strip())
         if cancelled:
             return CANCELLED, ""
-        if not self._tally.failed:
+        if not self._tally.failed and not self._tally.warnings:
             return SUCCESS, ""
         whole = self._tally.completed + self._tally.warnings == 0
-        return (UNABLE_TO_SEND if whole else WITH_FAILURES), ""
+        return (UNABLE_TO_SEND if whole else WITH_FAILURES_OR_WARNINGS), ""
 
     def _identifier(self) -> Dataset:
         raw = self._request.Identifier
@@ -297,7 +297,8 @@ class _Service:
             response.NumberOfCompletedSuboperations = self._tally.completed
             response.NumberOfFailedSuboperations = self._tally.failed
             response.NumberOfWarningSuboperations = self._tally.warnings
-            if status not in (PENDING, SUCCESS):
+            # Where none failed, there is no identifier (PS3.4 C.4.2.1.4.2).
+            if self._failed and status not in (PENDING, SUCCESS):
                 match = Dataset()
                 match.FailedSOPInstanceUIDList = self._failed[:_MOST_NAMED]
         if match is not None:

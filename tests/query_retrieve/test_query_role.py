@@ -339,6 +339,46 @@ def test_nothing_is_sent_where_the_key_of_the_level_is_empty(
     assert not taken
 
 
+def test_a_warning_of_who_takes_an_object_shows_in_the_last_answer(
+    filled: Callable[..., Any],
+    our_query_port: int,
+    free_ports: Callable[[int], list[int]],
+    doe: Any,
+) -> None:
+    def coerce(event: evt.Event) -> int:
+        return 0xB000
+
+    (port,) = free_ports(1)
+    viewer = AE("VIEWER")
+    viewer.supported_contexts = StoragePresentationContexts
+    server = viewer.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, coerce)]
+    )
+    filled(Node(name="VIEWER", ae_title="VIEWER", host="127.0.0.1", port=port))
+    entity = AE("CLIENT")
+    for model in (STUDY_ROOT_GET, STUDY_ROOT_MOVE, CT):
+        entity.add_requested_context(model)
+    association = entity.associate(
+        "127.0.0.1",
+        our_query_port,
+        ae_title="DICOMAI",
+        ext_neg=[build_role(CT, scp_role=True)],
+        evt_handlers=[(evt.EVT_C_STORE, coerce)],
+    )
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = doe.uid
+    got = list(association.send_c_get(query, STUDY_ROOT_GET))
+    moved = list(association.send_c_move(query, "VIEWER", STUDY_ROOT_MOVE))
+    for status, failed in (got[-1], moved[-1]):
+        assert status.Status == 0xB000
+        assert status.NumberOfWarningSuboperations == 4
+        assert status.NumberOfFailedSuboperations == 0
+        assert not failed
+    association.release()
+    server.shutdown()
+
+
 def test_movescu_has_a_study_sent_to_a_node(
     filled: Callable[..., Any],
     peer: Callable[[str], str],
