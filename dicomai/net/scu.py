@@ -70,6 +70,10 @@ class StudyIdentity:
     sex: str = field(default="", compare=False)
 
 
+class PutOff(TransientError):
+    """A node is there, and answers that it can't do now what it is asked for."""
+
+
 def echo(node: Node, our_ae: str, files: TlsFiles = NO_FILES) -> EchoAnswer:
     """Ask a node whether it is there (PS3.4 A.4).
 
@@ -115,7 +119,7 @@ def find_study_identity(
     Raises
     ------
     TransientError
-        It can't be reached, or gives no answer now.
+        It can't be reached, or gives no answer now; PutOff: it answers, but can't do it now.
     RefusedError
         It refuses for good.
     """
@@ -208,7 +212,7 @@ def _find_failed(node: Node, study_uid: str, code: int) -> DicomaiError:
         "its log."
     )
     for_good = code == 0x0122 or code == 0x0124 or 0xA900 <= code <= 0xA9FF
-    return (RefusedError if for_good else TransientError)(sentence, subject=node.name)
+    return (RefusedError if for_good else PutOff)(sentence, subject=node.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from dicomai.errors import (
 )
 from dicomai.net import scu
 from dicomai.net.node import Node
-from dicomai.net.scu import StoreOutcome, StudyIdentity
+from dicomai.net.scu import PutOff, StoreOutcome, StudyIdentity
 from dicomai.net.status import meaning
 from dicomai.results.objects import KEY_OBJECT_STORAGE
 from dicomai.results.reissue import note_uid
@@ -87,6 +87,10 @@ class Deliverer:
                 self._send(this, node, self._left(job, objects))
         except DatabaseError:
             raise  # ours, not the node's
+        except PutOff:
+            # Of one object or study that it can't take, the others need not wait.
+            this.write(lambda c: nodes.delivered(c, node.name, self.worker.clock()))
+            raise
         except TransientError as error:
             sentence = error.sentence
             this.write(lambda c: nodes.failed(c, node.name, sentence, self.worker.clock()))
@@ -215,8 +219,11 @@ class Deliverer:
         )
         self._note(this, unnoted)
         transient = [each for each in outcomes if each.kind == "transient"]
+        for unanswered in transient:
+            if unanswered.status is None:
+                raise TransientError(unanswered.sentence, subject=unanswered.sop_instance_uid)
         if transient:
-            raise TransientError(transient[0].sentence, subject=transient[0].sop_instance_uid)
+            raise PutOff(transient[0].sentence, subject=transient[0].sop_instance_uid)
 
     def _note(self, this: Attempt, told: Sequence[DeliveryObject]) -> None:
         job = this.job

@@ -62,7 +62,10 @@ def listing(connection: Connection) -> tuple[NodeState, ...]:
 
 
 def delivered(connection: Connection, name: str, now: Instant) -> None:
-    """Note a delivery: the breaker closes, and the node's parked jobs go on."""
+    """Note that a node answered: the breaker closes, and the node's parked jobs go on.
+
+    What it said of an object counts for that object's job alone.
+    """
     node = _lock(connection, name)
     _set(
         connection,
@@ -84,7 +87,7 @@ def delivered(connection: Connection, name: str, now: Instant) -> None:
         jobs.c.waiting_for == "breaker",
     )
     events.record(
-        connection, None, "breaker closed", f"{name} takes objects again.", {"node": name}, now
+        connection, None, "breaker closed", f"{name} answers again.", {"node": name}, now
     )
 
 
@@ -162,6 +165,8 @@ def _first_to_try(connection: Connection, name: str) -> JobId | None:
     """Return the job that tries a half-open node; None while one does, or there is none.
 
     One that nobody would claim tries nothing: the node would stay shut for as long as it stands.
+    Of the others comes first what was tried least, so that none with which the node breaks off each
+    time keeps it shut for all.
     """
     deliveries = jobs.c.kind == "deliver", jobs.c.node == name
     claimable = and_(jobs.c.state == "queued", *deliverable())
@@ -178,7 +183,7 @@ def _first_to_try(connection: Connection, name: str) -> JobId | None:
             jobs.c.waiting_for != "commitment",
             *deliverable(),
         )
-        .order_by(jobs.c.urgency, jobs.c.rank, jobs.c.id)
+        .order_by(jobs.c.attempts, jobs.c.urgency, jobs.c.rank, jobs.c.id)
         .limit(1)
     ).scalar_one_or_none()
     return None if first is None else JobId(first)

@@ -19,7 +19,7 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError, RefusedError, TransientError
 from dicomai.net import calling, scu
 from dicomai.net.node import Node
-from dicomai.net.scu import StoreOutcome, StudyIdentity
+from dicomai.net.scu import PutOff, StoreOutcome, StudyIdentity
 from dicomai.net.transcode import transcoded
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -291,7 +291,7 @@ def test_a_study_that_a_peer_lacks_has_no_identity_there(faulty_peer: Peer) -> N
 @pytest.mark.parametrize(
     ("finds", "error"),
     [
-        ([0xA700], TransientError),
+        ([0xA700], PutOff),
         ([0xA900], RefusedError),
         (
             [

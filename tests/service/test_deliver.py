@@ -208,6 +208,25 @@ def test_a_peer_that_is_away_opens_its_breaker_and_is_tried_again(
     assert "connection refused" in job.error_sentence
 
 
+@pytest.mark.parametrize("status", [0x0110, 0xA700])
+def test_a_peer_that_puts_an_object_off_keeps_its_breaker_closed(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer], status: int
+) -> None:
+    peer = faulty(*([status, 0x0000] + [status] * nodes.TOO_OFTEN))
+    ward, analysis = ward_of(peer.node())
+    at = now()
+    for _ in range(nodes.TOO_OFTEN):
+        assert deliver(ward, lambda at=at: at)  # type: ignore[misc]
+        job = delivery(ward, analysis)
+        assert (job.state, job.waiting_for, job.error_kind) == ("waiting", "back-off", "transient")
+        at = Instant(at + DAY)
+        duties.promote(ward.engine, at)
+    with reading(ward.engine) as connection:
+        there = nodes.get(connection, "PACS1")
+    assert (there.breaker, there.failures) == ("closed", 0)
+    assert sorted(objects(ward, job)) == ["sent", "transient"]
+
+
 def test_a_refusal_for_good_fails_in_plain_words_and_the_rest_is_sent(
     ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
 ) -> None:

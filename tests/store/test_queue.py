@@ -463,6 +463,18 @@ def test_a_node_is_tried_by_a_job_that_somebody_claims(engine: Engine) -> None:
     assert claimed(engine, "deliver").id == tried
 
 
+def test_a_node_is_tried_by_another_job_than_the_one_that_failed(engine: Engine) -> None:
+    first, second = sorted(deliveries_of(engine, 2))
+    taken = claimed(engine, "deliver")
+    while taken.id != first:
+        taken = claimed(engine, "deliver")
+    with writing(engine) as connection:
+        jobs.fail(connection, taken.held, "transient", "Broke off.", "send", "PACS1", NOW)
+    open_breaker(engine, "PACS1")
+    with writing(engine) as connection:
+        assert nodes.probe(connection, Instant(NOW + nodes.pause(1))) == (second,)
+
+
 def test_a_paused_route_keeps_no_node_shut(engine: Engine) -> None:
     deliveries_of(engine, 1)
     arrive(engine)
