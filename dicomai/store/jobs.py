@@ -307,22 +307,21 @@ def _columns_of(then: Next, now: Instant) -> dict[str, Any]:
 def promote_due(connection: Connection, now: Instant) -> tuple[Job, ...]:
     """Queue the jobs whose time is over, unless their node's breaker is open.
 
-    Who waited in vain for a report on storage commitment needs no node any more.
+    Who waited in vain for a report on storage commitment needs no node any more. One that was
+    parked for a breaker that closed meanwhile has nothing left to wait for.
     """
     nodes = schema.nodes
     shut = select(nodes.c.name).where(nodes.c.breaker != "closed")
-    return move(
-        connection,
-        ("waiting",),
-        "queued",
-        # Written out, so that the partial index serves it.
-        jobs.c.state == literal_column("'waiting'"),
-        jobs.c.due_at <= now,
-        or_(
-            jobs.c.kind != "deliver",
-            jobs.c.waiting_for == "commitment",
-            jobs.c.node.not_in(shut),
-        ),
+    # Written out, so that the partial index serves it.
+    waiting = jobs.c.state == literal_column("'waiting'")
+    over = or_(
+        jobs.c.kind != "deliver",
+        jobs.c.waiting_for == "commitment",
+        jobs.c.node.not_in(shut),
+    )
+    parked = jobs.c.due_at.is_(None), jobs.c.waiting_for == "breaker", jobs.c.node.not_in(shut)
+    return move(connection, ("waiting",), "queued", waiting, jobs.c.due_at <= now, over) + move(
+        connection, ("waiting",), "queued", waiting, *parked
     )
 
 

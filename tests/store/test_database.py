@@ -301,9 +301,12 @@ def test_each_hot_query_uses_an_index(engine: Engine) -> None:
                 run(connection)
             finally:
                 event.remove(engine, "before_cursor_execute", keep)
-            statement, parameters = explained[0]
             how = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
-            rows = connection.exec_driver_sql(f"{how} {statement}", parameters).all()  # type: ignore[arg-type]
+            rows = [
+                row
+                for statement, parameters in explained
+                for row in connection.exec_driver_sql(f"{how} {statement}", parameters).all()  # type: ignore[arg-type]
+            ]
             plans[name] = "\n".join(str(row[-1]) for row in rows)
     for name, plan in plans.items():
         assert not WHOLE_TABLE.search(plan), f"{name}\n{plan}"

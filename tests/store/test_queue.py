@@ -498,6 +498,16 @@ def test_results_made_while_a_breaker_is_open_wait_too(engine: Engine) -> None:
     assert job(engine, number).waiting_for == "breaker"
 
 
+def test_a_delivery_parked_while_its_breaker_closes_goes_on(engine: Engine) -> None:
+    open_breaker(engine, "PACS1")
+    (number,) = deliveries_of(engine, 1)
+    with writing(engine) as connection:
+        assert not jobs.promote_due(connection, NOW)
+        # The delivery that closed it did not see the other one, which was not committed yet.
+        connection.execute(schema.nodes.update().values(breaker="closed", retry_at=None))
+        assert [each.id for each in jobs.promote_due(connection, NOW)] == [number]
+
+
 def test_back_off_does_not_go_round_an_open_breaker(engine: Engine) -> None:
     (number,) = deliveries_of(engine, 1)
     while (taken := claimed(engine, "deliver")).id != number:
