@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+import structlog
 from sqlalchemy import (
     Connection,
     Engine,
@@ -32,6 +33,8 @@ from dicomai.store.states import UNFINISHED, Origin, StudyStatus
 
 _RECEIVED: Final[tuple[Origin, ...]] = ("received", "retrieved")
 _PRODUCED: Final[tuple[Origin, ...]] = ("produced",)
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,17 +202,43 @@ def prune_rest(connection: Connection, before: Instant) -> int:
 
 
 def delete_marked(engine: Engine, data: Path, now: Instant) -> int:
-    """Delete every marked study, files first; returns how many. May be cut short and repeated."""
+    """Delete every marked study, files first; returns how many. May be cut short and repeated.
+
+    One whose file can't be removed stays marked, for the next time; the others go.
+    """
     with reading(engine) as connection:
         marked = going(connection)
+    deleted = 0
     for candidate in marked:
         with reading(engine) as connection:
             paths = files(connection, candidate)
-        for path in paths:
-            archive.unlink(data, path)
+        try:
+            for path in paths:
+                archive.unlink(data, path)
+        except OSError as trouble:
+            _tell_stuck(engine, candidate, data / path, trouble, now)
+            continue
         with writing(engine) as connection:
             complete(connection, candidate, now)
-    return len(marked)
+        deleted += 1
+    return deleted
+
+
+def _tell_stuck(
+    engine: Engine, candidate: Candidate, file: Path, trouble: OSError, now: Instant
+) -> None:
+    """Tell why a study is not deleted, in its story once."""
+    uid = candidate.study_instance_uid
+    reason = trouble.strerror or str(trouble)
+    log.warning("study not deleted", study=uid, file=str(file), why=reason)
+    sentence = (
+        f"Study {uid}, retention: {file} can't be removed ({reason}). Look at its rights and its "
+        "disk; it is tried again each hour."
+    )
+    with writing(engine) as connection:
+        studies.lock(connection, uid)
+        if all(each.sentence != sentence for each in events.story(connection, uid)):
+            events.record(connection, uid, "study not deleted", sentence, {"file": str(file)}, now)
 
 
 def delete_expired(engine: Engine, data: Path, keep: Keep, now: Instant) -> int:
@@ -228,9 +257,10 @@ def make_room(engine: Engine, data: Path, reserve_bytes: int, now: Instant) -> i
     while free_bytes(data) < reserve_bytes:
         with writing(engine) as connection:
             begun = [each for each in oldest(connection, now) if begin(connection, each, now)]
-        if not begun:
-            break
-        deleted += delete_marked(engine, data, now)
+        gone = delete_marked(engine, data, now) if begun else 0
+        if not gone:
+            break  # where nothing can be removed, no more is marked
+        deleted += gone
     return deleted
 
 

@@ -165,6 +165,41 @@ def test_room_is_made_from_the_oldest_on(
     assert [path.parent.name for path in tmp_path.rglob("*.dcm")] == ["1.2.2"]
 
 
+def test_a_file_that_stays_keeps_no_other_study(engine: Engine, tmp_path: Path) -> None:
+    for number in range(3):
+        arrive(engine, f"1.2.{number}")
+        decided(engine, f"1.2.{number}")
+    (stuck,) = with_files(engine, tmp_path, "1.2.0")
+    with_files(engine, tmp_path, "1.2.1")
+    stuck.unlink()
+    stuck.mkdir()  # what can't be unlinked, even by root
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 2
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 0
+    uid = StudyInstanceUID("1.2.0")
+    with reading(engine) as connection:
+        assert [each.study_instance_uid for each in studies.listing(connection, 9)] == [uid]
+        told = [each for each in events.story(connection, uid) if each.kind == "study not deleted"]
+    assert len(told) == 1
+    assert f"{stuck} can't be removed (Is a directory). Look at its rights" in told[0].sentence
+    stuck.rmdir()
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 1
+
+
+def test_no_room_is_made_where_no_file_can_be_removed(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        arrive(engine, f"1.2.{number}")
+        decided(engine, f"1.2.{number}")
+        (stuck,) = with_files(engine, tmp_path, f"1.2.{number}")
+        stuck.unlink()
+        stuck.mkdir()
+    monkeypatch.setattr(retention, "free_bytes", lambda _: 0)
+    assert retention.make_room(engine, tmp_path, 200, LATER) == 0
+    with reading(engine) as connection:
+        assert len(retention.going(connection)) == 1
+
+
 def test_finished_jobs_are_pruned_unless_something_hangs_on_them(engine: Engine) -> None:
     arrive(engine)
     number = add(engine, wanted()).job_id
