@@ -10,10 +10,11 @@ from sqlalchemy import Connection, delete, exists, insert, literal_column, selec
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.store import schema
+from dicomai.store import schema, studies
 from dicomai.store.job import Job, JobId, NewAnalysis, job_of
 from dicomai.store.jobs import existing, tell
 from dicomai.store.moves import move
+from dicomai.store.studies import StudyGoing
 
 jobs = schema.jobs
 
@@ -65,7 +66,22 @@ def complete(connection: Connection, older: JobId, new: NewAnalysis, now: Instan
 
 
 def put_inputs(connection: Connection, job: JobId, new: NewAnalysis) -> None:
-    """Write down what a job takes, in place of what it took."""
+    """Write down what a job takes, in place of what it took; its own study is locked.
+
+    Raises
+    ------
+    StudyGoing
+        Retention is deleting another study of which it takes images.
+    """
+    # Retention that comes to their locks later finds the job.
+    for uid in sorted({each.study_instance_uid for each in new.inputs} - {new.study_instance_uid}):
+        study = studies.lock(connection, uid)
+        if study is None or study.status == "deleting":
+            raise StudyGoing(
+                f"Study {uid}, queue: retention is deleting it, so no job can take its images. "
+                "Send it again where it is needed.",
+                subject=uid,
+            )
     table = schema.job_inputs
     connection.execute(delete(table).where(table.c.job_id == job))
     for position, each in enumerate(new.inputs):

@@ -86,9 +86,7 @@ def delivered(connection: Connection, name: str, now: Instant) -> None:
         jobs.c.node == name,
         jobs.c.waiting_for == "breaker",
     )
-    events.record(
-        connection, None, "breaker closed", f"{name} answers again.", {"node": name}, now
-    )
+    events.record(connection, None, "breaker closed", f"{name} answers again.", {"node": name}, now)
 
 
 def failed(connection: Connection, name: str, sentence: str, now: Instant) -> NodeState:

@@ -19,7 +19,7 @@ from dicomai.store.states import StudyStatus
 
 
 class StudyGoing(TransientError):
-    """Retention is deleting the study's files; what arrives waits until they are gone."""
+    """Retention is deleting the study's files: what arrives waits, and no job takes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +173,7 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
     Raises
     ------
     StudyGoing
-        Retention is deleting it.
+        Retention is deleting it, or has just done so.
     """
     table = schema.studies
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
@@ -196,12 +196,12 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
         .on_conflict_do_nothing()
     )
     study = lock(connection, arrival.study_instance_uid)
-    assert study is not None
-    if study.status == "deleting":
+    # On PostgreSQL the row may go while its lock is waited for.
+    if study is None or study.status == "deleting":
         raise StudyGoing(
-            f"Study {study.study_instance_uid}, ingest: retention is deleting it. What arrived "
+            f"Study {arrival.study_instance_uid}, ingest: retention is deleting it. What arrived "
             "waits in the spool until that is done.",
-            subject=study.study_instance_uid,
+            subject=arrival.study_instance_uid,
         )
     quiet_until = max(study.quiet_until, arrival.quiet_until)
     connection.execute(
