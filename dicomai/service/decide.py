@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.header import Attributes
 from dicomai.dicom.identity import Ambiguous, IdentityKey, judge
-from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
+from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError, NotFound, TransientError
 from dicomai.routing.completeness import Arrived, Host, NotYet, discontinued, gaps_of, lacking
 from dicomai.routing.completeness import decide as decide_whole
@@ -160,6 +160,8 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
         because = None if decision.ordinary else decision.because
         studies.postpone(connection, uid, because, decision.again_at, now)
         return "not yet"
+    if study.accepted_key is None and _hold_shared(connection, uid, now):
+        return "held"
     _fetch_missing(connection, uid, arrived, rules, now)
     for sentence in seen.foreign:
         events.record(connection, uid, "series left out", sentence, {}, now)
@@ -167,6 +169,30 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
     series.mark_decided(connection, uid, [each.series_instance_uid for each in listed], now)
     studies.set_decided(connection, uid, f"{decision.because} {applied}", now)
     return "decided"
+
+
+def _hold_shared(connection: Connection, uid: StudyInstanceUID, now: Instant) -> bool:
+    """Hold a study and each that has an object of it too; False: none has.
+
+    Ingest does so as the object comes, but two hosts that ingest at once don't see each other's.
+    """
+    shared = studies.sharing(connection, uid)
+    if not shared:
+        return False
+    for other, sop in sorted(shared.items()):
+        for held, elsewhere in ((uid, other), (other, uid)):
+            study = studies.lock(connection, held)
+            if study is not None and study.status != "held" and study.accepted_key is None:
+                studies.hold(connection, held, shared_sentence(held, elsewhere, sop), now)
+    return True
+
+
+def shared_sentence(uid: StudyInstanceUID, elsewhere: str, sop: SOPInstanceUID) -> str:
+    """Return why a study is held that has an object of another one."""
+    return (
+        f"Study {uid} is held: object {sop} came under study {elsewhere} too. Find out whose it "
+        f"is, then: dicomai study {uid} --accept KEY."
+    )
 
 
 def _apply(

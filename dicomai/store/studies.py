@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Result, Row, literal_column, select, update
+from sqlalchemy import Connection, Result, Row, func, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.header import Attributes
 from dicomai.dicom.identity import IdentityKey
-from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import TransientError
 from dicomai.store import events, moves, schema
 from dicomai.store.states import StudyStatus
@@ -219,6 +219,20 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
     changed = get(connection, arrival.study_instance_uid)
     assert changed is not None
     return changed
+
+
+def sharing(
+    connection: Connection, study: StudyInstanceUID
+) -> dict[StudyInstanceUID, SOPInstanceUID]:
+    """Return the other studies that hold an object of this one too, each with one such object."""
+    mine, others = schema.instances.alias("mine"), schema.instances.alias("others")
+    found = connection.execute(
+        select(others.c.study_instance_uid, func.min(others.c.sop_instance_uid))
+        .join(mine, mine.c.sop_instance_uid == others.c.sop_instance_uid)
+        .where(mine.c.study_instance_uid == study, others.c.study_instance_uid != study)
+        .group_by(others.c.study_instance_uid)
+    )
+    return {StudyInstanceUID(uid): SOPInstanceUID(sop) for uid, sop in found}
 
 
 def header(connection: Connection, study: StudyInstanceUID) -> Attributes:

@@ -25,7 +25,7 @@ from dicomai.service.again import again
 from dicomai.service.decide import accept, decide_due
 from dicomai.service.waiting_routes import take_up
 from dicomai.spool import entries
-from dicomai.store import analyses, hosts, instances, jobs, retention, waiting_routes
+from dicomai.store import analyses, hosts, instances, jobs, retention, schema, waiting_routes
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate
 
@@ -578,6 +578,26 @@ def test_a_conflict_that_comes_late_parks_the_queued_job(
     hospital.ingest_and_decide()
     (job,) = hospital.jobs()
     assert job.state == "queued"
+
+
+def test_one_object_under_two_studies_that_ingest_did_not_see_holds_both(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    hospital.send(*_chest(make_ct))
+    hospital.send(make_ct(study="1.2.4"))
+    hospital.ingest()
+    with writing(hospital.engine) as connection:  # as two hosts that ingest at once leave them
+        connection.execute(schema.studies.update().values(status="open", hold_reason=None))
+
+    assert hospital.ingest_and_decide() == "held"
+
+    assert not hospital.jobs()
+    for uid, other in (("1.2.3", "1.2.4"), ("1.2.4", "1.2.3")):
+        assert hospital.study(uid).status == "held"
+        assert f"came under study {other} too" in str(hospital.study(uid).hold_reason)
+    accept(hospital.engine, StudyInstanceUID("1.2.3"), IdentityKey("P1"), hospital.clock)
+    assert hospital.ingest_and_decide(wait=0) == "decided"
 
 
 def test_only_a_held_study_and_one_of_its_keys_can_be_accepted(

@@ -221,6 +221,7 @@ QUERIES = {
     "due": lambda c: studies.due(c, Instant(NOW + 100)),
     "leases": lambda c: LeaseObserver(60.0).observe(c, 0.0),
     "jobs of a study": lambda c: jobs.of_study(c, StudyInstanceUID("1.2.7")),
+    "sharing": lambda c: studies.sharing(c, StudyInstanceUID("1.2.7")),
     "accession": lambda c: studies.find_by_accession(c, "A7"),
     "marked studies": retention.going,
     "promises": lambda c: promises.is_due(c, NOW),
