@@ -75,7 +75,7 @@ class Counter:
             node.name: node for node in self.settings.nodes if node.answers_find and node.host
         }
         with reading(self.engine) as connection:
-            arriving = studies.listing(connection, _MOST, "open")
+            arriving = studies.arriving(connection, _MOST)
         known = {study.study_instance_uid for study in arriving}
         self._asked = {key: asked for key, asked in self._asked.items() if key[0] in known}
         self._told = {key: said for key, said in self._told.items() if key[0] in known}

@@ -167,6 +167,15 @@ def listing(
     return _all(connection.execute(query))
 
 
+def arriving(connection: Connection, limit: int) -> tuple[Study, ...]:
+    """Return the open studies, those first that are looked at next."""
+    table = schema.studies
+    # Written out, so that a partial index serves it.
+    is_open = table.c.status == literal_column("'open'")
+    query = select(table).where(is_open).order_by(table.c.decide_at).limit(limit)
+    return _all(connection.execute(query))
+
+
 def note_arrival(connection: Connection, arrival: Arrival) -> Study:
     """Take the study's lock, make its row if there is none, and note the object's arrival.
 

@@ -221,6 +221,7 @@ QUERIES = {
     "due": lambda c: studies.due(c, Instant(NOW + 100)),
     "leases": lambda c: LeaseObserver(60.0).observe(c, 0.0),
     "jobs of a study": lambda c: jobs.of_study(c, StudyInstanceUID("1.2.7")),
+    "arriving": lambda c: studies.arriving(c, 100),
     "sharing": lambda c: studies.sharing(c, StudyInstanceUID("1.2.7")),
     "accession": lambda c: studies.find_by_accession(c, "A7"),
     "marked studies": retention.going,
@@ -314,4 +315,5 @@ def test_each_hot_query_uses_an_index(engine: Engine) -> None:
     assert "ix_jobs_queued" in plans["claim"]
     assert "ix_jobs_waiting" in plans["promote"]
     assert "ix_studies_to_decide" in plans["due"]
+    assert "ix_studies_to_decide" in plans["arriving"]
     assert "ix_jobs_running" in plans["leases"]

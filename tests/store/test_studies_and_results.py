@@ -443,3 +443,14 @@ def test_hosts_and_workers_say_how_far_they_are_and_what_they_serve(engine: Engi
         assert live == (worker,)
         assert not hosts.workers(connection, Instant(NOW + seconds(61)), seconds(60))
     assert hosts.unserved(["lungs", "nodules"], live) == ("nodules",)
+
+
+def test_of_the_arriving_studies_those_come_first_that_are_decided_next(engine: Engine) -> None:
+    for number in (2, 1, 3):
+        arrive(engine, f"1.2.{number}", received_at=Instant(NOW + number))
+    with writing(engine) as connection:
+        studies.set_decided(connection, StudyInstanceUID("1.2.1"), "Whole.", NOW)
+        studies.postpone(connection, StudyInstanceUID("1.2.3"), None, Instant(NOW + 10**9), NOW)
+        found = studies.arriving(connection, 9)
+        assert len(studies.arriving(connection, 1)) == 1
+    assert [each.study_instance_uid for each in found] == ["1.2.2", "1.2.3"]
