@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from dicomai.dicom.dates import seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID
 from dicomai.errors import InputError, RefusedError, TransientError
 from dicomai.net import find as finding
@@ -20,6 +21,7 @@ from dicomai.net.move import move
 from dicomai.net.node import Node
 from dicomai.net.reception import Reception
 from dicomai.net.suboperations import Tally, Wanted
+from dicomai.routing.completeness import Host, silent
 from dicomai.service.attempt import Attempt, Lost, Worker, node_of, work_once
 from dicomai.settings import Settings
 from dicomai.store import hosts, retrievals
@@ -169,7 +171,11 @@ class Retriever:
         return get(node, our_ae, wanted, known, reception, on_progress, this.go_on, files, unasked)
 
     def _await_ingest(self, this: Attempt, counted: Counted | None) -> None:
-        """Return when all that came until now is in the catalogue."""
+        """Return when all that came until now is in the catalogue.
+
+        A host that stays silent is waited for as long as by a decision.
+        """
+        patience = seconds(self.settings.decide.patience_s)
         until = self.worker.clock()
         give_up = time.monotonic() + ARRIVE_S
         while time.monotonic() < give_up:
@@ -177,8 +183,12 @@ class Retriever:
             if counted is not None and not self._missing(this.job, counted):
                 return
             with reading(self.worker.engine) as connection:
-                known = hosts.listing(connection)
-            if known and all(host.ingested_to >= until for host in known):
+                known = [
+                    Host(name=each.name, ingested_to=each.ingested_to, beat_at=each.beat_at)
+                    for each in hosts.listing(connection)
+                ]
+            late = [host for host in known if host.ingested_to < until]
+            if known and (not late or silent(late, known, patience)):
                 return
             time.sleep(_LOOK_S)
         raise TransientError(

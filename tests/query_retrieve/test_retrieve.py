@@ -15,15 +15,15 @@ from pynetdicom import AE, evt
 from typer.testing import CliRunner
 
 from dicomai.cli.main import app
-from dicomai.dicom.dates import now, seconds
+from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import NotFound
 from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.net.get import STUDY_ROOT_GET
 from dicomai.net.node import Node
-from dicomai.service import story
+from dicomai.service import retrieve, story
 from dicomai.service.retrieve import Retriever
-from dicomai.store import instances, jobs, retrievals, schema
+from dicomai.store import hosts, instances, jobs, retrievals, schema
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
 from dicomai.store.retrievals import NewRetrieval
@@ -186,6 +186,29 @@ def test_fewer_than_counted_are_tried_again_and_then_left_to_a_person(
             failed = fetch(here, job)
     assert (failed.state, failed.error_kind) == ("failed", "refused")
     assert f"then: dicomai retry {job}" in failed.error_sentence
+
+
+def test_a_host_that_is_dead_is_not_waited_for(
+    site: Callable[..., Any],
+    free_port: int,
+    made: Callable[[Any], list[Dataset]],
+    doe: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = made(doe)
+
+    def stingy(event: evt.Event) -> Iterator[Any]:
+        yield 1
+        yield 0xFF00, images[0]
+
+    monkeypatch.setattr(retrieve, "ARRIVE_S", 5.0)
+    with archive(free_port, images, stingy) as node:
+        here = site(node)
+        with writing(here.engine) as connection:
+            dead_since = Instant(now() - seconds(2 * here.settings.decide.patience_s))
+            hosts.note_ingested(connection, "dead", dead_since, dead_since)
+        waiting = fetch(here, queue(here, doe.uid))
+    assert "PACS1 counts 4 objects, and 1 are here" in waiting.error_sentence
 
 
 def site_clock_later() -> Any:
