@@ -150,7 +150,7 @@ class AddedBackfill:
 def add(connection: Connection, new: NewBackfill, now: Instant) -> AddedBackfill:
     """Start a backfill, unless the same one is under way."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    row = connection.execute(
+    started = (
         insert(backfills)
         .values(
             node=new.node,
@@ -167,10 +167,9 @@ def add(connection: Connection, new: NewBackfill, now: Instant) -> AddedBackfill
         )
         .on_conflict_do_nothing()
         .returning(backfills.c.id)
-    ).scalar_one_or_none()
-    number = row
-    if number is None:
-        number = connection.execute(
+    )
+    while (number := connection.execute(started).scalar_one_or_none()) is None:
+        there = connection.execute(
             select(backfills.c.id).where(
                 backfills.c.node == new.node,
                 backfills.c.route == new.route,
@@ -179,10 +178,11 @@ def add(connection: Connection, new: NewBackfill, now: Instant) -> AddedBackfill
                 backfills.c.last_day == new.last_day.isoformat(),
                 backfills.c.state == literal_column("'running'"),
             )
-        ).scalar_one()
-    return AddedBackfill(
-        outcome="present" if row is None else "started", backfill=existing(connection, number)
-    )
+        ).scalar_one_or_none()
+        # On PostgreSQL it may be over by now, and no longer in the way.
+        if there is not None:
+            return AddedBackfill(outcome="present", backfill=existing(connection, there))
+    return AddedBackfill(outcome="started", backfill=existing(connection, number))
 
 
 def existing(connection: Connection, number: int) -> Backfill:

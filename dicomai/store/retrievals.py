@@ -66,7 +66,7 @@ def queue(connection: Connection, wanted: NewRetrieval, now: Instant) -> AddedRe
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     # Nobody knows yet whose it is; the objects will say.
     values = blank(uuid.uuid4(), wanted.study_instance_uid, IdentityKey(""), now)
-    row = connection.execute(
+    queued = (
         insert(jobs)
         .values(
             **values,
@@ -83,8 +83,8 @@ def queue(connection: Connection, wanted: NewRetrieval, now: Instant) -> AddedRe
         )
         .on_conflict_do_nothing()
         .returning(jobs)
-    ).one_or_none()
-    if row is None:
+    )
+    while (row := connection.execute(queued).one_or_none()) is None:
         there = connection.execute(
             select(jobs.c.id).where(
                 jobs.c.kind == "retrieve",
@@ -93,8 +93,10 @@ def queue(connection: Connection, wanted: NewRetrieval, now: Instant) -> AddedRe
                 jobs.c.choice == wanted.choice,
                 jobs.c.state.in_(UNFINISHED),
             )
-        ).scalar_one()
-        return AddedRetrieval(outcome="present", job_id=JobId(there))
+        ).scalar_one_or_none()
+        # On PostgreSQL it may be over by now, and no longer in the way.
+        if there is not None:
+            return AddedRetrieval(outcome="present", job_id=JobId(there))
     job = job_of(row)
     if wanted.purpose and not is_here(connection, wanted.study_instance_uid):
         connection.execute(

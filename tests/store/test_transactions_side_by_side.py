@@ -5,18 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import date
 
 import pytest
 import sqlalchemy
-from catalogue_rows import NOW, add, arrive, wanted
-from sqlalchemy import Engine
+from catalogue_rows import AGEING, NOW, add, arrive, wanted
+from sqlalchemy import Engine, event
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.store import analyses, retention, studies
+from dicomai.store import analyses, backfills, jobs, retention, retrievals, studies
+from dicomai.store.backfills import NewBackfill
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate
+from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.studies import StudyGoing
 
 pytestmark = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
@@ -93,5 +97,53 @@ def test_no_job_takes_a_study_that_retention_deletes(engine: Engine) -> None:
     arrive(engine, "1.2.3")
     assert begin(engine, candidate(engine, "1.2.2"))
     new = replace(wanted("1.2.3"), inputs=wanted("1.2.2", inputs=(prior.instance_id,)).inputs)
-    with pytest.raises(StudyGoing, match="1.2.2, queue: retention is deleting it"):
+    with pytest.raises(StudyGoing, match="queue: retention is deleting it"):
         add(engine, new)
+
+
+@contextmanager
+def after_first(engine: Engine, table: str, do: Callable[[], object]) -> Iterator[None]:
+    """Do something right after the next insertion into a table."""
+
+    left = [do]
+
+    def then(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if left and statement.startswith(f"INSERT INTO {table} "):
+            left.pop()()
+
+    event.listen(engine, "after_cursor_execute", then)
+    try:
+        yield
+    finally:
+        event.remove(engine, "after_cursor_execute", then)
+
+
+def test_a_retrieval_that_ends_as_the_same_is_wanted_again_is_queued_anew(engine: Engine) -> None:
+    new = NewRetrieval(node="PACS1", study_instance_uid=StudyInstanceUID("1.2.3"), ageing=AGEING)
+    with writing(engine) as connection:
+        first = retrievals.queue(connection, new, NOW).job_id
+
+    def end() -> None:
+        with writing(engine) as other:
+            jobs.cancel(other, first, "Enough.", NOW)
+
+    with writing(engine) as connection, after_first(engine, "jobs", end):
+        again = retrievals.queue(connection, new, NOW)
+    assert (again.outcome, again.job_id > first) == ("queued", True)
+
+
+def test_a_backfill_that_ends_as_the_same_is_wanted_again_is_started_anew(engine: Engine) -> None:
+    day = date(2026, 1, 1)
+    new = NewBackfill(
+        node="PACS1", route="lungs", mode="shadow", first_day=day, last_day=day, studies_per_hour=60
+    )
+    with writing(engine) as connection:
+        first = backfills.add(connection, new, NOW).backfill
+
+    def end() -> None:
+        with writing(engine) as other:
+            backfills.set_done(other, first, NOW)
+
+    with writing(engine) as connection, after_first(engine, "backfills", end):
+        again = backfills.add(connection, new, NOW)
+    assert (again.outcome, again.backfill.id > first.id) == ("started", True)
