@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Final
+
+LOOK_BACK: Final = timedelta(days=30)
+"""A pull that was not answered for longer is begun anew: it was taken out meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +24,9 @@ class Pull:
     every_s
         How often it is asked.
     days
-        Studies of so many days, today among them; 0: of any date.
+        Studies of so many days, today and yesterday always among them: a study of the evening may
+        reach the node after midnight. After an outage they count from the day of the last answer.
+        0: of any date.
     keys
         What else must match, as `KEYWORD=VALUE`: "ModalitiesInStudy=CT",
         "StudyDescription=*CHEST*".
@@ -31,17 +37,24 @@ class Pull:
     name: str
     node: str
     every_s: float = 300.0
-    days: int = 1
+    days: int = 2
     keys: tuple[str, ...] = ()
     priority: int = 0
 
-    def asked(self, today: date) -> Mapping[str, str]:
-        """Return the keys of its query, by keyword."""
+    def asked(self, today: date, answered: date | None) -> Mapping[str, str]:
+        """Return the keys of its query, by keyword.
+
+        Parameters
+        ----------
+        answered
+            The day of the last query that was answered.
+        """
         parts = (each.partition("=") for each in self.keys)
         keys = {keyword: value for keyword, _, value in parts}
-        if self.days == 1:
-            return {"StudyDate": f"{today:%Y%m%d}", **keys}
-        if self.days:
-            first = today - timedelta(days=self.days - 1)
-            return {"StudyDate": f"{first:%Y%m%d}-{today:%Y%m%d}", **keys}
-        return keys
+        if not self.days:
+            return keys
+        since = today
+        if answered is not None and today - LOOK_BACK <= answered < today:
+            since = answered
+        first = since - timedelta(days=max(self.days, 2) - 1)
+        return {"StudyDate": f"{first:%Y%m%d}-{today:%Y%m%d}", **keys}

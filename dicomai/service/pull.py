@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -18,7 +19,7 @@ from dicomai.net import find as finding
 from dicomai.net.calling import patience
 from dicomai.routing.pull import Pull
 from dicomai.settings import Settings
-from dicomai.store import events, retrievals, studies
+from dicomai.store import events, pulls, retrievals, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.events import Event
 from dicomai.store.retrievals import NewRetrieval
@@ -73,23 +74,28 @@ class Puller:
         return bool(queued)
 
     def _pull(self, pull: Pull) -> int:
+        zone = ZoneInfo(self.settings.service.timezone)
+        today = as_datetime(self.clock()).astimezone(zone).date()
+        with reading(self.engine) as connection:
+            answered = pulls.answered(connection, pull.name)
         try:
-            queued = sum(self._queued(pull, uid) for uid in self._found(pull))
+            queued = sum(self._queued(pull, uid) for uid in self._found(pull, today, answered))
         except DatabaseError:
             raise
         except DicomaiError as error:
             self._tell(pull, error.sentence)
             return 0
+        if answered != today:
+            with writing(self.engine) as connection:
+                pulls.note_answered(connection, pull.name, today)
         self._recover(pull)
         if queued:
             log.info("studies to be fetched", pull=pull.name, node=pull.node, count=queued)
         return queued
 
-    def _found(self, pull: Pull) -> list[StudyInstanceUID]:
+    def _found(self, pull: Pull, today: date, answered: date | None) -> list[StudyInstanceUID]:
         """Return the studies that match, the oldest first as far as the node tells."""
-        zone = ZoneInfo(self.settings.service.timezone)
-        today = as_datetime(self.clock()).astimezone(zone).date()
-        wanted = finding.query("study", pull.asked(today))
+        wanted = finding.query("study", pull.asked(today, answered))
         node = self.settings.node(pull.node)
         matches = finding.find(
             node,

@@ -96,6 +96,14 @@ studies_apart: Final = Table(
     Column("at", MOMENT, nullable=False),
 )
 
+pulls: Final = Table(
+    "pulls",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # The day of the last answer, by the service's time zone.
+    Column("answered", Text, nullable=False),
+)
+
 backfills: Final = Table(
     "backfills",
     metadata,

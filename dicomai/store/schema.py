@@ -34,6 +34,7 @@ from dicomai.store.network_schema import backfill_studies as backfill_studies
 from dicomai.store.network_schema import backfills as backfills
 from dicomai.store.network_schema import procedure_step_studies as procedure_step_studies
 from dicomai.store.network_schema import procedure_steps as procedure_steps
+from dicomai.store.network_schema import pulls as pulls
 from dicomai.store.network_schema import series_counts as series_counts
 from dicomai.store.network_schema import studies_apart as studies_apart
 from dicomai.store.network_schema import study_headers as study_headers

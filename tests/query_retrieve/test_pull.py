@@ -127,12 +127,38 @@ def test_the_status_tells_of_a_pull_that_cannot_ask_until_it_can(
     ]
 
 
-def test_days_count_today() -> None:
+def test_days_count_today_and_always_yesterday() -> None:
     pull = Pull(name="ct", node="PACS1", keys=("Modality=CT",))
     day = date(2026, 3, 1)
-    assert pull.asked(day) == {"StudyDate": "20260301", "Modality": "CT"}
-    assert replace(pull, days=3).asked(day)["StudyDate"] == "20260227-20260301"
-    assert replace(pull, days=0).asked(day) == {"Modality": "CT"}
+    assert pull.asked(day, None) == {"StudyDate": "20260228-20260301", "Modality": "CT"}
+    assert replace(pull, days=1).asked(day, day)["StudyDate"] == "20260228-20260301"
+    assert replace(pull, days=3).asked(day, day)["StudyDate"] == "20260227-20260301"
+    assert replace(pull, days=0).asked(day, None) == {"Modality": "CT"}
+
+
+def test_days_count_from_the_last_answer() -> None:
+    pull = Pull(name="ct", node="PACS1")
+    day = date(2026, 3, 10)
+    assert pull.asked(day, date(2026, 3, 5))["StudyDate"] == "20260304-20260310"
+    # A clock that was ahead, and a pull that was taken out for a year.
+    for other in (date(2026, 3, 12), date(2025, 3, 10)):
+        assert pull.asked(day, other)["StudyDate"] == "20260309-20260310"
+
+
+def test_a_study_that_came_after_the_last_query_of_its_day_is_fetched(
+    site: Callable[..., Any], full_orthanc: Any, mueller: Any, yamada: Any
+) -> None:
+    here = site(full_orthanc.node(), receives=False)
+    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
+    assert puller(here, "20260302", pull).pull_once()
+    assert queued(here) == [mueller.uid]
+    # The PACS is away from then on until a week after the next study.
+    away = replace(here.settings, nodes=(replace(here.settings.nodes[0], port=1),), pulls=(pull,))
+    later = ("20260409", here.settings), ("20260411", away), ("20260418", here.settings)
+    for day, settings in later:
+        site_then = replace(here, settings=settings)
+        puller(site_then, day, pull).pull_once()
+    assert queued(here) == [mueller.uid, yamada.uid]
 
 
 @pytest.mark.parametrize(
