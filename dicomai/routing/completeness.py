@@ -102,6 +102,8 @@ class Counted:
         Objects at the node, and those that came here from others than us.
     wanted
         A model may want it: what none wants is not waited for, as what is made of the images.
+    fetched
+        The study was fetched from the node: nobody else sends what of it is not here.
     """
 
     node: str
@@ -109,6 +111,7 @@ class Counted:
     there: int
     here: int
     wanted: bool
+    fetched: bool = False
 
     @property
     def sentence(self) -> str:
@@ -162,8 +165,12 @@ def discontinued(steps: Sequence[StepTold]) -> bool:
 
 
 def lacking(counted: Iterable[Counted]) -> tuple[Counted, ...]:
-    """Return the wanted series that came and that are larger at a node."""
-    return tuple(each for each in counted if each.wanted and 0 < each.here < each.there)
+    """Return the wanted series that came, or would have to be fetched, and are larger at a node."""
+    return tuple(
+        each
+        for each in counted
+        if each.wanted and each.here < each.there and (each.here or each.fetched)
+    )
 
 
 def confirmed(counted: Iterable[Counted]) -> tuple[str, ...]:

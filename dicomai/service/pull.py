@@ -62,6 +62,7 @@ class Puller:
     pulse: Callable[[], None] = lambda: None
     _asked: dict[str, float] = field(default_factory=dict)
     _trouble: dict[str, str] = field(default_factory=dict)
+    _grown: dict[StudyInstanceUID, int] = field(default_factory=dict)
 
     def pull_once(self) -> bool:
         """Ask for each pull that is due; return whether anything was queued."""
@@ -79,7 +80,8 @@ class Puller:
         with reading(self.engine) as connection:
             answered = pulls.answered(connection, pull.name)
         try:
-            queued = sum(self._queued(pull, uid) for uid in self._found(pull, today, answered))
+            found = self._found(pull, today, answered)
+            queued = sum(self._queued(pull, uid, there) for uid, there in found.items())
         except DatabaseError:
             raise
         except DicomaiError as error:
@@ -93,8 +95,11 @@ class Puller:
             log.info("studies to be fetched", pull=pull.name, node=pull.node, count=queued)
         return queued
 
-    def _found(self, pull: Pull, today: date, answered: date | None) -> list[StudyInstanceUID]:
-        """Return the studies that match, the oldest first as far as the node tells."""
+    def _found(self, pull: Pull, today: date, answered: date | None) -> dict[StudyInstanceUID, int]:
+        """Return the studies that match, the oldest first as far as the node tells.
+
+        With each goes how many objects it has there; 0 where the node does not tell.
+        """
         wanted = finding.query("study", pull.asked(today, answered))
         node = self.settings.node(pull.node)
         matches = finding.find(
@@ -104,27 +109,34 @@ class Puller:
             self.settings.tls.files,
             go_on=patience(node, ANSWER_S, self.pulse),
         )
-        found: dict[StudyInstanceUID, tuple[str, str]] = {}
+        found: dict[StudyInstanceUID, tuple[str, str, int]] = {}
         for match in matches:
             try:
                 uid = validated(match.text("StudyInstanceUID"), "StudyInstanceUID")
             except InputError as wrong:
                 log.warning("study passed over", node=node.name, why=wrong.sentence)
                 continue
-            found[StudyInstanceUID(uid)] = match.text("StudyDate"), match.text("StudyTime")
-        return sorted(found, key=lambda uid: (found[uid], uid))
+            told = match.text("NumberOfStudyRelatedInstances")
+            there = int(told) if told.isdecimal() else 0
+            found[StudyInstanceUID(uid)] = match.text("StudyDate"), match.text("StudyTime"), there
+        ordered = sorted(found, key=lambda uid: (found[uid][:2], uid))
+        return {uid: found[uid][2] for uid in ordered}
 
-    def _queued(self, pull: Pull, uid: StudyInstanceUID) -> bool:
-        """Queue a study, unless it is here or was ever asked for.
+    def _queued(self, pull: Pull, uid: StudyInstanceUID, there: int) -> bool:
+        """Queue a study, unless it is here or was ever asked for, and has not grown since.
 
         One that was fetched for something else, perhaps in part, is fetched whole, and looked at by
         routes from now on.
         """
+        grew = False
         with reading(self.engine) as connection:
             if not retrievals.purpose_of(connection, uid) and (
                 studies.get(connection, uid) is not None or retrievals.asked(connection, uid)
             ):
-                return False
+                grew = retrievals.grew(connection, uid, pull.node, there)
+                # A node may count what it does not give: each number is heeded once.
+                if not grew or self._grown.get(uid) == there:
+                    return False
         wanted = NewRetrieval(
             node=pull.node,
             study_instance_uid=uid,
@@ -132,7 +144,10 @@ class Puller:
             ageing=seconds(self.settings.worker.ageing_s),
         )
         with writing(self.engine) as connection:
-            return retrievals.queue(connection, wanted, self.clock()).outcome == "queued"
+            queued = retrievals.queue(connection, wanted, self.clock()).outcome == "queued"
+        if queued and grew:
+            self._grown[uid] = there
+        return queued
 
     def _recover(self, pull: Pull) -> None:
         """Take back what was told of trouble, by this process or one before it."""

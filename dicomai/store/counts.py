@@ -11,7 +11,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.header import Attributes
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.routing.completeness import Counted
-from dicomai.store import schema
+from dicomai.store import retrievals, schema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,8 @@ def of_study(
         may want it.
     """
     table = schema.series_counts
-    here = _here(connection, study)
+    here, ours = _here(connection, study)
+    fetched_from = retrievals.fetched_from(connection, study)
     rows = connection.execute(
         select(table)
         .where(table.c.study_instance_uid == study)
@@ -75,16 +76,24 @@ def of_study(
             there=row.objects,
             here=here.get(row.series_instance_uid, 0),
             wanted=wanted(row.series_instance_uid, row.attributes, row.objects),
+            fetched=row.node in fetched_from and row.series_instance_uid not in ours,
         )
         for row in rows
     )
 
 
-def _here(connection: Connection, study: StudyInstanceUID) -> Mapping[str, int]:
+def _here(
+    connection: Connection, study: StudyInstanceUID
+) -> tuple[Mapping[str, int], frozenset[str]]:
+    """Return how much is here of each series that others made, and the series that we made."""
     table = schema.instances
+    ours = (table.c.origin == "produced").label("ours")
     rows = connection.execute(
-        select(table.c.series_instance_uid, func.count().label("number"))
-        .where(table.c.study_instance_uid == study, table.c.newest, table.c.origin != "produced")
-        .group_by(table.c.series_instance_uid)
+        select(table.c.series_instance_uid, ours, func.count().label("number"))
+        .where(table.c.study_instance_uid == study, table.c.newest)
+        .group_by(table.c.series_instance_uid, ours)
+    ).all()
+    return (
+        {row.series_instance_uid: row.number for row in rows if not row.ours},
+        frozenset(row.series_instance_uid for row in rows if row.ours),
     )
-    return {row.series_instance_uid: row.number for row in rows}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant, Microseconds
@@ -152,6 +152,34 @@ def asked(connection: Connection, study: StudyInstanceUID) -> bool:
         .limit(1)
     )
     return found.first() is not None
+
+
+def fetched_from(connection: Connection, study: StudyInstanceUID) -> frozenset[str]:
+    """Return the nodes from which a study was fetched whole, the last time that it was wanted."""
+    whole = connection.execute(
+        select(jobs.c.node, jobs.c.state)
+        .where(jobs.c.study_instance_uid == study, jobs.c.kind == "retrieve", jobs.c.choice == "")
+        .order_by(jobs.c.id)
+    )
+    last = {row.node: row.state for row in whole}
+    return frozenset(node for node, state in last.items() if state == "done")
+
+
+def grew(connection: Connection, study: StudyInstanceUID, node: str, there: int) -> bool:
+    """Tell whether a study that was fetched whole from a node has more objects there by now.
+
+    Parameters
+    ----------
+    there
+        As many as the node counts; our results may be among them.
+    """
+    if node not in fetched_from(connection, study) or not is_here(connection, study):
+        return False  # what retention deleted does not come back
+    instances = schema.instances
+    known = connection.execute(
+        select(func.count()).where(instances.c.study_instance_uid == study, instances.c.newest)
+    ).scalar_one()
+    return there > known
 
 
 def here(connection: Connection, study: StudyInstanceUID) -> frozenset[SOPInstanceUID]:

@@ -152,8 +152,17 @@ def test_a_series_that_did_not_come_is_judged_by_what_is_told_of_it() -> None:
     assert many(uid, {}, 0)  # the node does not say how many
 
 
-def count(series: str, there: int, here: int, *, wanted: bool = True) -> Counted:
-    return Counted(node="PACS1", series_instance_uid=series, there=there, here=here, wanted=wanted)
+def count(
+    series: str, there: int, here: int, *, wanted: bool = True, fetched: bool = False
+) -> Counted:
+    return Counted(
+        node="PACS1",
+        series_instance_uid=series,
+        there=there,
+        here=here,
+        wanted=wanted,
+        fetched=fetched,
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,6 +172,9 @@ def count(series: str, there: int, here: int, *, wanted: bool = True) -> Counted
         ([count("1", 3, 2), count("2", 2, 2)], ["1"], []),
         # One that has not begun to come: no veto, for it may be another's; and no confirmation.
         ([count("1", 3, 3), count("2", 2, 0)], [], []),
+        # Of what was fetched nobody sends the rest.
+        ([count("1", 3, 3), count("2", 2, 0, fetched=True)], ["2"], []),
+        ([count("1", 3, 3), count("2", 2, 0, wanted=False, fetched=True)], [], ["PACS1"]),
         # Reports and results, ours or another system's.
         ([count("1", 3, 3), count("2", 2, 0, wanted=False)], [], ["PACS1"]),
         ([count("1", 3, 3), count("2", 2, 1, wanted=False)], [], ["PACS1"]),

@@ -13,12 +13,14 @@ import pytest
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.net.node import Node
+from dicomai.routing.completeness import lacking
 from dicomai.routing.pull import Pull
 from dicomai.service.overview import of_service
 from dicomai.service.pull import Puller
 from dicomai.service.retrieve import Retriever
 from dicomai.settings import SettingsError, load
-from dicomai.store import instances, jobs, retrievals, schema
+from dicomai.store import counts, instances, jobs, retrievals, schema
+from dicomai.store.counts import SeriesCount
 from dicomai.store.engine import reading, writing
 from dicomai.store.retrievals import NewRetrieval
 
@@ -79,6 +81,59 @@ def test_a_study_of_which_a_part_was_fetched_for_something_else_is_fetched_whole
         assert len(instances.of_study(connection, study)) == 5
         assert retrievals.purpose_of(connection, study) == ""
     assert not puller(here, "20260301", pull).pull_once()
+
+
+def forget(site: Any, *sops: str) -> None:
+    """Have objects not be here, as if they had not been at the node yet."""
+    with writing(site.engine) as connection:
+        table = schema.instances
+        connection.execute(table.delete().where(table.c.sop_instance_uid.in_(sops)))
+
+
+def test_a_study_that_grows_at_the_node_is_fetched_again(
+    site: Callable[..., Any], full_orthanc: Any, mueller: Any
+) -> None:
+    here = site(full_orthanc.node(retrieve="get"))
+    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
+    study = StudyInstanceUID(mueller.uid)
+    fetching = Retriever(settings=here.settings, worker=here.worker())
+    assert puller(here, "20260301", pull).pull_once()
+    assert fetching.work_once()
+    second = [mueller.sop_uid(2, image) for image in (1, 2)]
+    forget(here, *second)
+    pulling = puller(here, "20260301", replace(pull, every_s=0))
+    assert pulling.pull_once()
+    assert not pulling.pull_once()  # it is under way
+    assert fetching.work_once()
+    with reading(here.engine) as connection:
+        assert len(instances.of_study(connection, study)) == 5
+        last = jobs.listing(connection, 1)[0]
+    assert last.summary["completed"] == 2
+    forget(here, *second)
+    assert not pulling.pull_once()  # as many as it had counted before
+    forget(here, *(mueller.sop_uid(1, image) for image in (1, 2, 3)))
+    assert not puller(here, "20260301", pull).pull_once()  # retention deleted it
+
+
+def test_a_fetched_study_waits_for_series_that_the_node_has_by_now(
+    site: Callable[..., Any], full_orthanc: Any, mueller: Any
+) -> None:
+    here = site(full_orthanc.node(retrieve="get"))
+    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
+    study = StudyInstanceUID(mueller.uid)
+    assert puller(here, "20260301", pull).pull_once()
+    assert Retriever(settings=here.settings, worker=here.worker()).work_once()
+    forget(here, *(mueller.sop_uid(2, image) for image in (1, 2)))
+    there = [
+        SeriesCount(
+            series_instance_uid=SeriesInstanceUID(mueller.series_uid(one)), objects=n, attributes={}
+        )
+        for one, n in ((1, 3), (2, 2))
+    ]
+    with writing(here.engine) as connection:
+        counts.note(connection, study, "PACS1", there, now())
+        counted = counts.of_study(connection, study, lambda *_: True)
+    assert [each.series_instance_uid for each in lacking(counted)] == [mueller.series_uid(2)]
 
 
 def test_a_schedule_is_kept_and_trouble_is_told_once(
