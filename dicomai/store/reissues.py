@@ -119,7 +119,7 @@ def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> Job
             "it is over.",
             subject=str(old.id),
         )
-    studies.set_patient_key(connection, old.study_instance_uid, new.patient_key)
+    studies.correct_patient(connection, study, new.patient_key)
     if new.accession_number:
         studies.set_accession_number(connection, old.study_instance_uid, new.accession_number)
     row = connection.execute(select(jobs).where(jobs.c.id == old.id)).one()._mapping

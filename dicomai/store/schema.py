@@ -130,6 +130,20 @@ series_identities: Final = Table(
     ),
 )
 
+# What a person said of whose a study's objects are, instead of the key that they have.
+corrected_keys: Final = Table(
+    "corrected_keys",
+    metadata,
+    Column(
+        "study_instance_uid",
+        Text,
+        ForeignKey("studies.study_instance_uid", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("patient_key", Text, primary_key=True),
+    Column("corrected_key", Text, nullable=False),
+)
+
 instances: Final = Table(
     "instances",
     metadata,

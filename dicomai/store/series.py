@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, and_, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant
@@ -72,9 +72,9 @@ def note_identity(
 ) -> None:
     """Add whose an object is, once; its series is in the catalogue."""
     # The two dialects write the same clause, and share no name for it.
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    upsert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     connection.execute(
-        insert(schema.series_identities)
+        upsert(schema.series_identities)
         .values(
             study_instance_uid=study,
             series_instance_uid=identity.series_instance_uid,
@@ -88,23 +88,60 @@ def note_identity(
 
 
 def identities(connection: Connection, study: StudyInstanceUID) -> tuple[SeriesIdentity, ...]:
-    """Return every identity that the objects of a study gave."""
-    table = schema.series_identities
+    """Return every identity that the objects of a study gave, with the key that a person corrected.
+
+    Birth dates stay as they came: objects of two still raise the question whose they are.
+    """
+    table, corrected = schema.series_identities, schema.corrected_keys
     found = connection.execute(
-        select(table)
+        select(table, corrected.c.corrected_key)
+        .outerjoin(
+            corrected,
+            and_(
+                corrected.c.study_instance_uid == table.c.study_instance_uid,
+                corrected.c.patient_key == table.c.patient_key,
+            ),
+        )
         .where(table.c.study_instance_uid == study)
         .order_by(table.c.series_instance_uid, table.c.patient_key, table.c.birth_date)
     )
     return tuple(
         SeriesIdentity(
             series_instance_uid=row.series_instance_uid,
-            key=IdentityKey(row.patient_key) if row.patient_key else None,
+            key=row.corrected_key or row.patient_key or None,
             patient_name=row.patient_name,
             birth_date=row.birth_date,
             sex=row.sex,
         )
         for row in found
     )
+
+
+def correct_key(
+    connection: Connection, study: StudyInstanceUID, wrong: IdentityKey | None, right: IdentityKey
+) -> None:
+    """Note that a study's objects of one patient are another's, and so are those yet to come.
+
+    Only keys that objects have are noted: what a person mistyped and took back stands for nobody.
+    """
+    said, corrected = schema.series_identities, schema.corrected_keys
+    own = corrected.c.study_instance_uid == study
+    before = {
+        row.patient_key: row.corrected_key
+        for row in connection.execute(
+            select(corrected.c.patient_key, corrected.c.corrected_key).where(own)
+        )
+    }
+    keys = select(said.c.patient_key).where(said.c.study_instance_uid == study).distinct()
+    for key in connection.execute(keys).scalars().all():
+        if key and before.get(key, key) == wrong:
+            connection.execute(delete(corrected).where(own, corrected.c.patient_key == key))
+            if key != right:
+                connection.execute(
+                    insert(corrected).values(
+                        study_instance_uid=study, patient_key=key, corrected_key=right
+                    )
+                )
 
 
 def mark_decided(

@@ -14,7 +14,7 @@ from dicomai.dicom.header import Attributes
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import TransientError
-from dicomai.store import events, moves, schema
+from dicomai.store import events, moves, schema, series
 from dicomai.store.states import StudyStatus
 
 
@@ -267,6 +267,13 @@ def set_quiet(
 def set_patient_key(connection: Connection, study: StudyInstanceUID, key: IdentityKey) -> None:
     """Note whose a study is; jobs made for another key can't finish from now on."""
     _update(connection, study, patient_key=key)
+
+
+def correct_patient(connection: Connection, study: Study, key: IdentityKey) -> None:
+    """Note whose a locked study is by what a person says; what arrives later changes nothing."""
+    series.correct_key(connection, study.study_instance_uid, study.patient_key, key)
+    accepted = key if study.accepted_key == study.patient_key else study.accepted_key
+    _update(connection, study.study_instance_uid, patient_key=key, accepted_key=accepted)
 
 
 def set_accession_number(connection: Connection, study: StudyInstanceUID, number: str) -> None:

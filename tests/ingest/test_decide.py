@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -25,8 +26,20 @@ from dicomai.service.again import again
 from dicomai.service.decide import accept, decide_due
 from dicomai.service.waiting_routes import take_up
 from dicomai.spool import entries
-from dicomai.store import analyses, hosts, instances, jobs, retention, schema, waiting_routes
+from dicomai.store import (
+    analyses,
+    deliveries,
+    hosts,
+    instances,
+    jobs,
+    reissues,
+    retention,
+    schema,
+    waiting_routes,
+)
 from dicomai.store.engine import reading, writing
+from dicomai.store.job import JobId
+from dicomai.store.reissues import Reissue
 from dicomai.store.retention import Candidate
 
 Hospital = Any  # conftest's: importlib mode has no package to import it from
@@ -598,6 +611,71 @@ def test_one_object_under_two_studies_that_ingest_did_not_see_holds_both(
         assert f"came under study {other} too" in str(hospital.study(uid).hold_reason)
     accept(hospital.engine, StudyInstanceUID("1.2.3"), IdentityKey("P1"), hospital.clock)
     assert hospital.ingest_and_decide(wait=0) == "decided"
+
+
+def _reissued_to(hospital: Hospital, key: str) -> JobId:
+    """Run the queued analysis, and have a person say whose its results are."""
+    with writing(hospital.engine) as connection:
+        job = jobs.claim(connection, "w1", ("analyse",), ("lungs",), hospital.clock)
+        assert job is not None
+        assert analyses.finish(connection, job.held, (), {}, {}, hospital.clock) == "done"
+        new = Reissue(
+            unique=uuid.uuid4(),
+            patient_key=IdentityKey(key),
+            accession_number="",
+            produced=(),
+            had_by=frozenset(),
+            by_hand=(),
+        )
+        return reissues.reissue(connection, job, new, hospital.clock)
+
+
+def test_what_arrives_does_not_undo_that_a_person_corrected_the_patient(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    _reissued_to(hospital, "P9")
+
+    hospital.send(make_ct(number=1))  # byte for byte
+    hospital.ingest()
+
+    assert hospital.study().patient_key == "P9"
+    with writing(hospital.engine) as connection:
+        delivery = jobs.claim(connection, "w1", ("deliver",), (), hospital.clock)
+        assert delivery is not None
+        assert deliveries.start(connection, delivery.held, hospital.clock) is None
+    # A late slice of the old patient makes an analysis for the corrected one: results that name
+    # the old one are held.
+    hospital.send(make_ct(number=5))
+    hospital.ingest_and_decide()
+    assert [job.patient_key for job in hospital.jobs()] == ["P1", "P9", "P9"]
+    # What comes corrected is the same patient's.
+    hospital.send(make_ct(number=6, PatientID="P9"))
+    hospital.ingest_and_decide()
+    assert (hospital.study().status, hospital.study().patient_key) == ("decided", "P9")
+
+
+def test_a_third_patient_holds_a_study_that_was_corrected(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    _reissued_to(hospital, "P9")
+
+    hospital.send(*_chest(make_ct, series="1.2.3.2", PatientID="P2"))
+    hospital.ingest()
+
+    assert "Keys: P2, P9." in (hospital.study().hold_reason or "")
+    uid = StudyInstanceUID("1.2.3")
+    with pytest.raises(NotFound, match="it has: P2, P9"):
+        accept(hospital.engine, uid, IdentityKey("P1"), hospital.clock)
+    accept(hospital.engine, uid, IdentityKey("P9"), hospital.clock)
+    assert hospital.ingest_and_decide() == "decided"
+    (sentence,) = hospital.story("series left out")
+    assert "(1.2.3.2) left out" in sentence
 
 
 def test_only_a_held_study_and_one_of_its_keys_can_be_accepted(

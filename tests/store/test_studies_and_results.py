@@ -21,6 +21,7 @@ from dicomai.store import (
     instances,
     jobs,
     retention,
+    schema,
     series,
     studies,
 )
@@ -371,6 +372,63 @@ def test_each_series_keeps_whose_it_is(engine: Engine) -> None:
         for identity in (mine, nobodys, mine):
             series.note_identity(connection, STUDY, identity)
         assert series.identities(connection, STUDY) == (nobodys, mine)
+
+
+def keys_of(engine: Engine) -> list[str | None]:
+    with reading(engine) as connection:
+        return [each.key for each in series.identities(connection, STUDY)]
+
+
+def corrected(engine: Engine, key: str) -> None:
+    with writing(engine) as connection:
+        study = studies.lock(connection, STUDY)
+        assert study is not None
+        studies.correct_patient(connection, study, IdentityKey(key))
+
+
+def identified(engine: Engine, key: str) -> None:
+    with writing(engine) as connection:
+        identity = SeriesIdentity(
+            series_instance_uid=SeriesInstanceUID("1.2.3.1"),
+            key=IdentityKey(key),
+            patient_name=key,
+            birth_date="",
+            sex="",
+        )
+        series.note_identity(connection, STUDY, identity)
+
+
+def test_a_corrected_key_stands_for_the_one_that_objects_have(engine: Engine) -> None:
+    arrive(engine)
+    identified(engine, PATIENT)
+    corrected(engine, "MISTYPED")
+    assert keys_of(engine) == ["MISTYPED"]
+    corrected(engine, "NEW")
+    identified(engine, "OTHER")
+    assert keys_of(engine) == ["NEW", "OTHER"]
+    identified(engine, "MISTYPED")  # nobody said that these are anybody else's
+    assert sorted(map(str, keys_of(engine))) == ["MISTYPED", "NEW", "OTHER"]
+    corrected(engine, PATIENT)
+    assert sorted(map(str, keys_of(engine))) == [PATIENT, "MISTYPED", "OTHER"]
+    with reading(engine) as connection:
+        study = studies.get(connection, STUDY)
+        assert connection.execute(schema.corrected_keys.select()).all() == []
+    assert study is not None
+    assert (study.patient_key, study.accepted_key) == (PATIENT, None)
+
+
+def test_the_patient_whom_a_person_accepted_is_corrected_too(engine: Engine) -> None:
+    arrive(engine)
+    identified(engine, PATIENT)
+    identified(engine, OTHER)
+    hold(engine)
+    release(engine)
+    corrected(engine, "NEW")
+    with reading(engine) as connection:
+        study = studies.get(connection, STUDY)
+    assert study is not None
+    assert (study.patient_key, study.accepted_key) == ("NEW", "NEW")
+    assert sorted(map(str, keys_of(engine))) == [OTHER, "NEW"]
 
 
 def test_associations_are_open_until_their_end_is_known(engine: Engine) -> None:
