@@ -303,9 +303,14 @@ class RetentionSettings(Section):
             "something, after the promise: until then nothing of them goes, not even to make room.",
         ),
     ] = 365.0
-    jobs_days: Annotated[float, Field(ge=0, description="Finished jobs in the queue's table.")] = (
-        90.0
-    )
+    jobs_days: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Finished jobs in the queue's table; analyses at least as long as their "
+            "results.",
+        ),
+    ] = 90.0
     reserve_bytes: Annotated[
         NonNegativeInt,
         Field(description="Free space below which the oldest finished studies go earlier."),

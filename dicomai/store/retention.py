@@ -170,17 +170,23 @@ def complete(connection: Connection, candidate: Candidate, now: Instant) -> None
 def prune_jobs(connection: Connection, before: Instant) -> int:
     """Delete jobs that were over before a moment; their fingerprints and events stay.
 
-    An analysis stays as long as a delivery of its results, or a job that replaces it.
+    An analysis stays as long as a delivery of its results, or a job that replaces it; and so long
+    as results are here what says whether they may leave: their job, and the one that replaced it.
     """
-    jobs = schema.jobs
+    jobs, instances = schema.jobs, schema.instances
     other = jobs.alias("other")
     # One by one: no index serves both.
     needed = (
         exists().where(hangs_on == jobs.c.id, other.c.state.in_(UNFINISHED))
         for hangs_on in (other.c.result_of, other.c.supersedes)
     )
+    results = (
+        exists().where(instances.c.job_id == made_by) for made_by in (jobs.c.id, jobs.c.supersedes)
+    )
     over = jobs.c.finished_at < before, jobs.c.state.not_in(UNFINISHED)
-    return connection.execute(delete(jobs).where(*over, *(~each for each in needed))).rowcount
+    return connection.execute(
+        delete(jobs).where(*over, *(~each for each in (*needed, *results)))
+    ).rowcount
 
 
 def prune_rest(connection: Connection, before: Instant) -> int:

@@ -2,15 +2,19 @@
 
 The database narrows what it has columns for; what is left is held against every key here, so that
 both databases answer alike.
+
+Results are kept back here as they are from delivery: those of a route in shadow, those that another
+analysis, a reissue or a withdrawal took the place of, and those of a study that is held or another
+patient's by now.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
 
 from dicomai.dicom.header import AttributeValue
 from dicomai.dicom.matching import Key
@@ -21,6 +25,8 @@ from dicomai.store.instances import Instance
 Level = Literal["patient", "study", "series", "image"]
 Found = dict[str, AttributeValue]
 """What is known of one match, by keyword."""
+
+_Studies: TypeAlias = Sequence[str] | Select[tuple[str]]
 
 PAGE: Final = 200
 
@@ -115,11 +121,90 @@ def objects(
         query = query.where(table.c.study_instance_uid.in_(tuple(studies)))
     chosen, named = frozenset(series), frozenset(images)
     for uid in connection.execute(query).scalars().all():
+        kept_back = frozenset(_kept_back(connection, (uid,)))
         for each in instances.of_study(connection, StudyInstanceUID(uid)):
-            if (not chosen or each.series_instance_uid in chosen) and (
-                not named or each.sop_instance_uid in named
+            if (
+                each.job_id not in kept_back
+                and (not chosen or each.series_instance_uid in chosen)
+                and (not named or each.sop_instance_uid in named)
             ):
                 yield each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LeftOut:
+    """What of a study is kept back, and what of it is shown.
+
+    Attributes
+    ----------
+    instances, series
+        How many objects are kept back, and how many series whole.
+    shown_series, modalities
+        What is left.
+    """
+
+    patient_id: str
+    instances: int
+    series: int
+    shown_series: int
+    modalities: tuple[str, ...]
+
+
+def _kept_back(connection: Connection, studies: _Studies) -> tuple[int, ...]:
+    """Return the analyses of studies whose results don't leave."""
+    jobs, table, routes = schema.jobs, schema.studies, schema.job_routes
+    newer = jobs.alias("newer")
+    live = exists().where(routes.c.job_id == jobs.c.id, routes.c.mode == "live")
+    found = connection.execute(
+        select(jobs.c.id)
+        .join(table, table.c.study_instance_uid == jobs.c.study_instance_uid)
+        .where(
+            jobs.c.study_instance_uid.in_(studies),
+            jobs.c.kind == "analyse",
+            ~live
+            | exists().where(newer.c.supersedes == jobs.c.id)
+            | (table.c.status == "held")
+            | table.c.patient_key.is_distinct_from(jobs.c.patient_key),
+        )
+    )
+    return tuple(found.scalars())
+
+
+def _shown(connection: Connection, study: StudyInstanceUID) -> ColumnElement[bool]:
+    """Return the condition that an object of a study is not kept back."""
+    job = schema.instances.c.job_id
+    return job.is_(None) | job.not_in(_kept_back(connection, (study,)))
+
+
+def _left_out(connection: Connection, studies: _Studies) -> dict[str, _LeftOut]:
+    """Return what is kept back of studies; those of which all is shown have no entry."""
+    table, series, of = schema.instances, schema.series, schema.study_headers
+    kept_back = _kept_back(connection, studies)
+    hidden: dict[str, dict[str, int]] = {}
+    for at in range(0, len(kept_back), PAGE):
+        for row in connection.execute(
+            select(table.c.study_instance_uid, table.c.series_instance_uid, func.count().label("n"))
+            .where(table.c.job_id.in_(kept_back[at : at + PAGE]), table.c.newest)
+            .group_by(table.c.study_instance_uid, table.c.series_instance_uid)
+        ):
+            some = hidden.setdefault(row.study_instance_uid, {})
+            some[row.series_instance_uid] = some.get(row.series_instance_uid, 0) + row.n
+    left_out = {}
+    for uid, some in hidden.items():
+        rows = connection.execute(
+            select(series, of.c.patient_id)
+            .join(of, of.c.study_instance_uid == series.c.study_instance_uid)
+            .where(series.c.study_instance_uid == uid)
+        ).all()
+        shown = [row for row in rows if row.instances > some.get(row.series_instance_uid, 0)]
+        left_out[uid] = _LeftOut(
+            patient_id=rows[0].patient_id,
+            instances=sum(some.values()),
+            series=len(rows) - len(shown),
+            shown_series=len(shown),
+            modalities=tuple(sorted({row.modality for row in shown} - {""})),
+        )
+    return left_out
 
 
 def _studies(
@@ -133,20 +218,31 @@ def _studies(
         .order_by(table.c.study_instance_uid)
         .limit(PAGE)
     ).all()
-    found = list(_matching([_study(row) for row in rows], keys))
+    left_out = _left_out(connection, [row.study_instance_uid for row in rows])
+    shown = [_study(row, left_out.get(row.study_instance_uid)) for row in rows]
+    found = list(_matching([each for each in shown if each is not None], keys))
     if "NumberOfStudyRelatedSeries" in wanted and found:
         _count_series(connection, found)
     last = rows[-1].study_instance_uid if len(rows) == PAGE else None
     return Page(found=tuple(found), after=last)
 
 
-def _study(row: Any) -> Found:  # a row of study_headers, with its count
-    return {
+def _study(row: Any, without: _LeftOut | None) -> Found | None:
+    """Return a study of a row of study_headers with its count; None: nothing of it is shown."""
+    found: Found = {
         **row.attributes,
         "StudyInstanceUID": row.study_instance_uid,
         "ModalitiesInStudy": [each for each in row.modalities.split("\\") if each],
         "NumberOfStudyRelatedInstances": row.instances,
     }
+    if without is None:
+        return found
+    found |= {
+        "ModalitiesInStudy": list(without.modalities),
+        "NumberOfStudyRelatedInstances": row.instances - without.instances,
+        "NumberOfStudyRelatedSeries": without.shown_series,
+    }
+    return found if without.shown_series else None
 
 
 def _count_series(connection: Connection, found: Sequence[Found]) -> None:
@@ -162,7 +258,8 @@ def _count_series(connection: Connection, found: Sequence[Found]) -> None:
         )
     }
     for each in found:
-        each["NumberOfStudyRelatedSeries"] = counts.get(str(each["StudyInstanceUID"]), 0)
+        number = counts.get(str(each["StudyInstanceUID"]), 0)
+        each.setdefault("NumberOfStudyRelatedSeries", number)
 
 
 def _patients(
@@ -190,35 +287,49 @@ def _patients(
             )
         )
     }
+    ids = [row.patient_id for row in rows]
+    theirs = select(table.c.study_instance_uid).where(table.c.patient_id.in_(ids))
+    left_out: dict[str, list[_LeftOut]] = {}
+    for each in _left_out(connection, theirs).values():
+        left_out.setdefault(each.patient_id, []).append(each)
     found = [
         {
             **{name: attributes[uid][name] for name in headers.PATIENT if name in attributes[uid]},
-            "NumberOfPatientRelatedStudies": number,
-            "NumberOfPatientRelatedInstances": int(total),
+            "NumberOfPatientRelatedStudies": number
+            - sum(not each.shown_series for each in left_out.get(patient, ())),
+            "NumberOfPatientRelatedInstances": int(total)
+            - sum(each.instances for each in left_out.get(patient, ())),
         }
-        for _, uid, number, total in rows
+        for patient, uid, number, total in rows
     ]
+    found = [each for each in found if each["NumberOfPatientRelatedStudies"]]
     if "NumberOfPatientRelatedSeries" in wanted:
-        for each in found:
-            each["NumberOfPatientRelatedSeries"] = connection.execute(
+        for one in found:
+            patient = str(one.get("PatientID", ""))
+            number = connection.execute(
                 select(func.count())
                 .select_from(schema.series)
                 .join(table, table.c.study_instance_uid == schema.series.c.study_instance_uid)
-                .where(table.c.patient_id == each.get("PatientID", ""))
+                .where(table.c.patient_id == patient)
             ).scalar_one()
+            one["NumberOfPatientRelatedSeries"] = number - sum(
+                each.series for each in left_out.get(patient, ())
+            )
     last = rows[-1].patient_id if len(rows) == PAGE else None
     return Page(found=tuple(_matching(found, keys)), after=last)
 
 
 def _series(connection: Connection, study: StudyInstanceUID) -> list[Found]:
     series, table = schema.series, schema.instances
-    first = (
-        select(func.min(table.c.id))
-        .where(table.c.study_instance_uid == study, table.c.newest)
+    shown = (
+        select(func.min(table.c.id).label("first"), func.count().label("number"))
+        .where(table.c.study_instance_uid == study, table.c.newest, _shown(connection, study))
         .group_by(table.c.series_instance_uid)
+        .subquery()
     )
     rows = connection.execute(
-        select(table.c.attributes, series.c.instances)
+        select(table.c.attributes, shown.c.number)
+        .join(shown, shown.c.first == table.c.id)
         .join(
             series,
             and_(
@@ -226,10 +337,9 @@ def _series(connection: Connection, study: StudyInstanceUID) -> list[Found]:
                 series.c.series_instance_uid == table.c.series_instance_uid,
             ),
         )
-        .where(table.c.id.in_(first))
         .order_by(series.c.series_number, series.c.series_instance_uid)
     )
-    return [{**row.attributes, "NumberOfSeriesRelatedInstances": row.instances} for row in rows]
+    return [{**row.attributes, "NumberOfSeriesRelatedInstances": row.number} for row in rows]
 
 
 def _images(
@@ -243,6 +353,7 @@ def _images(
             table.c.series_instance_uid == series,
             table.c.newest,
             table.c.sop_instance_uid > after,
+            _shown(connection, study),
         )
         .order_by(table.c.sop_instance_uid)
         .limit(PAGE)
