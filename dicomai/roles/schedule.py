@@ -22,7 +22,7 @@ from dicomai.routing.selection import ModelInputs
 from dicomai.service import duties
 from dicomai.service.backfill import Backfiller
 from dicomai.service.count import COUNT_S, Counter
-from dicomai.service.decide import decide_due
+from dicomai.service.decide import are_due, decide_due
 from dicomai.service.ingest import Ingest, ingest
 from dicomai.service.lacking import Seeker
 from dicomai.service.promise import KEEP_S, Keeper
@@ -31,7 +31,7 @@ from dicomai.service.rules import Rules
 from dicomai.service.waiting_routes import take_up
 from dicomai.settings import Settings
 from dicomai.spool import reader
-from dicomai.store import jobs, studies, waiting_routes
+from dicomai.store import jobs, waiting_routes
 from dicomai.store.engine import open_engine, reading, writing
 
 _PUBLISH_S: Final = 2.0
@@ -201,8 +201,8 @@ def _deciding(settings: Settings, engine: Engine, _pulse: Callable[[], None]) ->
     def once() -> bool:
         nonlocal told
         now = present()
+        due = are_due(engine, seconds(settings.decide.patience_s), now)
         with reading(engine) as connection:
-            due = studies.due(connection, now, limit=1)
             waiting = waiting_routes.due(connection, now)
         if not due and not waiting:
             return False

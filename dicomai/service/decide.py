@@ -12,7 +12,7 @@ from typing import Final, Literal
 import structlog
 from sqlalchemy import Connection, Engine
 
-from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.dicom.header import Attributes
 from dicomai.dicom.identity import Ambiguous, IdentityKey, judge
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
@@ -46,11 +46,32 @@ _AFTER_DEFECT: Final = seconds(600)
 log = structlog.get_logger()
 
 
+def are_due(engine: Engine, patience: Microseconds, now: Instant) -> bool:
+    """Tell whether there is a study that `decide_due` has something to do with."""
+    with reading(engine) as connection:
+        return bool(
+            studies.due(connection, now, limit=1)
+            or studies.ahead(connection, _longest(patience), now)
+        )
+
+
 def decide_due(engine: Engine, rules: Rules, now: Instant) -> dict[StudyInstanceUID, Outcome]:
     """Decide on every study whose moment has come; return what became of each."""
     with reading(engine) as connection:
+        ahead = studies.ahead(connection, _longest(rules.patience), now)
+    for uid in ahead:
+        with writing(engine) as connection:
+            study = studies.lock(connection, uid)
+            if study is not None and study.status == "open":
+                studies.set_back(connection, study, now)
+    with reading(engine) as connection:
         due = studies.due(connection, now)
     return {study: _decided(engine, study, rules, now) for study in due}
+
+
+def _longest(patience: Microseconds) -> Microseconds:
+    """Return for how long a decision is put off at most, the quiet time aside."""
+    return Microseconds(patience + _AFTER_DEFECT + studies.AHEAD)
 
 
 def _decided(engine: Engine, uid: StudyInstanceUID, rules: Rules, now: Instant) -> Outcome:

@@ -13,7 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
-from dicomai.dicom.dates import Instant
+from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import InputError, NotFound
@@ -23,7 +23,7 @@ from dicomai.routing.route import Route
 from dicomai.service import applied as applied_module
 from dicomai.service import ingest as ingest_module
 from dicomai.service.again import again
-from dicomai.service.decide import accept, decide_due
+from dicomai.service.decide import accept, are_due, decide_due
 from dicomai.service.waiting_routes import take_up
 from dicomai.spool import entries
 from dicomai.store import (
@@ -35,6 +35,7 @@ from dicomai.store import (
     reissues,
     retention,
     schema,
+    studies,
     waiting_routes,
 )
 from dicomai.store.engine import reading, writing
@@ -129,6 +130,48 @@ def test_an_outage_makes_no_host_a_silent_one(hospital: Hospital, make_ct: MakeC
     hospital.later(7200)
 
     assert hospital.decide() == "not yet"
+
+
+@pytest.mark.parametrize("ingested_ahead", [True, False])
+def test_a_study_of_a_clock_that_was_ahead_is_decided_on_all_the_same(
+    any_hospital: Hospital, make_ct: MakeCT, ingested_ahead: bool
+) -> None:
+    hospital = any_hospital
+    day = 86400
+    hospital.later(day)
+    hospital.send(*_chest(make_ct))
+    if ingested_ahead:
+        hospital.ingest()
+    hospital.later(-day)  # the clock is set right
+    hospital.ingest()
+    right = hospital.clock
+    assert are_due(hospital.engine, hospital.rules.patience, right)
+    assert decide_due(hospital.engine, hospital.rules, right) == {}
+    assert hospital.study().quiet_until == right + seconds(60)
+    assert hospital.study().last_object_at == right
+    (sentence,) = hospital.story("clock was ahead")
+    assert "was put off until" in sentence
+    assert not are_due(hospital.engine, hospital.rules.patience, right)
+    hospital.send(make_ct(number=5))
+    assert hospital.ingest_and_decide() == "decided"
+    assert len(hospital.story("clock was ahead")) == 1
+
+
+def test_a_decision_that_was_put_off_while_the_clock_was_ahead_is_taken(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct), ends=None)
+    hospital.ingest()
+    with writing(hospital.engine) as connection:
+        study = StudyInstanceUID("1.2.3")
+        tomorrow = Instant(hospital.clock + seconds(86400))
+        studies.postpone(connection, study, "The host is behind.", tomorrow, tomorrow)
+    hospital.later(61)
+    hospital.ingest()
+    decide_due(hospital.engine, hospital.rules, hospital.clock)
+    # Its association is open: patience counts from the last object, as ever.
+    assert hospital.study().decide_at == hospital.study().last_object_at + seconds(900)
+    assert not are_due(hospital.engine, hospital.rules.patience, hospital.clock)
 
 
 def test_a_study_that_breaks_the_decision_keeps_nobody_else_from_it(

@@ -14,7 +14,7 @@ import sqlalchemy
 from catalogue_rows import AGEING, NOW, PATIENT, arrive
 from sqlalchemy import Connection, Engine, event, insert
 
-from dicomai.dicom.dates import Instant
+from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError, DatabaseError
@@ -219,6 +219,7 @@ QUERIES = {
     "claim a delivery": lambda c: jobs.claim(c, "w", ("deliver",), (), NOW),
     "promote": lambda c: jobs.promote_due(c, Instant(NOW + 100)),
     "due": lambda c: studies.due(c, Instant(NOW + 100)),
+    "ahead": lambda c: studies.ahead(c, seconds(900), NOW),
     "leases": lambda c: LeaseObserver(60.0).observe(c, 0.0),
     "jobs of a study": lambda c: jobs.of_study(c, StudyInstanceUID("1.2.7")),
     "arriving": lambda c: studies.arriving(c, 100),
