@@ -237,7 +237,7 @@ def state_of(job: Job) -> Text:
     return text(shown, LOOKS.get(job.state, ""))
 
 
-def remark(job: Job, pause: Pause | None) -> str:
+def remark(job: Job, pause: Pause | None = None) -> str:
     """Return what a person should know of a job: its error, what it waits for, what it found."""
     if pause is not None:
         return (

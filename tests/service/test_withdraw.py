@@ -144,7 +144,7 @@ def test_a_note_says_whose_it_is_and_is_not_taken_back(done: tuple[Ward, JobId])
     taken = withdraw(ward.engine, ward.settings, job, REASON, now())
     note = ward.job(taken.job)
     assert what(note) == f"withdrawal of {job}"
-    assert remark(ward.job(job), None).startswith(f"Withdrawn by job {note.id}. It had found: ")
+    assert remark(ward.job(job)).startswith(f"Withdrawn by job {note.id}. It had found: ")
     with reading(ward.engine) as connection:
         (told,) = events.of_job(connection, note.id)
     assert told.sentence == (
