@@ -608,6 +608,45 @@ def test_what_stands_behind_the_last_element_is_refused(
     assert refused.value.rule == "readable"
 
 
+@pytest.fixture(scope="module")
+def of_a_side(study: Any, findings: Findings) -> tuple[list[Dataset], list[bytes]]:
+    """Images of the patient's left, and their results."""
+    headers = copy.deepcopy(study.headers)
+    for each in headers:
+        each.BodyPartExamined, each.Laterality, each.PatientAge = "LUNG", "L", "066Y"
+        other = Dataset()
+        other.PatientID = "OLD-1"
+        each.OtherPatientIDsSequence = [other]
+    return headers, replace(study, headers=headers).files(findings, ALL)
+
+
+def _known_by_another_id(result: Dataset) -> None:
+    result.OtherPatientIDsSequence[0].PatientID = "STRANGER"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        (SEG, lambda each: setattr(each, "Laterality", "R"), "Laterality differs"),
+        (RT, lambda each: delattr(each, "Laterality"), "Laterality differs"),
+        (PM, lambda each: setattr(each, "Laterality", "L"), "Laterality differs"),
+        (SEG, lambda each: setattr(each, "BodyPartExamined", "KNEE"), "BodyPartExamined differs"),
+        (SR, lambda each: setattr(each, "BodyPartExamined", "LUNG"), "BodyPartExamined differs"),
+        (SEG, lambda each: setattr(each, "PatientAge", "006Y"), "PatientAge differs"),
+        (SC, _known_by_another_id, "it knows the patient as STRANGER"),
+    ],
+)
+def test_side_and_patient_are_those_of_the_images(
+    findings: Findings,
+    of_a_side: tuple[list[Dataset], list[bytes]],
+    kind: str,
+    change: Change,
+    words: str,
+) -> None:
+    headers, files = of_a_side
+    assert words in _refused(files, kind, change, findings, headers)
+
+
 def test_a_map_less_is_refused(study: Any, findings: Findings, files: list[bytes]) -> None:
     right, left, empty = findings.segments
     likely = replace(left, probability=np.full(int(left.mask.sum()), 0.5, np.float32))

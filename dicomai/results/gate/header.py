@@ -215,6 +215,11 @@ def _is_plain(text: str) -> bool:
     return re.fullmatch(r"[\x20-\x7e]{1,64}", text) is not None
 
 
+# Of the patient at the study's time; left out where the source's break their representation.
+_MAY_BE_LEFT_OUT: Final = ("PatientAge", "PatientSize", "PatientWeight")
+_BODY_PART: Final = re.compile(r"[A-Z0-9_ ]{1,16}")
+_DOCUMENTS: Final = frozenset({SR, ENHANCED_SR, TEXT_SR, KO})
+
 # A value that breaks its representation can't be handed on; then nothing stands in its place.
 _MUST_STAY_IF: Final[dict[str, Callable[[str], bool]]] = {
     "PatientBirthDate": _is_date,
@@ -248,6 +253,7 @@ def check_header(
     if "unverified" not in str(result.get("SeriesDescription", "")):
         refuse("status", uid, "its series does not say that it is unverified")
     _identity(result, uid, sources, charset_default)
+    _body_part(result, uid, sources)
     _zone(result, uid, sources)
     check_request(result, uid, sources)
     _own_series(result, uid, others, findings, sources)
@@ -274,6 +280,12 @@ def _identity(result: Dataset, uid: str, sources: Sequence[Dataset], default: st
         if ours == "" and must_stay is not None and not must_stay(theirs):
             continue
         refuse("identity", uid, f"{keyword} differs from that of the source images")
+    for keyword in _MAY_BE_LEFT_OUT:
+        ours = _plain(result, keyword, "")
+        if ours and ours != _theirs(sources[0], keyword, default):
+            refuse("identity", uid, f"{keyword} differs from that of the source images")
+    if strange := _other_ids(result) - _other_ids(sources[0]):
+        refuse("identity", uid, f"it knows the patient as {min(strange)}, the source images don't")
     # Images that say the same in the same bytes need not be read each.
     distinct = {tuple(_unread(each, keyword) for keyword in _WHOSE): each for each in sources[1:]}
     for source in distinct.values():
@@ -284,6 +296,28 @@ def _identity(result: Dataset, uid: str, sources: Sequence[Dataset], default: st
             theirs, ours = _theirs(source, keyword, default), _plain(result, keyword, "")
             if theirs and ours and theirs != ours:
                 refuse("identity", uid, f"{keyword} differs from that of {source.SOPInstanceUID}")
+
+
+def _other_ids(dataset: Dataset) -> set[str]:
+    """Return further Patient IDs; those in another character set than ASCII can't be compared."""
+    said = (str(each.get("PatientID") or "") for each in dataset.get("OtherPatientIDsSequence", ()))
+    return {each.strip(" \0") for each in said if each.isascii()} - {""}
+
+
+def _body_part(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None:
+    """Check that a series is of the part and the side of its images (PS3.3 C.7.3.1)."""
+    ours = _plain(result, "BodyPartExamined", "")
+    theirs = _theirs(sources[0], "BodyPartExamined", "")
+    document = result.SOPClassUID in _DOCUMENTS
+    if ours != (theirs if _BODY_PART.fullmatch(theirs) and not document else ""):
+        refuse("identity", uid, "BodyPartExamined differs from that of the source images")
+    sides = {
+        _theirs(each, "Laterality", "") or _theirs(each, "ImageLaterality", "") for each in sources
+    }
+    one_side = sides in ({"L"}, {"R"}) and bool(ours) and result.SOPClassUID != PM
+    side = _plain(result, "Laterality", "")  # the frames of a map say theirs
+    if {side} != (sides if one_side else {""}):
+        refuse("identity", uid, "Laterality differs from that of the source images")
 
 
 def _unread(source: Dataset, keyword: str) -> bytes | str:
