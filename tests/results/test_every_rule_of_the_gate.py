@@ -22,6 +22,7 @@ from dicomai.results.gate import GateError, check
 ALL = ("SEG", "SR", "SC", "KO", "PR", "PM", "RTSTRUCT", "PDF")
 SEG = "Segmentation Storage"
 SR = "Comprehensive 3D SR Storage"
+SR_UID = "1.2.840.10008.5.1.4.1.1.88.34"
 SC = "Secondary Capture Image Storage"
 KO = "Key Object Selection Document Storage"
 PR = "Grayscale Softcopy Presentation State Storage"
@@ -273,6 +274,41 @@ def _no_digest(sr: Dataset) -> None:
 
 def _two_names(sr: Dataset) -> None:
     _give(sr, "right lung", "112039", "left lung")
+
+
+def _all_said_to_be_mr(sr: Dataset) -> None:
+    for item in _items(sr):
+        for image in item.get("ReferencedSOPSequence", ()):
+            image.ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+
+
+def _two_images_in_the_library(sr: Dataset) -> None:
+    library = _named(sr, "126200")[0]
+    library.ContentSequence = library.ContentSequence[:3]
+
+
+def _instead(study: str | None = None, **said: str) -> Change:
+    """Name a report that this one replaces."""
+
+    def change(sr: Dataset) -> None:
+        before = copy.deepcopy(sr.CurrentRequestedProcedureEvidenceSequence[0])
+        before.StudyInstanceUID = study or before.StudyInstanceUID
+        series = before.ReferencedSeriesSequence[0]
+        series.ReferencedSOPSequence = series.ReferencedSOPSequence[:1]
+        for keyword, value in said.items():
+            setattr(series.ReferencedSOPSequence[0], keyword, value)
+        before.ReferencedSeriesSequence = [series]
+        sr.PredecessorDocumentsSequence = [before]
+
+    return change
+
+
+def _malignant(sr: Dataset) -> None:
+    group = _group(sr, "nodule 1")
+    more = copy.deepcopy(_named(group, "121071")[0])
+    more.ConceptNameCodeSequence[0].CodeValue = "86049000"
+    more.ConceptNameCodeSequence[0].CodeMeaning = "Malignant neoplasm"
+    group.ContentSequence.append(more)
 
 
 def _larger_frames(seg: Dataset) -> None:
@@ -529,6 +565,16 @@ def _no_parameters(seg: Dataset) -> None:
         (SR, _in_another_unit, 'Diameter of "nodule 1" is not what was measured'),
         (SR, _doubtful, 'Volume of "right lung" is not what was measured'),
         (SR, _simply, 'Diameter of "nodule 1" is not what was measured'),
+        (SR, _all_said_to_be_mr, "it says another class of"),
+        (SR, _two_images_in_the_library, "its image library is not"),
+        (
+            SR,
+            _instead("1.2.3", ReferencedSOPClassUID=SR_UID, ReferencedSOPInstanceUID="1.2.3.4"),
+            "1.2.3.4 is no report that it can replace",
+        ),
+        (SR, _instead(ReferencedSOPClassUID=SR_UID), "is no report that it can replace"),
+        (SR, _instead(ReferencedSOPInstanceUID="1.2.3.4"), "is no report that it can replace"),
+        (SR, _malignant, '"nodule 1" says Malignant neoplasm, which was not found'),
         (SEG, _larger_frames, "another number of rows or columns"),
         (SEG, _from_elsewhere, "refers to 2.25.1.1, which the model did not see"),
         (SEG, _more_frames, "does not hold the"),

@@ -45,7 +45,7 @@ def known_instances(findings: Findings, sources: Sequence[Dataset]) -> set[str]:
 _Place = tuple[str, str, str]
 
 
-def _places(
+def places_of(
     others: Sequence[Dataset], findings: Findings, sources: Sequence[Dataset]
 ) -> dict[str, _Place]:
     """Return SOP Instance UID to (study, series, SOP class) of all that may be referred to."""
@@ -74,7 +74,7 @@ def check_references(
     sources: Sequence[Dataset],
 ) -> None:
     """Check that what the header lists are things the model saw; of an SR, all and each result."""
-    known = _places(others if result.SOPClassUID == SR else (), findings, sources)
+    known = places_of(others if result.SOPClassUID == SR else (), findings, sources)
     listed = _listed(result)
     report = result.SOPClassUID in (SR, ENHANCED_SR, TEXT_SR)
     if report and (missing := set(known) - {each for each, _ in listed}):

@@ -18,12 +18,13 @@ from dicomai.findings import (
     Segment,
 )
 from dicomai.imaging.geometry import Grid
+from dicomai.results.gate.classes import SR
 from dicomai.results.gate.content import name, walk
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.header import code_of, is_coded
 from dicomai.results.gate.planes import slices_of
 from dicomai.results.gate.points import check_point, check_title
-from dicomai.results.gate.references import known_instances
+from dicomai.results.gate.references import known_instances, places_of
 from dicomai.results.gate.regions import check_region
 from dicomai.results.gate.request import check_procedure
 from dicomai.results.gate.voxels import Place
@@ -38,6 +39,8 @@ _PERCENT: Final = Code("%", "UCUM", "percent")
 _UNCERTAINTY: Final = Code("371884006", "SCT", "+/-, range of measurement uncertainty")  # CID 225
 _PLACES: Final = frozenset({"SCOORD", "SCOORD3D"})
 _OF_A_FINDING: Final = _PLACES | {"NUM"}
+# What a group may say in codes: finding, category, site, side, and the algorithm's family.
+_CODES: Final = frozenset({"121071", "276214006", "363698007", "272741003", "111000"})
 _Found = Segment | Detection | Classification
 
 
@@ -66,6 +69,8 @@ def check_report(
     _root(report, uid)
     items = list(walk(report))
     _references(uid, items, others, findings, sources)
+    _library(uid, items, findings, sources)
+    _predecessor(report, uid, others, findings, sources)
     groups = _groups(uid, items)
     _words(uid, items, findings)
     _observer(report, uid)
@@ -100,6 +105,7 @@ def check_report(
         _tracking(uid, group, tracking_id, places, findings)
         _algorithm(uid, group, findings)
         _measured(uid, group, found)
+        _no_more_codes(uid, group, found)
         if isinstance(found, Classification):
             _classified(uid, group, found)
         else:
@@ -203,9 +209,8 @@ def _references(
     findings: Findings,
     sources: Sequence[Dataset],
 ) -> None:
-    known = known_instances(findings, sources)
+    known = places_of(others, findings, sources)
     made = {str(each.SOPInstanceUID) for each in others}
-    known |= made
     tied = {
         str(each.ReferencedSOPInstanceUID)
         for item in items
@@ -222,6 +227,12 @@ def _references(
                     f"it refers to {reference.ReferencedSOPInstanceUID}, which is neither an input "
                     "nor a result",
                 )
+            if reference.ReferencedSOPClassUID != known[reference.ReferencedSOPInstanceUID][2]:
+                refuse(
+                    "references",
+                    uid,
+                    f"it says another class of {reference.ReferencedSOPInstanceUID}",
+                )
     series = {str(source.SeriesInstanceUID) for source in sources}
     for item in items:
         if name(item) == "121232" and str(item.UID) not in series:
@@ -232,6 +243,42 @@ def _references(
             item.ReferencedFrameOfReferenceUID != frame_of_reference
         ):
             refuse("coordinates", uid, "a region lies in another frame of reference")
+
+
+def _library(
+    uid: str, items: list[Dataset], findings: Findings, sources: Sequence[Dataset]
+) -> None:
+    """Check that the image library has each image that the model saw (TID 1600)."""
+    named = {
+        str(reference.ReferencedSOPInstanceUID)
+        for item in items
+        if name(item) == "111028"
+        for each in walk(item)
+        for reference in each.get("ReferencedSOPSequence") or ()
+    }
+    if named != known_instances(findings, sources):
+        refuse("references", uid, "its image library is not the images that the model saw")
+
+
+def _predecessor(
+    report: Dataset,
+    uid: str,
+    others: Sequence[Dataset],
+    findings: Findings,
+    sources: Sequence[Dataset],
+) -> None:
+    """Check that what it replaces is an earlier report of the same study (PS3.3 C.17.2)."""
+    known = {uid, *places_of(others, findings, sources)}
+    for study in report.get("PredecessorDocumentsSequence") or ():
+        for series in study.ReferencedSeriesSequence:
+            for each in series.ReferencedSOPSequence:
+                if (
+                    study.StudyInstanceUID != report.StudyInstanceUID
+                    or each.ReferencedSOPClassUID != SR
+                    or str(each.ReferencedSOPInstanceUID) in known
+                ):
+                    replaced = each.ReferencedSOPInstanceUID
+                    refuse("references", uid, f"{replaced} is no report that it can replace")
 
 
 def _words(uid: str, items: list[Dataset], findings: Findings) -> None:
@@ -388,6 +435,15 @@ def _is_number(item: Dataset, what: Code, number: float, unit: Code) -> bool:
         and is_coded(said.MeasurementUnitsCodeSequence[0], unit)
         and all(abs(value - number) <= near for value in values)
     )
+
+
+def _no_more_codes(uid: str, group: Dataset, found: _Found) -> None:
+    """Check that nothing is said in codes but what the other checks look at."""
+    verdict = {found.finding.value} if isinstance(found, Classification) else set()
+    for item in group.ContentSequence:
+        if item.ValueType == "CODE" and name(item) not in _CODES | verdict:
+            meaning = item.ConceptNameCodeSequence[0].get("CodeMeaning")
+            refuse("content", uid, f'"{found.tracking_id}" says {meaning}, which was not found')
 
 
 def _classified(uid: str, group: Dataset, found: Classification) -> None:
