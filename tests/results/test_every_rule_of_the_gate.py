@@ -311,6 +311,68 @@ def _malignant(sr: Dataset) -> None:
     group.ContentSequence.append(more)
 
 
+def _outlined_as(graphic_type: str, tracking_id: str) -> Change:
+    def change(sr: Dataset) -> None:
+        for each in _named(_group(sr, tracking_id), "121231"):
+            each.GraphicType = graphic_type
+
+    return change
+
+
+def _reordered(tracking_id: str, *order: int) -> Change:
+    """Give the points of an outline in another order."""
+
+    def change(sr: Dataset) -> None:
+        outline = _named(_group(sr, tracking_id), "121231")[0]
+        points = np.array(outline.GraphicData).reshape(-1, 3)
+        outline.GraphicData = points[list(order)].ravel().tolist()
+
+    return change
+
+
+def _listed_elsewhere(rt: Dataset) -> None:
+    rt.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = "1.2.3"
+
+
+def _of_another_study(rt: Dataset) -> None:
+    (listed,) = rt.ReferencedFrameOfReferenceSequence
+    listed.RTReferencedStudySequence[0].ReferencedSOPInstanceUID = "1.2.3"
+
+
+def _one_observed_twice(rt: Dataset) -> None:
+    rt.RTROIObservationsSequence[0].ReferencedROINumber = 2
+
+
+def _a_tumour(rt: Dataset) -> None:
+    rt.RTROIObservationsSequence[0].RTROIInterpretedType = "GTV"
+
+
+def _tracked_as_another(rt: Dataset) -> None:
+    rt.StructureSetROISequence[0].ROIDescription = "left lung"
+
+
+def _anatomy(pm: Dataset) -> Dataset:
+    anatomy: Dataset = pm.SharedFunctionalGroupsSequence[0].FrameAnatomySequence[0]
+    return anatomy
+
+
+def _of_the_left(pm: Dataset) -> None:
+    _anatomy(pm).FrameLaterality = "L"
+
+
+def _of_the_liver(pm: Dataset) -> None:
+    _anatomy(pm).AnatomicRegionSequence[0].CodeMeaning = "Liver"
+
+
+def _hung_from_behind(sc: Dataset) -> None:
+    sc.PatientOrientation = ["R", "P"]
+
+
+def _of_another_slice(sc: Dataset) -> None:
+    sc.SourceImageSequence = sc.SourceImageSequence[:1]
+    sc.SourceImageSequence[0].ReferencedSOPInstanceUID = "1.2.826.0.1.3680043.10.99.1.1"
+
+
 def _larger_frames(seg: Dataset) -> None:
     seg.Rows += 1
 
@@ -575,6 +637,19 @@ def _no_parameters(seg: Dataset) -> None:
         (SR, _instead(ReferencedSOPClassUID=SR_UID), "is no report that it can replace"),
         (SR, _instead(ReferencedSOPInstanceUID="1.2.3.4"), "is no report that it can replace"),
         (SR, _malignant, '"nodule 1" says Malignant neoplasm, which was not found'),
+        (SR, _outlined_as("POLYLINE", "nodule 2"), 'the outline of "nodule 2" lies elsewhere'),
+        (SR, _reordered("nodule 2", 0, 2, 1, 4, 3, 5), 'the outline of "nodule 2" lies elsewhere'),
+        (SR, _outlined_as("POLYLINE", "nodule 3"), 'the outline of "nodule 3" lies elsewhere'),
+        (SR, _reordered("nodule 3", 0, 2, 1, 3, 0), 'the outline of "nodule 3" lies elsewhere'),
+        (RT, _listed_elsewhere, "said to lie in another frame of reference"),
+        (RT, _of_another_study, "said to be of another study"),
+        (RT, _one_observed_twice, "not one of each region"),
+        (RT, _a_tumour, "said to have been interpreted"),
+        (RT, _tracked_as_another, "is tracked as something else"),
+        (PM, _of_the_left, "not said to be of Right lung"),
+        (PM, _of_the_liver, "not said to be of Right lung"),
+        (SC, _hung_from_behind, "it hangs otherwise than its plane"),
+        (SC, _of_another_slice, "which it shows"),
         (SEG, _larger_frames, "another number of rows or columns"),
         (SEG, _from_elsewhere, "refers to 2.25.1.1, which the model did not see"),
         (SEG, _more_frames, "does not hold the"),
@@ -755,7 +830,17 @@ def test_places_on_a_projection_are_held_against_it(xray: Any, found: Any) -> No
         outline = _named(report, "111030")[0]
         outline.GraphicData = [float("nan")] * len(outline.GraphicData)
 
+    def a_diagonal(report: Dataset) -> None:
+        outline = _named(report, "111030")[0]
+        left, top, _, _, right, bottom = outline.GraphicData[:6]
+        outline.GraphicData = [left, top, right, bottom]
+
+    def no_line(report: Dataset) -> None:
+        _named(report, "111030")[0].GraphicType = "MULTIPOINT"
+
     assert "no outline, or several" in said(no_outline)
+    assert "a box lies elsewhere" in said(a_diagonal)
+    assert "a box lies elsewhere" in said(no_line)
     assert "a box lies elsewhere" in said(nowhere)
     two = replace(boxed, inputs=(*boxed.inputs, replace(boxed.inputs[0],
                   sop_instance_uid="1.2.826.0.1.3680043.10.99.1.2")))  # fmt: skip

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from dicomai.findings import Detection, Findings, Segment
+from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
+from dicomai.results.gate.planes import images_of
 
 _PIXELS: Final[dict[str, object]] = {
     "SamplesPerPixel": 3,
@@ -21,7 +25,12 @@ _PIXELS: Final[dict[str, object]] = {
 }
 
 
-def check_capture(result: Dataset, findings: Findings) -> None:
+# How planes hang: the patient's side at the right and at the lower edge (PS3.3 C.7.6.1.1.1).
+_HUNG: Final = {"axial": ["L", "P"], "coronal": ["L", "F"], "sagittal": ["P", "F"]}
+_PLANE: Final = re.compile(r"\b(axial|coronal|sagittal)-([0-9]+):")
+
+
+def check_capture(result: Dataset, findings: Findings, sources: Sequence[Dataset]) -> None:
     """Check that a picture is whole, says that words are burnt in, and shows what it is about."""
     uid = str(result.SOPInstanceUID)
     for keyword, wanted in _PIXELS.items():
@@ -33,6 +42,7 @@ def check_capture(result: Dataset, findings: Findings) -> None:
         refuse("status", uid, "it claims to be an original image")
     if "not for measurement or primary diagnosis" not in str(result.get("DerivationDescription")):
         refuse("status", uid, "it does not say what it is not for")
+    _shows(result, uid, findings, sources)
     size = int(result.Rows) * int(result.Columns) * 3
     if len(result.PixelData) != size + size % 2:
         refuse("readable", uid, "it does not hold the pixels that it announces")
@@ -44,3 +54,24 @@ def check_capture(result: Dataset, findings: Findings) -> None:
         refuse("content", uid, "its legend has the colour of nothing that was looked for")
     if len(shown) < 3:
         refuse("content", uid, "it is blank")
+
+
+def _shows(result: Dataset, uid: str, findings: Findings, sources: Sequence[Dataset]) -> None:
+    """Check that it names the slice that it shows, or all that it cuts, and how it hangs."""
+    named = [
+        (str(each.ReferencedSOPInstanceUID), int(each.get("ReferencedFrameNumber") or 0))
+        for each in result.SourceImageSequence
+    ]
+    sides = list(result.get("PatientOrientation") or [])
+    if not isinstance(findings.where, Grid):
+        if sides:
+            refuse("geometry", uid, "it says how a picture hangs of which nobody knows")
+        return
+    plane = _PLANE.search(str(result.DerivationDescription))
+    if plane is None or sides != _HUNG[plane[1]]:
+        refuse("geometry", uid, "it hangs otherwise than its plane does")
+    images, number = images_of(findings), int(plane[2])
+    every = {str(each.SOPInstanceUID) for each in sources}
+    whole = {uid for uid, _ in named} == every
+    if not whole and named != images[number - 1 : number]:
+        refuse("references", uid, f"its source is not slice {number}, which it shows")

@@ -124,7 +124,7 @@ def _check_shown(
     """Check what is made beside masks and report."""
     for picture in by_class.get(SC, ()):
         with strictly_read(picture):
-            check_capture(picture, findings)
+            check_capture(picture, findings, sources)
     for keys in by_class.get(KO, ()):
         with strictly_read(keys):
             check_key_images(keys, findings)

@@ -41,16 +41,32 @@ def check_contours(result: Dataset, findings: Findings, sources: Sequence[Datase
         result.get("FrameOfReferenceUID") != frame
     ):
         refuse("geometry", uid, "its frame of reference is not that of the findings")
+    (listed,) = result.ReferencedFrameOfReferenceSequence
+    (study,) = listed.RTReferencedStudySequence
+    if listed.FrameOfReferenceUID != frame:
+        refuse("geometry", uid, "its images are said to lie in another frame of reference")
+    if study.ReferencedSOPInstanceUID != result.StudyInstanceUID:
+        refuse("references", uid, "its images are said to be of another study")
     wanted = _outlined(findings)
     contours = {int(item.ReferencedROINumber): item for item in result.ROIContourSequence}
     named = [str(regions[number].ROIName) for number in sorted(regions)]
     if named != [each.label[:64] for each in wanted] or set(contours) != set(regions):
         refuse("content", uid, f"its regions are {named}")
+    observed = [int(each.ReferencedROINumber) for each in result.RTROIObservationsSequence]
+    if sorted(observed) != sorted(regions):
+        refuse("content", uid, "its observations are not one of each region")
+    if any(
+        each.RTROIInterpretedType or each.ROIInterpreter
+        for each in result.RTROIObservationsSequence
+    ):
+        refuse("status", uid, "a region is said to have been interpreted")
     slices = slices_of(uid, findings, sources)
     at = {each.image: k for k, each in enumerate(slices)}
     for number, found in zip(sorted(regions), wanted, strict=True):
         if regions[number].ROIGenerationAlgorithm != "AUTOMATIC":
             refuse("provenance", uid, f"{found.label} is not said to be automatic")
+        if regions[number].ROIDescription != found.tracking_id[:1024]:
+            refuse("tracking", uid, f"{found.label} is tracked as something else")
         drawn: dict[int, _Sides] = {}
         for contour in contours[number].ContourSequence:
             image = _image(contour)

@@ -12,10 +12,12 @@ from dicomai.findings import Findings, Segment
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.frames import check_dimensions, frames_of, lying_on
+from dicomai.results.gate.header import is_coded
 from dicomai.results.gate.planes import slices_of
 from dicomai.results.gate.voxels import check_frame_of_reference
 
 _NEAR: Final = 1e-6
+_SIDES: Final = {"24028007": "R", "7771000": "L"}
 
 
 def mapped(findings: Findings) -> list[Segment]:
@@ -83,5 +85,10 @@ def _meaning(result: Dataset, uid: str, segment: Segment) -> None:
     )
     if said != (1.0, 0.0, "1", "UCUM") or segment.label[:40] not in item.LUTExplanation:
         refuse("content", uid, f"its values are not said to be probabilities of {segment.label}")
+    (anatomy,) = shared.FrameAnatomySequence
+    (region,) = anatomy.AnatomicRegionSequence
+    side = _SIDES.get(segment.laterality.value) if segment.laterality else None
+    if not is_coded(region, segment.type) or (side and anatomy.FrameLaterality != side):
+        refuse("content", uid, f"its frames are not said to be of {segment.label}")
     if result.ContentQualification != "RESEARCH":
         refuse("status", uid, "it is not qualified as research")
