@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -112,6 +112,11 @@ def kind_of(sop_class_uid: str) -> Kind:
 def classes_of(objects: Iterable[ResultObject]) -> frozenset[str]:
     """Return the SOP classes of what was asked for; the report is always among them."""
     return frozenset(KINDS[_kind(each)].sop_class_uid for each in (*DEFAULT[1:], *objects))
+
+
+def referred_to(made: Collection[str]) -> str:
+    """Return the class of the Segmentation that the groups of a report refer to, if it was made."""
+    return SEGMENTATION_STORAGE if SEGMENTATION_STORAGE in made else LABELMAP_STORAGE
 
 
 def _kind(wanted: ResultObject) -> Kind:

@@ -20,7 +20,7 @@ from dicomai.net import scu
 from dicomai.net.node import Node
 from dicomai.net.scu import PutOff, StoreOutcome, StudyIdentity
 from dicomai.net.status import meaning
-from dicomai.results.objects import KEY_OBJECT_STORAGE
+from dicomai.results.objects import KEY_OBJECT_STORAGE, referred_to
 from dicomai.results.reissue import note_uid
 from dicomai.service.asked import classes_for
 from dicomai.service.attempt import Attempt, Lost, Worker, node_of, work_once
@@ -115,7 +115,9 @@ class Deliverer:
             )
         if all(each.sop_class_uid == KEY_OBJECT_STORAGE for each in objects):
             return objects  # a withdrawal: its note is all there is
-        classes = classes_for(self.settings.routes, asked)
+        # A report without the segments that its groups refer to says less than was found.
+        segmented = referred_to({each.sop_class_uid for each in objects})
+        classes = classes_for(self.settings.routes, asked) | {segmented}
         note, takes_note = (
             note_uid(analysis.uuid),
             node.rejection_notes and node.name in withdrawn_at,

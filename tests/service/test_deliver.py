@@ -334,7 +334,7 @@ def test_a_node_that_left_the_configuration_holds_its_deliveries(
     )
 
 
-def test_a_node_gets_the_forms_that_its_routes_ask_for(
+def test_a_node_gets_the_forms_that_its_routes_ask_for_and_what_the_report_refers_to(
     ward_of: Callable[..., tuple[Ward, JobId]], storescp: StorePeer
 ) -> None:
     node = Node(name="PACS1", ae_title="STORESCP", host="127.0.0.1", port=storescp.port)
@@ -346,4 +346,4 @@ def test_a_node_gets_the_forms_that_its_routes_ask_for(
     assert deliver(ward)
     assert (delivery(ward, analysis).state) == "done"
     kinds = {pydicom.dcmread(file).Modality for file in storescp.files()}
-    assert kinds == {"SR", "OT"}
+    assert kinds == {"SR", "SEG", "OT"}
