@@ -81,7 +81,7 @@ def lay_out(
     pixels = _bytes(layers, kept, filled) if fractional else _bits(layers, kept, filled)
     pixels += bytes(len(pixels) % 2)
     result.PixelData = bytes(pixels)
-    if not _evenly([each.k for each in kept]) and "DimensionOrganizationType" in result:
+    if not adjoining([each.k for each in kept]) and "DimensionOrganizationType" in result:
         del result.DimensionOrganizationType
 
 
@@ -108,9 +108,9 @@ def _filled(mask: Mask, *, whole: bool) -> npt.NDArray[np.bool_]:
     return np.asarray(words.max(axis=1) > 0)
 
 
-def _evenly(ks: Sequence[int]) -> bool:
-    """Tell whether slices follow each other in even steps, so that they are a volume."""
-    return len(ks) > 1 and len(set(np.diff(ks).tolist())) == 1
+def adjoining(ks: Sequence[int]) -> bool:
+    """Tell whether slices follow each other without a gap, so that they are a volume."""
+    return len(ks) > 1 and set(np.abs(np.diff(ks)).tolist()) == {1}
 
 
 def _bits(

@@ -20,8 +20,9 @@ from dicomai.findings import Detection, Findings, Mask, Segment
 from dicomai.imaging.attributes import numbers, text
 from dicomai.imaging.frame import check_single_frame
 from dicomai.imaging.geometry import Grid, Plane
+from dicomai.imaging.mask import per_slice
 from dicomai.results import uids
-from dicomai.results.frames import Layer, lay_out, overlap
+from dicomai.results.frames import Layer, adjoining, lay_out, overlap
 from dicomai.results.functional_groups import (
     are_turned,
     leave_orientation_to_frames,
@@ -186,6 +187,9 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
         _mend_segment(item, segment)
     if labels:
         name_sources(result, slices)
+        filled = np.flatnonzero(np.sum([per_slice(each.mask) for each in segments], axis=0))
+        if not adjoining(filled.tolist()):
+            result.pop("DimensionOrganizationType", None)
     if not isinstance(job.findings.where, Grid):
         directions = text(job.sources[0], "PatientOrientation").upper().split("\\")
         known = all(re.fullmatch("[LRAPHF]{1,3}", each) for each in directions)

@@ -30,6 +30,7 @@ from dicomai.results.known_class import known_class
 from dicomai.results.point_on_image import point_on_image
 from dicomai.results.provenance import Job, reference
 from dicomai.results.seg import MORPHOLOGICALLY_ABNORMAL, Encoded
+from dicomai.results.uids import LABELMAP_STORAGE
 
 # How sure a device is of what it found. PS3.16 defines it for CAD as a number from 0 to 100 %; a
 # "probability of malignancy" (111047) would claim more than a detector says.
@@ -235,13 +236,15 @@ def _referenced(job: Job, place: _Where) -> sr.ReferencedSegment:
 
 
 def _on_plane(job: Job, place: _Where) -> sr.ReferencedSegmentationFrame:
-    """Return the frame that shows a segment on a projection image."""
+    """Return the frame that shows a segment on a projection image, or its label in a label map."""
     where = job.findings.where
     assert isinstance(where, Plane)
+    labels = place.seg.SOPClassUID == LABELMAP_STORAGE  # one frame for all segments
     frames = [
         number
         for number, frame in enumerate(place.seg.PerFrameFunctionalGroupsSequence, start=1)
-        if "SegmentIdentificationSequence" not in frame  # a label map has one frame for all
+        if labels
+        or "SegmentIdentificationSequence" not in frame  # the only segment
         or frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber == place.number
     ]
     region = sr.ReferencedSegmentationFrame(
@@ -252,7 +255,11 @@ def _on_plane(job: Job, place: _Where) -> sr.ReferencedSegmentationFrame:
         source_image=sr.SourceImageForSegmentation(*_source_of(job, where.sop_instance_uid)),
     )
     # A frame is named or a segment, not both (PS3.3 10.3).
-    del region[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
+    (named,) = region[0].ReferencedSOPSequence
+    if labels:
+        del named.ReferencedFrameNumber
+    else:
+        del named.ReferencedSegmentNumber
     return region
 
 

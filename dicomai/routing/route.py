@@ -55,7 +55,8 @@ class Route:
         pictures, "KO" the key images, "PR" contours and boxes to show on the images, "PM"
         probabilities as Parametric Map, "RTSTRUCT" contours, "PDF" a page that sums up,
         "SR:ENHANCED" and "SR:TEXT" reports for who takes no Comprehensive 3D SR. There is always
-        an "SR", and where something was outlined the "SEG" that it refers to. With "NOT-ANALYSED" it says why when the model can't take a study.
+        an "SR", and where something was outlined the "SEG" that it refers to. With "NOT-ANALYSED"
+        it says why when the model can't take a study.
     priority
         Higher runs earlier; waiting jobs rise with time, so that none starves.
     urgent

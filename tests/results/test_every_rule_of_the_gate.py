@@ -373,6 +373,10 @@ def _of_another_slice(sc: Dataset) -> None:
     sc.SourceImageSequence[0].ReferencedSOPInstanceUID = "1.2.826.0.1.3680043.10.99.1.1"
 
 
+def _thicker(seg: Dataset) -> None:
+    seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness = "99"
+
+
 def _larger_frames(seg: Dataset) -> None:
     seg.Rows += 1
 
@@ -650,6 +654,8 @@ def _no_parameters(seg: Dataset) -> None:
         (PM, _of_the_liver, "not said to be of Right lung"),
         (SC, _hung_from_behind, "it hangs otherwise than its plane"),
         (SC, _of_another_slice, "which it shows"),
+        (SEG, _thicker, "its slices are 3.0 mm thick, and it says 99.0"),
+        (SEG, lambda seg: setattr(seg, "SegmentsOverlap", "NO"), "share voxels"),
         (SEG, _larger_frames, "another number of rows or columns"),
         (SEG, _from_elsewhere, "refers to 2.25.1.1, which the model did not see"),
         (SEG, _more_frames, "does not hold the"),

@@ -336,6 +336,52 @@ def test_a_region_on_a_projection_refers_to_the_frame_that_shows_it(
         check([seg, _bytes(read)], flat, xray.headers)
 
 
+def test_a_region_in_a_label_map_on_a_projection_refers_to_its_label(
+    xray: Any, flat: Findings
+) -> None:
+    (lung,), (box,) = flat.segments, flat.detections
+    elsewhere = np.zeros_like(lung.mask)
+    elsewhere[0, 20:22, 4:20] = True
+    two = replace(flat, detections=(replace(box, mask=elsewhere),))
+    objects = ("SEG:LABELMAP", "SR")
+    labels, report = xray.files(two, objects)
+    check([labels, report], two, xray.headers, wanted=objects)
+    read = _read(report)
+    named = [
+        each.ReferencedSOPSequence[0]
+        for each in _items(read)
+        if each.ValueType == "IMAGE" and each.ConceptNameCodeSequence[0].CodeValue == "121214"
+    ]
+    assert [each.ReferencedSegmentNumber for each in named] == [1, 2]
+    assert not any("ReferencedFrameNumber" in each for each in named)
+    for each in named:
+        del each.ReferencedSegmentNumber
+        each.ReferencedFrameNumber = 1
+    with pytest.raises(GateError, match="rule of references"):
+        check([labels, _bytes(read)], two, xray.headers, wanted=objects)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("filled", "volume"), [((1, 6), False), ((1, 3, 5), False), ((3, 4), True)]
+)
+def test_slices_with_others_between_them_are_not_called_a_volume(
+    study: Any, lungs: Findings, form: str, filled: tuple[int, ...], volume: bool
+) -> None:
+    mask = np.zeros_like(lungs.segments[0].mask)
+    mask[list(filled), 5:9, 4:20] = True
+    one = replace(lungs, segments=(replace(lungs.segments[0], mask=mask, probability=None),))
+    raw, report = study.files(one, (form, "SR"))
+    whole = form == "SEG:ALL-FRAMES"
+    read = _read(raw)
+    assert read.get("DimensionOrganizationType") == ("3D" if volume or whole else None)
+    check([raw, report], one, study.headers, wanted=(form, "SR"))
+    if not volume and not whole:
+        read.DimensionOrganizationType = "3D"
+        with pytest.raises(GateError, match="calls slices a volume that are none"):
+            check([_bytes(read), report], one, study.headers, wanted=(form, "SR"))
+
+
 def test_tilted_and_uneven_slices_are_placed_one_by_one(study: Any, found: Any) -> None:
     headers = copy.deepcopy(study.headers)
     steps = [0, 1, 2, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5]

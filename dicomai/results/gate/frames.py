@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from dicomai.findings import Findings
-from dicomai.imaging.geometry import Grid
+from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results.gate.elements import (
     Elements,
     inner,
@@ -28,6 +28,7 @@ from dicomai.results.gate.planes import Corners, Slice, corners_of
 from dicomai.results.gate.references import instances_listed
 
 TOLERANCE_MM: Final = 0.01
+_UNEVEN: Final = 0.01  # of a step
 _SEGMENT: Final = Tag("SegmentIdentificationSequence")
 _SEGMENT_NUMBER: Final = Tag("ReferencedSegmentNumber")
 _DERIVATION: Final = Tag("DerivationImageSequence")
@@ -49,6 +50,7 @@ _PLACE: Final = (
 _POSITION: Final = Tag("ImagePositionPatient")
 _ORIENTATION: Final = Tag("ImageOrientationPatient")
 _SPACING: Final = Tag("PixelSpacing")
+_THICKNESS: Final = Tag("SliceThickness")
 _BETWEEN: Final = Tag("SpacingBetweenSlices")
 _SEGMENT_POINTER: Final = _SEGMENT_NUMBER.group, _SEGMENT_NUMBER.element
 _POSITION_POINTER: Final = _POSITION.group, _POSITION.element
@@ -114,6 +116,7 @@ def lying_on(
     """
     uid = str(result.SOPInstanceUID)
     rows_columns = int(result.Rows), int(result.Columns)
+    thick = {each.thickness_mm for each in slices}
     listed = instances_listed(result)
     known: dict[Place, int] = {}
     derived: set[tuple[bytes, int]] = set()
@@ -122,7 +125,7 @@ def lying_on(
         if frame.place not in known:
             known[frame.place] = 0
             if isinstance(findings.where, Grid):
-                corners = _corners(uid, number, frame.place, rows_columns, findings.where)
+                corners = _corners(uid, number, frame.place, rows_columns, findings.where, thick)
                 known[frame.place] = _nearest(uid, number, corners, slices)
         k = known[frame.place]
         if (frame.derivation, k) not in derived:
@@ -158,15 +161,21 @@ def _coded(holder: Elements, tag: int) -> bool:
     return bool(items) and all(each in items[0] and items[0][each].value for each in _CODE)
 
 
-def check_dimensions(result: Dataset, frames: Sequence[Frame], found: Sequence[int]) -> None:
+def check_dimensions(
+    result: Dataset, frames: Sequence[Frame], found: Sequence[int], where: Grid | Plane
+) -> None:
     """Check that frames are indexed by segment, and in the order of their slices (C.7.6.17).
 
     Parameters
     ----------
     found
         The slice on which each frame lies.
+    where
+        The slices of the findings.
     """
     uid = str(result.SOPInstanceUID)
+    if result.get("DimensionOrganizationType") == "3D" and not _adjoining(found, where):
+        refuse("geometry", uid, "it calls slices a volume that are none")
     pointers = [
         struct.unpack("<HH", octets(each, _POINTER, b"AT"))
         for each in items_of(result, "DimensionIndexSequence")
@@ -184,10 +193,24 @@ def check_dimensions(result: Dataset, frames: Sequence[Frame], found: Sequence[i
                 refuse("geometry", uid, f"frame {number} has another place in the dimensions")
 
 
+def _adjoining(found: Sequence[int], where: Grid | Plane) -> bool:
+    """Tell whether slices lie one step apart, as a volume's do (PS3.3 C.7.6.17)."""
+    ks = sorted(set(found))
+    if not isinstance(where, Grid):
+        return False
+    steps = np.diff(np.take(where.slice_steps, ks) if where.slice_steps else ks)
+    return bool(np.allclose(steps, 1, rtol=0, atol=_UNEVEN))
+
+
 def _corners(
-    uid: str, number: int, place: Place, rows_columns: tuple[int, int], where: Grid
+    uid: str,
+    number: int,
+    place: Place,
+    rows_columns: tuple[int, int],
+    where: Grid,
+    thick: Collection[float],
 ) -> Corners:
-    """Return where a frame lies, (4, 3) LPS mm."""
+    """Return where a frame lies, (4, 3) LPS mm; its slice is as thick as an image's is."""
     position, orientation, measures = (_group(items_in(each)) for each in place)
     if not (position and orientation and measures):
         refuse("attributes", uid, f"frame {number} does not say where it lies")
@@ -199,6 +222,7 @@ def _corners(
             *rows_columns,
         )
         between = numbers(measures, _BETWEEN, 1)[0] if _BETWEEN in measures else None
+        (thickness,) = numbers(measures, _THICKNESS, 1)
     except ValueError as trouble:
         refuse("readable", uid, f"frame {number} says where it lies in no numbers ({trouble})")
     affine = where.index_to_lps
@@ -206,6 +230,9 @@ def _corners(
     step = abs(float(affine[:3, 0] @ normal)) / float(np.linalg.norm(normal))
     if between is not None and not abs(between - step) <= TOLERANCE_MM:  # nor nan
         refuse("geometry", uid, f"its slices are {step:.3f} mm apart, and it says {between}")
+    known = [each for each in thick if each > 0] or [step]
+    if not min(abs(thickness - each) for each in (*known, step)) <= TOLERANCE_MM:
+        refuse("geometry", uid, f"its slices are {known[0]} mm thick, and it says {thickness}")
     return corners
 
 

@@ -66,7 +66,7 @@ def _check(
             refuse("geometry", uid, f"its values differ from the findings at slice {k}")
     if seen != set(range(len(slices))) or count != len(slices):
         refuse("geometry", uid, "it does not have each slice once")
-    check_dimensions(result, frames, found)
+    check_dimensions(result, frames, found, findings.where)
 
 
 def _meaning(result: Dataset, uid: str, segment: Segment) -> None:

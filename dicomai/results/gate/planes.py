@@ -36,12 +36,15 @@ class Slice:
         The centres of four corner pixels, (4, 3) LPS mm; None for a projection image.
     rescale
         Slope and intercept; None where it has none.
+    thickness_mm
+        How thick it is; 0 where it does not say.
     """
 
     image: Image
     source: Dataset
     corners: Corners | None
     rescale: tuple[float, float] | None
+    thickness_mm: float
 
 
 def images_of(findings: Findings) -> list[Image]:
@@ -128,4 +131,10 @@ def _slice(source: Dataset, image: Image, *, flat: bool) -> Slice:
             int(source.Rows),
             int(source.Columns),
         )
-    return Slice(image=image, source=source, corners=corners, rescale=rescale)
+    return Slice(
+        image=image,
+        source=source,
+        corners=corners,
+        rescale=rescale,
+        thickness_mm=float(said("PixelMeasuresSequence").get("SliceThickness") or 0),
+    )

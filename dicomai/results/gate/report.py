@@ -326,7 +326,7 @@ def _tracking(
         refuse("references", uid, f'"{tracking_id}" does not refer to its segment')
     said = drawn[0].ReferencedSOPSequence[0]
     frame, number = said.get("ReferencedFrameNumber"), said.get("ReferencedSegmentNumber")
-    if isinstance(findings.where, Grid):
+    if isinstance(findings.where, Grid) or place.labels:  # all labels share a frame
         right = frame is None and number == place.number
     else:  # a region on one image is a frame, and then no segment is named (PS3.3 10.3)
         right = number is None and frame in place.frames

@@ -62,13 +62,14 @@ _Frames = _Bits | npt.NDArray[np.unsignedinteger]
 class Place:
     """The segment of a finding: in which object, under which number, tracked as what.
 
-    `frames` are those, from 1, that show it.
+    `frames` are those, from 1, that show it; `labels` says that they show others too.
     """
 
     seg_uid: str
     number: int
     tracking_uid: str
     frames: tuple[int, ...]
+    labels: bool
 
 
 def check_voxels(
@@ -189,7 +190,7 @@ def _placed(
         if key in placed:
             refuse("geometry", uid, f"segment {key[0]} has two frames at slice {k}")
         placed[key] = number
-    check_dimensions(seg, frames, [k for _, k in placed])
+    check_dimensions(seg, frames, [k for _, k in placed], findings.where)
     return placed
 
 
@@ -212,6 +213,8 @@ def _segments(
     if not set(described) <= set(expected) or len(described) != len(items):
         refuse("content", uid, f"its segments are {sorted(described)}, not {sorted(expected)}")
     places = {}
+    taken: dict[int, npt.NDArray[np.uint8]] = {}
+    shared = False
     for tracking_id, item in described.items():
         number, found = int(item.SegmentNumber), expected[tracking_id]
         _described(item, uid, found, findings)
@@ -230,14 +233,30 @@ def _segments(
                     f'segment "{item.SegmentLabel}" differs from its mask in {wrong} voxels of '
                     f"slice {k}",
                 )
+            if frame is not None and not labels:
+                shared = _take(taken, k, found.mask[k]) or shared
         places[tracking_id] = Place(
-            seg_uid=uid, number=number, tracking_uid=str(item.TrackingUID), frames=tuple(shown)
+            seg_uid=uid,
+            number=number,
+            tracking_uid=str(item.TrackingUID),
+            frames=tuple(shown),
+            labels=labels,
         )
     if strange := {key[0] for key in placed} - ({0} if labels else set(numbered)):
         refuse("content", uid, f"frames of segment {min(strange)} belong to nothing found")
     if not isinstance(frames, _Bits) and labels and int(frames.max(initial=0)) > len(numbered):
         refuse("content", uid, "it has labels that belong to nothing found")
+    if not labels and seg.get("SegmentsOverlap") not in ("YES" if shared else "NO", "UNDEFINED"):
+        refuse("content", uid, "it does not say whether its segments share voxels")
     return places
+
+
+def _take(taken: dict[int, npt.NDArray[np.uint8]], k: int, mask: npt.NDArray[np.bool_]) -> bool:
+    """Tell whether a segment has voxels of a slice that others took, and take them."""
+    bits = np.packbits(mask)
+    before = taken.get(k)
+    taken[k] = bits if before is None else before | bits
+    return before is not None and bool((before & bits).any())
 
 
 def _wrong(
