@@ -63,6 +63,7 @@ _GROUPS: Final = (
     "PlaneOrientationSequence",
     "PixelMeasuresSequence",
     "PixelValueTransformationSequence",
+    "FrameVOILUTSequence",
     "FrameContentSequence",
     "TemporalPositionSequence",
     "CardiacSynchronizationSequence",

@@ -36,6 +36,9 @@ _NEAR: Final = 1e-6  # rounding of a fractional index
 _Line: TypeAlias = npt.NDArray[np.float64]
 """(N, 2): column, row."""
 _Rescale: TypeAlias = tuple[str, str, str]
+_Lut: TypeAlias = tuple[tuple[int, ...], bytes]
+"""LUT Descriptor and LUT Data, 16 bits an entry."""
+_Pixels: TypeAlias = tuple[_Rescale, _Lut | None, int, int]
 _Marked: TypeAlias = "tuple[Dataset, list[_Mark]]"
 
 
@@ -51,19 +54,28 @@ class _Mark:
 
 
 def encode_pr(job: Job) -> tuple[Dataset, ...]:
-    """Return the marks: one object for the images that share a rescale and a size.
+    """Return the marks: one object for the images that share their way to grey and a size.
 
-    There is none where nothing has a place.
+    There is none where nothing has a place, and none for images in colour.
     """
-    groups: dict[tuple[_Rescale, int, int], list[_Marked]] = {}
-    for image, marks in zip(job.slices(), _marks(job.findings), strict=True):
+    slices = job.slices()
+    if any(map(_in_colour, slices)):
+        return ()
+    groups: dict[_Pixels, list[_Marked]] = {}
+    for image, marks in zip(slices, _marks(job.findings), strict=True):
         if marks:
-            key = (_rescale(image), int(image.Rows), int(image.Columns))
+            rescale = _rescale(image)
+            lut = None if rescale[0] else _lut(image, "ModalityLUTSequence")
+            key = (rescale, lut, int(image.Rows), int(image.Columns))
             groups.setdefault(key, []).append((image, marks))
     return tuple(
-        _state(job, rescale, marked, number)
-        for number, ((rescale, _, _), marked) in enumerate(groups.items(), start=1)
+        _state(job, pixels, marked, number)
+        for number, (pixels, marked) in enumerate(groups.items(), start=1)
     )
+
+
+def _in_colour(image: Dataset) -> bool:
+    return text(image, "PhotometricInterpretation") not in {"", "MONOCHROME1", "MONOCHROME2"}
 
 
 def _marks(findings: Findings) -> Iterator[list[_Mark]]:
@@ -156,7 +168,7 @@ def _rectangle(left: float, top: float, right: float, bottom: float) -> _Line:
     return np.array(corners, dtype=np.float64)
 
 
-def _state(job: Job, rescale: _Rescale, marked: Sequence[_Marked], number: int) -> Dataset:
+def _state(job: Job, pixels: _Pixels, marked: Sequence[_Marked], number: int) -> Dataset:
     images = [image for image, _ in marked]
     result = Dataset()
     result.PresentationCreationDate, result.PresentationCreationTime = job.date_and_time
@@ -178,14 +190,16 @@ def _state(job: Job, rescale: _Rescale, marked: Sequence[_Marked], number: int) 
         for order, each in enumerate(sorted(shown), start=1)
     ]
     result.GraphicLayerSequence.append(_layer(_WORDS, len(shown) + 1, (255, 196, 84)))
-    intercept, slope, kind = rescale
+    (intercept, slope, kind), lut, _, _ = pixels
     if slope:
         result.RescaleIntercept, result.RescaleSlope = intercept, slope
         result.RescaleType = kind
+    if lut is not None:
+        modality = _table(lut)
+        modality.ModalityLUTType = "US"  # unspecified
+        result.ModalityLUTSequence = [modality]
     if (levels := _levels(job, images[0])) is not None:
-        voi = Dataset()
-        voi.WindowCenter, voi.WindowWidth = levels
-        result.SoftcopyVOILUTSequence = [voi]
+        result.SoftcopyVOILUTSequence = [levels]
     inverse = text(images[0], "PhotometricInterpretation") == "MONOCHROME1"
     result.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
     complete(result, job, "PR", number)
@@ -200,17 +214,48 @@ def _rescale(source: Dataset) -> _Rescale:
     return (intercept, slope, text(source, "RescaleType") or "US")
 
 
-def _levels(job: Job, source: Dataset) -> tuple[str, str] | None:
-    """Return the window: the image's own first one, else that of the pictures."""
+def _lut(source: Dataset, keyword: str) -> _Lut | None:
+    """Return the first table of a sequence, if it is whole."""
+    item = next(iter(source.get(keyword) or ()), Dataset())
+    descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
+    if isinstance(descriptor, bytes):  # of an Implicit VR file, whose signedness the image says
+        signed = source.get("PixelRepresentation") == 1
+        descriptor = np.frombuffer(descriptor, "<i2" if signed else "<u2").tolist()
+    if not descriptor or len(descriptor) != 3 or not data:
+        return None
+    octets = data if isinstance(data, bytes) else np.array(data).astype("<u2").tobytes()
+    return tuple(int(each) for each in descriptor), octets
+
+
+def _table(lut: _Lut) -> Dataset:
+    """Return an item of a LUT sequence (PS3.3 C.11.1, C.11.2)."""
+    descriptor, octets = lut
+    item = Dataset()
+    signed = min(descriptor) < 0
+    item.add(DataElement(0x00283002, "SS" if signed else "US", list(descriptor)))
+    item.add(DataElement(0x00283006, "OW", octets))
+    return item
+
+
+def _levels(job: Job, source: Dataset) -> Dataset | None:
+    """Return the image's own first window, else its table, else the window of the pictures."""
+    item = Dataset()
     centre = text(source, "WindowCenter").partition("\\")[0]
     width = text(source, "WindowWidth").partition("\\")[0]
-    if centre and width:
-        return centre, width
     where = job.findings.where
-    if not isinstance(where, Grid) or job.image is None:
+    if centre and width:
+        item.WindowCenter, item.WindowWidth = centre, width
+        if (function := text(source, "VOILUTFunction")) in {"LINEAR_EXACT", "SIGMOID"}:
+            item.VOILUTFunction = function
+    elif (lut := _lut(source, "VOILUTSequence")) is not None:
+        item.VOILUTSequence = [_table(lut)]
+    elif isinstance(where, Grid) and job.image is not None:
+        low, high = window(job.findings, job.image, where)
+        item.WindowCenter = f"{(low + high) / 2:.6g}"
+        item.WindowWidth = f"{max(high - low, 1):.6g}"
+    else:
         return None
-    low, high = window(job.findings, job.image, where)
-    return f"{(low + high) / 2:.6g}", f"{max(high - low, 1):.6g}"
+    return item
 
 
 def _area(image: Dataset) -> Dataset:
@@ -223,7 +268,9 @@ def _area(image: Dataset) -> Dataset:
         if text(image, keyword):
             item.PresentationPixelSpacing = list(numbers(image, keyword, 2))
             return item
-    item.PresentationPixelAspectRatio = [1, 1]
+    ratio = text(image, "PixelAspectRatio").split("\\")
+    known = len(ratio) == 2 and all(each.isdecimal() and int(each) for each in ratio)
+    item.PresentationPixelAspectRatio = ratio if known else [1, 1]
     return item
 
 

@@ -157,6 +157,81 @@ def test_states_are_parted_where_images_have_another_rescale(study: Any, found: 
     assert [each.InstanceNumber for each in states] == [1, 2]
 
 
+def _table(*words: int) -> Dataset:
+    item = Dataset()
+    item.LUTDescriptor = [len(words), 0, 16]
+    item.LUTData = np.array(words, "<u2").tobytes()
+    return item
+
+
+def _state_on(xray: Any, found: Any, **said: object) -> tuple[Dataset, Callable[[Dataset], None]]:
+    """Return the marks on an X-ray that says this too, and what holds others against it."""
+    image = copy.deepcopy(xray.headers[0])
+    for keyword, value in said.items():
+        setattr(image, keyword, value)
+    objects, boxed = ("SEG", "SR", "PR"), found.on_xray(xray)
+    files = replace(xray, headers=[image]).made_anew(boxed, objects)
+    check(files, boxed, [image], wanted=objects)
+
+    def held(state: Dataset) -> None:
+        out = io.BytesIO()
+        state.save_as(out)
+        check([out.getvalue(), files[-1]], boxed, [image], wanted=objects)
+
+    return _read(files[0]), held
+
+
+def test_marks_are_shown_in_the_greys_and_proportions_of_the_image(xray: Any, found: Any) -> None:
+    state, held = _state_on(
+        xray,
+        found,
+        ModalityLUTSequence=[_table(0, 10, 20, 65535)],
+        VOILUTSequence=[_table(0, 5, 6, 7)],
+        PixelAspectRatio=["2", "1"],
+    )
+    (modality,) = state.ModalityLUTSequence
+    (voi,) = state.SoftcopyVOILUTSequence[0].VOILUTSequence
+    assert (modality.LUTDescriptor, modality.LUTData) == ([4, 0, 16], b"\0\0\n\0\x14\0\xff\xff")
+    assert (voi.LUTDescriptor, voi.LUTData) == ([4, 0, 16], b"\0\0\5\0\6\0\7\0")
+    area = state.DisplayedAreaSelectionSequence[0]
+    assert area.PresentationPixelAspectRatio == [2, 1]
+    assert "RescaleSlope" not in state
+    for holder, keyword in (
+        (state, "ModalityLUTSequence"),
+        (state, "SoftcopyVOILUTSequence"),
+        (area, "PresentationPixelAspectRatio"),
+    ):
+        kept = holder[keyword]
+        del holder[keyword]
+        with pytest.raises(GateError, match="rule of geometry"):
+            held(state)
+        holder.add(kept)
+    held(state)
+
+
+def test_marks_are_shown_in_the_window_of_the_image(xray: Any, found: Any) -> None:
+    state, held = _state_on(
+        xray, found, WindowCenter=["40", "5"], WindowWidth=["400", "6"], VOILUTFunction="SIGMOID"
+    )
+    (level,) = state.SoftcopyVOILUTSequence
+    assert (level.WindowCenter, level.WindowWidth, level.VOILUTFunction) == (40, 400, "SIGMOID")
+    level.WindowCenter = 5000
+    with pytest.raises(GateError, match="its window is not that of"):
+        held(state)
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL_422", "PALETTE COLOR"])
+def test_an_image_in_colour_gets_no_state_for_shades_of_grey(
+    xray: Any, found: Any, photometric: str
+) -> None:
+    image = copy.deepcopy(xray.headers[0])
+    image.PhotometricInterpretation = photometric
+    objects, boxed = ("SEG", "SR", "PR"), found.on_xray(xray)
+    files = replace(xray, headers=[image]).made_anew(boxed, objects)
+    assert [_read(raw).Modality for raw in files] == ["SR"]
+    check(files, boxed, [image], wanted=objects)
+
+
 def test_a_box_on_an_xray_is_marked_where_it_was_found(xray: Any, found: Any) -> None:
     made = xray.by_modality(found.on_xray(xray), ALL)
     assert sorted(made) == ["KO", "OT", "PR", "SR"]
@@ -310,6 +385,10 @@ def _unlisted(state: Dataset) -> None:
     del state.ReferencedSeriesSequence[0].ReferencedImageSequence[0]
 
 
+def _stretched(state: Dataset) -> None:
+    state.DisplayedAreaSelectionSequence[0].PresentationPixelSpacing = [0.1, 5]
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "rule"),
     [
@@ -338,6 +417,10 @@ def _unlisted(state: Dataset) -> None:
         ("PR", _unlisted, "references"),
         ("PR", _set("PresentationLUTShape", "INVERSE"), "attributes"),
         ("PR", _set("RescaleSlope", "2"), "geometry"),
+        ("PR", _stretched, "geometry"),
+        ("PR", _set("ImageHorizontalFlip", "Y"), "geometry"),
+        ("PR", _set("ImageRotation", 180), "geometry"),
+        ("PR", _set("ShutterShape", "RECTANGULAR"), "geometry"),
     ],
 )
 def test_what_is_shown_otherwise_than_found_is_refused(

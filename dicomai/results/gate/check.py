@@ -68,7 +68,7 @@ def check(
     by_class: dict[str, list[FileDataset]] = {}
     for each in read:
         by_class.setdefault(str(each.SOPClassUID), []).append(each)
-    expected = _expected(findings, wanted)
+    expected = _expected(findings, source_headers, wanted)
     counts = {sop_class: len(each) for sop_class, each in by_class.items()}
     if set(counts) != expected or any(counts[each] != 1 for each in expected - SEVERAL):
         refuse(
@@ -93,7 +93,9 @@ def check(
         check_report(report, others, places, findings, source_headers)
 
 
-def _expected(findings: Findings, wanted: Collection[ResultObject]) -> set[str]:
+def _expected(
+    findings: Findings, sources: Sequence[Dataset], wanted: Collection[ResultObject]
+) -> set[str]:
     """Return the classes that there must be, and no others."""
     segmented = set()
     if _has_voxels(findings):
@@ -102,18 +104,18 @@ def _expected(findings: Findings, wanted: Collection[ResultObject]) -> set[str]:
             each in wanted for each in ("SEG", "SEG:ALL-FRAMES", "SEG:FRACTIONAL")
         )
         segmented = {each for each, asked in ((SEG, masks), (LABELMAP, labels)) if asked}
-    given: dict[ResultObject, tuple[str, Callable[[Findings], object]]] = {
-        "KO": (KO, has_keys),
-        "PR": (PR, has_marks),
-        "PM": (PM, mapped),
-        "RTSTRUCT": (RTSTRUCT, has_contours),
+    given: dict[ResultObject, tuple[str, Callable[[], object]]] = {
+        "KO": (KO, lambda: has_keys(findings)),
+        "PR": (PR, lambda: has_marks(findings, sources)),
+        "PM": (PM, lambda: mapped(findings)),
+        "RTSTRUCT": (RTSTRUCT, lambda: has_contours(findings)),
     }
     always: dict[ResultObject, str] = {
         "SC": SC, "PDF": PDF, "SR:ENHANCED": ENHANCED_SR, "SR:TEXT": TEXT_SR,
     }  # fmt: skip
     shown = {sop_class for kind, sop_class in always.items() if kind in wanted}
     for kind, (sop_class, has) in given.items():
-        if kind in wanted and has(findings):
+        if kind in wanted and has():
             shown.add(sop_class)
     return {SR} | segmented | shown
 

@@ -10,21 +10,46 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from dicomai.findings import Box, Detection, Findings, PixelBox, Segment, Sphere
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.planes import Image, Slice, expected_corners, images_of, slices_of
+from dicomai.results.gate.planes import (
+    Image,
+    Slice,
+    expected_corners,
+    group,
+    images_of,
+    slices_of,
+)
 
 TOLERANCE_PX: Final = 0.01
 _ROUNDING: Final = 1e-5
+_NEAR: Final = 1e-3  # pixels of one series differ in size by a hair
 _EDGE: Final = 0.01  # slices, or millimetres
 
+_GREY: Final = frozenset({"MONOCHROME1", "MONOCHROME2"})
+# What would hide, turn or replace what an image shows (PS3.3 C.10.6, C.7.6.11, C.11.4, C.11.13).
+_HIDES: Final = (
+    "ShutterShape",
+    "ShutterOverlayGroup",
+    "MaskSubtractionSequence",
+    "PresentationLUTSequence",
+)
+_Table = tuple[list[int], bytes]
 _Lines = list[tuple[str, npt.NDArray[np.float64]]]
 
 
-def has_marks(findings: Findings) -> bool:
-    """Tell whether something has a place that can be marked on an image."""
+def has_marks(findings: Findings, sources: Sequence[Dataset]) -> bool:
+    """Tell whether something has a place that can be marked on images in shades of grey."""
+    shown = {sop for sop, _ in images_of(findings)}
+    if any(
+        str(each.get("PhotometricInterpretation") or "MONOCHROME2") not in _GREY
+        for each in sources
+        if each.SOPInstanceUID in shown
+    ):
+        return False
     return bool(findings.detections) or any(each.mask.any() for each in findings.segments)
 
 
@@ -44,6 +69,7 @@ def check_marks(states: Sequence[Dataset], findings: Findings, sources: Sequence
             if image not in by_image:
                 refuse("references", uid, f"it marks {image[0]}, where nothing was looked for")
             _shown_right(state, uid, by_image[image])
+        _window(state, uid, by_image[images[0]])
         _banner(state, uid, findings)
         _gather(state, uid, set(images), drawn)
     uid = str(states[0].SOPInstanceUID)
@@ -108,13 +134,83 @@ def _shown_right(state: Dataset, uid: str, shown: Slice) -> None:
         and not np.allclose(ours, shown.rescale, rtol=1e-9, atol=0)
     ):
         refuse("geometry", uid, f"its rescale is not that of {sop}")
+    if _table(state, "ModalityLUTSequence") != (
+        None if ours else _table(image, "ModalityLUTSequence")
+    ):
+        refuse("geometry", uid, f"its Modality LUT is not that of {sop}")
+    if state.get("ImageHorizontalFlip", "N") != "N" or state.get("ImageRotation", 0) != 0:
+        refuse("geometry", uid, "it turns the images")
+    for keyword in _HIDES:
+        if keyword in state:
+            refuse("geometry", uid, f"it shows the images otherwise than they are: {keyword}")
     inverse = str(image.get("PhotometricInterpretation", "")) == "MONOCHROME1"
     if state.PresentationLUTShape != ("INVERSE" if inverse else "IDENTITY"):
         refuse("attributes", uid, "it turns dark into bright")
-    area = state.DisplayedAreaSelectionSequence[0]
+    (area,) = state.DisplayedAreaSelectionSequence
     corners = [*area.DisplayedAreaTopLeftHandCorner, *area.DisplayedAreaBottomRightHandCorner]
     if corners != [1, 1, int(image.Columns), int(image.Rows)]:
         refuse("geometry", uid, "it does not show the whole image")
+    if area.PresentationSizeMode != "SCALE TO FIT" or not np.allclose(
+        _proportions(area, "Presentation"), _proportions(_measures(shown), ""), rtol=_NEAR, atol=0
+    ):
+        refuse("geometry", uid, "it shows the image in other proportions")
+
+
+def _measures(shown: Slice) -> Dataset:
+    """Return what says how large the pixels of an image or of a frame are."""
+    if not shown.image[1]:
+        return shown.source
+    return group(shown.source, shown.image[1] - 1, "PixelMeasuresSequence") or Dataset()
+
+
+def _proportions(holder: Dataset, prefix: str) -> tuple[float, ...]:
+    """Return whether pixels have a size or only a ratio, their height, their width."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
+        if f"{prefix}{keyword}" in holder and (said := holder[f"{prefix}{keyword}"].value):
+            return (float(keyword == "PixelAspectRatio"), *(float(each) for each in said))
+    return (1.0, 1.0, 1.0)
+
+
+def _table(holder: Dataset, keyword: str) -> _Table | None:
+    """Return the first table of a sequence; of a state what it says must be whole."""
+    item = next(iter(holder.get(keyword) or ()), None)
+    if item is None or not item.get("LUTDescriptor") or not item.get("LUTData"):
+        return None
+    words, data = item.LUTDescriptor, item.LUTData
+    if isinstance(words, bytes):
+        words = np.frombuffer(words, "<u2").tolist()
+    octets = data if isinstance(data, bytes) else np.array(data).astype("<u2").tobytes()
+    return [int(each) % 65536 for each in words], octets
+
+
+def _window(state: Dataset, uid: str, shown: Slice) -> None:
+    """Check that dark and bright begin where the first image has it, if it says so (C.11.8)."""
+    image = shown.source
+    if shown.image[1]:
+        image = group(image, shown.image[1] - 1, "FrameVOILUTSequence") or Dataset()
+    items = list(state.get("SoftcopyVOILUTSequence") or [])
+    if len(items) > 1 or any("ReferencedImageSequence" in each for each in items):
+        refuse("geometry", uid, "it has several windows")
+    (item,) = items or [Dataset()]
+    wanted = _levels(image)
+    if wanted is not None:
+        same = _levels(item) == wanted
+    else:
+        table = _table(image, "VOILUTSequence")
+        same = table is None or _table(item, "VOILUTSequence") == table
+    if not same:
+        refuse("geometry", uid, f"its window is not that of {shown.image[0]}")
+
+
+def _levels(holder: Dataset) -> tuple[float, float, str] | None:
+    """Return the first window and its function."""
+    centre, width = (
+        next(iter(value if isinstance(value, MultiValue) else [value]))
+        for value in (holder.get("WindowCenter"), holder.get("WindowWidth"))
+    )
+    if centre in (None, "") or width in (None, ""):
+        return None
+    return float(centre), float(width), str(holder.get("VOILUTFunction") or "LINEAR")
 
 
 def _banner(state: Dataset, uid: str, findings: Findings) -> None:
