@@ -16,7 +16,7 @@ from dicomai.dicom.codes import PERCENT, Code
 from dicomai.findings import Classification, Detection, Findings, Measurement, Segment
 from dicomai.results.content_item import container, item, observed_by, text_item
 from dicomai.results.provenance import Job, code_item, complete
-from dicomai.results.request import evidence, requests
+from dicomai.results.request import put_evidence, requests
 from dicomai.results.sr import SUMMARY, inputs, words
 from dicomai.results.sr_groups import CERTAINTY_OF_FINDING, UNCERTAINTY
 
@@ -35,7 +35,7 @@ def encode_plain(job: Job, kind: Literal["SR:ENHANCED", "SR:TEXT"]) -> Dataset:
     result.CompletionFlag = "COMPLETE"
     result.VerificationFlag = "UNVERIFIED"
     result.PreliminaryFlag = "PRELIMINARY"
-    result.CurrentRequestedProcedureEvidenceSequence = evidence(inputs(job))
+    put_evidence(result, inputs(job), str(job.sources[0].StudyInstanceUID))
     if asked := requests(job):
         result.ReferencedRequestSequence = asked
     result.ValueType = "CONTAINER"

@@ -42,6 +42,16 @@ def request_of(study: Dataset, source: Dataset) -> Dataset:
     return item
 
 
+def put_evidence(result: Dataset, rests_on: Iterable[Dataset], study: str) -> None:
+    """Put on a document what it rests on: that of its study, and that of others (PS3.3 C.17.2)."""
+    every = list(rests_on)
+    result.CurrentRequestedProcedureEvidenceSequence = evidence(
+        each for each in every if each.StudyInstanceUID == study
+    )
+    if elsewhere := evidence(each for each in every if each.StudyInstanceUID != study):
+        result.PertinentOtherEvidenceSequence = elsewhere
+
+
 def evidence(objects: Iterable[Dataset]) -> list[Dataset]:
     """Return objects as an evidence sequence: by study, then by series (PS3.3 C.17.2.1)."""
     studies: dict[str, dict[str, list[Dataset]]] = {}

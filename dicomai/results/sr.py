@@ -21,7 +21,7 @@ from dicomai.results.known_class import put_back
 from dicomai.results.objects import KINDS
 from dicomai.results.procedure import procedures
 from dicomai.results.provenance import Job, complete, time_taken
-from dicomai.results.request import evidence, requests
+from dicomai.results.request import evidence, put_evidence, requests
 from dicomai.results.seg import Encoded
 from dicomai.results.sr_groups import groups, pydicom_code
 
@@ -59,13 +59,7 @@ def encode_sr(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset] = ())
     result.CompletionFlag = "COMPLETE"
     result.VerificationFlag = "UNVERIFIED"
     result.PreliminaryFlag = "PRELIMINARY"  # until a radiologist makes a final one
-    rests_on = [*inputs(job), *made]
-    study = str(job.sources[0].StudyInstanceUID)
-    result.CurrentRequestedProcedureEvidenceSequence = evidence(
-        each for each in rests_on if each.StudyInstanceUID == study
-    )
-    if elsewhere := evidence(each for each in rests_on if each.StudyInstanceUID != study):
-        result.PertinentOtherEvidenceSequence = elsewhere
+    put_evidence(result, [*inputs(job), *made], str(job.sources[0].StudyInstanceUID))
     if (before := job.context.predecessor) is not None:
         result.PredecessorDocumentsSequence = evidence([_predecessor(before)])
     if asked := requests(job):

@@ -121,6 +121,31 @@ def test_peers_find_no_error(
             assert "E: " not in dump.stderr, name
 
 
+@pytest.mark.parametrize("name", [ROOT, ENHANCED, TEXT])
+def test_images_of_an_earlier_study_are_no_evidence_of_this_one(
+    study: Any, found: Any, name: str
+) -> None:
+    prior = replace(
+        study.inputs[0],
+        study_instance_uid="1.2.3",
+        series_instance_uid="1.2.3.1",
+        sop_instance_uid="1.2.3.1.1",
+    )
+    findings = replace(found.little(study), inputs=(*study.inputs, prior))
+    files = study.files(findings, ALL)
+    check(files, findings, study.headers, wanted=ALL)
+    report = next(each for each in map(_read, files) if each.SOPClassUID.name == name)
+    current = report.CurrentRequestedProcedureEvidenceSequence
+    other = report.PertinentOtherEvidenceSequence
+    assert [each.StudyInstanceUID for each in current] == [report.StudyInstanceUID]
+    assert [each.StudyInstanceUID for each in other] == ["1.2.3"]
+    report.CurrentRequestedProcedureEvidenceSequence = [*current, *other]
+    del report.PertinentOtherEvidenceSequence
+    others = [raw for raw in files if _read(raw).SOPClassUID.name != name]
+    with pytest.raises(GateError, match="not of the studies that belong there"):
+        check([*others, _written(report)], findings, study.headers, wanted=ALL)
+
+
 def _another_number(report: Dataset) -> None:
     number = next(item for item in _items(report) if item.ValueType == "NUM")
     number.MeasuredValueSequence[0].NumericValue = "1"

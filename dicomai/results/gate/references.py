@@ -81,6 +81,13 @@ def check_references(
         refuse("references", uid, f"its evidence lacks {min(missing)}")
     if not listed:
         refuse("references", uid, "it refers to no image")
+    for keyword, current in (
+        ("CurrentRequestedProcedureEvidenceSequence", True),
+        ("PertinentOtherEvidenceSequence", False),
+    ):
+        for study in items_of(result, keyword):
+            if (_said(study, _STUDY) == str(result.StudyInstanceUID)) != current:
+                refuse("references", uid, f"{keyword} is not of the studies that belong there")
     for each, place in listed:
         if each not in known:
             refuse("references", uid, f"it refers to {each}, which the model did not see")
