@@ -215,6 +215,11 @@ def _is_plain(text: str) -> bool:
     return re.fullmatch(r"[\x20-\x7e]{1,64}", text) is not None
 
 
+_DATES: Final = tuple(
+    (f"{what}Date", f"{what}Time")
+    for what in ("Series", "Content", "PresentationCreation", "StructureSet")
+)
+_TOGETHER: Final = ("InstanceCreationDate", "InstanceCreationTime", "TimezoneOffsetFromUTC")
 # Of the patient at the study's time; left out where the source's break their representation.
 _MAY_BE_LEFT_OUT: Final = ("PatientAge", "PatientSize", "PatientWeight")
 _BODY_PART: Final = re.compile(r"[A-Z0-9_ ]{1,16}")
@@ -255,6 +260,7 @@ def check_header(
     _identity(result, uid, sources, charset_default)
     _body_part(result, uid, sources)
     _zone(result, uid, sources)
+    _dated(result, uid, others)
     check_request(result, uid, sources)
     _own_series(result, uid, others, findings, sources)
     check_references(result, uid, others, findings, sources)
@@ -335,6 +341,20 @@ def _zone(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None:
         refuse("attributes", uid, f"its offset from UTC is {ours}")
     if _OFFSET.fullmatch(theirs) and theirs not in {ours, "-0000"}:
         refuse("identity", uid, "its times stand at another offset from UTC than the images'")
+
+
+def _dated(result: Dataset, uid: str, others: Sequence[Dataset]) -> None:
+    """Check that it is of the time at which all results of the analysis are."""
+    for day, time in _DATES:
+        if day in result and (result[day].value, result[time].value) != (
+            result.InstanceCreationDate,
+            result.InstanceCreationTime,
+        ):
+            refuse("attributes", uid, f"{day} is not when it was made")
+    for other in others:
+        for keyword in _TOGETHER:
+            if other.get(keyword) != result[keyword].value:
+                refuse("attributes", uid, f"{keyword} is not that of the other results")
 
 
 def _theirs(source: Dataset, keyword: str, default: str) -> str:
