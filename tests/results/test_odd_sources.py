@@ -135,8 +135,10 @@ def test_a_seg_says_the_distance_that_the_positions_have(
     assert measures.SpacingBetweenSlices == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize(("said", "told"), [("-1", 3.0), ("0", 3.0), ("", 3.0), ("5", 5.0)])
-def test_a_slice_has_a_thickness(study: Any, found: Any, said: str, told: float) -> None:
+@pytest.mark.parametrize(
+    ("said", "told"), [("-1", 3.0), ("0", 3.0), ("", 3.0), (["3", "4"], 3.0), ("5", 5.0)]
+)
+def test_a_slice_has_a_thickness(study: Any, found: Any, said: object, told: float) -> None:
     seg, _ = _results(study, found, SliceThickness=said)
     measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert measures.SliceThickness == told

@@ -71,7 +71,6 @@ def _shows(result: Dataset, uid: str, findings: Findings, sources: Sequence[Data
     if plane is None or sides != _HUNG[plane[1]]:
         refuse("geometry", uid, "it hangs otherwise than its plane does")
     images, number = images_of(findings), int(plane[2])
-    every = {str(each.SOPInstanceUID) for each in sources}
-    whole = {uid for uid, _ in named} == every
-    if not whole and named != images[number - 1 : number]:
+    every = {(str(each.SOPInstanceUID), 0) for each in sources}
+    if set(named) != every and named != images[number - 1 : number]:
         refuse("references", uid, f"its source is not slice {number}, which it shows")

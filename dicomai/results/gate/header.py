@@ -306,7 +306,9 @@ def _identity(result: Dataset, uid: str, sources: Sequence[Dataset], default: st
 
 def _other_ids(dataset: Dataset) -> set[str]:
     """Return further Patient IDs; those in another character set than ASCII can't be compared."""
-    said = (str(each.get("PatientID") or "") for each in dataset.get("OtherPatientIDsSequence", ()))
+    said = (
+        str(each.get("PatientID") or "") for each in dataset.get("OtherPatientIDsSequence") or ()
+    )
     return {each.strip(" \0") for each in said if each.isascii()} - {""}
 
 

@@ -205,7 +205,7 @@ def _window(state: Dataset, uid: str, shown: Slice) -> None:
 def _levels(holder: Dataset) -> tuple[float, float, str] | None:
     """Return the first window and its function."""
     centre, width = (
-        next(iter(value if isinstance(value, MultiValue) else [value]))
+        next(iter(value if isinstance(value, MultiValue) else [value]), None)
         for value in (holder.get("WindowCenter"), holder.get("WindowWidth"))
     )
     if centre in (None, "") or width in (None, ""):

@@ -115,6 +115,13 @@ def group(holder: Dataset, number: int, keyword: str) -> Dataset | None:
     return items[0] if items else None
 
 
+def _thickness_mm(measures: Dataset) -> float:
+    try:
+        return float(measures.get("SliceThickness") or 0)
+    except (TypeError, ValueError):  # some write prose here, or several
+        return 0.0
+
+
 def _slice(source: Dataset, image: Image, *, flat: bool) -> Slice:
     def said(sequence: str) -> Dataset:
         return source if not image[1] else group(source, image[1] - 1, sequence) or Dataset()
@@ -136,5 +143,5 @@ def _slice(source: Dataset, image: Image, *, flat: bool) -> Slice:
         source=source,
         corners=corners,
         rescale=rescale,
-        thickness_mm=float(said("PixelMeasuresSequence").get("SliceThickness") or 0),
+        thickness_mm=_thickness_mm(said("PixelMeasuresSequence")),
     )
