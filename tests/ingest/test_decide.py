@@ -669,6 +669,7 @@ def _reissued_to(hospital: Hospital, key: str) -> JobId:
             produced=(),
             had_by=frozenset(),
             by_hand=(),
+            unnamed=False,
         )
         return reissues.reissue(connection, job, new, hospital.clock)
 
