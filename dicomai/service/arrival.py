@@ -14,7 +14,7 @@ from dicomai.dicom.identity import Agreed, judge
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID, TransferSyntaxUID
 from dicomai.net.node import Node
 from dicomai.routing.completeness import Quiet, Wait, after_object
-from dicomai.service.decide import hold_sentence
+from dicomai.service.decide import hold_sentence, shared_sentence
 from dicomai.service.received import ReceivedObject
 from dicomai.spool.entries import AssociationFacts, Entry
 from dicomai.store import associations, events, instances, retrievals, series, studies
@@ -209,10 +209,7 @@ def _hold_shared(
     for uid in sorted({study, *shared}):
         elsewhere = ", ".join(sorted({study, *shared} - {uid}))
         studies.lock(connection, uid)
-        sentence = (
-            f"Study {uid} is held: object {next(iter(shared.values()))} came under study "
-            f"{elsewhere} too. Find out whose it is, then: dicomai study {uid} --accept KEY."
-        )
+        sentence = shared_sentence(uid, elsewhere, next(iter(shared.values())))
         studies.hold(connection, uid, sentence, now)
 
 
