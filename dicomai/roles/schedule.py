@@ -194,7 +194,7 @@ def _backfilling(
     return once
 
 
-def _deciding(settings: Settings, engine: Engine, _pulse: Callable[[], None]) -> Callable[[], bool]:
+def _deciding(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> Callable[[], bool]:
     rules = _rules(settings)
     told: Mapping[str, str] = {}
 
@@ -203,15 +203,20 @@ def _deciding(settings: Settings, engine: Engine, _pulse: Callable[[], None]) ->
         now = present()
         due = are_due(engine, seconds(settings.decide.patience_s), now)
         with reading(engine) as connection:
-            waiting = waiting_routes.due(connection, now)
-        if not due and not waiting:
+            some_wait = waiting_routes.some(connection)
+        if not due and not some_wait:
             return False
         current = rules()
         for model, why in current.missing.items():
             if told.get(model) != why:
                 log.warning("routes wait for their model", model=model, why=why)
         told = current.missing
-        took_up = [take_up(engine, each, current, now) for each in waiting]
-        return any(took_up) or "decided" in decide_due(engine, current, now).values()
+        worked = "decided" in decide_due(engine, current, now).values()
+        with reading(engine) as connection:
+            waiting = waiting_routes.due(connection, current.blocked, now) if some_wait else ()
+        for each in waiting:
+            pulse()
+            worked |= take_up(engine, each, current, now)
+        return worked
 
     return once

@@ -37,6 +37,12 @@ class Rules:
     fetch_missing: frozenset[str] = frozenset()
     missing: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def blocked(self) -> tuple[str, ...]:
+        """The routes that are on and whose model can't be read."""
+        on = (route for route in self.routes if route.mode != "off")
+        return tuple(route.name for route in on if route.model not in self.models)
+
     def why_missing(self, model: str) -> str:
         """Return why a model's package can't be read."""
         return self.missing.get(model, f"No package {model} is installed. See: dicomai models")

@@ -25,9 +25,9 @@ log = structlog.get_logger()
 
 def take_up(engine: Engine, waiting: WaitingRoute, rules: Rules, now: Instant) -> bool:
     """Hold a route against a study that it waited for; False: it waits on."""
-    route = next((each for each in rules.routes if each.name == waiting.route), None)
-    if route is not None and route.mode != "off" and route.model not in rules.models:
+    if waiting.route in rules.blocked:
         return False
+    route = next((each for each in rules.routes if each.name == waiting.route), None)
     try:
         with writing(engine) as connection:
             return _taken_up(connection, waiting, route, rules, now)

@@ -156,7 +156,7 @@ def unnamed(connection: Connection, paths: tuple[PurePosixPath, ...]) -> tuple[P
             select(copies.c.path).where(copies.c.path.in_([str(path) for path in paths]))
         ).scalars()
     )
-    strange = _strange(connection, {_study_of(path) for path in paths})
+    strange = _strange(connection, {_study_of(path) for path in paths} - {""})
     return tuple(
         path for path in paths if str(path) not in named and _study_of(path) not in strange
     )
@@ -181,7 +181,8 @@ def unknown_sentence(data: Path, number: int) -> str:
 
 
 def _study_of(path: PurePosixPath) -> str:
-    return "".join(path.parts[2:3])  # empty for a file that somebody put above all studies
+    """Return the study that a file lies with; empty for leavings beside all studies."""
+    return path.parts[2] if len(path.parts) > 3 and len(path.parts[1]) == 2 else ""
 
 
 def _strange(connection: Connection, uids: Collection[str]) -> set[str]:

@@ -81,14 +81,14 @@ def unsettled(
     """
     newer = select(jobs.c.supersedes).where(jobs.c.supersedes.is_not(None))
     analysis = func.coalesce(jobs.c.result_of, jobs.c.id)
-    found: dict[tuple[JobState, HeldBy | None], tuple[JobId, ...]] = {}
+    found: dict[tuple[JobState, HeldBy | None], list[JobId]] = {}
     for job, state, held_by in connection.execute(
         select(jobs.c.id, jobs.c.state, jobs.c.held_by)
         .where(jobs.c.state.in_(("failed", "held")), analysis.not_in(newer))
         .order_by(jobs.c.id.desc())
     ):
-        found[state, held_by] = (*found.get((state, held_by), ()), job)
-    return found
+        found.setdefault((state, held_by), []).append(job)
+    return {what: tuple(ids) for what, ids in found.items()}
 
 
 def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[Job, ...]:

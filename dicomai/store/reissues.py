@@ -101,8 +101,8 @@ def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> Job
     Raises
     ------
     NotNow
-        Meanwhile the study went, another analysis took the place of this one, or its results went
-        to another node, or go there just now.
+        Meanwhile the study went or became another patient's, another analysis took the place of
+        this one, or its results went to another node, or go there just now.
     """
     study = studies.lock(connection, old.study_instance_uid)
     still = {each.id for each in current(connection, old.study_instance_uid)}
@@ -119,7 +119,14 @@ def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> Job
             "it is over.",
             subject=str(old.id),
         )
-    studies.correct_patient(connection, study, new.patient_key)
+    if study.patient_key not in (old.patient_key, new.patient_key):
+        raise NotNow(
+            f"Study {old.study_instance_uid} is another patient's by now than the results of "
+            f"{old.title} say. Have it analysed anew: dicomai retry {old.id} --again",
+            subject=str(old.id),
+        )
+    if new.patient_key != old.patient_key:
+        studies.correct_patient(connection, study, old.patient_key, new.patient_key)
     if new.accession_number:
         studies.set_accession_number(connection, old.study_instance_uid, new.accession_number)
     row = connection.execute(select(jobs).where(jobs.c.id == old.id)).one()._mapping

@@ -80,7 +80,10 @@ def begin(connection: Connection, candidate: Candidate, now: Instant) -> bool:
         study is None
         or study.status not in ("decided", "held")
         or unfinished(connection, candidate.study_instance_uid)
-        or waiting_routes.of_study(connection, candidate.study_instance_uid)
+        or (
+            study.status == "decided"
+            and waiting_routes.of_study(connection, candidate.study_instance_uid)
+        )
         or (promises.kept_until(connection, candidate.study_instance_uid) or 0) > now
     ):
         return False
@@ -171,7 +174,8 @@ def prune_jobs(connection: Connection, before: Instant) -> int:
     """Delete jobs that were over before a moment; their fingerprints and events stay.
 
     An analysis stays as long as a delivery of its results, or a job that replaces it; and so long
-    as results are here what says whether they may leave: their job, and the one that replaced it.
+    as results are here what says whether they may leave and who has them: their job, the one that
+    replaced it, and their deliveries.
     """
     jobs, instances = schema.jobs, schema.instances
     other = jobs.alias("other")
@@ -181,7 +185,8 @@ def prune_jobs(connection: Connection, before: Instant) -> int:
         for hangs_on in (other.c.result_of, other.c.supersedes)
     )
     results = (
-        exists().where(instances.c.job_id == made_by) for made_by in (jobs.c.id, jobs.c.supersedes)
+        exists().where(instances.c.job_id == made_by)
+        for made_by in (jobs.c.id, jobs.c.supersedes, jobs.c.result_of)
     )
     over = jobs.c.finished_at < before, jobs.c.state.not_in(UNFINISHED)
     return connection.execute(
@@ -313,7 +318,8 @@ def _older(
             ~exists().where(of_study, instances.c.received_at > before),
             ~works,
             ~takes,
-            ~waiting_routes.waits(table.c.study_instance_uid),
+            # Of a study that is held no route looks at anything: it is decided on anew, or goes.
+            (table.c.status != "decided") | ~waiting_routes.waits(table.c.study_instance_uid),
             ~promises.keeps(table.c.study_instance_uid, now),
         )
         .order_by(table.c.last_object_at)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, distinct, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant, Microseconds
@@ -17,7 +17,7 @@ from dicomai.store import schema
 from dicomai.store.job import NORMAL, URGENT, Held, Job, JobId, blank, job_of, rank_of
 from dicomai.store.jobs import ours, tell
 from dicomai.store.moves import move
-from dicomai.store.states import UNFINISHED
+from dicomai.store.states import STORED, UNFINISHED
 
 jobs = schema.jobs
 
@@ -171,15 +171,24 @@ def grew(connection: Connection, study: StudyInstanceUID, node: str, there: int)
     Parameters
     ----------
     there
-        As many as the node counts; our results may be among them.
+        As many as the node counts; results that went to it are among them.
     """
     if node not in fetched_from(connection, study) or not is_here(connection, study):
         return False  # what retention deleted does not come back
-    instances = schema.instances
-    known = connection.execute(
-        select(func.count()).where(instances.c.study_instance_uid == study, instances.c.newest)
+    instances, sent = schema.instances, schema.deliveries
+    came = connection.execute(
+        select(func.count()).where(
+            instances.c.study_instance_uid == study,
+            instances.c.newest,
+            instances.c.origin != "produced",
+        )
     ).scalar_one()
-    return there > known
+    ours_there = connection.execute(
+        select(func.count(distinct(sent.c.sop_instance_uid)))
+        .join(jobs, jobs.c.id == sent.c.job_id)
+        .where(jobs.c.study_instance_uid == study, jobs.c.node == node, sent.c.state.in_(STORED))
+    ).scalar_one()
+    return there > came + ours_there
 
 
 def here(connection: Connection, study: StudyInstanceUID) -> frozenset[SOPInstanceUID]:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, or_, select
 
 from dicomai.dicom.header import AttributeValue
 from dicomai.dicom.matching import Key
@@ -189,13 +189,18 @@ def _left_out(connection: Connection, studies: _Studies) -> dict[str, _LeftOut]:
         ):
             some = hidden.setdefault(row.study_instance_uid, {})
             some[row.series_instance_uid] = some.get(row.series_instance_uid, 0) + row.n
-    left_out = {}
-    for uid, some in hidden.items():
-        rows = connection.execute(
+    listed: dict[str, list[Row[Any]]] = {}
+    uids = list(hidden)
+    for at in range(0, len(uids), PAGE):
+        for row in connection.execute(
             select(series, of.c.patient_id)
             .join(of, of.c.study_instance_uid == series.c.study_instance_uid)
-            .where(series.c.study_instance_uid == uid)
-        ).all()
+            .where(series.c.study_instance_uid.in_(uids[at : at + PAGE]))
+        ):
+            listed.setdefault(row.study_instance_uid, []).append(row)
+    left_out = {}
+    for uid, rows in listed.items():
+        some = hidden[uid]
         shown = [row for row in rows if row.instances > some.get(row.series_instance_uid, 0)]
         left_out[uid] = _LeftOut(
             patient_id=rows[0].patient_id,

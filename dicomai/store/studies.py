@@ -272,10 +272,12 @@ def set_patient_key(connection: Connection, study: StudyInstanceUID, key: Identi
     _update(connection, study, patient_key=key)
 
 
-def correct_patient(connection: Connection, study: Study, key: IdentityKey) -> None:
+def correct_patient(
+    connection: Connection, study: Study, wrong: IdentityKey, key: IdentityKey
+) -> None:
     """Note whose a locked study is by what a person says; what arrives later changes nothing."""
-    series.correct_key(connection, study.study_instance_uid, study.patient_key, key)
-    accepted = key if study.accepted_key == study.patient_key else study.accepted_key
+    series.correct_key(connection, study.study_instance_uid, wrong, key)
+    accepted = key if study.accepted_key == wrong else study.accepted_key
     _update(connection, study.study_instance_uid, patient_key=key, accepted_key=accepted)
 
 

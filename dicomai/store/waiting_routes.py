@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
@@ -33,14 +34,32 @@ def add(connection: Connection, waiting: WaitingRoute, now: Instant) -> None:
     )
 
 
-def due(connection: Connection, now: Instant) -> tuple[WaitingRoute, ...]:
-    """Return the routes that wait, of studies that are decided."""
+def some(connection: Connection) -> bool:
+    """Tell whether any route waits."""
+    return connection.execute(select(schema.waiting_routes.c.route).limit(1)).first() is not None
+
+
+def due(
+    connection: Connection, blocked: Collection[str], now: Instant, limit: int = 100
+) -> tuple[WaitingRoute, ...]:
+    """Return some routes that wait, of studies that are decided, the longest due first.
+
+    Parameters
+    ----------
+    blocked
+        The routes whose model still can't be read.
+    """
     table, studies = schema.waiting_routes, schema.studies
     found = connection.execute(
         select(table.c.study_instance_uid, table.c.route, table.c.because)
         .join(studies, studies.c.study_instance_uid == table.c.study_instance_uid)
-        .where(table.c.due_at <= now, studies.c.status == "decided")
+        .where(
+            table.c.due_at <= now,
+            table.c.route.not_in(tuple(blocked)),
+            studies.c.status == "decided",
+        )
         .order_by(table.c.due_at, table.c.study_instance_uid, table.c.route)
+        .limit(limit)
     )
     return tuple(
         WaitingRoute(

@@ -39,7 +39,8 @@ from dicomai.store import (
     waiting_routes,
 )
 from dicomai.store.engine import reading, writing
-from dicomai.store.job import JobId
+from dicomai.store.job import Job, JobId
+from dicomai.store.jobs import NotNow
 from dicomai.store.reissues import Reissue
 from dicomai.store.retention import Candidate
 
@@ -435,7 +436,8 @@ def _heart_is_whole(hospital: Hospital) -> None:
 
 def _take_up(hospital: Hospital) -> list[bool]:
     with reading(hospital.engine) as connection:
-        waiting = waiting_routes.due(connection, hospital.clock)
+        assert not waiting_routes.due(connection, ("hearts",), hospital.clock)
+        waiting = waiting_routes.due(connection, (), hospital.clock)
     return [take_up(hospital.engine, each, hospital.rules, hospital.clock) for each in waiting]
 
 
@@ -656,12 +658,18 @@ def test_one_object_under_two_studies_that_ingest_did_not_see_holds_both(
     assert hospital.ingest_and_decide(wait=0) == "decided"
 
 
-def _reissued_to(hospital: Hospital, key: str) -> JobId:
-    """Run the queued analysis, and have a person say whose its results are."""
+def _analysed(hospital: Hospital) -> Job:
+    """Run the queued analysis."""
     with writing(hospital.engine) as connection:
         job = jobs.claim(connection, "w1", ("analyse",), ("lungs",), hospital.clock)
         assert job is not None
         assert analyses.finish(connection, job.held, (), {}, {}, hospital.clock) == "done"
+        return job
+
+
+def _reissued_to(hospital: Hospital, job: Job, key: str) -> JobId:
+    """Have a person say whose the results of an analysis are."""
+    with writing(hospital.engine) as connection:
         new = Reissue(
             unique=uuid.uuid4(),
             patient_key=IdentityKey(key),
@@ -680,7 +688,7 @@ def test_what_arrives_does_not_undo_that_a_person_corrected_the_patient(
     hospital = any_hospital
     hospital.send(*_chest(make_ct))
     hospital.ingest_and_decide()
-    _reissued_to(hospital, "P9")
+    _reissued_to(hospital, _analysed(hospital), "P9")
 
     hospital.send(make_ct(number=1))  # byte for byte
     hospital.ingest()
@@ -701,13 +709,28 @@ def test_what_arrives_does_not_undo_that_a_person_corrected_the_patient(
     assert (hospital.study().status, hospital.study().patient_key) == ("decided", "P9")
 
 
+def test_results_of_a_patient_whom_a_study_is_no_more_are_not_reissued(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    job = _analysed(hospital)
+    with writing(hospital.engine) as connection:
+        studies.set_patient_key(connection, StudyInstanceUID("1.2.3"), IdentityKey("P2"))
+    for key in ("P1", "P9"):
+        with pytest.raises(NotNow, match="is another patient's by now"):
+            _reissued_to(hospital, job, key)
+    assert hospital.study().patient_key == "P2"
+
+
 def test_a_third_patient_holds_a_study_that_was_corrected(
     any_hospital: Hospital, make_ct: MakeCT
 ) -> None:
     hospital = any_hospital
     hospital.send(*_chest(make_ct))
     hospital.ingest_and_decide()
-    _reissued_to(hospital, "P9")
+    _reissued_to(hospital, _analysed(hospital), "P9")
 
     hospital.send(*_chest(make_ct, series="1.2.3.2", PatientID="P2"))
     hospital.ingest()

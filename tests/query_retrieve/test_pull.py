@@ -115,6 +115,25 @@ def test_a_study_that_grows_at_the_node_is_fetched_again(
     assert not puller(here, "20260301", pull).pull_once()  # retention deleted it
 
 
+def test_results_that_a_node_did_not_get_hide_no_growth_there(
+    site: Callable[..., Any], full_orthanc: Any, mueller: Any
+) -> None:
+    here = site(full_orthanc.node(retrieve="get"))
+    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
+    study = StudyInstanceUID(mueller.uid)
+    assert puller(here, "20260301", pull).pull_once()
+    assert Retriever(settings=here.settings, worker=here.worker()).work_once()
+    with writing(here.engine) as connection:
+        first = instances.of_study(connection, study)[0]
+        connection.execute(
+            schema.instances.update()
+            .where(schema.instances.c.id == first.id)
+            .values(origin="produced", job_id=jobs.listing(connection, 1)[0].id)
+        )
+        assert retrievals.grew(connection, study, "PACS1", 5)
+        assert not retrievals.grew(connection, study, "PACS1", 4)
+
+
 def test_a_fetched_study_waits_for_series_that_the_node_has_by_now(
     site: Callable[..., Any], full_orthanc: Any, mueller: Any
 ) -> None:

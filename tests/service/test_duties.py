@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,8 @@ def test_sweeping_takes_what_kills_left_in_archive_and_quarantine(ward: Ward) ->
     folders = ward.settings.folders
     folders.quarantine.mkdir(exist_ok=True)
     left = [folder / ".1.01234567.part" for folder in (folders.archive, folders.quarantine)]
+    left.append(folders.archive / ".results" / str(uuid.uuid4()) / "0.dcm")
+    left[-1].parent.mkdir(parents=True)
     for part in left:
         part.touch()
     assert duties.sweep(ward.engine, folders, Instant(now() + DAY + seconds(1))) == len(left)

@@ -15,14 +15,17 @@ from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUI
 from dicomai.errors import InputError
 from dicomai.store import (
     archive,
+    deliveries,
     events,
     instances,
     jobs,
+    reissues,
     retention,
     schema,
     studies,
     waiting_routes,
 )
+from dicomai.store.deliveries import DeliveryObject
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Keep
 from dicomai.store.studies import StudyGoing
@@ -120,6 +123,20 @@ def test_a_study_that_a_route_waits_for_stays(engine: Engine, tmp_path: Path) ->
     assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 1
 
 
+def test_a_study_that_is_held_goes_though_a_route_had_waited_for_it(
+    engine: Engine, tmp_path: Path
+) -> None:
+    arrive(engine)
+    decided(engine)
+    with_files(engine, tmp_path)
+    waiting = WaitingRoute(study_instance_uid=STUDY, route="x-ray", because="No weights.")
+    with writing(engine) as connection:
+        waiting_routes.add(connection, waiting, NOW)
+        studies.hold(connection, STUDY, "Two patients.", NOW)
+        assert not waiting_routes.due(connection, (), LATER)
+    assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 1
+
+
 def test_a_study_that_nobody_decided_on_stays(engine: Engine, tmp_path: Path) -> None:
     arrive(engine)
     assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 0
@@ -213,6 +230,23 @@ def test_finished_jobs_are_pruned_unless_something_hangs_on_them(engine: Engine)
         assert retention.prune_jobs(connection, LATER) == 2
         assert jobs.get(connection, number) is None
         assert events.of_job(connection, number)
+
+
+def test_who_has_results_is_known_as_long_as_they_are_here(engine: Engine) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    result = instance("1.2.3", "1.2.3.9.1", file="seg", origin="produced", series="1.2.3.9")
+    finish(engine, claimed(engine).held, (result,))
+    delivery = claimed(engine, "deliver")
+    with writing(engine) as connection:
+        deliveries.start(connection, delivery.held, NOW)
+        told = DeliveryObject(
+            sop_instance_uid=result.sop_instance_uid, state="sent", status=0, sentence="", at=NOW
+        )
+        deliveries.note_objects(connection, delivery.held, [told])
+        assert deliveries.finish(connection, delivery.held, {}, {}, NOW)
+        assert retention.prune_jobs(connection, LATER) == 0
+        assert reissues.delivered_to(connection, number) == {"PACS1"}
 
 
 @pytest.fixture

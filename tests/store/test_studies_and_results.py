@@ -383,7 +383,8 @@ def corrected(engine: Engine, key: str) -> None:
     with writing(engine) as connection:
         study = studies.lock(connection, STUDY)
         assert study is not None
-        studies.correct_patient(connection, study, IdentityKey(key))
+        assert study.patient_key is not None
+        studies.correct_patient(connection, study, study.patient_key, IdentityKey(key))
 
 
 def identified(engine: Engine, key: str) -> None:
