@@ -42,6 +42,10 @@ log = structlog.get_logger(__name__)
 BATCH: Final = 50
 """Objects whose rows are committed together: leases and other writers get through in between."""
 
+_MOST_FAILED: Final = 100
+"""In a pass: where more fail the machine does, a full disk, and the whole spool is not read again
+and again for that."""
+
 UNREADABLE: Final = "unreadable"
 """Folder in the spool of what its disk does not give back, where the quarantine is on another."""
 
@@ -182,7 +186,8 @@ class _Pass:
             yield
         except (TransientError, OSError) as trouble:
             reader.unmark(entry)
-            if isinstance(trouble, TransientError) and not isinstance(trouble, DiskFull):
+            of_one = isinstance(trouble, OSError | DiskFull)
+            if not of_one or len(self.failed) == _MOST_FAILED:
                 raise
             reason = trouble.sentence if isinstance(trouble, DiskFull) else f"{trouble}."
             self.failed.append(

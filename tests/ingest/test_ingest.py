@@ -208,6 +208,26 @@ def test_an_object_that_fails_for_now_waits_and_holds_up_no_other(
     assert (len(hospital.rows()), _quarantined(hospital)) == (2, [])
 
 
+def test_where_everything_fails_the_spool_is_not_read_again_and_again(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.send(*(make_ct(number=number) for number in range(1, 6)))
+    tried = []
+
+    def full(path: Path, _: Reading) -> ReceivedObject:
+        tried.append(path)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(ingest_module, "_MOST_FAILED", 2)
+        disk.setattr(ingest_module, "read_object", full)
+        for _ in range(reader.MAX_ATTEMPTS + 1):
+            with pytest.raises(OSError, match="No space left"):
+                hospital.ingest()
+    assert len(tried) == 3 * (reader.MAX_ATTEMPTS + 1)
+    assert hospital.ingest().catalogued == 5
+
+
 @pytest.mark.parametrize(("free_bytes", "aside"), [(3_000, 1), (1_500, 0)])
 def test_an_object_that_would_fill_the_disk_is_set_aside_and_a_full_disk_is_waited_for(
     hospital: Hospital,
