@@ -213,9 +213,9 @@ def _own_regions(
                     raise InputError(
                         f"Series {source.series_instance_uid} was not analysed by {manifest.name}, "
                         "because nobody could tell the left from the right of what it found: this "
-                        "is neither two parts beside each other nor clearly on one side of the "
-                        "middle of the images. Choose a series that shows both sides of the "
-                        "patient.",
+                        "is neither a pair around the middle of the images nor, part by part, "
+                        "clear of that middle and of their ends. Choose a series that shows both "
+                        "sides of the patient.",
                         subject=source.series_instance_uid,
                     )
                 parted[choice], told = sides

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -18,11 +19,20 @@ from dicomai.models.output import Side
 _COARSE_VOXELS: Final = 500_000
 """Where a joined pair is cut is found on a grid of about so many voxels."""
 _LEAST_SHARE: Final = 0.15
-"""Of the whole: what is smaller is no side of its own."""
+"""Of the whole: what is smaller is no side of its own, where something is larger."""
+_FOCUS: Final = 0.1
+"""Of the largest one where none is so large: what is smaller lies where others do."""
+_CRUMB: Final = 0.02
+"""Of the whole: what is larger may be a collapsed lung, and is no piece of the trachea."""
 _CLEAR: Final = 0.9
 """A part lies on one side of a plane where at least so much of it does. The lobes of one lung lie
 above each other, and no sagittal plane has so much of each on a side of its own. A whole lung has
 so much on the wrong side of a plane only where that is more than 10 cm away from the midline."""
+_MARGIN_MM: Final = 30.0
+"""Two parts beside each other are of one side only so far from the middle of the images, as a
+patient seldom lies so far off it."""
+_PLANES: Final = 512
+"""How many sagittal planes are tried between two sides, less than 1 mm apart in a patient."""
 _EROSIONS: Final = 12
 _JOINED: Final = "Both sides were joined; they were parted where the join is thinnest."
 _ONE_SIDE: Final = (
@@ -41,8 +51,9 @@ def split(region: Region, grid: Grid) -> _Parted | None:
 
     Two sides are large components that lie beside each other, with the middle of the images
     between them; a small component goes to the nearer one. A pair that is joined is cut where it
-    is thinnest. What is no such pair, as the lobes of one lung, goes by the middle of the images,
-    where each large component lies clearly on one side of it and the images reach beyond all.
+    is thinnest. What is no such pair, as the lobes of one lung or many foci, goes by the middle of
+    the images, where each large component lies clearly on one side of it and the images reach
+    beyond all.
 
     Parameters
     ----------
@@ -53,20 +64,20 @@ def split(region: Region, grid: Grid) -> _Parted | None:
     """
     labels, count = labelled(region.mask)
     parts = _Parts(region, labels, count, grid)
-    if not parts.large.size:
-        return None
     middle = float(grid.lps_mm([(size - 1) / 2 for size in grid.shape_kji])[0])
-    if parts.large.size > 1:
-        left = parts.beside_each_other()
-        if left is not None:
-            # With the middle beside both, they may be two pieces of one side as well as two sides.
-            return (parts.parted(left), ()) if parts.lie_around(middle) else None
-    else:
+    if len(parts.large) > 1 and not parts.are_foci:
+        planes = parts.planes_between()
+        if len(planes) == 1 and parts.lie_around(middle):
+            return parts.parted(parts.left_of(planes[0]) > 0.5), ()
+        # With the middle beside them, they may be two pieces of one side as well as two sides.
+        if planes and not parts.lie_around(middle) and not parts.lie_beyond(middle):
+            return None
+    elif len(parts.large) == 1:
         seeds = _cut_at_the_thinnest(region.mask)
         halves = None if seeds is None else _Parts(region, seeds, 2, grid)
-        left = None if halves is None else halves.beside_each_other()
-        if halves is not None and left is not None and halves.lie_around(middle):
-            return halves.parted(left), (_JOINED,)
+        planes = [] if halves is None else halves.planes_between()
+        if halves is not None and planes and halves.lie_around(middle):
+            return halves.parted(halves.left_of(planes[0]) > 0.5), (_JOINED,)
     return None if _reaches_an_end(region, grid) else _by_the_middle(parts, middle)
 
 
@@ -85,14 +96,14 @@ def _reaches_an_end(region: Region, grid: Grid) -> bool:
 
 def _by_the_middle(parts: _Parts, middle: float) -> _Parted | None:
     shares = parts.left_of(middle)
-    large = shares[parts.large]
-    left, right = large >= _CLEAR, large <= 1 - _CLEAR
-    if not (left | right).all():
+    left, right = shares >= _CLEAR, shares <= 1 - _CLEAR
+    if not (left | right)[parts.large].all():
         return None
-    # What is small and lies across the middle, as a piece of the trachea, makes no second side.
-    least = 1 - _CLEAR if left.all() else _CLEAR if right.all() else 0.5
-    sides = parts.parted(shares >= least)
-    return sides, (_ONE_SIDE if None in sides.values() else _BY_THE_MIDDLE,)
+    # A crumb that lies across the middle, as a piece of the trachea, makes no second side.
+    least = 1 - _CLEAR if left[parts.large].all() else _CLEAR if right[parts.large].all() else 0.5
+    sides = parts.parted(shares >= np.where(parts.are_crumbs, least, 0.5))
+    is_one = None in sides.values() and (left | right | parts.are_crumbs).all()
+    return sides, (_ONE_SIDE if is_one else _BY_THE_MIDDLE,)
 
 
 class _Parts:
@@ -102,6 +113,10 @@ class _Parts:
     ----------
     large
         (n,) the indices of those that may be a side of their own; the label of a part is one more.
+    are_foci
+        Whether these are many, none of them large.
+    are_crumbs
+        Of each part, whether it is too small to be a side, even one that collapsed.
     """
 
     def __init__(
@@ -110,34 +125,75 @@ class _Parts:
         self._region, self._labels, self._grid = region, labels, grid
         self._sizes = np.bincount(labels[region.mask], minlength=count + 1)[1:]
         self._start = np.array([part.start for part in region.cut])
-        self.large = np.flatnonzero(self._sizes >= _LEAST_SHARE * self._sizes.sum())
-        self._centres_x = np.array(
-            [grid.lps_mm(centre + self._start)[0] for centre in _centres(labels, self.large + 1)]
-        )
+        whole = self._sizes.sum()
+        least = _LEAST_SHARE * whole
+        self.are_foci = bool(self._sizes.max() < least)
+        if self.are_foci:
+            least = _FOCUS * self._sizes.max()
+        self.large = np.flatnonzero(self._sizes >= least)
+        self.are_crumbs = self._sizes < _CRUMB * whole
 
-    def beside_each_other(self) -> npt.NDArray[np.bool_] | None:
-        """Return which parts lie to the left of a sagittal plane in the middle of the large ones.
+    def planes_between(self) -> list[float]:
+        """Return where on x, mm, sagittal planes have each large part clearly on one side.
 
-        None where that plane does not have each large part clearly on one side.
+        One for each way to part them: where it is clearest, and of equals in the middle.
         """
-        shares = self.left_of(float(self._centres_x.min() + self._centres_x.max()) / 2)
-        left, right = shares[self.large] >= _CLEAR, shares[self.large] <= 1 - _CLEAR
-        return shares > 0.5 if (left | right).all() and left.any() and right.any() else None
+        edges, voxels = self._along_x
+        shares = np.cumsum(voxels[:, ::-1], axis=1)[:, ::-1] / voxels.sum(axis=1, keepdims=True)
+        clearest = np.maximum(shares, 1 - shares).min(axis=0)
+        ways: dict[tuple[bool, ...], list[int]] = {}
+        for plane in np.flatnonzero(clearest >= _CLEAR):
+            is_left = tuple((shares[:, plane] > 0.5).tolist())
+            if len(set(is_left)) == 2:
+                ways.setdefault(is_left, []).append(int(plane))
+        out = []
+        for planes in ways.values():
+            best = [each for each in planes if clearest[each] == clearest[planes].max()]
+            out.append(float(edges[best[len(best) // 2]]))
+        return out
 
     def lie_around(self, x_mm: float) -> bool:
         """Return whether large parts have their centres on both sides of a sagittal plane."""
-        return bool(self._centres_x.min() < x_mm < self._centres_x.max())
+        edges, voxels = self._along_x
+        centres = voxels @ (edges + (edges[1] - edges[0]) / 2) / voxels.sum(axis=1)
+        return bool(centres.min() < x_mm < centres.max())
+
+    def lie_beyond(self, x_mm: float) -> bool:
+        """Return whether all large parts lie clearly, and far, on one side of a sagittal plane."""
+        far_left, far_right = (
+            self.left_of(x_mm + away)[self.large] for away in (_MARGIN_MM, -_MARGIN_MM)
+        )
+        return bool((far_left >= _CLEAR).all() or (far_right <= 1 - _CLEAR).all())
 
     def left_of(self, x_mm: float) -> npt.NDArray[np.float64]:
         """Return how much of each part lies to the left of a sagittal plane, (n,) 0 to 1."""
+        voxels = np.zeros(len(self._sizes) + 1)
+        for labels, places_mm in self._slices():
+            voxels += np.bincount(labels[places_mm > x_mm], minlength=len(voxels))
+        return voxels[1:] / self._sizes
+
+    @cached_property
+    def _along_x(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Where each step along x begins, (p,) mm, and the voxels of each large part in it."""
+        ends = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self._labels.shape) - 1)
+        ends_mm = self._grid.lps_mm(ends + self._start)[:, 0]
+        step_mm = max(float(np.ptp(ends_mm)) / _PLANES, 1e-6)
+        edges = ends_mm.min() + (np.arange(_PLANES + 2) - 0.5) * step_mm
+        row = np.zeros(len(self._sizes) + 1, dtype=np.int32)  # the first is of all else
+        row[self.large + 1] = (np.arange(len(self.large)) + 1) * len(edges)
+        voxels = np.zeros((len(self.large) + 1) * len(edges), dtype=np.int64)
+        for labels, places_mm in self._slices():
+            steps = ((places_mm - edges[0]) / step_mm).astype(np.int32)
+            voxels += np.bincount((row[labels] + steps).ravel(), minlength=len(voxels))
+        return edges, voxels.reshape(-1, len(edges))[1:]
+
+    def _slices(self) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]]:
+        """Give the labels of each slice, and where on x its voxels lie, mm."""
         _, rows, columns = self._labels.shape
         along_rows, along_columns = self._grid.index_to_lps[0, 1:3]
         beyond_mm = np.add.outer(along_rows * np.arange(rows), along_columns * np.arange(columns))
-        voxels = np.zeros(len(self._sizes) + 1)
         for k, labels in enumerate(self._labels):
-            first_mm = self._grid.lps_mm(self._start + np.array([k, 0, 0]))[0]
-            voxels += np.bincount(labels[first_mm + beyond_mm > x_mm], minlength=len(voxels))
-        return voxels[1:] / self._sizes
+            yield labels, self._grid.lps_mm(self._start + np.array([k, 0, 0]))[0] + beyond_mm
 
     def parted(self, left: npt.NDArray[np.bool_]) -> dict[Side, Region | None]:
         """Return the parts that are `left`, and the others as the right side."""
@@ -145,22 +201,6 @@ class _Parts:
             "left": self._region.only(np.append(False, left)[self._labels]),
             "right": self._region.only(np.append(False, ~left)[self._labels]),
         }
-
-
-def _centres(
-    labels: npt.NDArray[np.int32], wanted: npt.NDArray[np.intp]
-) -> Iterator[npt.NDArray[np.float64]]:
-    """Give the centroid of each wanted part, (3,) indices, from its shadows on the axes."""
-    cuts = ndimage.find_objects(labels)
-    for number in wanted:
-        cut = cuts[number - 1]
-        part = labels[cut] == number
-        centre = []
-        for axis in range(3):
-            shadow = np.count_nonzero(part, axis=tuple({0, 1, 2} - {axis}))
-            place = np.arange(len(shadow)) + cut[axis].start
-            centre.append(float((shadow * place).sum() / shadow.sum()))
-        yield np.array(centre)
 
 
 def _cut_at_the_thinnest(mask: Mask) -> npt.NDArray[np.int32] | None:

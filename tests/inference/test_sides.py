@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ LOWER_LOBE = (-97.0, 10.0, -58.0), (52.0, 60.0, 52.0)
 COLLAPSED = (90.0, 0.0, 0.0), (26.0, 26.0, 26.0)
 NOTCHED = (-90.0, 0.0, 0.0), (55.0, 60.0, 105.0)
 HILUM = (-34.0, 0.0, 0.0), (36.0, 40.0, 30.0)
+FOCUS = (45.0, 0.0, 0.0), (14.0, 14.0, 14.0)
+LATERAL_FOCUS = (110.0, 0.0, 0.0), (14.0, 14.0, 14.0)
+FOCI = tuple(((90.0, y, z), (14.0,) * 3) for y in (-60.0, 0.0, 60.0) for z in (-60.0, 0.0, 60.0))
 Ellipsoid = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -104,12 +107,78 @@ def test_lobes_stay_together_beside_a_collapsed_lung() -> None:
 
 
 @pytest.mark.parametrize(
+    ("off_mm", "own"),
+    [
+        pytest.param(-10.0, False, id="most of it beyond the middle"),
+        pytest.param(-30.0, True, id="most of it on the side of the other"),
+    ],
+)
+def test_a_collapsed_lung_across_the_middle_is_no_crumb(off_mm: float, *, own: bool) -> None:
+    where = grid(off_mm)
+    left = ellipsoids(where, ((75.0, 0.0, 0.0), (65.0, 70.0, 110.0)))
+    right = ellipsoids(where, ((-20.0, 20.0, -20.0), (25.0, 35.0, 45.0))) & ~left
+    found = sides(left | right, where)
+    assert found is not None
+    np.testing.assert_array_equal(found[0], left | right if own else left)
+    assert found[2][0].startswith("Left and right were told apart by the middle of the images")
+
+
+def test_a_piece_of_the_trachea_makes_no_second_side() -> None:
+    where = grid()
+    left = ellipsoids(where, ((80.0, 0.0, 0.0), (60.0, 70.0, 100.0)))
+    whole = left | ellipsoids(where, ((0.0, 0.0, 80.0), (9.0, 9.0, 18.0)))
+    found = sides(whole, where)
+    assert found is not None
+    np.testing.assert_array_equal(found[0], whole)
+    assert found[2][0].startswith("Only one side was found")
+
+
+def test_unequal_lungs_are_told_where_a_plane_parts_them() -> None:
+    where = grid(10.0)
+    left = ellipsoids(where, ((40.0, 0.0, 0.0), (90.0, 50.0, 60.0)))
+    right = ellipsoids(where, ((-64.0, 50.0, 0.0), (18.0, 50.0, 100.0)))
+    found = sides(left | right, where)
+    assert found is not None
+    np.testing.assert_array_equal(found[0], left)
+    np.testing.assert_array_equal(found[1], right)
+    assert found[2] == ()
+
+
+@pytest.mark.parametrize(
+    ("left_x_mm", "right_x_mm", "told"),
+    [
+        pytest.param((70,) * 5, (-70,) * 5, "Left and right were told", id="many in both lungs"),
+        pytest.param(range(45, 126, 10), (), "Only one side was found", id="many in one lung"),
+        pytest.param((45, 110), (), "Only one side was found", id="two in one lung"),
+        pytest.param((45, 110), (-70,), "Left and right were told", id="two, and one beside"),
+    ],
+)
+def test_foci_go_by_the_middle(
+    left_x_mm: Sequence[float], right_x_mm: Sequence[float], told: str
+) -> None:
+    where = grid()
+    left, right = (
+        ellipsoids(where, *(((x, 0.0, 22.0 * n - 90), (9.0,) * 3) for n, x in enumerate(places)))
+        if places
+        else np.zeros(SHAPE_KJI, dtype=bool)
+        for places in (left_x_mm, right_x_mm)
+    )
+    found = sides(left | right, where)
+    assert found is not None
+    np.testing.assert_array_equal(found[0], left)
+    np.testing.assert_array_equal(found[1], right)
+    assert [each[: len(told)] for each in found[2]] == [told]
+
+
+@pytest.mark.parametrize(
     ("off_mm", "shapes"),
     [
         pytest.param(-70.0, (RIGHT,), id="one lung in the middle"),
         pytest.param(-70.0, (UPPER_LOBE, LOWER_LOBE), id="its lobes in the middle"),
         pytest.param(-250.0, (RIGHT,), id="one lung at the end of the images"),
         pytest.param(-150.0, (RIGHT, LEFT), id="two on one side of the middle"),
+        pytest.param(20.0, (FOCUS, LATERAL_FOCUS), id="two near the middle"),
+        pytest.param(45.0, (*FOCI, FOCUS), id="many, and one across the middle"),
         pytest.param(0.0, (((0.0, 0.0, 0.0), (120.0, 50.0, 90.0)),), id="joined throughout"),
     ],
 )
