@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import uuid
 from collections.abc import Callable
@@ -99,6 +100,28 @@ def test_a_name_alone_makes_no_same_person(old: list[Dataset], person: Person) -
     for each in _made(old, Correction(patient_id="B-4711", person=person)):
         assert (each.PatientBirthDate, each.PatientSex) == (person.birth_date, person.sex)
         assert "AdmissionID" not in each
+
+
+@pytest.mark.parametrize(
+    ("was", "known", "same"),
+    [
+        ("ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎", "ヤマダ^タロウ", True),
+        ("Mu\u0308ller^Anna", "MÜLLER^ANNA^", True),
+        ("=山田^太郎", "=鈴木^一郎", False),
+        ("=山田^太郎", "=山田^太郎", False),
+        ("^^", "^", False),
+    ],
+)
+def test_the_same_name_spelt_otherwise_is_the_same_person(
+    old: list[Dataset], was: str, known: str, *, same: bool
+) -> None:
+    before = [copy.deepcopy(each) for each in old]
+    for each in before:
+        each.SpecificCharacterSet, each.PatientName = "ISO_IR 192", was
+    person = replace(ERIKA, name=known)
+    for each in _made(before, Correction(patient_id="B-4711", person=person)):
+        assert str(each.PatientName) == (was if same else known)
+        assert ("AdmissionID" in each) == same
 
 
 def test_nothing_of_the_wrong_order_stays(old: list[Dataset]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -131,7 +132,7 @@ def _is_same_person(was: Dataset, known: Mapping[str, str]) -> bool:
     name, birth_date = (known.get(each, "") for each in ("PatientName", "PatientBirthDate"))
     sexes = {_text(was, "PatientSex"), known.get("PatientSex", "")} - {""}
     return (
-        bool(name and birth_date)
+        bool(_letters(name) and birth_date)
         and _letters(_text(was, "PatientName")) == _letters(name)
         and _text(was, "PatientBirthDate") == birth_date
         and len(sexes) < 2
@@ -139,7 +140,9 @@ def _is_same_person(was: Dataset, known: Mapping[str, str]) -> bool:
 
 
 def _letters(name: str) -> list[str]:
-    return name.partition("=")[0].casefold().replace("^", " ^ ").rstrip("^ ").split()
+    # Of the first group; width and composition of characters are what systems change.
+    plain = unicodedata.normalize("NFKC", name).partition("=")[0]
+    return plain.casefold().replace("^", " ^ ").rstrip("^ ").split()
 
 
 def _check_requests(
