@@ -221,7 +221,7 @@ def _lut(source: Dataset, keyword: str) -> _Lut | None:
     if isinstance(descriptor, bytes):  # of an Implicit VR file, whose signedness the image says
         signed = source.get("PixelRepresentation") == 1
         descriptor = np.frombuffer(descriptor, "<i2" if signed else "<u2").tolist()
-    if not descriptor or len(descriptor) != 3 or not data:
+    if not isinstance(descriptor, MultiValue | list) or len(descriptor) != 3 or not data:
         return None
     octets = data if isinstance(data, bytes) else np.array(data).astype("<u2").tobytes()
     return tuple(int(each) for each in descriptor), octets
@@ -245,7 +245,8 @@ def _levels(job: Job, source: Dataset) -> Dataset | None:
     where = job.findings.where
     if centre and width:
         item.WindowCenter, item.WindowWidth = centre, width
-        if (function := text(source, "VOILUTFunction")) in {"LINEAR_EXACT", "SIGMOID"}:
+        function = text(source, "VOILUTFunction").partition("\\")[0].strip().upper()
+        if function in {"LINEAR_EXACT", "SIGMOID"}:
             item.VOILUTFunction = function
     elif (lut := _lut(source, "VOILUTSequence")) is not None:
         item.VOILUTSequence = [_table(lut)]

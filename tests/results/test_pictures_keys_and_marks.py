@@ -220,6 +220,40 @@ def test_marks_are_shown_in_the_window_of_the_image(xray: Any, found: Any) -> No
         held(state)
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("sigmoid", "SIGMOID"),
+        (["LINEAR_EXACT", "SIGMOID"], "LINEAR_EXACT"),
+        (["LINEAR", "SIGMOID"], None),
+        ("linear", None),
+        ("IDENTITY", None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS:UserWarning")  # pydicom's, rightly
+def test_a_window_spelt_oddly_goes_by_its_first_function_or_is_linear(
+    xray: Any, found: Any, said: object, told: str | None
+) -> None:
+    state, _ = _state_on(xray, found, WindowCenter=40, WindowWidth=400, VOILUTFunction=said)
+    assert state.SoftcopyVOILUTSequence[0].get("VOILUTFunction") == told
+
+
+@pytest.mark.parametrize("ratio", [["0", "0"], ["1", "0"], "2"])
+def test_pixels_of_no_proportions_are_square(xray: Any, found: Any, ratio: object) -> None:
+    state, _ = _state_on(xray, found, PixelAspectRatio=ratio)
+    area = state.DisplayedAreaSelectionSequence[0]
+    assert area.PresentationPixelAspectRatio == [1, 1]
+
+
+@pytest.mark.parametrize("descriptor", [[4, 0], 4])
+def test_a_table_that_is_not_whole_is_left_out(xray: Any, found: Any, descriptor: object) -> None:
+    table = _table(0, 5, 6, 7)
+    table.LUTDescriptor = descriptor
+    state, _ = _state_on(xray, found, VOILUTSequence=[table], ModalityLUTSequence=[table])
+    assert "SoftcopyVOILUTSequence" not in state
+    assert "ModalityLUTSequence" not in state
+
+
 @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL_422", "PALETTE COLOR"])
 def test_an_image_in_colour_gets_no_state_for_shades_of_grey(
     xray: Any, found: Any, photometric: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ _HIDES: Final = (
     "MaskSubtractionSequence",
     "PresentationLUTSequence",
 )
+_CURVES: Final = ("LINEAR_EXACT", "SIGMOID")
 _Table = tuple[list[int], bytes]
 _Lines = list[tuple[str, npt.NDArray[np.float64]]]
 
@@ -167,18 +168,23 @@ def _proportions(holder: Dataset, prefix: str) -> tuple[float, ...]:
     """Return whether pixels have a size or only a ratio, their height, their width."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
         if f"{prefix}{keyword}" in holder and (said := holder[f"{prefix}{keyword}"].value):
-            return (float(keyword == "PixelAspectRatio"), *(float(each) for each in said))
+            numbers = [float(each) for each in _values(said)]
+            if keyword == "PixelAspectRatio" and (len(numbers) != 2 or min(numbers) <= 0):
+                break  # as if it were not said
+            return (float(keyword == "PixelAspectRatio"), *numbers)
     return (1.0, 1.0, 1.0)
 
 
 def _table(holder: Dataset, keyword: str) -> _Table | None:
-    """Return the first table of a sequence; of a state what it says must be whole."""
+    """Return the first table of a sequence, if it is whole."""
     item = next(iter(holder.get(keyword) or ()), None)
     if item is None or not item.get("LUTDescriptor") or not item.get("LUTData"):
         return None
     words, data = item.LUTDescriptor, item.LUTData
     if isinstance(words, bytes):
         words = np.frombuffer(words, "<u2").tolist()
+    if len(_values(words)) != 3:
+        return None
     octets = data if isinstance(data, bytes) else np.array(data).astype("<u2").tobytes()
     return [int(each) % 65536 for each in words], octets
 
@@ -203,14 +209,19 @@ def _window(state: Dataset, uid: str, shown: Slice) -> None:
 
 
 def _levels(holder: Dataset) -> tuple[float, float, str] | None:
-    """Return the first window and its function."""
-    centre, width = (
-        next(iter(value if isinstance(value, MultiValue) else [value]), None)
-        for value in (holder.get("WindowCenter"), holder.get("WindowWidth"))
+    """Return the first window and its function, LINEAR where that is none of the others."""
+    centre, width, function = (
+        next(iter(_values(holder.get(each))), None)
+        for each in ("WindowCenter", "WindowWidth", "VOILUTFunction")
     )
     if centre in (None, "") or width in (None, ""):
         return None
-    return float(centre), float(width), str(holder.get("VOILUTFunction") or "LINEAR")
+    function = str(function).strip().upper()
+    return float(centre), float(width), function if function in _CURVES else "LINEAR"
+
+
+def _values(value: object) -> Sequence[Any]:
+    return value if isinstance(value, MultiValue | list) else [value]
 
 
 def _banner(state: Dataset, uid: str, findings: Findings) -> None:
