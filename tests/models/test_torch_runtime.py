@@ -128,3 +128,23 @@ def test_too_little_memory_is_told_as_such(lungs_package: Path) -> None:
     )
     with pytest.raises(ResourceError, match="Model lungs, infer: the memory of cpu does not"):
         greedy(torch.zeros((1, 1, 4, 4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ("CUDA error: an illegal memory access was encountered", True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", True),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear", False),
+        ("cuDNN error: CUDNN_STATUS_BAD_PARAM", False),
+        ("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm(handle)`", False),
+        ("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul(handle)`", False),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_call_that_a_library_does_not_take_is_no_fault_of_the_device(
+    said: str, *, fault: bool
+) -> None:
+    assert torch_runtime.is_device_fault(RuntimeError(said)) == fault

@@ -24,6 +24,13 @@ _HOST_FULL: Final = "DefaultCPUAllocator: can't allocate memory"
 _FULL: Final = (_HOST_FULL, "out of memory", "ALLOC_FAILED")
 """What allocators say that have no class of their own for it: the CPU's, cuBLAS."""
 _FAULTS: Final = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
+_ARGUMENTS: Final = (
+    "CUDNN_STATUS_BAD_PARAM",
+    "CUDNN_STATUS_NOT_SUPPORTED",
+    "CUBLAS_STATUS_INVALID_VALUE",
+    "CUBLAS_STATUS_NOT_SUPPORTED",
+)
+"""What libraries say of a call that they do not take; the device is as well as before."""
 
 
 def _no_room() -> bool:
@@ -148,8 +155,10 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def is_device_fault(error: Exception) -> bool:
     """Tell whether a device failed, not its memory: CUDA lets a process use it no more then."""
-    said = isinstance(error, RuntimeError) and any(each in str(error) for each in _FAULTS)
-    return (said or isinstance(error, torch.AcceleratorError)) and not is_out_of_memory(error)
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    if is_out_of_memory(error) or any(each in said for each in _ARGUMENTS):
+        return False
+    return isinstance(error, torch.AcceleratorError) or any(each in said for each in _FAULTS)
 
 
 def is_host_out_of_memory(error: Exception) -> bool:
