@@ -7,7 +7,7 @@ know its colour spaces. No order is left to pydicom: it would take any plugin th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -97,6 +97,7 @@ _PADDING: Final = 16
 """How many bytes after the end are let pass."""
 _STARTS_OF_FRAME: Final = (0xC3, 0xF7)
 """Second bytes of the markers of JPEG lossless (SOF3) and JPEG-LS (SOF55)."""
+_START_OF_SCAN: Final = 0xDA
 
 _Codec = Callable[[bytes], npt.NDArray[np.generic]]
 
@@ -164,14 +165,37 @@ def precision(syntax: UID, frame: bytes) -> int | None:
     if syntax in _JPEG_2000_LOSSLESS:
         found: int | None = get_j2k_parameters(frame).get("precision")
         return found
+    for marker, at in _segments(frame):
+        if marker in _STARTS_OF_FRAME:
+            return frame[at + 2]
+    return None
+
+
+def is_lossless(syntax: UID, frame: bytes) -> bool:
+    """Return whether a codestream gives each sample as it was.
+
+    Of a transfer syntax with loss only JPEG-LS says so. JPEG 2000 does not: one of reversible
+    wavelets may be cut short, and samples then lie beyond their range.
+    """
+    if syntax == JPEGLSNearLossless:
+        scan = next((at for marker, at in _segments(frame) if marker == _START_OF_SCAN), None)
+        if scan is None:
+            return False
+        # NEAR stands behind two bytes for each component (ISO/IEC 14495-1, C.2.3).
+        near = scan + 3 + 2 * frame[scan + 2]
+        return frame[near : near + 1] == b"\0"
+    return syntax in LOSSLESS
+
+
+def _segments(frame: bytes) -> Iterator[tuple[int, int]]:
+    """Give the second byte of each marker of a JPEG or JPEG-LS header, and where its segment is."""
     at = 2
     while at + 4 < len(frame) and frame[at] == 0xFF:
-        if frame[at + 1] in _STARTS_OF_FRAME:
-            return frame[at + 4]
-        # A marker may be filled up with 0xFF before it.
-        filled = frame[at + 1] == 0xFF
-        at += 1 if filled else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return None
+        if frame[at + 1] == 0xFF:  # a marker may be filled up with 0xFF before it
+            at += 1
+            continue
+        yield frame[at + 1], at + 2
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
 
 
 def rle_samples(

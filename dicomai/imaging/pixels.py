@@ -23,6 +23,7 @@ from dicomai.imaging.decoders import (
     LOSSLESS,
     NATIVE,
     is_cut_off,
+    is_lossless,
     precision,
     rle_samples,
 )
@@ -135,10 +136,11 @@ class StoredPixels:
             return pixels
         if self._is_coded_as_it_is:
             return _without_unused_bits(pixels, self.stored, self.shift)
-        if self.syntax not in LOSSLESS or self.samples > 1:
+        frame = bytes(self.frames[index])
+        if self.samples > 1 or not is_lossless(self.syntax, frame):
             return pixels  # with loss a value may lie a little beyond its range: no bit is free
         # An encoder may take the words as they are, unused bits and all, or what they stand for.
-        coded = precision(self.syntax, bytes(self.frames[index])) or self.stored
+        coded = precision(self.syntax, frame) or self.stored
         shift = self.shift if coded >= self.stored + self.shift else 0
         return _without_unused_bits(pixels, self.stored, shift)
 

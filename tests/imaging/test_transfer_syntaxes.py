@@ -19,7 +19,13 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import JPEG2000Lossless, JPEGLossless, RLELossless
+from pydicom.uid import (
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from dicomai.errors import InputError
 from dicomai.imaging.decoders import DECODERS, NATIVE
@@ -248,3 +254,36 @@ def test_unused_bits_are_left_out_whatever_an_encoder_does_with_them(
     files = [tmp_path / "plain.dcm", tmp_path / "coded.dcm"]
     subprocess.run([peer(tool), *files], check=True)
     np.testing.assert_array_equal(stored_values(read_object(tmp_path / "coded.dcm")), truth)
+
+
+def _coded(image: Dataset, syntax: str, frame: bytes) -> Dataset:
+    image.BitsStored, image.HighBit, image.PixelRepresentation = 12, 11, 0
+    image.PixelData = encapsulate([bytes(frame)])
+    image.file_meta.TransferSyntaxUID = syntax
+    return image
+
+
+def test_near_lossless_jpeg_ls_without_loss_is_lossless(make_series: Maker) -> None:
+    random = np.random.default_rng(1)
+    truth = random.integers(0, 4096, (64, 80))
+    words = (truth | random.integers(0, 16, truth.shape) << 12).astype("u2")
+    (image,) = make_series(shape_kji=(1, 64, 80))
+    _coded(image, JPEGLSNearLossless, imagecodecs.jpegls_encode(words, level=0))
+    np.testing.assert_array_equal(stored_values(image), truth)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSNearLossless, JPEG2000])
+def test_with_loss_a_value_may_lie_beyond_its_range(make_series: Maker, syntax: str) -> None:
+    (image,) = make_series(shape_kji=(1, 64, 80))
+    words = np.random.default_rng(1).choice([0, 4094], (64, 80)).astype("u2")
+    words[:, :40] = 4094
+    if syntax == JPEGLSNearLossless:
+        coded = imagecodecs.jpegls_encode(words, level=5)
+        decoded = imagecodecs.jpegls_decode(coded)
+    else:  # of reversible wavelets, cut short
+        coded = imagecodecs.jpeg2k_encode(
+            words, codecformat="j2k", level=40, reversible=True, bitspersample=16
+        )
+        decoded = imagecodecs.jpeg2k_decode(coded)
+    assert decoded.max() > 4095
+    np.testing.assert_array_equal(stored_values(_coded(image, syntax, coded)), decoded)
