@@ -95,10 +95,11 @@ class Runner:
         if isinstance(error, DicomaiError):
             return Failed(kind=error.kind, sentence=error.sentence, subject=error.subject)
         if is_out_of_memory(error):
+            places = {"cpu": "this host"}.get(self._device, f"{self._device} or of this host")
             return Failed(
                 kind=ResourceError.kind,
-                sentence=f"The memory of {self._device} or of this host does not suffice for "
-                f"{request.package_folder}. Give it more, or the model a smaller window.",
+                sentence=f"The memory of {places} does not suffice for {request.package_folder}. "
+                "Give it more, or the model a smaller window.",
                 subject=request.package_folder,
             )
         traceback.print_exc()
@@ -162,6 +163,8 @@ class Runner:
         except (MemoryError, RuntimeError) as error:
             if not torch_runtime.is_out_of_memory(error) or not self._only(sha256):
                 raise
+            loaded = None
+        if loaded is None:  # not within: the error would keep what its frames hold
             loaded = load()
         loaded = replace(loaded, make_room=partial(self._only, sha256))
         with self._keeping:

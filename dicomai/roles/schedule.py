@@ -114,12 +114,11 @@ def models_of(settings: Settings) -> tuple[Mapping[str, ModelInputs], Mapping[st
 
     Beside that, why the package of one can't be read: that keeps nothing back but its own routes.
     """
-    registry = open_registry(settings.folders.models)
     models: dict[str, ModelInputs] = {}
     missing: dict[str, str] = {}
     for name in sorted({route.model for route in settings.routes if route.mode != "off"}):
         try:
-            package = registry.get(name)
+            package = open_registry(settings.folders.models).get(name)
             models[name] = ModelInputs(package_sha256=package.sha256, inputs=package.inputs)
         except ConfigError as error:
             missing[name] = f"{error.sentence[0].upper()}{error.sentence[1:]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -409,8 +410,13 @@ def test_a_model_that_finds_no_memory_takes_that_of_those_that_are_kept(
     ends = Ends()
     load = torch_runtime.load
 
+    half_loaded: list[weakref.ref[nn.Module]] = []
+
     def room_for_one(*args: Any, **named: Any) -> LoadedModel:
+        assert not any(each() for each in half_loaded), "it still takes memory"
         if ends.runner.warm:
+            weights = nn.Linear(1, 1)
+            half_loaded.append(weakref.ref(weights))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return load(*args, **named)
 
@@ -418,6 +424,7 @@ def test_a_model_that_finds_no_memory_takes_that_of_those_that_are_kept(
     assert isinstance(ends.ask(one, small_source), Done)
     assert isinstance(ends.ask(two, small_source), Done)
     assert ends.runner.warm == ("two",)
+    assert half_loaded
 
     def none(*_: object, **__: object) -> LoadedModel:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")

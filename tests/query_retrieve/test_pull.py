@@ -24,6 +24,8 @@ from dicomai.store.counts import SeriesCount
 from dicomai.store.engine import reading, writing
 from dicomai.store.retrievals import NewRetrieval
 
+MARCH = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
+
 
 def at(day: str) -> Instant:
     return Instant(int(datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC).timestamp() * 1e6))
@@ -43,14 +45,13 @@ def test_what_is_new_at_the_node_is_fetched_once(
     site: Callable[..., Any], pacs: Any, mueller: Any, yamada: Any, doe: Any
 ) -> None:
     here = site(pacs.node(retrieve="get"))
-    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
-    assert puller(here, "20260301", pull).pull_once()
+    assert puller(here, "20260301", MARCH).pull_once()
     assert queued(here) == [mueller.uid]  # the others are of other days
     assert Retriever(settings=here.settings, worker=here.worker()).work_once()
     with reading(here.engine) as connection:
         assert len(instances.of_study(connection, StudyInstanceUID(mueller.uid))) == 5
-    assert not puller(here, "20260301", pull).pull_once()  # it is here
-    spring = replace(pull, days=100)
+    assert not puller(here, "20260301", MARCH).pull_once()  # it is here
+    spring = replace(MARCH, days=100)
     assert puller(here, "20260520", spring).pull_once()
     assert queued(here) == [mueller.uid, yamada.uid, doe.uid]
     with writing(here.engine) as connection:
@@ -63,7 +64,6 @@ def test_a_study_of_which_a_part_was_fetched_for_something_else_is_fetched_whole
     site: Callable[..., Any], pacs: Any, mueller: Any
 ) -> None:
     here = site(pacs.node(retrieve="get"))
-    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
     study = StudyInstanceUID(mueller.uid)
     some = frozenset({SeriesInstanceUID(mueller.series_uid(1))})
     part = NewRetrieval(
@@ -75,12 +75,12 @@ def test_a_study_of_which_a_part_was_fetched_for_something_else_is_fetched_whole
     assert fetching.work_once()
     with reading(here.engine) as connection:
         assert 0 < len(instances.of_study(connection, study)) < 5
-    assert puller(here, "20260301", pull).pull_once()
+    assert puller(here, "20260301", MARCH).pull_once()
     assert fetching.work_once()
     with reading(here.engine) as connection:
         assert len(instances.of_study(connection, study)) == 5
         assert retrievals.purpose_of(connection, study) == ""
-    assert not puller(here, "20260301", pull).pull_once()
+    assert not puller(here, "20260301", MARCH).pull_once()
 
 
 def forget(site: Any, *sops: str) -> None:
@@ -90,18 +90,25 @@ def forget(site: Any, *sops: str) -> None:
         connection.execute(table.delete().where(table.c.sop_instance_uid.in_(sops)))
 
 
+def fetched(site: Callable[..., Any], full_orthanc: Any, mueller: Any) -> tuple[Any, Any]:
+    """Return a site that has fetched a study whole, and the study."""
+    here = site(full_orthanc.node(retrieve="get"))
+    assert puller(here, "20260301", MARCH).pull_once()
+    assert Retriever(settings=here.settings, worker=here.worker()).work_once()
+    return here, StudyInstanceUID(mueller.uid)
+
+
 def test_a_study_that_grows_at_the_node_is_fetched_again(
     site: Callable[..., Any], full_orthanc: Any, mueller: Any
 ) -> None:
     here = site(full_orthanc.node(retrieve="get"))
-    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
     study = StudyInstanceUID(mueller.uid)
     fetching = Retriever(settings=here.settings, worker=here.worker())
-    assert puller(here, "20260301", pull).pull_once()
+    assert puller(here, "20260301", MARCH).pull_once()
     assert fetching.work_once()
     second = [mueller.sop_uid(2, image) for image in (1, 2)]
     forget(here, *second)
-    pulling = puller(here, "20260301", replace(pull, every_s=0))
+    pulling = puller(here, "20260301", replace(MARCH, every_s=0))
     assert pulling.pull_once()
     assert not pulling.pull_once()  # it is under way
     assert fetching.work_once()
@@ -112,17 +119,13 @@ def test_a_study_that_grows_at_the_node_is_fetched_again(
     forget(here, *second)
     assert not pulling.pull_once()  # as many as it had counted before
     forget(here, *(mueller.sop_uid(1, image) for image in (1, 2, 3)))
-    assert not puller(here, "20260301", pull).pull_once()  # retention deleted it
+    assert not puller(here, "20260301", MARCH).pull_once()  # retention deleted it
 
 
 def test_results_that_a_node_did_not_get_hide_no_growth_there(
     site: Callable[..., Any], full_orthanc: Any, mueller: Any
 ) -> None:
-    here = site(full_orthanc.node(retrieve="get"))
-    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
-    study = StudyInstanceUID(mueller.uid)
-    assert puller(here, "20260301", pull).pull_once()
-    assert Retriever(settings=here.settings, worker=here.worker()).work_once()
+    here, study = fetched(site, full_orthanc, mueller)
     with writing(here.engine) as connection:
         first = instances.of_study(connection, study)[0]
         connection.execute(
@@ -137,11 +140,7 @@ def test_results_that_a_node_did_not_get_hide_no_growth_there(
 def test_a_fetched_study_waits_for_series_that_the_node_has_by_now(
     site: Callable[..., Any], full_orthanc: Any, mueller: Any
 ) -> None:
-    here = site(full_orthanc.node(retrieve="get"))
-    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
-    study = StudyInstanceUID(mueller.uid)
-    assert puller(here, "20260301", pull).pull_once()
-    assert Retriever(settings=here.settings, worker=here.worker()).work_once()
+    here, study = fetched(site, full_orthanc, mueller)
     forget(here, *(mueller.sop_uid(2, image) for image in (1, 2)))
     there = [
         SeriesCount(
@@ -223,15 +222,14 @@ def test_a_study_that_came_after_the_last_query_of_its_day_is_fetched(
     site: Callable[..., Any], full_orthanc: Any, mueller: Any, yamada: Any
 ) -> None:
     here = site(full_orthanc.node(), receives=False)
-    pull = Pull(name="march", node="PACS1", every_s=1, keys=("PatientID=P*",))
-    assert puller(here, "20260302", pull).pull_once()
+    assert puller(here, "20260302", MARCH).pull_once()
     assert queued(here) == [mueller.uid]
     # The PACS is away from then on until a week after the next study.
-    away = replace(here.settings, nodes=(replace(here.settings.nodes[0], port=1),), pulls=(pull,))
+    away = replace(here.settings, nodes=(replace(here.settings.nodes[0], port=1),), pulls=(MARCH,))
     later = ("20260409", here.settings), ("20260411", away), ("20260418", here.settings)
     for day, settings in later:
         site_then = replace(here, settings=settings)
-        puller(site_then, day, pull).pull_once()
+        puller(site_then, day, MARCH).pull_once()
     assert queued(here) == [mueller.uid, yamada.uid]
 
 

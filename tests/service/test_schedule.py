@@ -36,6 +36,16 @@ def test_one_broken_package_leaves_the_others_their_rules(ward: Ward) -> None:
     assert str(broken / "model.toml") in rules.missing["heart"]
 
 
+def test_pins_that_cannot_be_read_have_routes_wait_and_nothing_else(ward: Ward) -> None:
+    pins = ward.settings.folders.models / "trusted.toml"
+    pins.write_text("bodies = ")
+
+    rules = schedule.rules_of(replace(ward.settings, routes=(Route(name="all", model="bodies"),)))
+
+    assert rules.blocked == ("all",)
+    assert str(pins) in rules.why_missing("bodies")
+
+
 def _associated(spool: Path) -> Writer:
     return opened(
         spool,

@@ -163,7 +163,7 @@ def is_device_fault(error: Exception) -> bool:
 
 def is_host_out_of_memory(error: Exception) -> bool:
     """Tell whether it was the host that had no memory, whatever device the network is on."""
-    return isinstance(error, MemoryError | OSError) or _HOST_FULL in str(error)
+    return isinstance(error, MemoryError) or _HOST_FULL in str(error)
 
 
 def _copied(network: nn.Module, device: str) -> nn.Module:
