@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
@@ -19,7 +20,9 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import InputError, NotFound, TransientError
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.net.node import Node
-from dicomai.results.reissue import Correction
+from dicomai.results.gate.error import GateError
+from dicomai.results.reissue import Correction, reissued
+from dicomai.service import reissue as reissue_service
 from dicomai.service.deliver import Deliverer
 from dicomai.service.reissue import reissue
 from dicomai.service.supervise import Supervisor
@@ -248,6 +251,28 @@ def test_reissued_results_name_whom_the_node_names(
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_results_that_name_the_wrong_patient_still_are_not_reissued(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ward, study, old = analysed()
+    before = states(ward, old)
+
+    def half(results: Sequence[Dataset], *args: Any) -> tuple[Dataset, ...]:
+        made = reissued(results, *args)
+        for each in made:
+            each.PatientName = results[0].PatientName
+        return made
+
+    monkeypatch.setattr(reissue_service, "reissued", half)
+    with pytest.raises(GateError, match="PatientName"):
+        corrected(ward, study, patient_id="P9")
+    with reading(ward.engine) as connection:
+        known = studies.get(connection, study)
+    assert known is not None
+    assert (str(known.patient_key), states(ward, old)) == ("P1", before)
+
+
 def test_nothing_is_reissued_while_the_node_that_may_know_the_patient_gives_no_answer(
     analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs
 ) -> None:
