@@ -12,9 +12,13 @@ from ward import Ward, open_ward
 
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import TransientError
 from dicomai.roles import schedule
 from dicomai.routing.route import Route
 from dicomai.spool.entries import Writer, opened
+from dicomai.store import schema, studies, waiting_routes
+from dicomai.store.engine import reading, writing
+from dicomai.store.waiting_routes import WaitingRoute
 
 
 @pytest.fixture
@@ -44,6 +48,38 @@ def test_pins_that_cannot_be_read_have_routes_wait_and_nothing_else(ward: Ward) 
 
     assert rules.blocked == ("all",)
     assert str(pins) in rules.why_missing("bodies")
+
+
+def test_routes_that_waited_hold_up_no_decision(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(ward.settings, routes=(Route(name="all", model="bodies"),))
+    waits, arrives = (StudyInstanceUID(ward.study(patient)) for patient in ("P1", "P2"))
+    with writing(ward.engine) as connection:
+        studies.set_decided(connection, waits, "Whole.", now())
+        waiting = WaitingRoute(study_instance_uid=waits, route="all", because="No weights.")
+        waiting_routes.add(connection, waiting, now())
+        connection.execute(
+            schema.studies.update()
+            .where(schema.studies.c.study_instance_uid == arrives)
+            .values(status="open", decide_at=now())
+        )
+
+    def away(*_: object) -> bool:
+        raise TransientError("The database went away.")
+
+    monkeypatch.setattr(schedule, "take_up", away)
+    once = schedule._deciding(settings, ward.engine, lambda: None)
+    with pytest.raises(TransientError):
+        once()
+    with reading(ward.engine) as connection:
+        found = studies.get(connection, arrives)
+    assert found is not None
+    assert found.status == "held"  # nobody said whose it is
+    monkeypatch.undo()
+    assert once()
+    with reading(ward.engine) as connection:
+        assert not waiting_routes.some(connection)
 
 
 def _associated(spool: Path) -> Writer:
