@@ -197,7 +197,7 @@ def test_a_peer_that_is_away_opens_its_breaker_and_is_tried_again(
     ward, analysis = ward_of(Node(name="PACS1", ae_title="AWAY", host="127.0.0.1", port=free_port))
     at = now()
     for _ in range(nodes.TOO_OFTEN):
-        assert deliver(ward, lambda at=at: at)  # type: ignore[misc]
+        assert deliver(ward, lambda at=at: at)  # type: ignore[misc]  # mypy can't infer it
         at = Instant(at + DAY)
         with reading(ward.engine) as connection:
             breaker = nodes.get(connection, "PACS1")
@@ -216,7 +216,7 @@ def test_a_peer_that_puts_an_object_off_keeps_its_breaker_closed(
     ward, analysis = ward_of(peer.node())
     at = now()
     for _ in range(nodes.TOO_OFTEN):
-        assert deliver(ward, lambda at=at: at)  # type: ignore[misc]
+        assert deliver(ward, lambda at=at: at)  # type: ignore[misc]  # mypy can't infer it
         job = delivery(ward, analysis)
         assert (job.state, job.waiting_for, job.error_kind) == ("waiting", "back-off", "transient")
         at = Instant(at + DAY)

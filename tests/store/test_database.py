@@ -308,7 +308,7 @@ def test_each_hot_query_uses_an_index(engine: Engine) -> None:
             rows = [
                 row
                 for statement, parameters in explained
-                for row in connection.exec_driver_sql(f"{how} {statement}", parameters).all()  # type: ignore[arg-type]
+                for row in connection.exec_driver_sql(f"{how} {statement}", parameters).all()  # type: ignore[arg-type]  # as the driver had them
             ]
             plans[name] = "\n".join(str(row[-1]) for row in rows)
     for name, plan in plans.items():

@@ -109,7 +109,7 @@ def seen(engine: Engine, study: str) -> dict[str, object]:
     assert set(images) == sops
     assert [each["NumberOfSeriesRelatedInstances"] for each in told["series"]] == [1] * len(sops)
     assert len(matches) == (1 if sops else 0)
-    assert ("SEG" in one["ModalitiesInStudy"]) is bool(sops)  # type: ignore[operator]
+    assert ("SEG" in one["ModalitiesInStudy"]) is bool(sops)  # type: ignore[operator]  # a list here
     for level in ("Patient", "Study"):
         told_of = patient if level == "Patient" else one
         assert told_of[f"NumberOf{level}RelatedInstances"] == 2 + len(sops)
@@ -192,5 +192,5 @@ def test_a_study_of_which_only_shadow_results_are_left_is_not_found(
             ("study", key("StudyInstanceUID", "1.2.3")),
             ("patient", key("PatientID", "P1")),
         ):
-            found = search.page(connection, level, [one], []).found  # type: ignore[arg-type]
+            found = search.page(connection, level, [one], []).found  # type: ignore[arg-type]  # a level
             assert found == (), level
