@@ -41,6 +41,10 @@ class NothingAccepted(RefusedError):
     """The peer associated, and accepted no presentation context."""
 
 
+class PutOff(TransientError):
+    """A node is there, and answers that it can't do now what it is asked for."""
+
+
 @contextmanager
 def associated(
     node: Node,

@@ -1,39 +1,30 @@
-"""What we ask of a node: are you there, take this, whose is that study."""
+"""What we ask of a node: are you there, take this."""
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 from pydicom.uid import UID
-from pydicom.valuerep import PersonName
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
-from dicomai.dicom.charset import decode, terms_of
 from dicomai.dicom.part10 import media
-from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError, DicomaiError, InputError, RefusedError, TransientError
 from dicomai.net.admission import VERIFICATION
-from dicomai.net.calling import DIMSE_TIMEOUT_S, GoOn, NothingAccepted, associated, watched
+from dicomai.net.calling import DIMSE_TIMEOUT_S, NothingAccepted, associated
 from dicomai.net.node import Node
 from dicomai.net.status import StoreKind, meaning, store_sentence
 from dicomai.net.storing import BrokenOff, NoAnswer, Request, Storer, Unreadable, storing
 from dicomai.net.tls import NO_FILES, TlsFiles
 from dicomai.net.transcode import EXPLICIT, IMPLICIT, transcoded
 
-_STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
-_MAX_ANSWERS: Final = 100
 _MAX_CONTEXTS: Final = 128
-_PENDING: Final = (0xFF00, 0xFF01)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,25 +44,6 @@ class EchoAnswer:
     ok: bool
     sentence: str
     seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyIdentity:
-    """Whose a study is, as a node says; empty where it does not, or not readably.
-
-    Name, birth date and sex tell about the patient, but not one identity from another.
-    """
-
-    patient_id: str
-    issuer_of_patient_id: str
-    accession_number: str
-    patient_name: str = field(default="", compare=False)
-    birth_date: str = field(default="", compare=False)
-    sex: str = field(default="", compare=False)
-
-
-class PutOff(TransientError):
-    """A node is there, and answers that it can't do now what it is asked for."""
 
 
 def echo(node: Node, our_ae: str, files: TlsFiles = NO_FILES) -> EchoAnswer:
@@ -103,116 +75,6 @@ def echo(node: Node, our_ae: str, files: TlsFiles = NO_FILES) -> EchoAnswer:
     if said.Status != 0:
         return answer(ok=False, sentence=f"{node.name} answered with status 0x{said.Status:04X}.")
     return answer(ok=True, sentence=f"{node.name} answers at {node.host} port {node.port}.")
-
-
-def find_study_identity(
-    node: Node,
-    our_ae: str,
-    study_uid: StudyInstanceUID,
-    files: TlsFiles = NO_FILES,
-    go_on: GoOn = lambda: None,
-) -> StudyIdentity | None:
-    """Return whose a study is at a node, None where it has no such study (PS3.4 C.4.1).
-
-    `go_on` is called often, and raises to break off.
-
-    Raises
-    ------
-    TransientError
-        It can't be reached, or gives no answer now; PutOff: it answers, but can't do it now.
-    RefusedError
-        It refuses for good.
-    """
-    query = Dataset()
-    query.QueryRetrieveLevel = "STUDY"
-    query.StudyInstanceUID = study_uid
-    query.PatientID = ""
-    query.IssuerOfPatientID = ""
-    query.AccessionNumber = ""
-    query.PatientName = ""
-    query.PatientBirthDate = ""
-    query.PatientSex = ""
-    try:
-        with (
-            associated(node, our_ae, [build_context(_STUDY_ROOT_FIND)], files) as association,
-            watched(association, go_on),
-        ):
-            found = _found(node, association, query)
-    except NothingAccepted as trouble:
-        raise RefusedError(
-            f"{node.name} takes no C-FIND (study root) from {our_ae}. Allow it there, or set "
-            "answers_find = false for it.",
-            subject=node.name,
-        ) from trouble
-    if len(found) > 1:
-        raise RefusedError(
-            f"{node.name} has study {study_uid} under {len(found)} identities. Have it merged "
-            "there first.",
-            subject=study_uid,
-        )
-    return next(iter(found), None)
-
-
-def _found(node: Node, association: Association, query: Dataset) -> set[StudyIdentity]:
-    found = set()
-    for said, identifier in association.send_c_find(query, _STUDY_ROOT_FIND):
-        if "Status" not in said:
-            raise TransientError(
-                f"{node.name} gave no answer to a C-FIND for study {query.StudyInstanceUID}.",
-                subject=node.name,
-            )
-        if said.Status not in _PENDING:
-            if said.Status != 0:
-                raise _find_failed(node, query.StudyInstanceUID, said.Status)
-            break
-        # A careless peer answers with more than was asked for.
-        if identifier and _text(identifier, "StudyInstanceUID") == query.StudyInstanceUID:
-            found.add(_identity(identifier, node.charset_default))
-        if len(found) > _MAX_ANSWERS:
-            break
-    return found
-
-
-def _identity(identifier: Dataset, charset_default: str) -> StudyIdentity:
-    birth_date, sex = _text(identifier, "PatientBirthDate"), _text(identifier, "PatientSex")
-    return StudyIdentity(
-        patient_id=_text(identifier, "PatientID"),
-        issuer_of_patient_id=_text(identifier, "IssuerOfPatientID"),
-        accession_number=_text(identifier, "AccessionNumber"),
-        patient_name=_name(identifier, charset_default),
-        birth_date=birth_date if re.fullmatch(r"[0-9]{8}", birth_date) else "",
-        sex=sex if sex in ("M", "F", "O") else "",
-    )
-
-
-def _name(identifier: Dataset, charset_default: str) -> str:
-    """Return the patient's name, empty where its bytes don't say how they are to be read."""
-    name = identifier.get("PatientName")
-    if not isinstance(name, PersonName):
-        return ""
-    terms = terms_of(identifier.get("SpecificCharacterSet")) or terms_of(charset_default)
-    raw = name.original_string
-    try:
-        text = decode(raw, terms, "PN") if isinstance(raw, bytes) else raw
-    except UnicodeError:
-        return ""
-    return text.strip(" \0").rstrip("=^ ") if text.isprintable() and "\\" not in text else ""
-
-
-def _text(identifier: Dataset, keyword: str) -> str:
-    value = identifier.get(keyword)
-    if isinstance(value, MultiValue):  # an ID with a backslash in it
-        value = "\\".join(str(part) for part in value)
-    return str(value or "").rstrip("\0").strip(" ")
-
-
-def _find_failed(node: Node, study_uid: str, code: int) -> DicomaiError:
-    sentence = (
-        f"{node.name} failed to look for study {study_uid} (C-FIND status 0x{code:04X}). Look at "
-        "its log."
-    )
-    for_good = code == 0x0122 or code == 0x0124 or 0xA900 <= code <= 0xA9FF
-    return (RefusedError if for_good else PutOff)(sentence, subject=node.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

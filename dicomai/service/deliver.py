@@ -17,9 +17,11 @@ from dicomai.errors import (
     TransientError,
 )
 from dicomai.net import scu
+from dicomai.net.calling import PutOff
 from dicomai.net.node import Node
-from dicomai.net.scu import PutOff, StoreOutcome, StudyIdentity
+from dicomai.net.scu import StoreOutcome
 from dicomai.net.status import meaning
+from dicomai.net.study_identity import StudyIdentity, find_study_identity
 from dicomai.results.objects import KEY_OBJECT_STORAGE, referred_to
 from dicomai.results.reissue import note_uid
 from dicomai.service.asked import classes_for
@@ -131,7 +133,7 @@ class Deliverer:
     def _compare(self, this: Attempt, node: Node, objects: tuple[Instance, ...]) -> None:
         """Hold results whose patient or accession number is another one at the destination."""
         job = this.job
-        there = scu.find_study_identity(
+        there = find_study_identity(
             node,
             self.settings.receiver.ae_title,
             job.study_instance_uid,

@@ -16,7 +16,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import IdentityKey, identity_of
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, InputError, NotFound, RefusedError, TransientError
-from dicomai.net import scu
+from dicomai.net.study_identity import find_study_identity
 from dicomai.results.context import ResultContext
 from dicomai.results.encode import written
 from dicomai.results.gate.reissue import check_reissued
@@ -97,9 +97,7 @@ def _person(
         if node.name not in goes_to or not node.answers_find:
             continue
         try:
-            there = scu.find_study_identity(
-                node, settings.receiver.ae_title, study, settings.tls.files
-            )
+            there = find_study_identity(node, settings.receiver.ae_title, study, settings.tls.files)
         except (TransientError, RefusedError) as error:
             trouble = trouble or error
             continue

@@ -18,8 +18,10 @@ from pydicom import dcmread
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError, RefusedError, TransientError
 from dicomai.net import calling, scu
+from dicomai.net.calling import PutOff
 from dicomai.net.node import Node
-from dicomai.net.scu import PutOff, StoreOutcome, StudyIdentity
+from dicomai.net.scu import StoreOutcome
+from dicomai.net.study_identity import StudyIdentity, find_study_identity
 from dicomai.net.transcode import transcoded
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -218,7 +220,7 @@ def test_a_peer_that_is_not_there_is_worth_another_try(free_port: int, ct: Path)
     )
     assert not scu.echo(node, "DICOMAI").ok
     with pytest.raises(TransientError):
-        scu.find_study_identity(node, "DICOMAI", STUDY)
+        find_study_identity(node, "DICOMAI", STUDY)
 
 
 def test_what_listens_and_is_no_dicom_node_is_said(free_port: int) -> None:
@@ -256,7 +258,7 @@ def test_a_node_without_an_address_is_a_matter_of_configuration(ct: Path) -> Non
 def test_the_identity_of_a_study_is_asked_for(faulty_peer: Peer) -> None:
     found = {"StudyInstanceUID": STUDY, "PatientID": "P 1", "AccessionNumber": "A1"}
     node = faulty_peer(finds=[found, {**found, "StudyInstanceUID": "1.2.4", "PatientID": "P2"}])
-    assert scu.find_study_identity(node, "DICOMAI", STUDY) == StudyIdentity(
+    assert find_study_identity(node, "DICOMAI", STUDY) == StudyIdentity(
         patient_id="P 1", issuer_of_patient_id="", accession_number="A1"
     )
 
@@ -279,13 +281,13 @@ def test_the_name_of_a_patient_is_read_and_not_guessed(
         "PatientBirthDate": "1960",
         "PatientSex": "F",
     }
-    there = scu.find_study_identity(faulty_peer(finds=[found]), "DICOMAI", STUDY)
+    there = find_study_identity(faulty_peer(finds=[found]), "DICOMAI", STUDY)
     assert there is not None
     assert (there.patient_name, there.birth_date, there.sex) == (name, "", "F")
 
 
 def test_a_study_that_a_peer_lacks_has_no_identity_there(faulty_peer: Peer) -> None:
-    assert scu.find_study_identity(faulty_peer(finds=[]), "DICOMAI", STUDY) is None
+    assert find_study_identity(faulty_peer(finds=[]), "DICOMAI", STUDY) is None
 
 
 @pytest.mark.parametrize(
@@ -306,13 +308,13 @@ def test_an_identity_that_is_not_certain_is_an_error(
     faulty_peer: Peer, finds: list[object], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        scu.find_study_identity(faulty_peer(finds=finds), "DICOMAI", STUDY)
+        find_study_identity(faulty_peer(finds=finds), "DICOMAI", STUDY)
 
 
 def test_a_peer_without_find_says_what_to_do(faulty_peer: Peer) -> None:
     node = faulty_peer(takes={CT: [EXPLICIT]})
     with pytest.raises(RefusedError, match="answers_find = false"):
-        scu.find_study_identity(node, "DICOMAI", STUDY)
+        find_study_identity(node, "DICOMAI", STUDY)
 
 
 def test_small_objects_do_not_wait_for_the_kernel(
