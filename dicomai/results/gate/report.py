@@ -18,14 +18,13 @@ from dicomai.findings import (
     Segment,
 )
 from dicomai.imaging.geometry import Grid
-from dicomai.results.gate.classes import SR
 from dicomai.results.gate.content import name, walk
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.header import code_of, is_coded
 from dicomai.results.gate.planes import slices_of
 from dicomai.results.gate.points import check_point, check_title
-from dicomai.results.gate.references import known_instances, places_of
 from dicomai.results.gate.regions import check_region
+from dicomai.results.gate.report_references import check_report_references
 from dicomai.results.gate.request import check_procedure
 from dicomai.results.gate.voxels import Place
 
@@ -68,9 +67,7 @@ def check_report(
     _status(report, uid)
     _root(report, uid)
     items = list(walk(report))
-    _references(uid, items, others, findings, sources)
-    _library(uid, items, findings, sources)
-    _predecessor(report, uid, others, findings, sources)
+    check_report_references(report, items, others, findings, sources)
     groups = _groups(uid, items)
     _words(uid, items, findings)
     _observer(report, uid)
@@ -200,85 +197,6 @@ def _groups(uid: str, items: list[Dataset]) -> dict[str, Dataset]:
                 refuse("tracking", uid, "a group has no tracking identifier of its own")
             groups[ids[0]] = item
     return groups
-
-
-def _references(
-    uid: str,
-    items: list[Dataset],
-    others: Sequence[Dataset],
-    findings: Findings,
-    sources: Sequence[Dataset],
-) -> None:
-    known = places_of(others, findings, sources)
-    made = {str(each.SOPInstanceUID) for each in others}
-    tied = {
-        str(each.ReferencedSOPInstanceUID)
-        for item in items
-        for each in item.get("ReferencedSOPSequence") or ()
-    }
-    if missing := made - tied:
-        refuse("references", uid, f"its content does not refer to {min(missing)}")
-    for item in items:
-        for reference in item.get("ReferencedSOPSequence") or ():
-            if reference.ReferencedSOPInstanceUID not in known:
-                refuse(
-                    "references",
-                    uid,
-                    f"it refers to {reference.ReferencedSOPInstanceUID}, which is neither an input "
-                    "nor a result",
-                )
-            if reference.ReferencedSOPClassUID != known[reference.ReferencedSOPInstanceUID][2]:
-                refuse(
-                    "references",
-                    uid,
-                    f"it says another class of {reference.ReferencedSOPInstanceUID}",
-                )
-    series = {str(source.SeriesInstanceUID) for source in sources}
-    for item in items:
-        if name(item) == "121232" and str(item.UID) not in series:
-            refuse("references", uid, f"it says that {item.UID} is the series of its images")
-    frame_of_reference = getattr(findings.where, "frame_of_reference_uid", None)
-    for item in items:
-        if item.ValueType == "SCOORD3D" and (
-            item.ReferencedFrameOfReferenceUID != frame_of_reference
-        ):
-            refuse("coordinates", uid, "a region lies in another frame of reference")
-
-
-def _library(
-    uid: str, items: list[Dataset], findings: Findings, sources: Sequence[Dataset]
-) -> None:
-    """Check that the image library has each image that the model saw (TID 1600)."""
-    named = {
-        str(reference.ReferencedSOPInstanceUID)
-        for item in items
-        if name(item) == "111028"
-        for each in walk(item)
-        for reference in each.get("ReferencedSOPSequence") or ()
-    }
-    if named != known_instances(findings, sources):
-        refuse("references", uid, "its image library is not the images that the model saw")
-
-
-def _predecessor(
-    report: Dataset,
-    uid: str,
-    others: Sequence[Dataset],
-    findings: Findings,
-    sources: Sequence[Dataset],
-) -> None:
-    """Check that what it replaces is an earlier report of the same study (PS3.3 C.17.2)."""
-    known = {uid, *places_of(others, findings, sources)}
-    for study in report.get("PredecessorDocumentsSequence") or ():
-        for series in study.ReferencedSeriesSequence:
-            for each in series.ReferencedSOPSequence:
-                if (
-                    study.StudyInstanceUID != report.StudyInstanceUID
-                    or each.ReferencedSOPClassUID != SR
-                    or str(each.ReferencedSOPInstanceUID) in known
-                ):
-                    replaced = each.ReferencedSOPInstanceUID
-                    refuse("references", uid, f"{replaced} is no report that it can replace")
 
 
 def _words(uid: str, items: list[Dataset], findings: Findings) -> None:
