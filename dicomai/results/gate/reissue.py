@@ -15,6 +15,7 @@ from dicomai.results.gate.error import refuse
 from dicomai.results.gate.reading import opened, strictly_read
 
 _MADE: Final = ("InstanceCreationDate", "InstanceCreationTime")
+# Written out here, not taken from the encoder: what that forgets, the gate must not forget too.
 _OF_AN_ID: Final = (
     "IssuerOfPatientID",
     "IssuerOfPatientIDQualifiersSequence",
