@@ -43,7 +43,7 @@ from dicomai.roles import logs
 from dicomai.service.attempt import Worker
 from dicomai.service.deliver import Deliverer
 from dicomai.settings import load
-from dicomai.store import analyses, jobs, studies
+from dicomai.store import analyses, claims, studies
 from dicomai.store.engine import open_engine, writing
 from dicomai.store.instances import InstanceRow
 from dicomai.store.job import JobRoute, NewAnalysis
@@ -170,7 +170,7 @@ def delivery(folder: Path, port: int, files: list[Path]) -> Iterator[Callable[[]
             route=JobRoute(route="r", mode="live", destinations=("PEER",)),
         )  # fmt: skip
         analyses.add_analysis(connection, wanted, now())
-        job = jobs.claim(connection, "w", ("analyse",), ("m",), now())
+        job = claims.claim(connection, "w", ("analyse",), ("m",), now())
         assert job is not None
         produced = [_produced(study, path, number) for number, path in enumerate(files)]
         analyses.finish(connection, job.held, produced, {}, {}, now())

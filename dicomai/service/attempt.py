@@ -16,7 +16,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.errors import ConfigError, CrashError, DatabaseError, DeadlineError, DicomaiError
 from dicomai.net.node import Node
 from dicomai.service.heart import Heart
-from dicomai.store import jobs
+from dicomai.store import claims, jobs
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job
 from dicomai.store.states import JobKind
@@ -151,7 +151,7 @@ def work_once(
         The database is away, and nothing was claimed.
     """
     with writing(worker.engine) as connection:
-        job = jobs.claim(connection, worker.name, kinds, models, worker.clock())
+        job = claims.claim(connection, worker.name, kinds, models, worker.clock())
     if job is None:
         return False
     attempt(worker, job, do)

@@ -10,8 +10,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.store import events, schema
+from dicomai.store.claims import deliverable
 from dicomai.store.job import JobId
-from dicomai.store.jobs import deliverable
 from dicomai.store.moves import move
 from dicomai.store.states import BREAKER, Breaker, Outcome
 

@@ -16,7 +16,7 @@ from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import ErrorKind
-from dicomai.store import hosts, instances, jobs, nodes, series, studies
+from dicomai.store import claims, hosts, instances, jobs, nodes, series, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
 from dicomai.store.job import JobId
@@ -38,7 +38,7 @@ def failed(service: Engine, sentence: str = "Series 1.2.3.1 has no slice at 42.5
     arrive(service, UID)
     number = add(service, wanted(UID)).job_id
     with writing(service) as connection:
-        held = jobs.claim(connection, "w1", ("analyse",), ("lungs",), NOW)
+        held = claims.claim(connection, "w1", ("analyse",), ("lungs",), NOW)
         assert held is not None
         jobs.fail(connection, held.held, "input", sentence, "load", "1.2.3.1", NOW)
     return int(number)
@@ -156,7 +156,7 @@ def test_failed_and_held_jobs_are_named_with_what_comes_next(
         add(service, wanted(f"1.2.{number}", f"f{number}"))
         kind: ErrorKind = "config" if number == 7 else "input"
         with writing(service) as connection:
-            job = jobs.claim(connection, "w1", ("analyse",), ("lungs",), NOW)
+            job = claims.claim(connection, "w1", ("analyse",), ("lungs",), NOW)
             assert job is not None
             jobs.fail(connection, job.held, kind, "No.", "load", "", NOW)
     shown = dicomai("status").out
@@ -300,7 +300,7 @@ def test_a_job_whose_package_was_replaced_runs_again_with_the_new_one(
     (image,) = arrive(service, UID)
     add(service, wanted(UID, model="chest-ct-lungs", inputs=(image.instance_id,)))
     with writing(service) as connection:
-        held = jobs.claim(connection, "w1", ("analyse",), ("chest-ct-lungs",), NOW)
+        held = claims.claim(connection, "w1", ("analyse",), ("chest-ct-lungs",), NOW)
         assert held is not None
         jobs.fail(connection, held.held, "config", "Another package.", "load", "", NOW)
     assert dicomai("retry", "1", "--again").code == 0

@@ -28,6 +28,7 @@ from dicomai.service.waiting_routes import take_up
 from dicomai.spool import entries
 from dicomai.store import (
     analyses,
+    claims,
     deliveries,
     hosts,
     instances,
@@ -661,7 +662,7 @@ def test_one_object_under_two_studies_that_ingest_did_not_see_holds_both(
 def _analysed(hospital: Hospital) -> Job:
     """Run the queued analysis."""
     with writing(hospital.engine) as connection:
-        job = jobs.claim(connection, "w1", ("analyse",), ("lungs",), hospital.clock)
+        job = claims.claim(connection, "w1", ("analyse",), ("lungs",), hospital.clock)
         assert job is not None
         assert analyses.finish(connection, job.held, (), {}, {}, hospital.clock) == "done"
         return job
@@ -695,7 +696,7 @@ def test_what_arrives_does_not_undo_that_a_person_corrected_the_patient(
 
     assert hospital.study().patient_key == "P9"
     with writing(hospital.engine) as connection:
-        delivery = jobs.claim(connection, "w1", ("deliver",), (), hospital.clock)
+        delivery = claims.claim(connection, "w1", ("deliver",), (), hospital.clock)
         assert delivery is not None
         assert deliveries.start(connection, delivery.held, hospital.clock) is None
     # A late slice of the old patient makes an analysis for the corrected one: results that name

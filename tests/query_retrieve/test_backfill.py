@@ -27,7 +27,7 @@ from dicomai.service.backfill import BEHIND, Backfiller
 from dicomai.service.decide import Rules, decide_due
 from dicomai.service.pull import Puller
 from dicomai.service.retrieve import Retriever
-from dicomai.store import backfills, instances, jobs, retrievals, studies
+from dicomai.store import backfills, claims, instances, jobs, retrievals, studies
 from dicomai.store.backfills import Backfill, NewBackfill
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job
@@ -381,7 +381,7 @@ def test_what_is_gone_or_does_not_come_has_a_sentence_and_may_come_later(
     while not here.jobs(mueller.uid, "retrieve"):
         here.backfiller().backfill_once()
     with writing(here.site.engine) as connection:
-        job = jobs.claim(connection, "tests", ("retrieve",), (), now())
+        job = claims.claim(connection, "tests", ("retrieve",), (), now())
         assert job is not None
         jobs.fail(connection, job.held, "refused", "It says no.", "fetch", "", now())
     here.backfiller().backfill_once()

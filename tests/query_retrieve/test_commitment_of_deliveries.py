@@ -35,6 +35,7 @@ from dicomai.spool import reader
 from dicomai.store import (
     analyses,
     archive,
+    claims,
     commitments,
     deliveries,
     events,
@@ -224,7 +225,7 @@ def analysed(site: Any, study: StudyInstanceUID, node: str, folder: Path) -> Job
             ageing=Microseconds(0),
         )
         analyses.add_analysis(connection, new, now())
-        job = jobs.claim(connection, "w", ("analyse",), ("lungs",), now())
+        job = claims.claim(connection, "w", ("analyse",), ("lungs",), now())
         assert job is not None
         rows = tuple(produced(site, study, each, folder) for each in (SR, SEG))
         assert analyses.finish(connection, job.held, rows, {}, {}, now(), None) == "done"

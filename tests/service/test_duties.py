@@ -16,7 +16,7 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DiskFull
 from dicomai.service import duties
 from dicomai.service.duties import Duty
-from dicomai.store import jobs, retention, studies
+from dicomai.store import claims, jobs, retention, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate, Keep
 
@@ -76,7 +76,7 @@ def test_a_lease_ends_on_the_clock_while_a_slow_duty_is_on_its_way(
 ) -> None:
     job = ward.queue(ward.study("P1"))
     with writing(ward.engine) as connection:
-        jobs.claim(connection, "gone", ("analyse",), ("bodies",), now())
+        claims.claim(connection, "gone", ("analyse",), ("bodies",), now())
     swept = threading.Event()
 
     def long_walk(*_: object) -> int:
@@ -97,7 +97,7 @@ def test_a_lease_ends_on_the_clock_while_a_slow_duty_is_on_its_way(
 def test_a_back_off_that_is_over_is_queued(ward: Ward) -> None:
     job = ward.queue(ward.study("P1"))
     with writing(ward.engine) as connection:
-        claimed = jobs.claim(connection, "tests", ("analyse",), ("bodies",), now())
+        claimed = claims.claim(connection, "tests", ("analyse",), ("bodies",), now())
         assert claimed is not None
         jobs.fail(connection, claimed.held, "transient", "Away.", "load", "", now())
     assert duties.promote(ward.engine, now()) == 0

@@ -16,7 +16,7 @@ from dicomai.dicom.uid import (
     StudyInstanceUID,
     TransferSyntaxUID,
 )
-from dicomai.store import analyses, instances, jobs, studies
+from dicomai.store import analyses, claims, instances, jobs, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Added, InstanceRow
 from dicomai.store.job import (
@@ -154,7 +154,7 @@ def claim(
     engine: Engine, kind: str = "analyse", models: tuple[str, ...] = ("lungs",)
 ) -> Job | None:
     with writing(engine) as connection:
-        return jobs.claim(connection, "w1", (kind,), models, NOW)  # type: ignore[arg-type]
+        return claims.claim(connection, "w1", (kind,), models, NOW)  # type: ignore[arg-type]
 
 
 def claimed(engine: Engine, kind: str = "analyse") -> Job:

@@ -9,7 +9,7 @@ import signal
 import sys
 
 from dicomai.dicom.dates import now
-from dicomai.store import analyses, jobs
+from dicomai.store import analyses, claims
 from dicomai.store.engine import open_engine, writing
 
 
@@ -19,7 +19,7 @@ def main(url: str, name: str, mode: str) -> None:
     sys.stdin.readline()
     while True:
         with writing(engine) as connection:
-            job = jobs.claim(connection, name, ("analyse",), ("lungs",), now())
+            job = claims.claim(connection, name, ("analyse",), ("lungs",), now())
         if job is None:
             return
         if mode == "hang":

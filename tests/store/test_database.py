@@ -18,7 +18,7 @@ from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError, DatabaseError
-from dicomai.store import backfills, jobs, lacking, promises, retention, schema, studies
+from dicomai.store import backfills, claims, jobs, lacking, promises, retention, schema, studies
 from dicomai.store.backfills import Backfill
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.job import blank
@@ -215,8 +215,8 @@ def a_promise(number: int) -> dict[str, object]:
 
 
 QUERIES = {
-    "claim": lambda c: jobs.claim(c, "w", ("analyse",), ("lungs",), NOW),
-    "claim a delivery": lambda c: jobs.claim(c, "w", ("deliver",), (), NOW),
+    "claim": lambda c: claims.claim(c, "w", ("analyse",), ("lungs",), NOW),
+    "claim a delivery": lambda c: claims.claim(c, "w", ("deliver",), (), NOW),
     "promote": lambda c: jobs.promote_due(c, Instant(NOW + 100)),
     "due": lambda c: studies.due(c, Instant(NOW + 100)),
     "ahead": lambda c: studies.ahead(c, seconds(900), NOW),

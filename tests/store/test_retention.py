@@ -15,6 +15,7 @@ from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUI
 from dicomai.errors import InputError
 from dicomai.store import (
     archive,
+    claims,
     deliveries,
     events,
     instances,
@@ -223,7 +224,7 @@ def test_finished_jobs_are_pruned_unless_something_hangs_on_them(engine: Engine)
     finish(engine, claimed(engine).held)
     with writing(engine) as connection:
         assert retention.prune_jobs(connection, LATER) == 0  # its delivery is still to come
-        taken = jobs.claim(connection, "w1", ("deliver",), (), NOW)
+        taken = claims.claim(connection, "w1", ("deliver",), (), NOW)
         assert taken is not None
         jobs.fail(connection, taken.held, "refused", "No.", "send", "PACS1", NOW)
         assert retention.prune_jobs(connection, NOW) == 0
