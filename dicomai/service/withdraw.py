@@ -24,7 +24,7 @@ from dicomai.results.uids import rejection_uid
 from dicomai.service.analyse import placed
 from dicomai.service.reissue import reading_of, results_of
 from dicomai.settings import Settings
-from dicomai.store import analyses, deliveries, instances, jobs, reissues
+from dicomai.store import analyses, deliveries, instances, jobs, reissues, withdrawals
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobId, JobRoute
@@ -102,7 +102,7 @@ def withdraw(
             )
         )
         noted = tuple(each for each in went if each in takes)
-        new = analyses.add_withdrawal(connection, old, _fingerprint(old), now)
+        new = withdrawals.add(connection, old, _fingerprint(old), now)
         instances.add(connection, replace(row, job_id=new.id), now)
         route = JobRoute(route="withdrawal", mode="live", destinations=noted)
         analyses.add_destination(connection, new.id, route, now)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sqlalchemy import Connection, exists, insert, select, update
+from sqlalchemy import Connection, exists, insert, select
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
@@ -16,8 +16,6 @@ from dicomai.store.instances import Instance, InstanceRow
 from dicomai.store.job import (
     NORMAL,
     URGENT,
-    WITHDRAWN,
-    WITHDRAWN_BY,
     AddedJob,
     Held,
     Job,
@@ -35,13 +33,6 @@ from dicomai.store.states import STORED, UNFINISHED
 
 jobs = schema.jobs
 
-_INPUT = (
-    "input",
-    "instance_id",
-    "study_instance_uid",
-    "series_instance_uid",
-    "sop_instance_uid",
-)
 FinishOutcome = Literal["done", "lost", "study held", "other identity", "other predecessor"]
 
 
@@ -335,55 +326,6 @@ def finish(
     tell(connection, job, "job done", f"{job.title} made {len(produced)} objects.", now)
     deliveries.queue(connection, job, now)
     return "done"
-
-
-def add_withdrawal(connection: Connection, old: Job, fingerprint: str, now: Instant) -> Job:
-    """Insert the job that carries the note by which an analysis is taken back; it is done.
-
-    It takes the analysis's place as the last of its choice, so that a later one names no
-    predecessor; the study is locked. It has the same input, so it can be run again.
-
-    Raises
-    ------
-    NotNow
-        Retention deletes the study.
-    """
-    study = studies.lock(connection, old.study_instance_uid)
-    if study is None or study.status == "deleting":
-        raise NotNow(f"Retention deletes the study of {old.title}.", subject=str(old.id))
-    row = connection.execute(
-        insert(jobs)
-        .values(
-            **blank(uuid.uuid4(), old.study_instance_uid, old.patient_key, now)
-            | {"state": "done", "progress": 1.0, "summary": {"found": WITHDRAWN}},
-            kind="analyse",
-            model=old.model,
-            package_sha256=old.package_sha256,
-            choice=old.choice,
-            fingerprint=fingerprint,
-            generation=old.generation,
-            supersedes=old.id,
-            node="",
-            priority=old.priority,
-            urgency=URGENT if old.urgent else NORMAL,
-            ageing=0,
-            rank=now,
-            finished_at=now,
-        )
-        .returning(jobs)
-    ).one()
-    job = job_of(row)
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.id == old.id)
-        .values(summary={**old.summary, WITHDRAWN_BY: job.id})
-    )
-    for position, each in enumerate(inputs(connection, old.id)):
-        values = {name: getattr(each, name) for name in _INPUT}
-        connection.execute(
-            insert(schema.job_inputs).values(job_id=job.id, position=position, **values)
-        )
-    return job
 
 
 def _share(connection: Connection, known: JobId, route: JobRoute, now: Instant) -> AddedJob:

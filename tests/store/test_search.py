@@ -13,7 +13,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.matching import key
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.store import analyses, instances, jobs, retention, schema, search, studies
+from dicomai.store import instances, jobs, retention, schema, search, studies, withdrawals
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
 
@@ -160,7 +160,7 @@ def test_what_took_the_place_of_results_is_found_alone(
     assert shown() == {second}
     with writing(engine) as connection:
         old = jobs.existing(connection, second)
-        analyses.add_withdrawal(connection, old, "withdrawal", NOW)
+        withdrawals.add(connection, old, "withdrawal", NOW)
     assert shown() == set()
 
 
