@@ -46,10 +46,10 @@ from dicomai.spool.folder import make_folders
 from dicomai.spool.part import write_durably
 from dicomai.spool.quarantine import put
 from dicomai.store import archive
-from dicomai.store.analyses import Predecessor
 from dicomai.store.instances import Instance, InstanceRow
 from dicomai.store.job import Job
 from dicomai.store.lacking import missing_of
+from dicomai.store.predecessors import Predecessor
 
 log = structlog.get_logger()
 

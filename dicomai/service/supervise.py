@@ -33,11 +33,11 @@ from dicomai.service.intake import HANDS, Intake
 from dicomai.service.received import Reading
 from dicomai.settings import Settings
 from dicomai.spool.folder import free_bytes
-from dicomai.store import analyses, instances, jobs, lacking
-from dicomai.store.analyses import Predecessor
+from dicomai.store import analyses, instances, jobs, lacking, predecessors
 from dicomai.store.engine import reading
 from dicomai.store.instances import Instance
 from dicomai.store.job import CRASHES, Job, JobRoute, policy
+from dicomai.store.predecessors import Predecessor
 from dicomai.store.states import JobKind
 
 _TICK_S: Final = 0.1
@@ -327,7 +327,7 @@ class Supervisor:
         with reading(self.worker.engine) as connection:
             inputs = instances.inputs_of(connection, job.id)
             stray = lacking.strayed(connection, job.id)
-            predecessor = analyses.predecessor(connection, job.id)
+            predecessor = predecessors.of_job(connection, job.id)
             routes = jobs.routes_of(connection, job.id)
         if stray is not None:
             raise IdentityError(

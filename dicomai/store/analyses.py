@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from sqlalchemy import Connection, exists, insert, select
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.store import deliveries, instances, lacking, schema, studies
-from dicomai.store.instances import Instance, InstanceRow
+from dicomai.store import deliveries, instances, lacking, predecessors, schema, studies
+from dicomai.store.instances import InstanceRow
 from dicomai.store.job import (
     NORMAL,
     URGENT,
@@ -29,19 +29,11 @@ from dicomai.store.job import (
 )
 from dicomai.store.jobs import NotNow, cancel, existing, get, ours, routes_of, tell
 from dicomai.store.moves import move
-from dicomai.store.states import STORED, UNFINISHED
+from dicomai.store.states import UNFINISHED
 
 jobs = schema.jobs
 
 FinishOutcome = Literal["done", "lost", "study held", "other identity", "other predecessor"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predecessor:
-    """An analysis whose results went out, or are going out, and are replaced by newer ones."""
-
-    job: Job
-    results: tuple[Instance, ...]
 
 
 def add_analysis(connection: Connection, new: NewAnalysis, now: Instant) -> AddedJob:
@@ -246,22 +238,6 @@ def in_the_way(connection: Connection, new: NewAnalysis) -> JobId | None:
     return None if number is None else JobId(number)
 
 
-def predecessor(connection: Connection, job: JobId) -> Predecessor | None:
-    """Return the analysis that a new one's report names as its predecessor (PS3.3 C.17.2).
-
-    It is the nearest superseded one of whose results something was sent or is being sent; none
-    where a person withdrew them.
-    """
-    current = get(connection, job)
-    while current is not None and current.supersedes is not None:
-        current = get(connection, current.supersedes)
-        if current is not None and current.is_withdrawal:
-            return None
-        if current is not None and current.state == "done" and _went_out(connection, current.id):
-            return Predecessor(job=current, results=instances.of_job(connection, current.id))
-    return None
-
-
 def finish(
     connection: Connection,
     held: Held,
@@ -299,7 +275,7 @@ def finish(
     refused = deliveries.hold_unless_free(connection, held, study, now)
     if refused is not None:
         return refused
-    current = predecessor(connection, held.job_id)
+    current = predecessors.of_job(connection, held.job_id)
     if (current.job.id if current else None) != predecessor_id:
         return "other predecessor"
     moved = move(
@@ -374,15 +350,6 @@ def _withdraw(connection: Connection, old: Job, new: NewAnalysis, now: Instant) 
     )
     for job in cancelled:
         tell(connection, job, "job cancelled", because, now)
-
-
-def _went_out(connection: Connection, job: JobId) -> bool:
-    sent = schema.deliveries
-    some = exists().where(sent.c.job_id == jobs.c.id, sent.c.state.in_(STORED))
-    query = select(jobs.c.id).where(
-        jobs.c.result_of == job, jobs.c.state.in_(("running", "done")) | some
-    )
-    return connection.execute(query).first() is not None
 
 
 def _insert(

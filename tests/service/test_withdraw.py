@@ -19,7 +19,7 @@ from dicomai.service.again import again
 from dicomai.service.deliver import Deliverer
 from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
-from dicomai.store import analyses, deliveries, events
+from dicomai.store import deliveries, events, predecessors
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
 from dicomai.store.jobs import NotNow
@@ -103,7 +103,7 @@ def test_a_note_that_waits_goes_out_though_a_new_run_is_asked_for(
     withdraw(ward.engine, ward.settings, job, REASON, now())
     with writing(ward.engine) as connection:
         new = again(connection, job, now())
-        assert analyses.predecessor(connection, new) is None
+        assert predecessors.of_job(connection, new) is None
     assert deliver(ward)
     (file,) = set(storescp.files()) - before
     assert pydicom.dcmread(file).Modality == "KO"
@@ -119,7 +119,7 @@ def test_a_new_run_names_no_withdrawn_report_where_no_note_went_either(
     withdraw(ward.engine, settings, job, REASON, now())
     with writing(ward.engine) as connection:
         new = again(connection, job, now())
-        assert analyses.predecessor(connection, new) is None
+        assert predecessors.of_job(connection, new) is None
 
 
 def test_what_was_not_sent_is_never_sent(done: tuple[Ward, JobId], storescp: StorePeer) -> None:

@@ -13,13 +13,13 @@ from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.dicom.version import with_identity
 from dicomai.store import (
-    analyses,
     associations,
     deliveries,
     events,
     hosts,
     instances,
     jobs,
+    predecessors,
     retention,
     schema,
     series,
@@ -181,7 +181,7 @@ def test_late_images_cancel_deliveries_that_have_not_begun(engine: Engine) -> No
     assert claim(engine, "deliver") is None
     with reading(engine) as connection:
         (delivery,) = deliveries.of_analysis(connection, old)
-        assert analyses.predecessor(connection, new) is None
+        assert predecessors.of_job(connection, new) is None
     assert delivery.state == "cancelled"
 
 
@@ -219,7 +219,7 @@ def test_what_was_delivered_is_named_as_predecessor(engine: Engine) -> None:
     # Being sent counts: it is read again at the commit.
     assert finish(engine, claimed(engine).held, ()) == "other predecessor"
     with writing(engine) as connection:
-        before = analyses.predecessor(connection, new)
+        before = predecessors.of_job(connection, new)
         sop = SOPInstanceUID("1.2.3.9")
         for state in ("transient", "sent"):  # the last word on it counts
             told = deliveries.DeliveryObject(
@@ -242,7 +242,7 @@ def test_the_predecessor_is_found_behind_a_job_that_never_ran(engine: Engine) ->
     superseded(engine)
     third = add(engine, wanted(fingerprint="f3")).job_id
     with reading(engine) as connection:
-        found = analyses.predecessor(connection, third)
+        found = predecessors.of_job(connection, third)
     assert found is not None
     assert found.job.id == old
 

@@ -1,0 +1,48 @@
+"""Predecessors: the analysis whose results a newer one replaces, as its report names it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, exists, select
+
+from dicomai.store import instances, schema
+from dicomai.store.instances import Instance
+from dicomai.store.job import Job, JobId
+from dicomai.store.jobs import get
+from dicomai.store.states import STORED
+
+jobs = schema.jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predecessor:
+    """An analysis whose results went out, or are going out, and are replaced by newer ones."""
+
+    job: Job
+    results: tuple[Instance, ...]
+
+
+def of_job(connection: Connection, job: JobId) -> Predecessor | None:
+    """Return the analysis that a new one's report names as its predecessor (PS3.3 C.17.2).
+
+    It is the nearest superseded one of whose results something was sent or is being sent; none
+    where a person withdrew them.
+    """
+    current = get(connection, job)
+    while current is not None and current.supersedes is not None:
+        current = get(connection, current.supersedes)
+        if current is not None and current.is_withdrawal:
+            return None
+        if current is not None and current.state == "done" and _went_out(connection, current.id):
+            return Predecessor(job=current, results=instances.of_job(connection, current.id))
+    return None
+
+
+def _went_out(connection: Connection, job: JobId) -> bool:
+    sent = schema.deliveries
+    some = exists().where(sent.c.job_id == jobs.c.id, sent.c.state.in_(STORED))
+    query = select(jobs.c.id).where(
+        jobs.c.result_of == job, jobs.c.state.in_(("running", "done")) | some
+    )
+    return connection.execute(query).first() is not None
