@@ -27,6 +27,7 @@ from dicomai.service.rules import Rules as Rules
 from dicomai.service.whole import Whole, whole
 from dicomai.store import (
     associations,
+    clocks,
     counts,
     events,
     hosts,
@@ -51,19 +52,19 @@ def are_due(engine: Engine, patience: Microseconds, now: Instant) -> bool:
     with reading(engine) as connection:
         return bool(
             studies.due(connection, now, limit=1)
-            or studies.ahead(connection, _longest(patience), now)
+            or clocks.ahead(connection, _longest(patience), now)
         )
 
 
 def decide_due(engine: Engine, rules: Rules, now: Instant) -> dict[StudyInstanceUID, Outcome]:
     """Decide on every study whose moment has come; return what became of each."""
     with reading(engine) as connection:
-        ahead = studies.ahead(connection, _longest(rules.patience), now)
+        ahead = clocks.ahead(connection, _longest(rules.patience), now)
     for uid in ahead:
         with writing(engine) as connection:
             study = studies.lock(connection, uid)
             if study is not None and study.status == "open":
-                studies.set_back(connection, study, now)
+                clocks.set_back(connection, study, now)
     with reading(engine) as connection:
         due = studies.due(connection, now)
     return {study: _decided(engine, study, rules, now) for study in due}
@@ -71,7 +72,7 @@ def decide_due(engine: Engine, rules: Rules, now: Instant) -> dict[StudyInstance
 
 def _longest(patience: Microseconds) -> Microseconds:
     """Return for how long a decision is put off at most, the quiet time aside."""
-    return Microseconds(patience + _AFTER_DEFECT + studies.AHEAD)
+    return Microseconds(patience + _AFTER_DEFECT + clocks.AHEAD)
 
 
 def _decided(engine: Engine, uid: StudyInstanceUID, rules: Rules, now: Instant) -> Outcome:

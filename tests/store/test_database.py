@@ -18,7 +18,17 @@ from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError, DatabaseError
-from dicomai.store import backfills, claims, jobs, lacking, promises, retention, schema, studies
+from dicomai.store import (
+    backfills,
+    claims,
+    clocks,
+    jobs,
+    lacking,
+    promises,
+    retention,
+    schema,
+    studies,
+)
 from dicomai.store.backfills import Backfill
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.job import blank
@@ -219,7 +229,7 @@ QUERIES = {
     "claim a delivery": lambda c: claims.claim(c, "w", ("deliver",), (), NOW),
     "promote": lambda c: jobs.promote_due(c, Instant(NOW + 100)),
     "due": lambda c: studies.due(c, Instant(NOW + 100)),
-    "ahead": lambda c: studies.ahead(c, seconds(900), NOW),
+    "ahead": lambda c: clocks.ahead(c, seconds(900), NOW),
     "leases": lambda c: LeaseObserver(60.0).observe(c, 0.0),
     "jobs of a study": lambda c: jobs.of_study(c, StudyInstanceUID("1.2.7")),
     "arriving": lambda c: studies.arriving(c, 100),
