@@ -23,11 +23,12 @@ from dicomai.service import duties
 from dicomai.service.backfill import Backfiller
 from dicomai.service.count import COUNT_S, Counter
 from dicomai.service.decide import are_due, decide_due
-from dicomai.service.ingest import Ingest, ingest
+from dicomai.service.ingest import ingest
 from dicomai.service.lacking import Seeker
 from dicomai.service.promise import KEEP_S, Keeper
 from dicomai.service.pull import Puller
 from dicomai.service.rules import Rules
+from dicomai.service.spool_pass import Ingest
 from dicomai.service.waiting_routes import take_up
 from dicomai.settings import Settings
 from dicomai.spool import reader

@@ -8,12 +8,9 @@ for a later pass, and the others go on.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Final
 
 import structlog
@@ -22,17 +19,18 @@ from sqlalchemy import Connection, Engine
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.part10 import Scratch
 from dicomai.errors import DiskFull, InputError, TransientError
-from dicomai.net.node import ANY_NODE, Node
 from dicomai.routing.completeness import Quiet, after_release
-from dicomai.service import commitment, step
 from dicomai.service.arrival import Arrived, note_arrived, wait_of
+from dicomai.service.messages import take_message
 from dicomai.service.received import Reading, ReceivedObject, read_object
-from dicomai.spool import quarantine, reader
+from dicomai.service.setting_aside import given_back, set_aside
+from dicomai.service.spool_pass import AfterStep, Ingest, Ingested, Marked, Pass
+from dicomai.spool import reader
 from dicomai.spool.entries import AssociationId, End, Entry
-from dicomai.spool.folder import DAMAGED, free_bytes
+from dicomai.spool.folder import free_bytes
 from dicomai.spool.names import Names
 from dicomai.spool.part import sync_bytes
-from dicomai.store import archive, associations, events, hosts, steps, studies
+from dicomai.store import archive, associations, hosts, studies
 from dicomai.store.engine import writing
 from dicomai.store.instances import Added
 from dicomai.store.studies import StudyGoing
@@ -41,63 +39,6 @@ log = structlog.get_logger(__name__)
 
 BATCH: Final = 50
 """Objects whose rows are committed together: leases and other writers get through in between."""
-
-_MOST_FAILED: Final = 100
-"""In a pass: where more fail the machine does, a full disk, and the whole spool is not read again
-and again for that."""
-
-UNREADABLE: Final = "unreadable"
-"""Folder in the spool of what its disk does not give back, where the quarantine is on another."""
-
-AfterStep = Callable[[str], None]
-"""Called after each step that a kill may follow, with its name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ingest:
-    """What ingest needs of the configuration.
-
-    Attributes
-    ----------
-    data, spool, quarantine
-        The data folder and two of those in it; the archive is another.
-    host
-        This machine's name: it publishes how far its spool has been ingested.
-    nodes
-        By name.
-    placeholder_ids
-        Patient IDs that stand for none.
-    reserve_bytes
-        Free space that reception leaves; inflating an object takes half of it at most.
-    """
-
-    data: Path
-    spool: Path
-    quarantine: Path
-    host: str
-    nodes: Mapping[str, Node]
-    placeholder_ids: tuple[str, ...] = ()
-    reserve_bytes: int = 0
-
-    def node(self, name: str) -> Node:
-        """Return the node that sent something; one that was removed meanwhile has the defaults."""
-        return self.nodes.get(name) or Node(name=name, ae_title=ANY_NODE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ingested:
-    """What one pass over the spool did."""
-
-    catalogued: int = 0
-    set_aside: int = 0
-    postponed: int = 0
-
-    def __add__(self, other: Ingested) -> Ingested:
-        return Ingested(
-            catalogued=self.catalogued + other.catalogued,
-            set_aside=self.set_aside + other.set_aside,
-            postponed=self.postponed + other.postponed,
-        )
 
 
 def ingest(
@@ -121,7 +62,7 @@ def ingest(
         The database is away, the disk is full, or work on an entry failed, which the sentence
         names after all else was done: nothing is lost, and a later pass goes on.
     """
-    this = _Pass(
+    this = Pass(
         engine=engine,
         config=config,
         now=now,
@@ -129,14 +70,14 @@ def ingest(
         reached=_reached(config, now()),
     )
     done = Ingested()
-    waiting: list[_Marked] = []
+    waiting: list[Marked] = []
     try:
         for entry in reader.entries(config.spool):
-            waiting.append(_Marked(entry=entry, attempt=reader.mark(entry)))
+            waiting.append(Marked(entry=entry, attempt=reader.mark(entry)))
             if entry.kind != "object":  # after what came before it
                 batch, waiting = waiting[:-1], waiting[-1:]
                 done += _take(this, batch)
-                done += _take_message(this, waiting.pop())
+                done += take_message(this, waiting.pop())
             elif waiting[-1].attempt > 1:  # it may have killed: by itself, at once
                 done += _take(this, [waiting.pop()])
             elif len(waiting) == BATCH:
@@ -162,54 +103,11 @@ def ingest(
     return done
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pass:
-    """One pass over the spool; all received before `reached` was in the catalogue as it began.
-
-    Attributes
-    ----------
-    failed
-        Why entries were left for a later pass.
-    """
-
-    engine: Engine
-    config: Ingest
-    now: Callable[[], Instant]
-    after_step: AfterStep
-    reached: Instant
-    failed: list[TransientError] = field(default_factory=list)
-
-    @contextmanager
-    def going_on(self, entry: Entry) -> Iterator[None]:
-        """Leave an entry for a later pass if work on it fails: it must not hold up the others."""
-        try:
-            yield
-        except (TransientError, OSError) as trouble:
-            reader.unmark(entry)
-            of_one = isinstance(trouble, OSError | DiskFull)
-            if not of_one or len(self.failed) == _MOST_FAILED:
-                raise
-            reason = trouble.sentence if isinstance(trouble, DiskFull) else f"{trouble}."
-            self.failed.append(
-                TransientError(
-                    f"{entry.path}, ingest: {reason} It stays there and is tried again, and the "
-                    "others go on; no study is decided until it is in the catalogue.",
-                    subject=str(entry.path),
-                )
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Marked:
-    entry: Entry
-    attempt: int
-
-
 class _FileGone(TransientError):
     """The file of an object went between its placing and its row."""
 
 
-def _take(this: _Pass, batch: Sequence[_Marked]) -> Ingested:
+def _take(this: Pass, batch: Sequence[Marked]) -> Ingested:
     """Take over marked entries; what only failed for now is unmarked, and left for a later pass."""
     if not batch:
         return Ingested()
@@ -224,47 +122,7 @@ def _take(this: _Pass, batch: Sequence[_Marked]) -> Ingested:
     return done + Ingested(set_aside=aside, postponed=failed)
 
 
-def _take_message(this: _Pass, marked: _Marked) -> Ingested:
-    """Take over what a peer says of a procedure step, or of storage commitment."""
-    done = Ingested(postponed=1)
-    with this.going_on(marked.entry):
-        try:
-            _note_message(this, marked)
-            done = Ingested(catalogued=1)
-        except InputError as error:
-            _set_aside(this, marked.entry, error.sentence)
-            done = Ingested(set_aside=1)
-    return done
-
-
-def _note_message(this: _Pass, marked: _Marked) -> None:
-    entry = marked.entry
-    if marked.attempt > reader.MAX_ATTEMPTS:
-        raise InputError(
-            f"Ingest ended {reader.MAX_ATTEMPTS} times while it worked on this message. It is "
-            "kept here; please report it."
-        )
-    with _given_back(entry):
-        note = _noting(entry)
-    now = this.now()
-    with writing(this.engine) as connection:
-        hosts.note_ingested(connection, this.config.host, this.reached, now)
-        note(connection, now)
-    this.after_step("committed")
-    reader.remove(entry)
-    this.after_step("removed")
-
-
-def _noting(entry: Entry) -> Callable[[Connection, Instant], object]:
-    """Read a message; return what takes it over."""
-    if entry.kind in ("commit", "report"):
-        message = commitment.read(entry)
-        return lambda connection, now: commitment.note(connection, entry, message, now)
-    told = step.read(entry.path, entry.association.node)
-    return lambda connection, now: steps.note(connection, told, now)
-
-
-def _placed(this: _Pass, batch: Sequence[_Marked]) -> tuple[list[Arrived], int]:
+def _placed(this: Pass, batch: Sequence[Marked]) -> tuple[list[Arrived], int]:
     """Read objects and link them into the archive; set aside what can't be read, and count it."""
     arrived: list[Arrived] = []
     aside = 0
@@ -274,7 +132,7 @@ def _placed(this: _Pass, batch: Sequence[_Marked]) -> tuple[list[Arrived], int]:
             try:
                 arrived.append(_place(this, marked, names))
             except InputError as error:
-                _set_aside(this, marked.entry, error.sentence)
+                set_aside(this, marked.entry, error.sentence)
                 aside += 1
                 this.after_step("set aside")
     names.settle()
@@ -282,7 +140,7 @@ def _placed(this: _Pass, batch: Sequence[_Marked]) -> tuple[list[Arrived], int]:
     return arrived, aside
 
 
-def _place(this: _Pass, marked: _Marked, names: Names) -> Arrived:
+def _place(this: Pass, marked: Marked, names: Names) -> Arrived:
     entry = marked.entry
     if marked.attempt > reader.MAX_ATTEMPTS:
         raise InputError(
@@ -304,7 +162,7 @@ def _place(this: _Pass, marked: _Marked, names: Names) -> Arrived:
     return Arrived(entry=entry, read=read, path=path, again=marked.attempt > 1)
 
 
-def _read(this: _Pass, entry: Entry) -> ReceivedObject:
+def _read(this: Pass, entry: Entry) -> ReceivedObject:
     """Read an object and have it on the disk."""
     if not entry.association.node:
         raise InputError(
@@ -322,7 +180,7 @@ def _read(this: _Pass, entry: Entry) -> ReceivedObject:
         # the database.
         scratch=Scratch(folder=entry.path.parent, room_bytes=max(0, free - reserve // 2)),
     )
-    with _given_back(entry):
+    with given_back(entry):
         try:
             read = read_object(entry.path, reading)
         except DiskFull as trouble:
@@ -335,21 +193,7 @@ def _read(this: _Pass, entry: Entry) -> ReceivedObject:
         return read
 
 
-@contextmanager
-def _given_back(entry: Entry) -> Iterator[None]:
-    """Have what a damaged disk does not give back set aside, and not tried for ever."""
-    try:
-        yield
-    except OSError as trouble:
-        if trouble.errno not in DAMAGED:
-            raise
-        raise InputError(
-            f"{entry.path} can't be read: {os.strerror(trouble.errno or 0).lower()}. Look at its "
-            "disk, and send the object again."
-        ) from trouble
-
-
-def _committed(this: _Pass, arrived: Sequence[Arrived]) -> Ingested:
+def _committed(this: Pass, arrived: Sequence[Arrived]) -> Ingested:
     """Commit rows and events, then take the entries out of the spool.
 
     What our own file of is damaged is set aside.
@@ -386,7 +230,7 @@ def _committed(this: _Pass, arrived: Sequence[Arrived]) -> Ingested:
             "These are its bytes: move that file away, then send the study again."
         )
         with this.going_on(each.entry):
-            _set_aside(this, each.entry, reason)
+            set_aside(this, each.entry, reason)
             aside += 1
     return Ingested(
         catalogued=len(done), set_aside=aside, postponed=len(arrived) - len(done) - aside
@@ -423,26 +267,7 @@ def _unmark(entries: Iterable[Entry]) -> None:
         reader.unmark(entry)
 
 
-def _set_aside(this: _Pass, entry: Entry, reason: str) -> None:
-    """Keep an entry in the quarantine; it leaves the spool when the event of it is there."""
-    now = this.now()
-    try:
-        name = quarantine.put(this.config.quarantine, entry.path, reason, now, entry.association)
-    except OSError as trouble:
-        if trouble.errno not in DAMAGED:
-            raise
-        # A quarantine on another disk wants a copy, which this one does not give; a link it does.
-        beside = this.config.spool / UNREADABLE
-        name = str(beside / quarantine.put(beside, entry.path, reason, now, entry.association))
-    with writing(this.engine) as connection:
-        sender = entry.association.node or "an unknown sender"
-        sentence = f"An object from {sender} was set aside as {name}: {reason}"
-        events.record(connection, None, "object set aside", sentence, {"file": name}, now)
-    reader.remove(entry)
-    log.warning("object set aside", file=name, sentence=reason)
-
-
-def _end_associations(this: _Pass) -> None:
+def _end_associations(this: Pass) -> None:
     """Note the end of each association all of whose objects are in the catalogue."""
     spool = this.config.spool
     ends = {
@@ -486,7 +311,7 @@ def _note_end(connection: Connection, config: Ingest, association: AssociationId
         studies.set_quiet(connection, uid, quiet.until, full_quiet=quiet.full)
 
 
-def _publish(this: _Pass) -> None:
+def _publish(this: Pass) -> None:
     """Publish up to when everything that this host took is in the catalogue."""
     now = this.now()
     reached = _reached(this.config, now)

@@ -25,7 +25,8 @@ from dicomai.routing.condition import parse
 from dicomai.routing.route import Route
 from dicomai.routing.selection import ModelInputs, parse_input
 from dicomai.service.decide import Outcome, Rules, decide_study
-from dicomai.service.ingest import AfterStep, Ingest, Ingested, ingest
+from dicomai.service.ingest import ingest
+from dicomai.service.spool_pass import AfterStep, Ingest, Ingested
 from dicomai.spool.entries import Writer, opened
 from dicomai.store import events, instances, jobs, schema, studies
 from dicomai.store.engine import open_engine, reading

@@ -20,7 +20,9 @@ from sqlalchemy import select
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DatabaseError, TransientError
 from dicomai.service import ingest as ingest_module
+from dicomai.service import spool_pass
 from dicomai.service.received import Reading, ReceivedObject
+from dicomai.service.setting_aside import UNREADABLE
 from dicomai.spool import names, quarantine, reader
 from dicomai.store import associations, events, hosts, retention, schema, studies
 from dicomai.store.engine import reading, writing
@@ -171,7 +173,7 @@ def test_what_neither_its_disk_gives_back_nor_the_quarantine_takes_holds_up_no_o
 
     assert (done.catalogued, done.set_aside) == (1, 1)
     assert list(reader.entries(hospital.config.spool)) == []
-    (kept,) = (hospital.config.spool / ingest_module.UNREADABLE).glob("*.dcm")
+    (kept,) = (hospital.config.spool / UNREADABLE).glob("*.dcm")
     assert kept.stat().st_ino == inode
     with reading(hospital.engine) as connection:
         (told,) = connection.execute(
@@ -219,7 +221,7 @@ def test_where_everything_fails_the_spool_is_not_read_again_and_again(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as disk:
-        disk.setattr(ingest_module, "_MOST_FAILED", 2)
+        disk.setattr(spool_pass, "_MOST_FAILED", 2)
         disk.setattr(ingest_module, "read_object", full)
         for _ in range(reader.MAX_ATTEMPTS + 1):
             with pytest.raises(OSError, match="No space left"):

@@ -14,7 +14,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from dicomai.dicom.dates import now
 from dicomai.net.node import Node
-from dicomai.service.ingest import Ingest, ingest
+from dicomai.service.ingest import ingest
+from dicomai.service.spool_pass import Ingest
 from dicomai.spool import reader
 from dicomai.spool.folder import free_bytes
 from dicomai.store import instances, schema
