@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
 
-from dicomai.results.gate.header import code_of
+from dicomai.results.gate.codes import code_of
 
 
 def walk(holder: Dataset) -> Iterator[Dataset]:

@@ -13,7 +13,6 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from dicomai.dicom.codes import Code
 from dicomai.findings import Findings
 from dicomai.results.gate.classes import (
     ENHANCED_SR,
@@ -250,20 +249,6 @@ def _own_series(
         refuse("identity", uid, "it claims to belong to the series of its source images")
     if uid in known_instances(findings, sources):
         refuse("identity", uid, "it has the SOP Instance UID of a source image")
-
-
-def code_of(item: Dataset) -> str:
-    """Return the value of a coded concept, short or long (PS3.3 8.8)."""
-    return str(item.get("CodeValue") or item.get("LongCodeValue") or "")
-
-
-def is_coded(item: Dataset, code: Code) -> bool:
-    """Tell whether an item is a code, its meaning too: that is what people read."""
-    return (code_of(item), item.get("CodingSchemeDesignator"), item.get("CodeMeaning")) == (
-        code.value,
-        code.scheme,
-        code.meaning,
-    )
 
 
 def _text(result: Dataset, uid: str) -> None:

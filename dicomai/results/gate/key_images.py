@@ -9,8 +9,8 @@ from pydicom.dataset import Dataset
 
 from dicomai.findings import Findings, PixelBox, Sphere
 from dicomai.imaging.geometry import Grid
+from dicomai.results.gate.codes import code_of
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.header import code_of
 from dicomai.results.gate.planes import Image, expected_corners, images_of
 
 _MOST_DETECTIONS: Final = 20

@@ -10,9 +10,9 @@ from pydicom.dataset import Dataset
 
 from dicomai.findings import Findings, Segment
 from dicomai.imaging.geometry import Grid
+from dicomai.results.gate.codes import is_coded
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.frames import check_dimensions, frames_of, lying_on
-from dicomai.results.gate.header import is_coded
 from dicomai.results.gate.planes import slices_of
 from dicomai.results.gate.voxels import check_frame_of_reference
 

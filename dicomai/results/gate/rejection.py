@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pydicom.dataset import Dataset
 
 from dicomai.results.gate.classes import KO
+from dicomai.results.gate.codes import code_of
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.header import code_of
 from dicomai.results.gate.reading import opened, strictly_read
 
 _SAME = (

@@ -18,9 +18,9 @@ from dicomai.findings import (
     Segment,
 )
 from dicomai.imaging.geometry import Grid
+from dicomai.results.gate.codes import code_of, is_coded
 from dicomai.results.gate.content import name, walk
 from dicomai.results.gate.error import refuse
-from dicomai.results.gate.header import code_of, is_coded
 from dicomai.results.gate.planes import slices_of
 from dicomai.results.gate.points import check_point, check_title
 from dicomai.results.gate.regions import check_region

@@ -14,9 +14,9 @@ from dicomai.dicom.codes import Code
 from dicomai.findings import Detection, Findings, Segment
 from dicomai.imaging.geometry import Grid
 from dicomai.results.gate.classes import LABELMAP, SEG
+from dicomai.results.gate.codes import is_coded
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.frames import Frame, check_dimensions, frames_of, lying_on
-from dicomai.results.gate.header import is_coded
 from dicomai.results.gate.planes import Slice, slices_of
 from dicomai.routing.route import ResultObject
 
