@@ -16,10 +16,10 @@ from dicomai.dicom.charset import decode, terms_of
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, RefusedError, TransientError
 from dicomai.net.calling import GoOn, NothingAccepted, PutOff, associated, watched
+from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.net.node import Node
 from dicomai.net.tls import NO_FILES, TlsFiles
 
-_STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 _MAX_ANSWERS: Final = 100
 _PENDING: Final = (0xFF00, 0xFF01)
 
@@ -68,7 +68,7 @@ def find_study_identity(
     query.PatientSex = ""
     try:
         with (
-            associated(node, our_ae, [build_context(_STUDY_ROOT_FIND)], files) as association,
+            associated(node, our_ae, [build_context(STUDY_ROOT_FIND)], files) as association,
             watched(association, go_on),
         ):
             found = _found(node, association, query)
@@ -89,7 +89,7 @@ def find_study_identity(
 
 def _found(node: Node, association: Association, query: Dataset) -> set[StudyIdentity]:
     found = set()
-    for said, identifier in association.send_c_find(query, _STUDY_ROOT_FIND):
+    for said, identifier in association.send_c_find(query, STUDY_ROOT_FIND):
         if "Status" not in said:
             raise TransientError(
                 f"{node.name} gave no answer to a C-FIND for study {query.StudyInstanceUID}.",
