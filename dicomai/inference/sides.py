@@ -31,6 +31,8 @@ so much on the wrong side of a plane only where that is more than 10 cm away fro
 _MARGIN_MM: Final = 30.0
 """Two parts beside each other are of one side only so far from the middle of the images, as a
 patient seldom lies so far off it."""
+_BOTH_SIDES_MM: Final = 200.0
+"""Narrower images may be aimed at one lung, whose two pieces then lie around their middle."""
 _PLANES: Final = 512
 """How many sagittal planes are tried between two sides, less than 1 mm apart in a patient."""
 _EROSIONS: Final = 12
@@ -43,6 +45,11 @@ _BY_THE_MIDDLE: Final = (
     "Left and right were told apart by the middle of the images; check that it is the patient's."
 )
 
+_NARROW: Final = (
+    "The images are narrow and may show one side alone; check which side of the patient each part "
+    "is on."
+)
+
 _Parted: TypeAlias = tuple[dict[Side, Region | None], tuple[str, ...]]
 
 
@@ -51,9 +58,9 @@ def split(region: Region, grid: Grid) -> _Parted | None:
 
     Two sides are large components that lie beside each other, with the middle of the images
     between them; a small component goes to the nearer one. A pair that is joined is cut where it
-    is thinnest. What is no such pair, as the lobes of one lung or many foci, goes by the middle of
-    the images, where each large component lies clearly on one side of it and the images reach
-    beyond all.
+    is thinnest. In narrow images both come with a warning. What is no such pair, as the lobes of
+    one lung or many foci, goes by the middle of the images, where each large component lies clearly
+    on one side of it and the images reach beyond all.
 
     Parameters
     ----------
@@ -65,10 +72,11 @@ def split(region: Region, grid: Grid) -> _Parted | None:
     labels, count = labelled(region.mask)
     parts = _Parts(region, labels, count, grid)
     middle = float(grid.lps_mm([(size - 1) / 2 for size in grid.shape_kji])[0])
+    narrow = (_NARROW,) if _width_mm(grid) < _BOTH_SIDES_MM else ()
     if len(parts.large) > 1 and not parts.are_foci:
         planes = parts.planes_between()
         if len(planes) == 1 and parts.lie_around(middle):
-            return parts.parted(parts.left_of(planes[0]) > 0.5), ()
+            return parts.parted(parts.left_of(planes[0]) > 0.5), narrow
         # With the middle beside them, they may be two pieces of one side as well as two sides.
         if planes and not parts.lie_around(middle) and not parts.lie_beyond(middle):
             return None
@@ -77,8 +85,13 @@ def split(region: Region, grid: Grid) -> _Parted | None:
         halves = None if seeds is None else _Parts(region, seeds, 2, grid)
         planes = [] if halves is None else halves.planes_between()
         if halves is not None and planes and halves.lie_around(middle):
-            return halves.parted(halves.left_of(planes[0]) > 0.5), (_JOINED,)
+            return halves.parted(halves.left_of(planes[0]) > 0.5), (_JOINED, *narrow)
     return None if _reaches_an_end(region, grid) else _by_the_middle(parts, middle)
+
+
+def _width_mm(grid: Grid) -> float:
+    """Return how far images reach from right to left."""
+    return float(np.abs(grid.index_to_lps[0, :3]) @ np.array(grid.shape_kji))
 
 
 def _reaches_an_end(region: Region, grid: Grid) -> bool:

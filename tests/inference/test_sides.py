@@ -75,6 +75,24 @@ def test_two_lungs_are_told_wherever_the_images_have_their_middle(off_mm: float)
     assert found[2] == ()
 
 
+@pytest.mark.parametrize(("columns", "told"), [(40, True), (60, False)])
+def test_a_pair_in_narrow_images_comes_with_a_warning(columns: int, *, told: bool) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[::-1] * SPACING_MM
+    where = Grid(
+        shape_kji=(*SHAPE_KJI[:2], columns), index_to_lps=affine, frame_of_reference_uid="1.2.3"
+    )
+    mask = np.zeros(where.shape_kji, dtype=bool)
+    mask[10:40, 10:40, 8:16] = mask[10:40, 10:40, columns - 16 : columns - 8] = True
+    cut = bounds(mask)
+    assert cut is not None
+    found = split(Region(cut=cut, mask=mask[cut], values=None), where)
+    assert found is not None
+    parts, warnings = found
+    assert all(part is not None for part in parts.values())
+    assert any("narrow" in each for each in warnings) == told
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize(
     "lung",
