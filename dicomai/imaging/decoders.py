@@ -1,13 +1,16 @@
 """Which library decodes which transfer syntax, and imagecodecs as a plugin of pydicom.
 
 imagecodecs lets other threads run while it decodes, so greyscale goes to it first, and it is alone
-in JPEG lossless and 12-bit JPEG. Colour goes first to the plugins that come with pydicom, which
-know its colour spaces. No order is left to pydicom: it would take any plugin that is installed.
+in RLE, JPEG lossless and 12-bit JPEG. Other colour goes first to the plugins that come with
+pydicom, which know its colour spaces. No order is left to pydicom: it would take any plugin that is
+installed.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -53,7 +56,7 @@ _JPEG_2000: Final = Order((PLUGIN, "pylibjpeg"), ("pylibjpeg",))
 
 DECODERS: Final[Mapping[UID, Order]] = MappingProxyType(
     {
-        RLELossless: Order((PLUGIN, "pylibjpeg"), ("pylibjpeg",)),
+        RLELossless: Order((PLUGIN,), (PLUGIN,)),
         JPEGBaseline8Bit: _JPEG,
         JPEGExtended12Bit: _JPEG,
         JPEGLossless: _JPEG_LOSSLESS,
@@ -64,8 +67,7 @@ DECODERS: Final[Mapping[UID, Order]] = MappingProxyType(
         JPEG2000: _JPEG_2000,
         HTJ2KLossless: _JPEG_2000,
         HTJ2KLosslessRPCL: _JPEG_2000,
-        # With loss, OpenJPH rounds otherwise than OpenJPEG, whose values the sample data hold.
-        HTJ2K: Order(("pylibjpeg",), ("pylibjpeg",)),
+        HTJ2K: _JPEG_2000,
     }
 )
 """Every compressed transfer syntax that is read; what is neither here nor native is refused."""
@@ -81,6 +83,7 @@ NATIVE: Final = frozenset(
 """Transfer syntaxes whose pixels are not compressed."""
 
 _JPEG_2000_LOSSLESS: Final = frozenset({JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL})
+_JPEG_2000_FAMILY: Final = _JPEG_2000_LOSSLESS | {JPEG2000, HTJ2K}
 LOSSLESS: Final = _JPEG_2000_LOSSLESS | {JPEGLossless, JPEGLosslessSV1, JPEGLSLossless}
 """Codestreams that say how many bits a sample has, and give each as it was."""
 
@@ -95,9 +98,19 @@ _END: Final = b"\xff\xd9"
 """The marker that ends a JPEG, JPEG-LS or JPEG 2000 image, and stands nowhere within."""
 _PADDING: Final = 16
 """How many bytes after the end are let pass."""
-_STARTS_OF_FRAME: Final = (0xC3, 0xF7)
+_LOSSLESS_FRAMES: Final = (0xC3, 0xF7)
 """Second bytes of the markers of JPEG lossless (SOF3) and JPEG-LS (SOF55)."""
+_STARTS_OF_FRAME: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+_FRAME_HEADER: Final = struct.Struct(">3x2HB")
+"""From its length on: precision, lines, samples in a line, components (ISO/IEC 10918-1, B.2.2)."""
+_CODESTREAM: Final = b"\xff\x4f\xff\x51"
+"""The markers that begin a JPEG 2000 codestream: SOC and SIZ."""
+_SIZE: Final = struct.Struct(">8x4L16xH")
+"""From there on: ends and origin of the image, and components (ISO/IEC 15444-1, A.5.1)."""
 _START_OF_SCAN: Final = 0xDA
+
+_RLE_SEGMENTS: Final = 15
+_RLE_HEADER: Final = struct.Struct(f"<{1 + _RLE_SEGMENTS}L")
 
 _Codec = Callable[[bytes], npt.NDArray[np.generic]]
 
@@ -111,8 +124,11 @@ _CODECS: Final[Mapping[UID, _Codec]] = MappingProxyType(
         JPEGLSNearLossless: imagecodecs.jpegls_decode,
         JPEG2000Lossless: imagecodecs.jpeg2k_decode,
         JPEG2000: imagecodecs.jpeg2k_decode,
-        HTJ2KLossless: imagecodecs.htj2k_decode,
-        HTJ2KLosslessRPCL: imagecodecs.htj2k_decode,
+        # Not its own codec for them, OpenJPH: where a stream is broken that gives what it has, or
+        # never comes back.
+        HTJ2KLossless: imagecodecs.jpeg2k_decode,
+        HTJ2KLosslessRPCL: imagecodecs.jpeg2k_decode,
+        HTJ2K: imagecodecs.jpeg2k_decode,
     }
 )
 
@@ -130,6 +146,39 @@ def is_cut_off(syntax: UID, frame: bytes) -> bool:
     return syntax != RLELossless and _END not in frame[-_PADDING:]
 
 
+def check_size(syntax: UID, frame: bytes, shape: tuple[int, int, int]) -> None:
+    """Raise ValueError where a codestream says to hold another image than the header does.
+
+    It is asked first: a decoder makes room for whatever the codestream says.
+
+    Parameters
+    ----------
+    shape
+        Rows, columns and samples a pixel.
+    """
+    found = _size_in(syntax, frame)
+    if found is not None and found != shape:
+        raise ValueError(f"the frame is {found}, and the header says {shape}")
+
+
+def _size_in(syntax: UID, frame: bytes) -> tuple[int, int, int] | None:
+    try:
+        if syntax in _JPEG_2000_FAMILY:
+            at = frame.find(_CODESTREAM)
+            if at < 0:
+                return None
+            right, bottom, left, top, samples = _SIZE.unpack_from(frame, at)
+            return bottom - top, right - left, samples
+        if syntax != RLELossless:
+            for marker, at in _segments(frame):
+                if marker in _STARTS_OF_FRAME:
+                    rows, columns, samples = _FRAME_HEADER.unpack_from(frame, at)
+                    return (rows, columns, samples) if rows else None  # the end may say it
+    except struct.error:
+        pass
+    return None
+
+
 def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
     """Return the samples of one frame, in as many bytes as Bits Allocated says; pydicom calls it.
 
@@ -143,9 +192,10 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
     shape: tuple[int, ...] = (runner.rows, runner.columns)
     if runner.samples_per_pixel > 1:
         shape = (*shape, runner.samples_per_pixel)
-        runner.set_option("planar_configuration", 0)
+        runner.set_option("planar_configuration", int(runner.transfer_syntax == RLELossless))
     if runner.transfer_syntax == RLELossless:
-        return _unpacked(src, shape, np.dtype(f"u{allocated // 8}"))
+        dtype = np.dtype(f"u{allocated // 8}")
+        return _unpacked(src, (runner.rows, runner.columns), runner.samples_per_pixel, dtype)
     if runner.samples_per_pixel > 1:
         # Colour is JPEG lossless here, and this codec leaves the colour space as it is.
         found = imagecodecs.jpegsof3_decode(src)
@@ -166,7 +216,7 @@ def precision(syntax: UID, frame: bytes) -> int | None:
         found: int | None = get_j2k_parameters(frame).get("precision")
         return found
     for marker, at in _segments(frame):
-        if marker in _STARTS_OF_FRAME:
+        if marker in _LOSSLESS_FRAMES:
             return frame[at + 2]
     return None
 
@@ -211,15 +261,51 @@ def rle_samples(
     ValueError
         The frame is broken, or does not hold what the header says.
     """
-    octets = _unpacked(src, shape_ji, np.dtype(f"u{allocated // 8}"))
+    octets = _unpacked(src, shape_ji, 1, np.dtype(f"u{allocated // 8}"))
     return np.frombuffer(octets, f"<{'i' if signed else 'u'}{allocated // 8}").reshape(shape_ji)
 
 
-def _unpacked(src: bytes, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> bytes:
-    out = bytes(imagecodecs.dicomrle_decode(src, dtype))
-    if len(out) != np.prod(shape) * dtype.itemsize:
-        raise ValueError(f"the frame has {len(out)} bytes, and the header says {shape} {dtype}")
-    return out
+def _unpacked(
+    src: bytes, shape_ji: tuple[int, int], samples: int, dtype: np.dtype[np.generic]
+) -> bytes:
+    """Return the samples of an RLE frame, colour by colour.
+
+    imagecodecs reads wherever a header points to, and takes a long segment for one that is short
+    elsewhere: so the header is checked first, and each colour is unpacked by itself.
+    """
+    size = dtype.itemsize
+    starts = _rle_segments(src)
+    if len(starts) != samples * size + 1:
+        raise ValueError(f"the frame has {len(starts) - 1} segments, not {samples * size}")
+    wanted = shape_ji[0] * shape_ji[1] * size
+    out = []
+    for first in range(0, len(starts) - 1, size):
+        some = starts[first : first + size + 1]
+        offsets = [start - some[0] + _RLE_HEADER.size for start in some[:-1]]
+        head = _RLE_HEADER.pack(size, *offsets, *[0] * (_RLE_SEGMENTS - size))
+        try:
+            octets = bytes(imagecodecs.dicomrle_decode(head + src[some[0] : some[-1]], dtype))
+        except imagecodecs.DicomrleError:
+            raise ValueError("an RLE segment is broken") from None
+        if len(octets) != wanted:
+            raise ValueError(
+                f"the frame has {len(octets)} bytes, and the header says {shape_ji} {dtype}"
+            )
+        out.append(octets)
+    return b"".join(out)
+
+
+def _rle_segments(src: bytes) -> tuple[int, ...]:
+    """Return where each segment of an RLE frame begins, and where the last one ends (PS3.5 G.5)."""
+    if len(src) < _RLE_HEADER.size:
+        raise ValueError("the frame is shorter than an RLE header")
+    count, *offsets = _RLE_HEADER.unpack_from(src)
+    if not 0 < count <= _RLE_SEGMENTS:
+        raise ValueError(f"the RLE header says that there are {count} segments")
+    starts = (*offsets[:count], len(src))
+    if starts[0] != _RLE_HEADER.size or any(after <= each for each, after in pairwise(starts)):
+        raise ValueError("the RLE header points to where no segment is")
+    return starts
 
 
 def _register() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
@@ -22,6 +21,7 @@ from dicomai.imaging.decoders import (
     DECODERS,
     LOSSLESS,
     NATIVE,
+    check_size,
     is_cut_off,
     is_lossless,
     precision,
@@ -156,13 +156,13 @@ class StoredPixels:
             if plain is not None:
                 return plain
             return self._by(bytes(self.frames[0]), index, "", self._options(self.count))
-        if is_cut_off(self.syntax, bytes(self.frames[index])):
+        frame = bytes(self.frames[index])
+        if is_cut_off(self.syntax, frame):
             raise ValueError("it is cut off")
+        check_size(self.syntax, frame, (*self.shape_ji, self.samples))
         if self.syntax == RLELossless and self.samples == 1 and self.allocated in (8, 16):
-            with suppress(Exception):  # whatever it is: pydicom's plugins say why, or know better
-                frame = bytes(self.frames[index])
-                return rle_samples(frame, self.shape_ji, self.allocated, signed=self.signed)
-        octets = encapsulate([bytes(self.frames[index])])
+            return rle_samples(frame, self.shape_ji, self.allocated, signed=self.signed)
+        octets = encapsulate([frame])
         order = DECODERS[self.syntax]
         said: Exception | None = None
         for plugin in order.grey if self.samples == 1 else order.colour:

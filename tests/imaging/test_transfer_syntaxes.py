@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import struct
 import subprocess
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+import openjpeg.utils
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
@@ -143,9 +146,129 @@ def test_a_frame_that_is_cut_off_is_refused(name: str, sample_data: Path) -> Non
     (frame,) = generate_frames(dataset.PixelData, number_of_frames=1)
     for part in (0.3, 0.9, 0.99):
         dataset.PixelData = encapsulate([frame[: int(len(frame) * part)]])
-        why = "every decoder refuses it" if name.endswith("rle.dcm") else "it is cut off"
+        why = "an RLE segment is broken" if name.endswith("rle.dcm") else "it is cut off"
         with pytest.raises(InputError, match=f"the pixel data can't be decoded as .*: {why}"):
             stored_values(dataset)
+
+
+def rle_frame(*segments: bytes, offsets: tuple[int, ...] | None = None) -> bytes:
+    """Segments after a header that says where they begin, or what else it is to say."""
+    if offsets is None:
+        offsets = tuple(64 + sum(map(len, segments[:n])) for n in range(len(segments)))
+    return struct.pack("<16L", len(offsets), *offsets, *[0] * (15 - len(offsets))) + b"".join(
+        segments
+    )
+
+
+SEGMENT = b"\xd7\x01"  # 42 times the same
+"""Of an image of 6 by 7 pixels."""
+
+
+@pytest.mark.parametrize(
+    ("frame", "why"),
+    [
+        (rle_frame(SEGMENT, SEGMENT, offsets=(64, 2**31)), "points to where no segment is"),
+        (rle_frame(SEGMENT, SEGMENT, offsets=(64, 64)), "points to where no segment is"),
+        (rle_frame(SEGMENT, SEGMENT, offsets=(60, 66)), "points to where no segment is"),
+        (rle_frame(SEGMENT), "the frame has 1 segments, not 2"),
+        (rle_frame(*[b"\xec\x01"] * 4), "the frame has 4 segments, not 2"),  # 21 each
+        (b"\2" + bytes(9), "shorter than an RLE header"),
+        (struct.pack("<16L", 99, *[64] * 15) + SEGMENT * 2, "says that there are 99 segments"),
+        (rle_frame(SEGMENT, b"\xd8\x01"), "the frame has"),
+        (rle_frame(SEGMENT, b"\x7f\x01"), "an RLE segment is broken"),
+    ],
+)
+def test_rle_that_leads_astray_is_refused(make_series: Maker, frame: bytes, why: str) -> None:
+    image = make_series()[0]
+    assert (image.Rows, image.Columns) == (6, 7)
+    image.file_meta.TransferSyntaxUID = RLELossless
+    image.PixelData = encapsulate([rle_frame(SEGMENT, SEGMENT)])
+    assert (stored_values(image) == 0x0101).all()
+    image.PixelData = encapsulate([frame])
+    with pytest.raises(InputError, match=why):
+        stored_values(image)
+
+
+def test_each_colour_of_rle_is_whole(sample_data: Path) -> None:
+    image = dcmread(sample_data / "transfer-syntaxes" / "sc-rgb" / "SC_rgb_rle.dcm")
+    (frame,) = generate_frames(image.PixelData, number_of_frames=1)
+    _, *offsets = struct.unpack_from("<4L", frame)
+    red, green, blue = (frame[a:b] for a, b in zip(offsets, [*offsets[1:], None], strict=True))
+    image.PixelData = encapsulate([rle_frame(red + b"\0\1", green, blue)])  # one pixel more
+    with pytest.raises(InputError, match="every decoder refuses it"):
+        stored_pixels(image).frame(0)
+
+
+def damaged(frame: bytes, chance: random.Random) -> bytes:
+    """With one to four bytes changed, of the header in every second one."""
+    out = bytearray(frame)
+    end = min(len(frame), chance.choice((150, len(frame))))
+    for _ in range(chance.randrange(1, 5)):
+        out[chance.randrange(end)] = chance.randrange(256)
+    return bytes(out)
+
+
+@pytest.mark.parametrize("number", [201, 202, 203])
+def test_what_openjpeg_refuses_of_htj2k_is_no_image(sample_data: Path, number: int) -> None:
+    path = sample_data / "transfer-syntaxes" / "htj2k" / f"CT_small_htj2k_{number}.dcm"
+    image = dcmread(path)
+    (frame,) = generate_frames(image.PixelData, number_of_frames=1)
+    packets = frame.index(b"\xff\x93") + 2  # a size in the header may be of gigabytes
+    chance, refused = random.Random(number), 0
+    for _ in range(100):
+        broken = frame[:packets] + damaged(frame[packets:], chance)
+        try:
+            openjpeg.utils.decode(broken)
+        except (RuntimeError, ValueError):
+            refused += 1
+            image.PixelData = encapsulate([broken])
+            with pytest.raises(InputError, match="can't be decoded"):
+                stored_values(image)
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "wrong"),
+    [
+        ("htj2k/CT_small_htj2k_201.dcm", 16, b"\0\0\x89\0"),  # the origin: right of the end
+        ("ct512/ct512_j2k-lossless-90.dcm", 8, b"\x7f\xff\xff\xff"),
+        ("ct512/ct512_jpegls-lossless-80.dcm", None, b"\xff\xff\xff\xff"),
+        ("ct512/ct512_jpeg-extended-51.dcm", None, b"\xff\xff\xff\xff"),
+    ],
+)
+def test_a_frame_that_says_to_be_of_another_size_is_not_begun(
+    sample_data: Path, name: str, at: int | None, wrong: bytes
+) -> None:
+    image = dcmread(sample_data / "transfer-syntaxes" / name)
+    (frame,) = generate_frames(image.PixelData, number_of_frames=1)
+    if at is None:
+        at = frame.index(struct.pack(">2H", image.Rows, image.Columns))
+    image.PixelData = encapsulate([frame[:at] + wrong + frame[at + 4 :]])
+    with pytest.raises(InputError, match="and the header says"):
+        stored_values(image)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ct512/ct512_rle.dcm",
+        "sc-rgb/SC_rgb_rle.dcm",
+        "htj2k/CT_small_htj2k_201.dcm",
+        "ct512/ct512_jpeg-lossless-57.dcm",
+        "ct512/ct512_jpegls-lossless-80.dcm",
+        "ct512/ct512_j2k-lossless-90.dcm",
+        "ct512/ct512_jpeg-extended-51.dcm",
+        "sc-rgb/SC_rgb_jpeg_dcmtk.dcm",
+    ],
+)
+def test_damaged_frames_are_images_or_refused(name: str, sample_data: Path) -> None:
+    image = dcmread(sample_data / "transfer-syntaxes" / name)
+    (frame,) = generate_frames(image.PixelData, number_of_frames=1)
+    chance = random.Random(name)
+    for _ in range(25):
+        image.PixelData = encapsulate([damaged(frame, chance)])
+        with suppress(InputError), warnings.catch_warnings(action="ignore"):
+            assert stored_pixels(image).frame(0).shape[:2] == (image.Rows, image.Columns)
 
 
 @pytest.mark.parametrize("signed", [False, True])
