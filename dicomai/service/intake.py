@@ -27,7 +27,8 @@ class Intake:
     """Lets one lane at a time claim and load; the next may, once the device has taken that job.
 
     So no more than one volume waits for a device, and any other host may claim the rest. Images
-    are let wait together.
+    are let wait together. A job that lost its process once is done alone: should it end another
+    one, no other job is blamed for that.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ class Intake:
         self._idle_until = 0.0
         self._free_bytes = free_bytes
         self._room = threading.Condition()
-        self._volumes = 0
+        self._jobs = self._volumes = 0
 
     def enter(self) -> bool:
         """Come in; False when another lane is in, or has just found that nothing is due."""
@@ -59,34 +60,40 @@ class Intake:
         self._owner = None
         self._lock.release()
 
-    def admit(self, volume_bytes: int, wait_s: float) -> bool:
-        """Let a job load its volume, to its end; False when there was no room for it in time.
+    def admit(self, volume_bytes: int, wait_s: float, *, alone: bool) -> bool:
+        """Let a job load its input, to its end; False when there was no room for it in time.
 
-        There is room beside others where memory suffices for one more; alone there always is, and
-        its runner says what is too large.
+        There is room beside others where memory suffices for one more; without another volume
+        there always is, and its runner says what is too large.
 
         Parameters
         ----------
         volume_bytes
-            Of the volume, as float32.
+            Of the volume, as float32; 0 for an image.
         wait_s
             How long to wait.
+        alone
+            Only where no other job is in; its lane lets none in until it is over.
         """
         with self._room:
-            if not self._has_room(volume_bytes):
+            if not self._has_room(volume_bytes, alone):
                 self._room.wait(wait_s)
-            if not self._has_room(volume_bytes):
+            if not self._has_room(volume_bytes, alone):
                 return False
-            self._volumes += 1
+            self._jobs += 1
+            self._volumes += volume_bytes > 0
             return True
 
-    def dismiss(self) -> None:
+    def dismiss(self, volume_bytes: int) -> None:
         """Note that a job that was admitted is over."""
         with self._room:
-            self._volumes -= 1
+            self._jobs -= 1
+            self._volumes -= volume_bytes > 0
             self._room.notify_all()
 
-    def _has_room(self, volume_bytes: int) -> bool:
-        if not self._volumes:
+    def _has_room(self, volume_bytes: int, alone: bool) -> bool:
+        if alone:
+            return not self._jobs
+        if not volume_bytes or not self._volumes:
             return True
         return self._volumes < VOLUMES and self._free_bytes() >= TAKES * volume_bytes

@@ -92,6 +92,11 @@ class _Facts:
         return self.node.charset_default if self.node else ""
 
 
+def _is_suspect(job: Job) -> bool:
+    """Whether a process was lost with it: with this job, or with another beside it."""
+    return job.crashes > 0
+
+
 def _count(row: Instance, keyword: str) -> int:
     """Return a number of the catalogue, which is what the header said; 0 where it is none."""
     said = row.attributes.get(keyword, 0)
@@ -183,16 +188,14 @@ class Supervisor:
         if this.job.crashes >= CRASHES and tells_why_not(self.settings.routes, this.job.model):
             self._tell_why_not(this, facts, _TWICE)  # no pixel is looked at
             return
-        if self._takes_image(this.job):
-            self._do_alone(this, facts)
-            return
-        while not self.intake.admit(facts.volume_bytes, _TICK_S):
+        volume_bytes = 0 if self._takes_image(this.job) else max(1, facts.volume_bytes)
+        while not self.intake.admit(volume_bytes, _TICK_S, alone=_is_suspect(this.job)):
             this.heart.waits()
             this.go_on()
         try:
-            self._do_alone(this, facts)
+            self._do_admitted(this, facts)
         finally:
-            self.intake.dismiss()
+            self.intake.dismiss(volume_bytes)
 
     def _takes_image(self, job: Job) -> bool:
         try:
@@ -200,7 +203,7 @@ class Supervisor:
         except ConfigError:  # loading says so, in its stage
             return True
 
-    def _do_alone(self, this: Attempt, facts: _Facts) -> None:
+    def _do_admitted(self, this: Attempt, facts: _Facts) -> None:
         try:
             with self._by_itself(this, "load"):
                 loaded = self._load(this, facts)
@@ -367,6 +370,10 @@ class Supervisor:
     def _run(self, this: Attempt, loaded: Loaded) -> Findings:
         told = "load"
 
+        def let_others_in() -> None:
+            if not _is_suspect(this.job):
+                self.intake.leave()
+
         def on_progress(stage: str, fraction: float) -> None:
             nonlocal told
             if stage == "wait":
@@ -374,14 +381,14 @@ class Supervisor:
                 return
             this.heart.progress(stage, fraction)
             if stage == "infer":
-                self.intake.leave()
+                let_others_in()
             if stage != told:
                 told = stage
                 this.observe(stage)
 
         series = loaded.source.series_instance_uid
         if not isinstance(loaded.source, SourceVolume):
-            self.intake.leave()  # others may come to be shown to the network together
+            let_others_in()  # to be shown to the network together
         try:
             findings = self.runner.analyse(
                 loaded.request, on_progress=on_progress, go_on=this.go_on

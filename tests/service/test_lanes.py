@@ -18,6 +18,8 @@ from dicomai.inference.runner_process import RunnerProcess
 from dicomai.service.heart import Heart
 from dicomai.service.intake import HANDS, LANES, TAKES, Intake
 from dicomai.service.supervise import Supervisor
+from dicomai.store import schema
+from dicomai.store.engine import writing
 from dicomai.store.job import Job
 
 Until = Callable[..., None]
@@ -131,6 +133,30 @@ def test_a_study_that_memory_has_no_room_for_is_loaded_when_it_is_alone(
         until(lambda: ward.job(second).state == "done", 60)
     assert reached.index(("commit", first)) < reached.index(("load", second))
     assert (ward.job(second).attempts, ward.job(second).crashes) == (1, 0)
+
+
+def test_what_lost_its_process_once_is_done_alone(
+    ward: Ward, patient: RunnerProcess, go: Path, until: Until
+) -> None:
+    write_package(ward.settings.folders.models, "patient", "patient")
+    before, suspect, after = (
+        ward.queue(ward.study(f"P{number}"), model="patient") for number in range(3)
+    )
+    with writing(ward.engine) as connection:
+        lost = schema.jobs.update().where(schema.jobs.c.id == suspect).values(crashes=1)
+        connection.execute(lost)
+    reached: list[tuple[str, int]] = []
+
+    def note(stage: str, job: Job) -> None:
+        reached.append((stage, job.id))
+
+    with lanes(ward, patient, note):
+        until(lambda: ("infer", before) in reached and ward.job(suspect).state == "running", 60)
+        assert {job for _, job in reached} == {before}
+        (go / "go").touch()
+        until(lambda: ward.job(after).state == "done", 60)
+    assert reached.index(("commit", before)) < reached.index(("load", suspect))
+    assert reached.index(("commit", suspect)) < reached.index(("load", after))
 
 
 @pytest.mark.slow
