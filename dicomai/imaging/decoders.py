@@ -108,6 +108,7 @@ _CODESTREAM: Final = b"\xff\x4f\xff\x51"
 _SIZE: Final = struct.Struct(">8x4L16xH")
 """From there on: ends and origin of the image, and components (ISO/IEC 15444-1, A.5.1)."""
 _START_OF_SCAN: Final = 0xDA
+_CODING_STYLE: Final = 0x52
 
 _RLE_SEGMENTS: Final = 15
 _RLE_HEADER: Final = struct.Struct(f"<{1 + _RLE_SEGMENTS}L")
@@ -237,8 +238,18 @@ def is_lossless(syntax: UID, frame: bytes) -> bool:
     return syntax in LOSSLESS
 
 
+def is_reversible(frame: bytes) -> bool:
+    """Return whether a JPEG 2000 codestream has reversible wavelets: it may be without loss."""
+    styles = next((at for marker, at in _segments(frame) if marker == _CODING_STYLE), None)
+    if styles is None:
+        return False
+    # The transformation is the last of the values that always stand there (ISO/IEC 15444-1, A.6.1).
+    wavelets = styles + 11
+    return frame[wavelets : wavelets + 1] == b"\x01"
+
+
 def _segments(frame: bytes) -> Iterator[tuple[int, int]]:
-    """Give the second byte of each marker of a JPEG or JPEG-LS header, and where its segment is."""
+    """Give the second byte of each marker of a codestream's header, and where its segment is."""
     at = 2
     while at + 4 < len(frame) and frame[at] == 0xFF:
         if frame[at + 1] == 0xFF:  # a marker may be filled up with 0xFF before it

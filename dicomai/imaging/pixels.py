@@ -118,8 +118,72 @@ class StoredPixels:
         InputError
             It can't be decoded or is too short; names the object and its transfer syntax.
         """
+        pixels, _ = self._whole(index, raw=False)
+        if self.keyword != "PixelData" or self.allocated == 1:
+            return pixels
+        if self._is_coded_as_it_is:
+            return _without_unused_bits(pixels, self.stored, self.shift)
+        if self.samples > 1 or not self.is_lossless(index):
+            return pixels  # with loss a value may lie a little beyond its range: no bit is free
+        shift = self.shift if self._coded(index) >= self.stored + self.shift else 0
+        return _without_unused_bits(pixels, self.stored, shift)
+
+    def native(self, index: int) -> tuple[Samples, str]:
+        """Return a frame as it would stand there uncompressed, and its photometric interpretation.
+
+        Samples are as wide as Bits Allocated says, and lie where High Bit says; those of one bit
+        are not packed. What was compressed without loss keeps its unused bits, and YBR_FULL; other
+        colour is RGB, by pixel.
+
+        Raises
+        ------
+        InputError
+            As `frame`; or it has values that Bits Stored has no room for.
+        """
+        lossless = self._is_coded_as_it_is or self.is_lossless(index)
+        pixels, photometric = self._whole(
+            index, raw=lossless and self.photometric == "YBR_FULL" and self.samples > 1
+        )
+        if self._is_coded_as_it_is or self.allocated == 1:
+            return pixels, photometric
+        if not lossless:
+            return np.left_shift(self._within_range(pixels), self.shift), photometric
+        if self.samples > 1:
+            return pixels, photometric
+        coded = self._coded(index)
+        if coded >= self.stored + self.shift:
+            return _without_unused_bits(pixels, coded, 0), photometric
+        values = _without_unused_bits(pixels, self.stored, 0)
+        return np.left_shift(values, self.shift), photometric
+
+    def is_lossless(self, index: int) -> bool:
+        """Return whether a compressed frame gives each sample as it was."""
+        return is_lossless(self.syntax, bytes(self.frames[index]))
+
+    def _coded(self, index: int) -> int:
+        """Return how many bits of a sample are coded.
+
+        An encoder may take the words as they are, unused bits and all, or what they stand for.
+        """
+        return precision(self.syntax, bytes(self.frames[index])) or self.stored
+
+    def _within_range(self, pixels: Samples) -> Samples:
+        """Bring back what compression pushed beyond the range; uncompressed it would wrap round."""
+        lowest = -(1 << self.stored - 1) if self.signed else 0
+        highest = lowest + (1 << self.stored) - 1
+        # Twice the range is more than ringing: the header is wrong, and cutting would hide it.
+        if pixels.min() < 2 * lowest - highest or pixels.max() > 2 * highest - lowest:
+            raise InputError(
+                f"{self.name}: the pixel data has values from {pixels.min()} to {pixels.max()}, "
+                f"and the header says {self.stored} bits stored. Have it mended where it was made.",
+                subject=self.subject,
+            )
+        return np.clip(pixels, lowest, highest)
+
+    def _whole(self, index: int, *, raw: bool) -> tuple[Samples, str]:
+        """Return a frame with all its bits, and its photometric interpretation."""
         try:
-            pixels = self._decoded(index)
+            pixels, photometric = self._decoded(index, raw=raw)
         except MemoryError:
             raise
         # Decoders of five libraries raise what they like; whatever it was, this object is at fault.
@@ -132,42 +196,33 @@ class StoredPixels:
                 f"{shape}. Send the object again.",
                 subject=self.subject,
             )
-        if self.keyword != "PixelData" or self.allocated == 1:
-            return pixels
-        if self._is_coded_as_it_is:
-            return _without_unused_bits(pixels, self.stored, self.shift)
-        frame = bytes(self.frames[index])
-        if self.samples > 1 or not is_lossless(self.syntax, frame):
-            return pixels  # with loss a value may lie a little beyond its range: no bit is free
-        # An encoder may take the words as they are, unused bits and all, or what they stand for.
-        coded = precision(self.syntax, frame) or self.stored
-        shift = self.shift if coded >= self.stored + self.shift else 0
-        return _without_unused_bits(pixels, self.stored, shift)
+        return pixels, photometric
 
     @property
     def _is_coded_as_it_is(self) -> bool:
         """Whether it is not compressed, or by RLE, which packs the bytes as they are."""
         return self.syntax in NATIVE or self.syntax == RLELossless
 
-    def _decoded(self, index: int) -> Samples:
-        """Return a frame by the first plugin that takes it."""
+    def _decoded(self, index: int, *, raw: bool) -> tuple[Samples, str]:
+        """Return a frame by the first plugin that takes it; `raw`: in the colour space it is in."""
         if self.syntax in NATIVE:
             plain = self._plain(index)
             if plain is not None:
-                return plain
-            return self._by(bytes(self.frames[0]), index, "", self._options(self.count))
+                return plain, self.photometric
+            return self._by(bytes(self.frames[0]), index, "", self._options(self.count, raw=raw))
         frame = bytes(self.frames[index])
         if is_cut_off(self.syntax, frame):
             raise ValueError("it is cut off")
         check_size(self.syntax, frame, (*self.shape_ji, self.samples))
         if self.syntax == RLELossless and self.samples == 1 and self.allocated in (8, 16):
-            return rle_samples(frame, self.shape_ji, self.allocated, signed=self.signed)
+            samples = rle_samples(frame, self.shape_ji, self.allocated, signed=self.signed)
+            return samples, self.photometric
         octets = encapsulate([frame])
         order = DECODERS[self.syntax]
         said: Exception | None = None
         for plugin in order.grey if self.samples == 1 else order.colour:
             try:
-                return self._by(octets, 0, plugin, self._options(1))
+                return self._by(octets, 0, plugin, self._options(1, raw=raw))
             except Exception as error:  # noqa: BLE001  # the next one may take it
                 said = said or error
         assert said is not None
@@ -191,14 +246,18 @@ class StoredPixels:
         out: Samples = np.frombuffer(octets, dtype, size, at).reshape(self.shape_ji)
         return out
 
-    def _by(self, octets: bytes, index: int, plugin: str, options: dict[str, Any]) -> Samples:
+    def _by(
+        self, octets: bytes, index: int, plugin: str, options: dict[str, Any]
+    ) -> tuple[Samples, str]:
         decoder = get_decoder(self.syntax)
         out: Samples
-        out, _ = decoder.as_array(octets, index=index, decoding_plugin=plugin, **options)
-        return out
+        out, said = decoder.as_array(octets, index=index, decoding_plugin=plugin, **options)
+        return out, str(said["photometric_interpretation"])
 
-    def _options(self, count: int) -> dict[str, Any]:  # pydicom's annotations of these are wrong
+    # pydicom's annotations of these are wrong.
+    def _options(self, count: int, *, raw: bool) -> dict[str, Any]:
         options: dict[str, Any] = {
+            "raw": raw,
             "view_only": True,
             "rows": self.shape_ji[0],
             "columns": self.shape_ji[1],
