@@ -40,6 +40,7 @@ from dicomai.net.transcode import EXPLICIT, IMPLICIT
 from dicomai.net.upper_layer import Acceptor
 
 _POLL_S: Final = 0.1
+_NATIVE: Final = frozenset({EXPLICIT, IMPLICIT})
 MAX_PDU_BYTES: Final = 2**17
 
 _log = structlog.get_logger()
@@ -237,21 +238,17 @@ def supported(
     Notes
     -----
     Storage classes are for what C-GET sends: for them the peer says that it takes the role of the
-    SCP. Of several transfer syntaxes in one context a native one is chosen, for every object can
-    be brought into that.
+    SCP. What will be wanted is not known yet. So of several transfer syntaxes in one context a
+    native one is chosen, for what can be decoded can be brought into that; unless the class has a
+    context for native ones alone: then the others are for what goes as it is.
     """
-    chosen = chosen_syntaxes(
-        [
-            (abstract_syntax, _native_first(syntaxes))
-            for abstract_syntax, syntaxes in proposals
-            if _may(node, abstract_syntax)
-        ]
-    )
+    chosen = chosen_syntaxes([each for each in proposals if _may(node, each[0])])
+    with_native = {name for name, syntaxes in proposals if syntaxes and set(syntaxes) <= _NATIVE}
     return [
-        build_context(abstract_syntax, syntaxes)
-        if abstract_syntax == VERIFICATION or abstract_syntax in ROOTS
-        else _sendable(abstract_syntax, syntaxes)
-        for abstract_syntax, syntaxes in chosen.items()
+        build_context(name, sorted(syntaxes, key=_is_other))
+        if name == VERIFICATION or name in ROOTS
+        else _sendable(name, sorted(syntaxes, key=_is_other, reverse=name in with_native))
+        for name, syntaxes in chosen.items()
     ]
 
 
@@ -261,8 +258,8 @@ def _may(node: Node, abstract_syntax: str) -> bool:
     return "query" in node.may and (abstract_syntax in ROOTS or is_storage(abstract_syntax))
 
 
-def _native_first(syntaxes: Sequence[str]) -> list[str]:
-    return sorted(syntaxes, key=lambda uid: uid not in (EXPLICIT, IMPLICIT))
+def _is_other(syntax: str) -> bool:
+    return syntax not in _NATIVE
 
 
 def _sendable(abstract_syntax: str, syntaxes: list[str]) -> PresentationContext:

@@ -17,7 +17,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from pynetdicom import AE, StoragePresentationContexts, build_role, evt
+from pynetdicom import AE, StoragePresentationContexts, build_context, build_role, evt
 from pynetdicom.transport import AssociationSocket
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
@@ -35,6 +35,10 @@ from dicomai.roles.query import CatalogueArchive
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 PATIENT_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2"
+IMPLICIT = "1.2.840.10008.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
+RLE = "1.2.840.10008.1.2.5"
+JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.3"
 Findscu = Callable[..., list[Dataset]]
 
@@ -501,6 +505,59 @@ def test_orthanc_looks_into_our_archive_and_fetches(
     here.put(tmp_path / "ours.dcm")
 
     def rest(method: str, path: str, body: object = None) -> Any:
+@pytest.mark.parametrize(
+    ("contexts", "came"),
+    [
+        ([[JPEG_LOSSLESS]], JPEG_LOSSLESS),
+        ([[JPEG_LOSSLESS], [EXPLICIT]], JPEG_LOSSLESS),
+        ([[JPEG_LOSSLESS, EXPLICIT], [IMPLICIT]], JPEG_LOSSLESS),
+        ([[EXPLICIT, IMPLICIT], [JPEG_LOSSLESS, EXPLICIT]], JPEG_LOSSLESS),
+        ([[JPEG_LOSSLESS, EXPLICIT]], EXPLICIT),
+        ([[RLE, EXPLICIT], [IMPLICIT]], IMPLICIT),
+    ],
+)
+def test_an_object_goes_as_it_is_where_a_context_is_left_for_what_does_not(
+    filled: Callable[..., Any],
+    our_query_port: int,
+    sample_data: Path,
+    contexts: list[list[str]],
+    came: str,
+) -> None:
+    here = filled()
+    path = sample_data / "transfer-syntaxes" / "ct512" / "ct512_jpeg-lossless-sv1-70.dcm"
+    source = dcmread(path)
+    here.put(path)
+    got = []
+
+    def keep(event: evt.Event) -> int:
+        data_set = event.dataset
+        got.append((event.context.transfer_syntax, len(data_set.PixelData)))
+        return 0
+
+    entity = AE("CLIENT")
+    # Not one by one: it would join those of one class.
+    entity.requested_contexts = [
+        build_context(STUDY_ROOT_GET),
+        *(build_context(CT, syntaxes) for syntaxes in contexts),
+    ]
+    association = entity.associate(
+        "127.0.0.1",
+        our_query_port,
+        ae_title="DICOMAI",
+        ext_neg=[build_role(CT, scp_role=True)],
+        evt_handlers=[(evt.EVT_C_STORE, keep)],
+    )
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = source.StudyInstanceUID
+    last, _ = list(association.send_c_get(query, STUDY_ROOT_GET))[-1]
+    association.release()
+    assert (last.Status, last.NumberOfCompletedSuboperations) == (0, 1)
+    ((syntax, length),) = got
+    assert syntax == came
+    assert length == (len(source.PixelData) if came == JPEG_LOSSLESS else 512 * 512 * 2)
+
+
         raw = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         url = f"http://127.0.0.1:{full_orthanc.http_port}{path}"
         request = urllib.request.Request(url, raw if body else None, method=method)
