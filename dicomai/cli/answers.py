@@ -149,9 +149,9 @@ def query() -> Table:
                 _code(answering.DOES_NOT_MATCH),
                 every,
                 (
-                    "The identifier can't be read, has no level of its model, lacks the unique key "
-                    "of a level above, or names nothing that is to be sent. Error Comment says "
-                    "which."
+                    "The identifier or a key in it can't be read; it has no level of its model, "
+                    "lacks the unique key of a level above, or names nothing that is to be sent. "
+                    "Error Comment says which."
                 ),
             ),
             (

@@ -171,6 +171,7 @@ class _Service:
             status, comment = self._done()
         except InputError as wrong:
             status, comment = DOES_NOT_MATCH, wrong.sentence
+            _log.warning("request refused", service=self._name, why=wrong.sentence)
         except NotFound as unknown:
             status, comment = UNKNOWN_DESTINATION, unknown.sentence
         except (DicomaiError, OSError) as trouble:

@@ -12,6 +12,8 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 
 from dicomai.dicom.charset import TEXT_VRS, Terms, chosen_for, decode
+from dicomai.dicom.data_set import Element
+from dicomai.dicom.header import values_of
 from dicomai.errors import InputError
 from dicomai.net.find import UNIQUE_KEYS, Level, terms_in
 
@@ -29,6 +31,8 @@ LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 _NO_KEYS: Final = frozenset(
     {"QueryRetrieveLevel", "SpecificCharacterSet", "RetrieveAETitle", "InstanceAvailability"}
 )
+_NOT_MATCHED: Final = frozenset({"AT", "OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UN"})
+_NUMBERS: Final = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +44,7 @@ class Asked:
     keys
         By keyword, text as PS3.4 C.2.2.2 has it; empty: to be told.
     strange
-        It has keys that are not heeded: sequences, private ones, bytes that no text explains.
+        It has keys that are not heeded: sequences, private ones.
     terms
         Character sets that it is written in.
     """
@@ -61,7 +65,8 @@ def read(identifier: Dataset, root: Level, charset_default: str) -> Asked:
     Raises
     ------
     InputError
-        It has no level of its root, or the unique key of a level above is not one value.
+        It has no level of its root, the unique key of a level above is not one value, or some key
+        can't be read: without it others' patients would match.
     """
     terms = terms_in(identifier, charset_default)
     keys: dict[str, str] = {}
@@ -72,15 +77,10 @@ def read(identifier: Dataset, root: Level, charset_default: str) -> Asked:
         if isinstance(element, DataElement) and element.is_empty and keyword:
             keys[keyword] = ""  # pydicom leaves only what has a value as it came
             continue
-        if not keyword or not isinstance(element, RawDataElement):
+        if not keyword or _vr(keyword) in _NOT_MATCHED:
             strange = True
             continue
-        vr = dictionary_VR(tag)
-        try:
-            raw = (element.value or b"").rstrip(b"\0 ")
-            keys[keyword] = decode(raw, terms if vr in TEXT_VRS else (), vr)
-        except UnicodeError:
-            strange = True
+        keys[keyword] = _value(keyword, element, terms)
     level = keys.get("QueryRetrieveLevel", "").strip().lower()
     levels = LEVELS[LEVELS.index(root) :]
     if level not in levels:
@@ -98,6 +98,29 @@ def read(identifier: Dataset, root: Level, charset_default: str) -> Asked:
     return asked
 
 
+def _value(keyword: str, element: object, terms: Terms) -> str:
+    """Return a key as text; what can't be read is refused, never passed over."""
+    if not isinstance(element, RawDataElement):
+        raise InputError(f"{keyword} can't be read: it came as a sequence.")
+    vr = _vr(keyword)
+    raw = element.value or b""
+    if vr in _NUMBERS:
+        one = Element(tag=int(element.tag), vr=vr, value=raw, items=(), offset=0, length=len(raw))
+        values = values_of(one, terms, element.is_little_endian)
+        if raw and not values:
+            raise InputError(f"{keyword} can't be read: {len(raw)} bytes are no {vr}.")
+        return "\\".join(str(each).removesuffix(".0") for each in values)
+    try:
+        return decode(raw.rstrip(b"\0 "), terms if vr in TEXT_VRS else (), vr)
+    except UnicodeError as trouble:
+        declared = f"character set {'/'.join(terms)}" if terms else "ASCII: it declares no other"
+        raise InputError(f"{keyword} can't be read in {declared}.") from trouble
+
+
+def _vr(keyword: str) -> str:
+    return dictionary_VR(keyword).partition(" or ")[0]
+
+
 def written(asked: Asked, found: Mapping[str, Iterable[str]], our_ae: str) -> Dataset:
     """Return the identifier of a match: what was asked for, in a character set that holds it."""
     answer = Dataset()
@@ -107,7 +130,7 @@ def written(asked: Asked, found: Mapping[str, Iterable[str]], our_ae: str) -> Da
     texts: list[tuple[str, str]] = []
     for keyword in asked.keys:
         tag = tag_for_keyword(keyword)
-        vr = dictionary_VR(keyword).partition(" or ")[0]
+        vr = _vr(keyword)
         if tag is None or vr == "SQ" or vr.startswith("O") or vr == "UN":
             continue
         values = list(found.get(keyword, ()))
@@ -122,7 +145,7 @@ def written(asked: Asked, found: Mapping[str, Iterable[str]], our_ae: str) -> Da
 
 def _element(tag: int, vr: str, values: list[str]) -> DataElement:
     given: object = values if len(values) > 1 else next(iter(values), None)
-    if values and vr in ("US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"):
+    if values and vr in _NUMBERS:
         numbers = [float(each) if vr in ("FL", "FD") else int(each) for each in values]
         given = numbers if len(numbers) > 1 else numbers[0]
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, StoragePresentationContexts, build_context, build_role, evt
@@ -34,11 +35,11 @@ from dicomai.net.query_server import QueryConfig, answer
 from dicomai.roles.query import CatalogueArchive
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-PATIENT_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2"
 IMPLICIT = "1.2.840.10008.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 RLE = "1.2.840.10008.1.2.5"
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
+PATIENT_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2"
 PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.3"
 Findscu = Callable[..., list[Dataset]]
 
@@ -165,6 +166,46 @@ def test_a_query_that_breaks_the_hierarchy_is_refused_with_the_reason(
     query.Modality = "CT"  # not one of this level: told to be passed over
     statuses = [status.Status for status, _ in association.send_c_find(query, STUDY_ROOT_FIND)]
     assert statuses == [0xFF01, 0xFF01, 0xFF01, 0x0000]
+    association.release()
+
+
+@pytest.mark.parametrize("keyword", ["PatientName", "PatientID", "AccessionNumber"])
+def test_a_key_that_can_not_be_read_is_refused_and_finds_nobody(
+    filled: Callable[..., Any], our_query_port: int, keyword: str
+) -> None:
+    filled()
+    entity = AE("CLIENT")
+    entity.add_requested_context(STUDY_ROOT_FIND)
+    association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = ""
+    query[keyword] = DataElement(keyword, "UN", "Müller".encode("latin-1"))
+    with capture_logs() as logged:
+        ((status, match),) = association.send_c_find(query, STUDY_ROOT_FIND)
+    association.release()
+    assert match is None
+    words = f"{keyword} can't be read in ASCII: it declares no other."
+    assert (status.Status, status.ErrorComment) == (0xA900, words)
+    (why,) = [each["why"] for each in logged if each["event"] == "request refused"]
+    assert why == words
+
+
+def test_a_number_matches_as_a_number(
+    filled: Callable[..., Any], our_query_port: int, doe: Any
+) -> None:
+    filled()
+    entity = AE("CLIENT")
+    entity.add_requested_context(STUDY_ROOT_FIND, EXPLICIT)
+    association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
+    for rows, found in ((4, 4), (255, 0), (512, 0)):
+        query = Dataset()
+        query.QueryRetrieveLevel = "IMAGE"
+        query.StudyInstanceUID = doe.uid
+        query.SeriesInstanceUID = doe.series_uid(1)
+        query.Rows = rows
+        answers = [status.Status for status, _ in association.send_c_find(query, STUDY_ROOT_FIND)]
+        assert answers == [0xFF00] * found + [0x0000]
     association.release()
 
 
@@ -464,47 +505,6 @@ def test_a_compressed_object_is_sent_as_it_is_or_else_decoded(
         association.release()
 
 
-def test_who_may_not_ask_is_not_answered(
-    filled: Callable[..., Any], our_query_port: int, peer: Callable[[str], str]
-) -> None:
-    filled(Node(name="CT1", ae_title="CT1"))
-    entity = AE("CT1")
-    entity.add_requested_context(STUDY_ROOT_FIND)
-    association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
-    assert not association.is_established
-    # pynetdicom overlooks a rejection that comes before it has looked at its connection.
-    stranger = subprocess.run(
-        f"{peer('findscu')} -S -aet STRANGER -aec DICOMAI -k QueryRetrieveLevel=STUDY "
-        f"127.0.0.1 {our_query_port}".split(),
-        capture_output=True,
-        text=True,
-    )
-    assert "Reason: Calling AE Title Not Recognized" in stranger.stderr
-    entity.ae_title = "CLIENT"
-    peers = [entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI") for _ in range(4)]
-    assert [each.is_established for each in peers] == [True, True, True, False]
-    for each in peers[:3]:
-        each.release()
-
-
-def test_orthanc_looks_into_our_archive_and_fetches(
-    filled: Callable[..., Any],
-    full_orthanc: Any,
-    our_query_port: int,
-    study_files: Path,
-    tmp_path: Path,
-    doe: Any,
-) -> None:
-    here = filled(full_orthanc.node(may=("echo", "query")))
-    ours = dcmread(next((study_files / doe.accession).iterdir()))
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        ours[keyword].value = generate_uid()
-    ours.file_meta.MediaStorageSOPInstanceUID = ours.SOPInstanceUID
-    ours.AccessionNumber = "OURS"
-    ours.save_as(tmp_path / "ours.dcm")
-    here.put(tmp_path / "ours.dcm")
-
-    def rest(method: str, path: str, body: object = None) -> Any:
 @pytest.mark.parametrize(
     ("contexts", "came"),
     [
@@ -558,6 +558,47 @@ def test_an_object_goes_as_it_is_where_a_context_is_left_for_what_does_not(
     assert length == (len(source.PixelData) if came == JPEG_LOSSLESS else 512 * 512 * 2)
 
 
+def test_who_may_not_ask_is_not_answered(
+    filled: Callable[..., Any], our_query_port: int, peer: Callable[[str], str]
+) -> None:
+    filled(Node(name="CT1", ae_title="CT1"))
+    entity = AE("CT1")
+    entity.add_requested_context(STUDY_ROOT_FIND)
+    association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
+    assert not association.is_established
+    # pynetdicom overlooks a rejection that comes before it has looked at its connection.
+    stranger = subprocess.run(
+        f"{peer('findscu')} -S -aet STRANGER -aec DICOMAI -k QueryRetrieveLevel=STUDY "
+        f"127.0.0.1 {our_query_port}".split(),
+        capture_output=True,
+        text=True,
+    )
+    assert "Reason: Calling AE Title Not Recognized" in stranger.stderr
+    entity.ae_title = "CLIENT"
+    peers = [entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI") for _ in range(4)]
+    assert [each.is_established for each in peers] == [True, True, True, False]
+    for each in peers[:3]:
+        each.release()
+
+
+def test_orthanc_looks_into_our_archive_and_fetches(
+    filled: Callable[..., Any],
+    full_orthanc: Any,
+    our_query_port: int,
+    study_files: Path,
+    tmp_path: Path,
+    doe: Any,
+) -> None:
+    here = filled(full_orthanc.node(may=("echo", "query")))
+    ours = dcmread(next((study_files / doe.accession).iterdir()))
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        ours[keyword].value = generate_uid()
+    ours.file_meta.MediaStorageSOPInstanceUID = ours.SOPInstanceUID
+    ours.AccessionNumber = "OURS"
+    ours.save_as(tmp_path / "ours.dcm")
+    here.put(tmp_path / "ours.dcm")
+
+    def rest(method: str, path: str, body: object = None) -> Any:
         raw = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         url = f"http://127.0.0.1:{full_orthanc.http_port}{path}"
         request = urllib.request.Request(url, raw if body else None, method=method)
