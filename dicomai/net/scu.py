@@ -270,7 +270,13 @@ class _Sender:
             return each.outcome("refused", _not_taken(node, self._our_ae, each))
         if each.transfer_syntax in accepted:
             return self._sent(each, each, accepted[each.transfer_syntax])
-        target = EXPLICIT if EXPLICIT in accepted else IMPLICIT
+        target = next((uid for uid in (EXPLICIT, IMPLICIT) if uid in accepted), None)
+        if target is None:  # it takes others of that class, in theirs
+            return each.outcome(
+                "refused",
+                f"{node.name} takes {each.name} neither in {each.transfer_syntax.name} nor in "
+                "Explicit or Implicit VR Little Endian. Allow one of them there.",
+            )
         with tempfile.TemporaryDirectory(prefix="dicomai-") as folder:
             path = Path(folder) / "transcoded.dcm"
             try:

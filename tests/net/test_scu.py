@@ -147,6 +147,20 @@ def test_what_cannot_be_decoded_is_refused_with_the_reason(
     assert "Allow that transfer syntax there." in outcome.sentence
 
 
+def test_a_node_that_takes_a_class_in_another_compression_alone_refuses_that_object(
+    faulty_peer: Peer, sample_data: Path
+) -> None:
+    node = faulty_peer(takes={CT: ["1.2.840.10008.1.2.4.70"]})
+    folder = sample_data / "transfer-syntaxes" / "ct512"
+    files = [folder / "ct512_rle.dcm", folder / "ct512_jpeg-lossless-sv1-70.dcm"]
+    outcomes = scu.store_objects(node, "DICOMAI", files, lambda _: None)
+    assert [outcome.kind for outcome in outcomes] == ["refused", "ok"]
+    assert outcomes[0].sentence == (
+        f"PACS1 takes CT Image Storage {outcomes[0].sop_instance_uid} neither in RLE Lossless nor "
+        "in Explicit or Implicit VR Little Endian. Allow one of them there."
+    )
+
+
 @pytest.mark.parametrize("fault", ["abort", "die"])
 def test_an_association_that_ends_midway_leaves_the_rest_for_later(
     faulty_peer: Peer, ct: Path, fault: str
