@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from dicomai.cli.options import must_exist
 from dicomai.cli.terminal import remarks, say, span, table, text
 from dicomai.errors import DicomaiError
 
@@ -53,7 +54,6 @@ def demo(
         Path | None,
         typer.Argument(
             metavar="[PATH]",
-            exists=True,
             help="A folder of DICOM; else phantoms are made.",
         ),
     ] = None,
@@ -74,6 +74,8 @@ def demo(
     from dicomai.net.scu import store_objects
     from dicomai.spool import quarantine
 
+    if path is not None:
+        must_exist(path)
     folder = _fresh(out)
     console = remarks()
     if path is None:

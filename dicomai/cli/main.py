@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-import traceback
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -38,6 +36,7 @@ from dicomai.cli import (
 )
 from dicomai.cli.options import ConfigOption
 from dicomai.cli.terminal import complain
+from dicomai.cli.trouble import sentence_of
 from dicomai.errors import DicomaiError
 
 
@@ -48,34 +47,9 @@ class Commands(TyperGroup):
         """Run the command that the arguments name, and exit."""
         try:
             return super().main(*args, **kwargs)
-        except DicomaiError as error:
-            complain(error.sentence)
-            sys.exit(error.exit_code)
-        except OSError as error:
-            complain(_system_sentence(error))
-            sys.exit(1)
-        except Exception as defect:  # noqa: BLE001 - no traceback may reach a user
-            complain(_defect_sentence(defect))
-            sys.exit(1)
-
-
-def _system_sentence(error: OSError) -> str:
-    where = f"{os.fspath(error.filename)!s}: " if error.filename is not None else ""
-    reason = error.strerror or str(error) or type(error).__name__
-    remedy = ""
-    if isinstance(error, PermissionError):
-        remedy = " Run this as the service's user, or as another one that may."
-    return f"{where}{reason[:1].lower()}{reason[1:]}.{remedy}"
-
-
-def _defect_sentence(defect: Exception) -> str:
-    details, path = tempfile.mkstemp(prefix="dicomai-error-", suffix=".txt", text=True)
-    with os.fdopen(details, "w", encoding="utf-8") as file:
-        traceback.print_exception(defect, file=file)
-    return (
-        f"This is a defect of dicomai, not of your data or settings: {type(defect).__name__}. "
-        f"Details are in {path}; please report it with them, after a look for names of patients."
-    )
+        except Exception as error:  # noqa: BLE001 - no traceback may reach a user
+            complain(sentence_of(error))
+            sys.exit(error.exit_code if isinstance(error, DicomaiError) else 1)
 
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicomai.cli.options import ConfigOption, JsonOption
+from dicomai.cli.options import ConfigOption, JsonOption, must_exist
 from dicomai.cli.terminal import complain, print_json, progress, say, table, text
 from dicomai.errors import ConfigError, InputError, NotFound
 
@@ -50,9 +50,7 @@ def echo(
 
 def send(
     node: Annotated[str, typer.Argument(metavar="NODE", help="Its name in the configuration.")],
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", exists=True, help="Files and folders.")
-    ],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders.")],
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -61,6 +59,7 @@ def send(
     from dicomai.net.scu import StoreOutcome
     from dicomai.settings import load
 
+    must_exist(*paths)
     settings = load(config)
     target = settings.node(node)
     files, others = dicom_files(paths)

@@ -7,6 +7,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from dicomai.errors import NotFound
+
 
 def _or_before_the_command(context: typer.Context, value: Path | None) -> Path | None:
     if value is None and context.parent is not None:
@@ -28,3 +30,10 @@ ConfigOption: TypeAlias = Annotated[
     ),
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def must_exist(*paths: Path) -> None:
+    """Raise NotFound where one of the paths that were named leads nowhere."""
+    for path in paths:
+        if not path.exists():
+            raise NotFound(f"There is no {path}.", subject=str(path))

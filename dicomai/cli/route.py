@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicomai.cli.options import ConfigOption, JsonOption
+from dicomai.cli.options import ConfigOption, JsonOption, must_exist
 from dicomai.cli.terminal import print_json, say, table, text
 from dicomai.errors import NotFound
 
@@ -30,9 +30,7 @@ def _group() -> None:
 
 @app.command("test")
 def route_test(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", exists=True, help="A folder of DICOM, or a file.")
-    ],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of DICOM, or a file.")],
     calling_node: Annotated[
         str,
         typer.Option(
@@ -50,6 +48,7 @@ def route_test(
     from dicomai.service.received import Reading
     from dicomai.service.route_test import explain
 
+    must_exist(path)
     settings = load_checked(config)
     node = settings.node(calling_node) if calling_node else None
     explained = explain(

@@ -10,15 +10,18 @@ import typer
 
 from dicomai.cli.config import local_zone
 from dicomai.cli.models import found, opened
-from dicomai.cli.options import ConfigOption, JsonOption
+from dicomai.cli.options import ConfigOption, JsonOption, must_exist
 from dicomai.cli.terminal import print_json, progress, remarks, say, span, table, text
+from dicomai.cli.trouble import sentence_of
 from dicomai.errors import NotFound
 
 if TYPE_CHECKING:
     from dicomai.models.package import Package
     from dicomai.models.registry import Registry
+    from dicomai.models.runtimes.torch_runtime import LoadedModel
+    from dicomai.routing.image import Series
     from dicomai.routing.route import ResultObject
-    from dicomai.service.folder import Outcome, Site
+    from dicomai.service.folder import Folder, Outcome, Site
     from dicomai.settings import Settings
 
 
@@ -26,10 +29,11 @@ def run(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model package's name, or its folder.")
     ],
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", exists=True, help="A folder of DICOM, or a file.")
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of DICOM, or a file.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Where the results go."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")],
     objects: Annotated[
         str,
         typer.Option(
@@ -46,14 +50,16 @@ def run(
     configuration; the package need not be trusted. Where objects don't say their time zone or
     character set, those of the configuration count, else this machine's zone. The exit code is
     1 when a series that the model takes has no result, or when it takes none, and 4 when there is
-    no DICOM.
+    no PATH or no DICOM in it.
     """
     from dicomai.models.runtimes.torch_runtime import load
     from dicomai.service import folder as folders
 
     wanted = _objects(objects)
+    must_exist(path)
     settings, registry = opened(config)
     package = _package(model, registry)
+    out.mkdir(parents=True, exist_ok=True)  # where it can't be, nothing is analysed in vain
     site = _site(settings)
     if settings is None:
         remarks().print(
@@ -64,19 +70,8 @@ def run(
     if not folder.images and not folder.unreadable:
         raise NotFound(f"There is no DICOM in {path}.", subject=str(path))
     taken, others = folders.takes(package, folder)
-    outcomes = []
-    if taken:
-        loaded = load(package, device)
-        with progress() as shown:
-            for number, series in enumerate(taken, start=1):
-                task = shown.add_task("load", total=1.0)
-                of = f"{number}/{len(taken)} "
-
-                def report(stage: str, fraction: float) -> None:
-                    shown.update(task, description=of + stage, completed=fraction)  # noqa: B023 - called at once
-
-                outcomes.append(folders.analysed(loaded, series, folder, out, report, wanted))
-                shown.remove_task(task)
+    loaded = load(package, device) if taken else None
+    outcomes = [] if loaded is None else _analysed(loaded, taken, folder, out, wanted)
     outcomes += [*others, *folder.unreadable]
     if json:
         print_json([_facts(outcome) for outcome in outcomes])
@@ -84,6 +79,34 @@ def run(
         _show(package, outcomes, out)
     if not any(each.objects for each in outcomes) or any(each.failed for each in outcomes):
         raise typer.Exit(1)
+
+
+def _analysed(
+    model: LoadedModel,
+    taken: Sequence[Series],
+    folder: Folder,
+    out: Path,
+    wanted: Sequence[ResultObject],
+) -> list[Outcome]:
+    """Analyse one series after the other; one that fails leaves the others what they have."""
+    from dicomai.service import folder as folders
+
+    outcomes = []
+    with progress() as shown:
+        for number, series in enumerate(taken, start=1):
+            task = shown.add_task("load", total=1.0)
+            of = f"{number}/{len(taken)} "
+
+            def report(stage: str, fraction: float) -> None:
+                shown.update(task, description=of + stage, completed=fraction)  # noqa: B023 - called at once
+
+            try:
+                outcome = folders.analysed(model, series, folder, out, report, wanted)
+            except Exception as error:  # noqa: BLE001 - told in the table, beside what was done
+                outcome = folders.without(series, sentence_of(error), failed=True)
+            outcomes.append(outcome)
+            shown.remove_task(task)
+    return outcomes
 
 
 def _objects(names: str) -> tuple[ResultObject, ...]:
@@ -128,6 +151,7 @@ def _facts(outcome: Outcome) -> dict[str, object]:
         "title": outcome.title,
         "found": outcome.found,
         "because": outcome.because,
+        "failed": outcome.failed,
         "stages_s": dict(outcome.stages_s),
         "objects": [str(each) for each in outcome.objects],
         "pictures": [str(each) for each in outcome.pictures],

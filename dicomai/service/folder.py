@@ -143,24 +143,26 @@ def takes(package: Package, folder: Folder) -> tuple[tuple[Series, ...], tuple[O
         left, excluded = exclude(series, ())
         if left is None:
             reasons = "; ".join(each.reason for each in excluded)
-            others.append(_without(series, f"Left out: {reasons}."))
+            others.append(without(series, f"Left out: {reasons}."))
             continue
         choice = choose(spec, [left])
         if choice.chosen is None:
             reasons = "; ".join(dict.fromkeys(each.reason for each in choice.misfits))
-            others.append(_without(series, f"Does not fit: {reasons}."))
+            others.append(without(series, f"Does not fit: {reasons}."))
         else:
             taken.append(choice.chosen.series)
     return tuple(taken), tuple(others)
 
 
-def _without(series: Series, because: str) -> Outcome:
+def without(series: Series, because: str, *, failed: bool = False) -> Outcome:
+    """Return what became of a series that has no result."""
     attributes = series.images[0].attributes
     return Outcome(
         title=series.title,
         study_instance_uid=str(attributes.get("StudyInstanceUID", "")),
         series_instance_uid=series.series_instance_uid,
         because=because,
+        failed=failed,
     )
 
 
@@ -194,7 +196,7 @@ def analysed(
     Outcome
         An error that is expected is its `because`.
     """
-    outcome = replace(_without(series, ""), because="")
+    outcome = without(series, "")
     place = out / series.series_instance_uid
     datasets: list[Dataset] = []
     try:

@@ -1,9 +1,13 @@
-"""`dicomai run` writes what the configuration knows of objects that don't say it themselves."""
+"""`dicomai run`: what it writes, what it takes away, and what it says where it can't.
+
+It writes what the configuration knows of objects that don't say it themselves.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pydicom
 import pytest
@@ -81,3 +85,95 @@ def test_without_a_configuration_the_zone_of_the_machine_counts_and_is_told(
     answer, results = _run(out, study)
     assert answer.exit_code == 0, answer.output
     assert {each.TimezoneOffsetFromUTC for each in results} == {"-0500"}
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A study with nothing odd about it."""
+    write_study(tmp_path / "plain", "P1")
+    return tmp_path / "plain"
+
+
+def _again(package: Path, study: Path, out: Path, *more: str) -> Result:
+    arguments = ["run", str(package), str(study), "--out", str(out), "--device", "cpu", *more]
+    return CliRunner().invoke(app, arguments)
+
+
+def _names(out: Path) -> set[str]:
+    return {path.name for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_device_that_is_not_there_costs_no_earlier_result(tmp_path: Path, plain: Path) -> None:
+    package, out = write_package(tmp_path / "models").folder, tmp_path / "out"
+    assert _again(package, plain, out).exit_code == 0
+    before = _names(out)
+    answer = _again(package, plain, out, "--device", "cuda:9")
+    assert answer.exit_code == 3
+    assert "cuda:9 is not there" in answer.stderr
+    assert "--device" in answer.stderr
+    assert _names(out) == before
+
+
+def test_a_series_that_fails_midway_leaves_the_others_told(
+    tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dicomai.results.overlay import overlays
+
+    package, out = write_package(tmp_path / "models").folder, tmp_path / "out"
+    for number in (2, 3):
+        write_study(plain / str(number), f"P{number}")
+    assert _again(package, plain, out).exit_code == 0
+
+    def third_breaks(findings: object, image: object, folder: Path) -> list[Path]:
+        if len(drawn) == 1:
+            drawn.append(folder)
+            raise ZeroDivisionError("secret")
+        drawn.append(folder)
+        return overlays(findings, image, folder)  # type: ignore[arg-type]  # passed on
+
+    drawn: list[Path] = []
+    monkeypatch.setattr("dicomai.service.folder.overlays", third_breaks)
+    answer = _again(package, plain, out, "--json")
+    assert answer.exit_code == 1
+    told = json.loads(answer.stdout)
+    assert [each["failed"] for each in told] == [False, True, False]
+    assert [bool(each["objects"]) for each in told] == [True, False, True]
+    assert "defect of dicomai" in told[1]["because"]
+    Path(next(w for w in told[1]["because"].split() if "dicomai-error-" in w).rstrip(";")).unlink()
+    assert all(len(_names(place)) == 4 for place in (drawn[0], drawn[2]))
+
+
+def test_a_result_that_goes_nowhere_is_told_before_anything_is_analysed(
+    tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> NoReturn:
+        raise AssertionError
+
+    monkeypatch.setattr("dicomai.service.folder.read_folder", read)
+    package = write_package(tmp_path / "models").folder
+    file = tmp_path / "file"
+    file.write_text("")
+    assert _again(package, plain, file).exit_code == 2
+    answer = _again(package, plain, file / "below")
+    assert answer.exit_code == 1
+    assert "not a directory" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "chest-ct-lungs", "/nonexist", "--out", "out"),
+        ("run", "/nonexist", ".", "--out", "out"),
+        ("route", "test", "/nonexist"),
+        ("send", "PACS1", "/nonexist"),
+        ("demo", "/nonexist"),
+    ],
+)
+def test_what_does_not_exist_is_4(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DICOMAI_CONFIG", raising=False)
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == 4, answer.output
+    assert "/nonexist" in answer.stderr

@@ -250,13 +250,13 @@ def resolve_device(device: str) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         raise ConfigError(
-            f'worker.device: {device!r} is no device; give "auto", "cpu" or "cuda:0".',
+            f'{device!r} is no device; worker.device or --device is "auto", "cpu" or "cuda:0".',
             subject=device,
         ) from None
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"worker.device: {device} is not there; torch sees {torch.cuda.device_count()} GPUs. "
-            'Give "auto" or "cpu", or look at the driver with nvidia-smi.',
+            f"{device} is not there; torch sees {torch.cuda.device_count()} GPUs. Give "
+            '"auto" or "cpu" as worker.device or --device, or look at the driver with nvidia-smi.',
             subject=device,
         )
     return found
