@@ -46,7 +46,8 @@ def run(
 ) -> None:
     """Run a model on a folder of DICOM.
 
-    Every series that it takes gives DICOM objects and PNG. Needs no network, no database and no
+    Every series that it takes gives DICOM objects and PNG; what earlier runs of this model left
+    there about a series in PATH is removed first. Needs no network, no database and no
     configuration; the package need not be trusted. Where objects don't say their time zone or
     character set, those of the configuration count, else this machine's zone. The exit code is
     1 when a series that the model takes has no result, or when it takes none, and 4 when there is
@@ -71,6 +72,7 @@ def run(
         raise NotFound(f"There is no DICOM in {path}.", subject=str(path))
     taken, others = folders.takes(package, folder)
     loaded = load(package, device) if taken else None
+    folders.remove_earlier(package, folder, out)
     outcomes = [] if loaded is None else _analysed(loaded, taken, folder, out, wanted)
     outcomes += [*others, *folder.unreadable]
     if json:

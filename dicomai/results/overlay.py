@@ -32,6 +32,8 @@ from dicomai.results.drawing import (
 from dicomai.results.view import View, axis_towards, view
 
 MOST_DETECTIONS: Final = 6
+PICTURE_NAME: Final = r"(detection-\d+-)?(axial|coronal|sagittal)-\d+|image"
+"""Every name of a picture, as a regular expression."""
 Counts = npt.NDArray[np.int64]
 _LUNG_WINDOW: Final = (-1350.0, 150.0)
 _SOFT_WINDOW: Final = (-160.0, 240.0)
@@ -47,7 +49,7 @@ class Picture:
     Attributes
     ----------
     name
-        What it shows: its file is called so.
+        What it shows; its file is called so, after the model.
     image
         RGB.
     slice
@@ -98,7 +100,7 @@ def overlays(findings: Findings, image: npt.NDArray[np.generic], folder: Path) -
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for picture in pictures(findings, image):
-        path = folder / f"{picture.name}.png"
+        path = folder / f"{findings.algorithm.name}-{picture.name}.png"
         picture.image.save(path)
         written.append(path)
     return written

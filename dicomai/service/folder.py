@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,9 +25,10 @@ from dicomai.models.runtimes.torch_runtime import LoadedModel
 from dicomai.results import gate
 from dicomai.results.context import ResultContext
 from dicomai.results.encode import encode, written
-from dicomai.results.objects import DEFAULT, kind_of
-from dicomai.results.overlay import overlays
+from dicomai.results.objects import DEFAULT, KINDS, kind_of
+from dicomai.results.overlay import PICTURE_NAME, overlays
 from dicomai.results.summary import line
+from dicomai.results.uids import Kind
 from dicomai.routing.exclusion import exclude
 from dicomai.routing.image import Image, Series, series_of
 from dicomai.routing.matching import beside, study_day
@@ -45,6 +47,9 @@ REFUSED: Final = "refused"
 
 # Lies beside DICOM without being meant as such.
 _COMPANIONS: Final = frozenset({".json", ".txt", ".xml", ".csv", ".png", ".jpg", ".pdf", ".md"})
+
+_UNFINISHED: Final = "."
+"""Stands before the name of a file until all of its result are written; such are no input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +171,16 @@ def without(series: Series, because: str, *, failed: bool = False) -> Outcome:
     )
 
 
+def remove_earlier(package: Package, folder: Folder, out: Path) -> None:
+    """Take away what earlier runs of a model wrote about the series of a folder.
+
+    Else an old finding would stand beside a new report that there is none, or beside a refusal.
+    What other models wrote stays, and so does what is not of dicomai.
+    """
+    for uid in {image.series_instance_uid for image, _ in folder.images.values()}:
+        _remove(package.name, out / uid)
+
+
 def analysed(
     model: LoadedModel,
     series: Series,
@@ -196,8 +211,23 @@ def analysed(
     Outcome
         An error that is expected is its `because`.
     """
-    outcome = without(series, "")
     place = out / series.series_instance_uid
+    try:
+        return _written_to(place, model, series, folder, report, objects)
+    except BaseException:
+        _remove(model.package.name, place)  # a part of a result may say something else
+        raise
+
+
+def _written_to(
+    place: Path,
+    model: LoadedModel,
+    series: Series,
+    folder: Folder,
+    report: Report,
+    objects: Collection[ResultObject],
+) -> Outcome:
+    outcome = without(series, "")
     datasets: list[Dataset] = []
     try:
         datasets += _read(series, folder)
@@ -249,10 +279,18 @@ def _told(
 
 
 def _put(files: Mapping[str, bytes], place: Path) -> tuple[Path, ...]:
+    """Write files that belong together: none has its name before all are written."""
     place.mkdir(parents=True, exist_ok=True)
     for name, octets in files.items():
-        (place / name).write_bytes(octets)
-    return tuple(place / name for name in files)
+        (place / f"{_UNFINISHED}{name}").write_bytes(octets)
+    return tuple((place / f"{_UNFINISHED}{name}").replace(place / name) for name in files)
+
+
+def _remove(model: str, place: Path) -> None:
+    """Take away what a model wrote about one series, unfinished and refused files too."""
+    for each in (*place.glob("*"), *(place / REFUSED).glob("*")):
+        if each.is_file() and _is_of(model, each.name.removeprefix(_UNFINISHED)):
+            each.unlink()
 
 
 def _aside(error: DicomaiError, made: Sequence[Dataset], findings: Findings, place: Path) -> str:
@@ -343,4 +381,15 @@ def _context(site: Site) -> ResultContext:
 def _file_name(result: Dataset, findings: Findings) -> str:
     kind = kind_of(result.SOPClassUID)
     number = f"-{result.InstanceNumber}" if kind in ("SC", "PR", "PM", "LABELMAP") else ""
-    return f"{findings.algorithm.name}-{kind.lower().replace(':', '-')}{number}.dcm"
+    return f"{findings.algorithm.name}-{_in_names(kind)}{number}.dcm"
+
+
+def _is_of(model: str, name: str) -> bool:
+    """Tell whether `_file_name` or `overlays` call a file of a model so."""
+    kinds = "|".join(map(_in_names, KINDS))
+    own = rf"{re.escape(model)}-(({kinds})(-\d+)?\.dcm|({PICTURE_NAME})\.png)"
+    return re.fullmatch(own, name) is not None
+
+
+def _in_names(kind: Kind) -> str:
+    return kind.lower().replace(":", "-")

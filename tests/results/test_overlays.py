@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from dicomai.results.drawing import Contour, with_contours
-from dicomai.results.overlay import overlays
+from dicomai.results.overlay import PICTURE_NAME, overlays
 from dicomai.results.view import axis_towards, view
 
 
@@ -55,10 +56,12 @@ def test_a_mask_and_a_ring_lie_where_the_voxels_are(
     )
     voxels = np.zeros(lying.grid.shape_kji, np.int16)
     paths = overlays(bright, voxels, tmp_path)
-    assert [path.name.split("-")[0] for path in paths] == ["axial", "coronal", "detection"]
-    for path in paths[:2]:
-        axis = axis_towards(lying.grid, 2 if path.name.startswith("axial") else 1)
-        seen = view(lying.grid, axis, int(path.stem.split("-")[1]) - 1)
+    names = [path.stem.removeprefix(f"{findings.algorithm.name}-") for path in paths]
+    assert [name.split("-")[0] for name in names] == ["axial", "coronal", "detection"]
+    assert all(re.fullmatch(PICTURE_NAME, name) for name in names)
+    for path, name in zip(paths[:2], names, strict=False):
+        axis = axis_towards(lying.grid, 2 if name.startswith("axial") else 1)
+        seen = view(lying.grid, axis, int(name.split("-")[1]) - 1)
         pixels = _pixels(path)
         red = (pixels[..., 0] > 180) & (pixels[..., 1] < 60) & (pixels[..., 2] < 60)
         red[:, seen.size_px[1] :] = False
@@ -100,15 +103,20 @@ def test_a_millimetre_is_as_long_across_as_down(study_lying: Any) -> None:
 
 
 def test_an_xray_keeps_the_shape_of_its_pixels(xray: Any, found: Any, tmp_path: Path) -> None:
-    (path,) = overlays(found.on_xray(xray), xray.voxels, tmp_path)
+    findings = found.on_xray(xray)
+    (path,) = overlays(findings, xray.voxels, tmp_path)
+    name = path.stem.removeprefix(f"{findings.algorithm.name}-")
+    assert re.fullmatch(PICTURE_NAME, name)
     with Image.open(path) as image:
         width = image.width - 344
         assert image.height / width == pytest.approx(28 * 0.4 / (34 * 0.2), rel=0.02)
 
 
 def test_nothing_found_gives_pictures_too(study: Any, found: Any, tmp_path: Path) -> None:
-    paths = overlays(found.nothing(study), study.voxels, tmp_path / "new")
-    assert [path.name.split("-")[0] for path in paths] == ["axial", "coronal"]
+    findings = found.nothing(study)
+    paths = overlays(findings, study.voxels, tmp_path / "new")
+    names = [path.stem.removeprefix(f"{findings.algorithm.name}-") for path in paths]
+    assert [name.split("-")[0] for name in names] == ["axial", "coronal"]
 
 
 @pytest.mark.parametrize("size", [(760, 760), (431, 522), (97, 60)])

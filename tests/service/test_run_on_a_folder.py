@@ -13,9 +13,12 @@ import pydicom
 import pytest
 from bodies import write_package, write_study
 from pydicom.dataset import Dataset
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from dicomai.cli.main import app
+from dicomai.results.objects import KINDS
+from dicomai.routing.route import RESULT_OBJECTS
 
 CONFIGURATION = """
 [service]
@@ -99,8 +102,70 @@ def _again(package: Path, study: Path, out: Path, *more: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
+def _blinded(package: Path) -> None:
+    """Make a package find nothing."""
+    weights = load_file(package / "weights.safetensors")
+    weights["last.bias"] -= 100
+    save_file(weights, package / "weights.safetensors")
+
+
 def _names(out: Path) -> set[str]:
     return {path.name for path in out.rglob("*") if path.is_file()}
+
+
+ALL = ",".join(each for each in RESULT_OBJECTS if not each.startswith("SEG:"))
+FORMS = f"{ALL},SEG:LABELMAP"
+
+
+def test_a_result_takes_the_place_of_the_one_before(tmp_path: Path, plain: Path) -> None:
+    package, out = write_package(tmp_path / "models").folder, tmp_path / "out"
+    assert _again(package, plain, out, "--objects", FORMS).exit_code == 0
+    kinds = {f"bodies-{each.lower().replace(':', '-')}" for each in KINDS}
+    before = _names(out)
+    assert {name for name in kinds if not any(each.startswith(name) for each in before)} == set()
+    _blinded(package)
+    assert _again(package, plain, out).exit_code == 0
+    (report,) = [pydicom.dcmread(path) for path in out.rglob("*.dcm")]
+    assert report.Modality == "SR"
+    fresh = tmp_path / "fresh"
+    _again(package, plain, fresh)
+    assert _names(out) == _names(fresh)
+
+
+def test_what_is_not_of_this_model_stays(tmp_path: Path, plain: Path) -> None:
+    package = write_package(tmp_path / "models").folder
+    other = write_package(tmp_path / "models", "bodies-seg").folder
+    out = tmp_path / "out"
+    assert _again(other, plain, out).exit_code == 0
+    (place,) = out.iterdir()
+    of_others = {path: path.read_bytes() for path in place.iterdir()}
+    assert {path.suffix for path in of_others} == {".dcm", ".png"}
+    for name in ("notes.txt", "bodies-seg.txt", "bodies-mine.dcm", "old-bodies-seg.dcm"):
+        (place / name).write_text("mine")
+        of_others[place / name] = b"mine"
+    elsewhere = out / "1.2.3" / "bodies-seg.dcm"  # of a series that is not looked at now
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("other series")
+    for _ in range(2):
+        assert _again(package, plain, out).exit_code == 0
+    assert {path: path.read_bytes() for path in of_others} == of_others
+    assert elsewhere.exists()
+
+
+def test_a_series_that_is_refused_now_keeps_no_earlier_result(tmp_path: Path, plain: Path) -> None:
+    package, out = write_package(tmp_path / "models").folder, tmp_path / "out"
+    assert _again(package, plain, out).exit_code == 0
+    sorted(plain.iterdir())[3].unlink()  # a gap
+    assert _again(package, plain, out).exit_code == 1
+    assert _names(out) == set()
+
+
+def test_a_series_that_is_left_out_now_keeps_no_earlier_result(tmp_path: Path, plain: Path) -> None:
+    package, out = write_package(tmp_path / "models").folder, tmp_path / "out"
+    assert _again(package, plain, out).exit_code == 0
+    _derive(plain)
+    assert _again(package, plain, out).exit_code == 1
+    assert _names(out) == set()
 
 
 def test_a_device_that_is_not_there_costs_no_earlier_result(tmp_path: Path, plain: Path) -> None:
@@ -114,7 +179,7 @@ def test_a_device_that_is_not_there_costs_no_earlier_result(tmp_path: Path, plai
     assert _names(out) == before
 
 
-def test_a_series_that_fails_midway_leaves_the_others_told(
+def test_a_series_that_fails_midway_has_no_part_of_a_result_and_the_others_are_told(
     tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dicomai.results.overlay import overlays
@@ -140,7 +205,34 @@ def test_a_series_that_fails_midway_leaves_the_others_told(
     assert [bool(each["objects"]) for each in told] == [True, False, True]
     assert "defect of dicomai" in told[1]["because"]
     Path(next(w for w in told[1]["because"].split() if "dicomai-error-" in w).rstrip(";")).unlink()
+    assert _names(drawn[1]) == set()
     assert all(len(_names(place)) == 4 for place in (drawn[0], drawn[2]))
+
+
+def test_a_disk_that_fills_leaves_no_half_a_result(
+    tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, out = write_package(tmp_path / "models").folder, tmp_path / "out"
+    write = Path.write_bytes
+
+    def full(path: Path, octets: bytes) -> int:
+        if path.name.endswith("sr.dcm"):
+            write(path, octets[:100])
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, octets)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    answer = _again(package, plain, out)
+    assert answer.exit_code == 1
+    assert "no space left on device" in answer.stdout
+    assert _names(out) == set()
+
+
+def _derive(study: Path) -> None:
+    for path in study.iterdir():
+        image = pydicom.dcmread(path)
+        image.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
+        image.save_as(path)
 
 
 def test_a_result_that_goes_nowhere_is_told_before_anything_is_analysed(
