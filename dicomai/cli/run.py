@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dicomai.service.folder import Folder, Outcome, Site
     from dicomai.settings import Settings
 
+Word = TypeVar("Word", bound=str)
+
 
 def run(
     model: Annotated[
@@ -34,6 +36,13 @@ def run(
         Path,
         typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="Where the results go."),
     ],
+    allow: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS",
+            help="Take localizer,secondary,derived,produced too; see allow of a route.",
+        ),
+    ] = "",
     objects: Annotated[
         str,
         typer.Option(
@@ -54,9 +63,11 @@ def run(
     no PATH or no DICOM in it.
     """
     from dicomai.models.runtimes.torch_runtime import load
+    from dicomai.routing.route import EXCLUSIONS, RESULT_OBJECTS
     from dicomai.service import folder as folders
 
-    wanted = _objects(objects)
+    wanted = _named(objects, RESULT_OBJECTS, "--objects")
+    allowed = _named(allow, EXCLUSIONS, "--allow") if allow else ()
     must_exist(path)
     settings, registry = opened(config)
     package = _package(model, registry)
@@ -67,7 +78,7 @@ def run(
             f"There is no configuration: where objects don't say, times are those of this "
             f"machine's zone, {site.timezone}."
         )
-    folder = folders.read_folder(path, site)
+    folder = folders.read_folder(path, site, allowed)
     if not folder.images and not folder.unreadable:
         raise NotFound(f"There is no DICOM in {path}.", subject=str(path))
     taken, others = folders.takes(package, folder)
@@ -111,18 +122,14 @@ def _analysed(
     return outcomes
 
 
-def _objects(names: str) -> tuple[ResultObject, ...]:
-    from dicomai.routing.route import RESULT_OBJECTS
-
-    asked = tuple(each.strip().upper() for each in names.split(","))
-    known = tuple(each for each in RESULT_OBJECTS if each in asked)
-    if unknown := sorted(set(asked) - set(known)):
+def _named(given: str, known: tuple[Word, ...], option: str) -> tuple[Word, ...]:
+    """Return those of the known words that an option names, in whatever case."""
+    asked = {each.strip().casefold() for each in given.split(",")}
+    if unknown := sorted(asked - {each.casefold() for each in known}):
         raise typer.BadParameter(
-            f"no such form of a result: {', '.join(unknown)}. There are "
-            f"{', '.join(RESULT_OBJECTS)}.",
-            param_hint="--objects",
+            f"there is no {', '.join(unknown)}. There are {', '.join(known)}.", param_hint=option
         )
-    return known
+    return tuple(each for each in known if each.casefold() in asked)
 
 
 def _package(model: str, registry: Registry) -> Package:

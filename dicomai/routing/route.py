@@ -10,6 +10,7 @@ from dicomai.routing.condition import Condition
 
 Mode = Literal["off", "shadow", "live"]
 Exclusion = Literal["localizer", "secondary", "derived", "produced"]
+EXCLUSIONS: tuple[Exclusion, ...] = get_args(Exclusion)
 ResultObject = Literal[
     "SEG",
     "SEG:ALL-FRAMES",

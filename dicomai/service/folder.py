@@ -29,10 +29,10 @@ from dicomai.results.objects import DEFAULT, KINDS, kind_of
 from dicomai.results.overlay import PICTURE_NAME, overlays
 from dicomai.results.summary import line
 from dicomai.results.uids import Kind
-from dicomai.routing.exclusion import exclude
+from dicomai.routing.exclusion import Excluded, exclude
 from dicomai.routing.image import Image, Series, series_of
 from dicomai.routing.matching import beside, study_day
-from dicomai.routing.route import ResultObject
+from dicomai.routing.route import Exclusion, ResultObject
 from dicomai.routing.selection import InputSpec, choose
 from dicomai.service.analyse import ONLY_A_REPORT, image_of_source, refusal
 from dicomai.service.received import Reading
@@ -105,9 +105,15 @@ class Folder:
     """By SOP Instance UID."""
     unreadable: tuple[Outcome, ...]
     site: Site = Site()
+    allow: tuple[Exclusion, ...] = ()
+    """What is input of a model only because somebody says so, as of a route."""
 
 
-def read_folder(path: Path, site: Site = Site()) -> Folder:  # it is frozen
+def read_folder(
+    path: Path,
+    site: Site = Site(),  # it is frozen
+    allow: tuple[Exclusion, ...] = (),
+) -> Folder:
     """Return what lies under a path; `DICOMDIR` and hidden files are passed over."""
     images: dict[str, tuple[Image, Path]] = {}
     unreadable = []
@@ -123,7 +129,7 @@ def read_folder(path: Path, site: Site = Site()) -> Folder:  # it is frozen
                 unreadable.append(Outcome(title=name, because=error.sentence))
         else:
             images.setdefault(image.sop_instance_uid, (image, file))
-    return Folder(images=images, unreadable=tuple(unreadable), site=site)
+    return Folder(images=images, unreadable=tuple(unreadable), site=site, allow=allow)
 
 
 def _image(file: Path, site: Site) -> Image:
@@ -145,10 +151,9 @@ def takes(package: Package, folder: Folder) -> tuple[tuple[Series, ...], tuple[O
     spec = package.inputs[0]
     taken, others = [], []
     for series in series_of(image for image, _ in folder.images.values()):
-        left, excluded = exclude(series, ())
+        left, excluded = exclude(series, folder.allow)
         if left is None:
-            reasons = "; ".join(each.reason for each in excluded)
-            others.append(without(series, f"Left out: {reasons}."))
+            others.append(without(series, f"Left out: {_why(excluded)}."))
             continue
         choice = choose(spec, [left])
         if choice.chosen is None:
@@ -157,6 +162,13 @@ def takes(package: Package, folder: Folder) -> tuple[tuple[Series, ...], tuple[O
         else:
             taken.append(choice.chosen.series)
     return tuple(taken), tuple(others)
+
+
+def _why(excluded: Sequence[Excluded]) -> str:
+    reasons = [each.reason for each in excluded]
+    if lifted := [each.kind for each in excluded if each.kind != "no image"]:
+        reasons.append(f"--allow {','.join(lifted)} takes it")
+    return "; ".join(reasons)
 
 
 def without(series: Series, because: str, *, failed: bool = False) -> Outcome:
@@ -316,7 +328,7 @@ def _beside(package: Package, first: Series, folder: Folder) -> Mapping[str, Ser
     study: list[Series] = []
     earlier: dict[tuple[date, str], list[Series]] = {}
     for each in series_of(image for image, _ in folder.images.values()):
-        left, _ = exclude(each, ())
+        left, _ = exclude(each, folder.allow)
         theirs = each.images[0].attributes
         uid, at = str(theirs.get("StudyInstanceUID", "")), study_day(theirs.get("StudyDate"))
         if left is None:

@@ -235,6 +235,27 @@ def _derive(study: Path) -> None:
         image.save_as(path)
 
 
+def test_derived_images_are_taken_where_it_is_said(tmp_path: Path, plain: Path) -> None:
+    _derive(plain)
+    package, out = write_package(tmp_path / "models").folder, tmp_path / "out"
+    answer = _again(package, plain, out, "--json")
+    assert answer.exit_code == 1
+    (outcome,) = json.loads(answer.stdout)
+    assert outcome["because"] == ("Left out: derived from other images; --allow derived takes it.")
+    assert outcome["failed"] is False
+    answer = _again(package, plain, out, "--allow", "Derived, localizer")
+    assert answer.exit_code == 0, answer.output
+    assert len(list(out.rglob("*.dcm"))) == 2
+
+
+@pytest.mark.parametrize("option", ["--allow", "--objects"])
+def test_a_word_that_no_option_knows_is_named(tmp_path: Path, plain: Path, option: str) -> None:
+    package = write_package(tmp_path / "models").folder
+    answer = _again(package, plain, tmp_path / "out", option, "derivd")
+    assert answer.exit_code == 2
+    assert "derivd" in answer.stderr
+
+
 def test_a_result_that_goes_nowhere_is_told_before_anything_is_analysed(
     tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
