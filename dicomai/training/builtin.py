@@ -1,9 +1,9 @@
-"""How the project's own packages are made: `python -m dicomai.training.builtin lungs`.
+"""How the project's own packages are made: `python -m dicomai.training.builtin lungs --into DIR`.
 
-A recipe takes network and preprocessing from the package's `model.toml`, trains on phantoms and
-writes the weights beside it. With `--measure`, the weights that are there are held against
-phantoms that training never saw, the card is written from what was measured, and the package is
-pinned.
+A recipe takes network and preprocessing from the `model.toml` of the package in that folder, trains
+on phantoms and writes the weights beside it. With `--measure`, the weights that are there are held
+against phantoms that training never saw, the card is written from what was measured, and the
+package is pinned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from dicomai.models.manifest import MANIFEST_NAME
 from dicomai.models.manifest import read as read_manifest
 from dicomai.models.package import CARD_NAME
 from dicomai.models.package import load as load_package
-from dicomai.models.registry import BUILTIN
 from dicomai.models.runtimes.networks import Classifier2d, UNet3d, build
 from dicomai.models.runtimes.torch_runtime import LoadedModel
 from dicomai.models.runtimes.torch_runtime import load as load_model
@@ -44,6 +43,7 @@ from dicomai.training.trainer import Loss, Schedule, train
 _REPORT_EVERY: Final = 50
 _RARE_LOGIT: Final = -4.0
 _MODULE: Final = "python -m dicomai.training.builtin"
+_UNFINISHED: Final = ".part"
 
 Progress = Callable[[str], None]
 
@@ -209,6 +209,8 @@ def train_package(
 ) -> list[float]:
     """Train a package's network and write its weights into its folder; return the losses.
 
+    What is learned so far lies beside the weights, which stay as they are until the end.
+
     Parameters
     ----------
     folder
@@ -221,6 +223,7 @@ def train_package(
     log = structlog.get_logger("dicomai.training").bind(model=recipe.package)
     manifest = read_manifest(folder / MANIFEST_NAME)
     weights = folder / manifest.weights
+    unfinished = folder / f"{manifest.weights}{_UNFINISHED}"
     torch.manual_seed(recipe.seed)
     network = build(manifest.infer.network, manifest.infer.arguments)
     if recipe.rare and isinstance(network, UNet3d):
@@ -236,12 +239,13 @@ def train_package(
         if (step + 1) % _REPORT_EVERY == 0:
             mean = sum(losses[-_REPORT_EVERY:]) / _REPORT_EVERY
             log.info("step", step=step + 1, loss=round(mean, 4))
-            _write_weights(network, weights)
+            _write_weights(network, unfinished)
 
     for stage in recipe.stages[from_stage:]:
         schedule = stage.schedule if steps is None else replace(stage.schedule, steps=steps)
         train(taught, stage.samples(manifest.preprocess, stage.seed), stage.loss, schedule, report)
-    _write_weights(network, weights)
+    _write_weights(network, unfinished)
+    unfinished.replace(weights)
     return losses
 
 
@@ -282,20 +286,30 @@ def measure_package(recipe: Recipe, name: str, folder: Path, phantoms: int) -> N
     trust.write_pins(pins, {**trust.read_pins(pins), **own})
 
 
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
+    return count
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train, or measure, one of the project's own packages."""
     parser = argparse.ArgumentParser(prog=_MODULE)
     parser.add_argument("model", choices=sorted(RECIPES))
-    parser.add_argument("--into", type=Path, default=BUILTIN, help="folder of the packages")
-    parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--into", type=Path, required=True, help="folder of the packages")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--steps", type=_count, help="instead of the recipe's")
+    what.add_argument("--measure", type=_count, metavar="PHANTOMS", help="measure, don't train")
     parser.add_argument("--from-stage", type=int, default=0, help="keep the weights there")
-    parser.add_argument("--measure", type=int, metavar="PHANTOMS", help="measure, don't train")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=_count, default=1)
     given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
     recipe = RECIPES[given.model]
+    if not 0 <= given.from_stage < len(recipe.stages):
+        parser.error(f"--from-stage: {given.model} has the stages 0 to {len(recipe.stages) - 1}")
+    torch.set_num_threads(given.threads)
     folder = given.into / recipe.package
-    if given.measure:
+    if given.measure is not None:
         measure_package(recipe, given.model, folder, given.measure)
     else:
         train_package(recipe, folder, steps=given.steps, from_stage=given.from_stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -180,6 +181,53 @@ def test_a_recipe_makes_a_package_with_card_and_pin(tmp_path: Path) -> None:
     assert "Not for" in text
     assert trust.trusts(trust.read_pins(tmp_path / "pins.toml"), package)
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--measure", "0", "--steps", "1"],
+        ["--measure", "0"],
+        ["--measure", "1", "--steps", "1"],
+        ["--steps", "0"],
+        ["--steps", "-1"],
+        ["--threads", "0"],
+        ["--from-stage", "1"],
+        ["--from-stage", "-1"],
+    ],
+)
+def test_what_would_spoil_weights_is_no_command(arguments: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "chest-ct-lungs"
+    shutil.copytree(BUILTIN / "chest-ct-lungs", folder)
+    before = load(folder)
+    with pytest.raises(SystemExit):
+        builtin.main(["lungs", "--into", str(tmp_path), *arguments])
+    assert load(folder) == before
+
+
+def test_a_command_that_says_no_folder_touches_none() -> None:
+    before = load(BUILTIN / "chest-ct-lungs")
+    with pytest.raises(SystemExit):
+        builtin.main(["lungs", "--steps", "1"])
+    assert load(BUILTIN / "chest-ct-lungs") == before
+
+
+def test_weights_stay_until_training_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = builtin.RECIPES["lungs"]
+    folder = tmp_path / recipe.package
+    shutil.copytree(BUILTIN / recipe.package, folder)
+    before = load(folder)
+    ends = replace(
+        recipe.stages[0],
+        samples=lambda preprocess, seed: islice(lung_samples(seed, preprocess, (16, 16, 16)), 1),
+    )
+    monkeypatch.setattr(builtin, "_REPORT_EVERY", 1)
+    with pytest.raises(ValueError, match="need at least one array"):
+        builtin.train_package(replace(recipe, stages=(ends,)), folder, steps=2)
+    assert load(folder) == before
+    assert (folder / "weights.safetensors.part").exists()
 
 
 def test_the_cards_belong_to_the_weights() -> None:
