@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
 
 from dicomai.findings import Findings, Mask, Sphere
 from dicomai.imaging.facts import Facts
@@ -29,6 +30,8 @@ FIRST_UNSEEN_SEED: Final = 2**41
 """Training draws its patients from below 2**40."""
 NEAR_MM: Final = 3.0
 SURE_MM: Final = 8.0
+_OUT_OF_REACH_MM: Final = 1e6
+"""Farther than all distances in a chest together, so that as many as can be are matched."""
 
 Progress = Callable[[str], None]
 
@@ -47,19 +50,18 @@ def area_under_curve(positive: npt.NDArray[np.float64], negative: npt.NDArray[np
 
 
 def unseen_scan(phantom: ChestPhantom, number: int) -> Scan:
-    """Return one of several usual protocols: spacing, thickness, kernel and noise differ."""
-    spacing, matrix, noise, kernel = (
-        (2.5, 256, 12.0, "B30f"),
-        (1.5, 320, 25.0, "B50f"),
-        (3.0, 256, 10.0, "B30f"),
-        (2.0, 288, 35.0, "B60f"),
+    """Return one of four protocols: slices, pixels and noise differ."""
+    spacing, matrix, noise = (
+        (2.5, 256, 12.0),
+        (1.5, 320, 25.0),
+        (3.0, 256, 10.0),
+        (2.0, 288, 35.0),
     )[number % 4]
     return chest_scan(
         phantom,
         matrix=matrix,
         slice_spacing_mm=spacing,
         noise_hu=noise,
-        kernel=kernel,
         from_head=number % 2 == 1,
         padding_hu=-2000 if number % 3 == 2 else None,
     )
@@ -123,12 +125,12 @@ class NoduleScore:
     Attributes
     ----------
     errors_mm
-        For each nodule of `SURE_MM` or more: distance of the nearest finding, infinite where there
-        is none.
+        For each nodule of `SURE_MM` or more: distance of the finding that is its own, infinite
+        where none is.
     diameters_mm
         Of those nodules.
     false_findings
-        Findings whose centre lies in no nodule, however small.
+        Findings that are no nodule's own, however small it be: also a second one in the same.
     """
 
     diameters_mm: tuple[float, ...]
@@ -137,7 +139,11 @@ class NoduleScore:
 
 
 def score_nodules(findings: Findings, nodules: Sequence[Nodule]) -> NoduleScore:
-    """Hold detections against the phantom's nodules."""
+    """Hold detections against the phantom's nodules, one to one.
+
+    A finding may be a nodule's own where its centre lies within it, or within `NEAR_MM` of its
+    centre. As many as can be are matched, and of such ways the one with the least distance counts.
+    """
     centres = np.array(
         [
             each.region.centre_lps_mm
@@ -145,17 +151,20 @@ def score_nodules(findings: Findings, nodules: Sequence[Nodule]) -> NoduleScore:
             if isinstance(each.region, Sphere)
         ]
     ).reshape(-1, 3)
-    errors = []
-    diameters = []
-    false = np.ones(len(centres), dtype=bool)
-    for nodule in nodules:
-        away = np.linalg.norm(centres - nodule.centre_lps_mm, axis=1)
-        false &= away > max(nodule.diameter_mm / 2, NEAR_MM)
-        if nodule.diameter_mm >= SURE_MM:
-            diameters.append(nodule.diameter_mm)
-            errors.append(float(away.min()) if len(away) else float("inf"))
+    places = np.array([each.centre_lps_mm for each in nodules]).reshape(-1, 3)
+    reach = np.array([max(each.diameter_mm / 2, NEAR_MM) for each in nodules])
+    away = np.linalg.norm(places[:, None] - centres[None], axis=2)
+    away[away > reach[:, None]] = _OUT_OF_REACH_MM
+    own = {
+        int(nodule): float(away[nodule, finding])
+        for nodule, finding in zip(*linear_sum_assignment(away), strict=True)
+        if away[nodule, finding] < _OUT_OF_REACH_MM
+    }
+    sure = [number for number, each in enumerate(nodules) if each.diameter_mm >= SURE_MM]
     return NoduleScore(
-        diameters_mm=tuple(diameters), errors_mm=tuple(errors), false_findings=int(false.sum())
+        diameters_mm=tuple(nodules[number].diameter_mm for number in sure),
+        errors_mm=tuple(own.get(number, float("inf")) for number in sure),
+        false_findings=len(centres) - len(own),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dicomai.findings import Findings, Segment
+from dicomai.findings import Detection, Findings, Segment, Sphere
 from dicomai.imaging.geometry import Grid
 from dicomai.models import trust
 from dicomai.models.package import load
@@ -20,7 +20,13 @@ from dicomai.models.runtimes.networks import build
 from dicomai.models.steps import Preprocess
 from dicomai.phantom import ChestPhantom, Nodule
 from dicomai.training import builtin
-from dicomai.training.evaluation import area_under_curve, dice, score_lungs, score_nodules
+from dicomai.training.evaluation import (
+    NoduleScore,
+    area_under_curve,
+    dice,
+    score_lungs,
+    score_nodules,
+)
 from dicomai.training.losses import dice_and_binary_cross_entropy, dice_and_cross_entropy
 from dicomai.training.samples import lung_samples, nodule_samples, xray_crops, xray_samples
 from dicomai.training.trainer import Schedule, train
@@ -143,13 +149,66 @@ def test_lungs_that_are_exactly_right_score_so() -> None:
     assert abs(right.volume_error) < 0.01
 
 
-def test_a_missed_nodule_is_infinitely_far() -> None:
-    nodule = Nodule(
-        centre_lps_mm=(0.0, 0.0, 0.0), diameter_mm=10.0, volume_mm3=523.6, hu=30.0, side="left"
+def _scored(found_at: list[float], *nodules: tuple[float, float]) -> NoduleScore:
+    """Score findings along a line against nodules there, each with its place and diameter."""
+    findings = _findings(np.eye(4), (2, 2, 2))
+    code = findings.algorithm.family
+    detections = tuple(
+        Detection(
+            label="Nodule",
+            tracking_id=str(x),
+            finding=code,
+            region=Sphere(centre_lps_mm=(x, 0.0, 0.0), diameter_mm=5.0),
+            probability=0.9,
+        )
+        for x in found_at
     )
-    score = score_nodules(_findings(np.eye(4), (2, 2, 2)), [nodule])
+    return score_nodules(
+        replace(findings, detections=detections),
+        [
+            Nodule(
+                centre_lps_mm=(x, 0.0, 0.0),
+                diameter_mm=diameter,
+                volume_mm3=np.pi / 6 * diameter**3,
+                hu=30.0,
+                side="left",
+            )
+            for x, diameter in nodules
+        ],
+    )
+
+
+def test_a_missed_nodule_is_infinitely_far() -> None:
+    score = _scored([], (0.0, 10.0))
     assert score.errors_mm == (float("inf"),)
     assert score.false_findings == 0
+    score = _scored([30.0], (0.0, 10.0))
+    assert score.errors_mm == (float("inf"),)
+    assert score.false_findings == 1
+
+
+def test_one_finding_between_two_nodules_finds_one_of_them() -> None:
+    score = _scored([2.0], (0.0, 10.0), (5.0, 10.0))
+    assert score.errors_mm == (2.0, float("inf"))
+    assert score.false_findings == 0
+
+
+def test_of_several_findings_in_one_nodule_one_is_right() -> None:
+    score = _scored([0.0, 4.0, 8.0, -4.0, -8.0], (0.0, 25.0))
+    assert score.errors_mm == (0.0,)
+    assert score.false_findings == 4
+
+
+def test_as_many_nodules_as_can_be_have_a_finding_of_their_own() -> None:
+    # The nearest to the first is the only one that the second may have.
+    score = _scored([4.0, -4.5], (0.0, 10.0), (8.0, 10.0))
+    assert score.errors_mm == (4.5, 4.0)
+    assert score.false_findings == 0
+
+
+def test_a_finding_in_a_nodule_too_small_to_count_is_not_false() -> None:
+    score = _scored([2.0], (0.0, 5.0))
+    assert (score.errors_mm, score.false_findings) == ((), 0)
 
 
 def _findings(matrix: np.ndarray, shape: tuple[int, int, int]) -> Findings:
