@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dicomai.models import trust
-from dicomai.models.manifest import MANIFEST_NAME
+from dicomai.models.manifest import MANIFEST_NAME, Manifest
 from dicomai.models.manifest import read as read_manifest
 from dicomai.models.package import CARD_NAME
 from dicomai.models.package import load as load_package
@@ -44,6 +44,10 @@ _REPORT_EVERY: Final = 50
 _RARE_LOGIT: Final = -4.0
 _MODULE: Final = "python -m dicomai.training.builtin"
 _UNFINISHED: Final = ".part"
+_CT_SERIES: Final = (
+    "as CT series of four protocols (slices 1.5 to 3 mm apart, 256 to 320 pixels across, noise of "
+    "10 to 35 HU), taken through the whole engine, and measured where the images lie"
+)
 
 Progress = Callable[[str], None]
 
@@ -107,15 +111,18 @@ class Recipe:
         Hardly a voxel holds what is sought, so the last layer starts by saying so.
     figures
         Measures a model on so many phantoms, and gives the table for its card.
-    made, remark
-        What the card says of training, and beyond the figures.
+    drawn, made, shown, remark
+        What the card says: of the samples, of training, of the images that were measured, and
+        beyond the figures.
     """
 
     package: str
     seed: int
     stages: tuple[Stage, ...]
     figures: Callable[[LoadedModel, int, Progress], str]
+    drawn: str
     made: str
+    shown: str
     remark: str
     rare: bool = False
 
@@ -133,8 +140,13 @@ RECIPES: Final[dict[str, Recipe]] = {
             ),
         ),
         figures=_lung_figures,
+        drawn="analytic chests. Each sample is a new patient with a size, shape, tissue, vessels "
+        "and contrast of its own, seen elsewhere in the chest, with noise of another strength and "
+        "grain; about a third of them end with a circle, as a reconstruction does. They are drawn "
+        "on the grid of the model: slice thickness and kernel are always the same.",
         made="A small 3-D U-Net learned to tell background, right and left lung in windows of "
         "4 mm voxels.",
+        shown=_CT_SERIES,
         remark="A lung holds its vessels, bronchi and nodules, but not the mediastinum or the main "
         "bronchi outside it. On the one chest CT of a patient that was looked at (LIDC-IDRI-0001, "
         "not used in training) both lungs are found on their sides and end where they end; a "
@@ -159,8 +171,13 @@ RECIPES: Final[dict[str, Recipe]] = {
             ),
         ),
         figures=_nodule_figures,
+        drawn="analytic chests. 32 patients are kept, seen in slices of 2, 2.5 or 3 mm, and after "
+        "every 100 windows a new one takes the place of the oldest: 158 in all. Each window lies "
+        "elsewhere, is mirrored in its own way, and has noise of another strength and grain; "
+        "kernel and field of view are always the same.",
         made="A small 3-D U-Net learned to mark nodules in windows of 2 mm voxels, half of which "
         "held one; then it looked more at what it got wrong.",
+        shown=_CT_SERIES,
         remark="The phantoms' nodules are solid, almost round, and surrounded by lung: nothing was "
         "learned of ground glass, of nodules that touch the pleura, or of spiculation.",
         rare=True,
@@ -189,9 +206,15 @@ RECIPES: Final[dict[str, Recipe]] = {
             ),
         ),
         figures=_xray_figures,
+        drawn="analytic chests, projected. Each of the three stages draws 700 images of 43 "
+        "patients once, half of them with one nodule, and shows them many times: parts of them, "
+        "or all, half of them mirrored. Of the images of one patient, nodule, noise and contrast "
+        "differ; the way of the rays is always the same.",
         made="A small residual network learned to tell projected chests with a nodule of 15 to "
         "30 mm from those without: first in parts of images with plain nodules, told where they "
         "are, then in whole images with faint ones.",
+        shown="each as one X-ray without a nodule and one with, all of one geometry, "
+        "taken through the whole engine",
         remark="A nodule may lie behind heart or diaphragm, where little of it shows. The "
         "probability is not calibrated.",
     ),
@@ -266,24 +289,30 @@ def measure_package(recipe: Recipe, name: str, folder: Path, phantoms: int) -> N
     model = load_model(load_package(folder), "cpu")
     manifest = model.package.manifest
     figures = recipe.figures(model, phantoms, lambda line: log.info("phantom", measured=line))
-    steps = " and ".join(
-        f"{each.schedule.steps} steps of {each.schedule.batch}" for each in recipe.stages
-    )
-    path.write_text(
-        cards.card(
-            manifest,
-            made=f"{recipe.made} In numbers: {steps} samples, first seed {recipe.seed}, on a CPU.",
-            train_command=f"{_MODULE} {name}",
-            measure_command=f"{_MODULE} {name} --measure {phantoms}",
-            phantoms=phantoms,
-            figures=figures,
-            remark=recipe.remark,
-        ),
-        encoding="utf-8",
-    )
+    path.write_text(card(recipe, name, manifest, phantoms, figures), encoding="utf-8")
     pins = folder.parent / trust.PINS_NAME
     own = {manifest.name: frozenset({load_package(folder).sha256})}
     trust.write_pins(pins, {**trust.read_pins(pins), **own})
+
+
+def card(recipe: Recipe, name: str, manifest: Manifest, phantoms: int, figures: str) -> str:
+    """Return the card of a package of which some phantoms gave a table of figures."""
+    steps = " and ".join(
+        f"{each.schedule.steps} steps of {each.schedule.batch}" for each in recipe.stages
+    )
+    command = f"{_MODULE} {name} --into FOLDER"
+    return cards.card(
+        manifest,
+        drawn=recipe.drawn,
+        made=f"{recipe.made} In numbers: {steps} samples, first seed {recipe.seed}, on a CPU. "
+        "FOLDER holds a copy of this package:",
+        train_command=command,
+        measure_command=f"{command} --measure {phantoms}",
+        phantoms=phantoms,
+        shown=recipe.shown,
+        figures=figures,
+        remark=recipe.remark,
+    )
 
 
 def _count(text: str) -> int:

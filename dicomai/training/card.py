@@ -8,17 +8,17 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 
 from dicomai.models.manifest import Manifest
-from dicomai.training.evaluation import LungScore, NoduleScore, area_under_curve
+from dicomai.training.evaluation import NEAR_MM, LungScore, NoduleScore, area_under_curve
 
 _WIDTH: Final = 100
 
-_DATA: Final = (
-    "Synthetic phantoms only (`dicomai/phantom`): analytic chests whose size, shape, tissue, "
-    "vessels, contrast, noise, kernel, slice thickness and field of view are drawn anew for every "
-    "sample. No image of a patient was used, so it holds nothing that could be told of one."
+_NO_PATIENT: Final = (
+    "No image of a patient was used, so it holds nothing that could be told of one."
 )
+_SHARES: Final = "| what | measured (95 % interval by Wilson) |\n| --- | --- |"
 _LIMITS: Final = (
     "Phantoms lack most of what real chests show: fissures, lymph nodes, pleural effusion, "
     "consolidation, fibrosis, atelectasis, devices, motion, metal, children, and every anatomy "
@@ -44,17 +44,19 @@ def lung_figures(scores: Sequence[LungScore]) -> str:
 def nodule_figures(scores: Sequence[NoduleScore]) -> str:
     """Return the table of what was measured, Markdown."""
     errors = np.array([error for each in scores for error in each.errors_mm])
-    found = errors[errors <= 3.0]
+    found = errors[errors <= NEAR_MM]
+    mean, largest = "none found", "none found"
+    if len(found):
+        mean, largest = f"{found.mean():.2f} mm", f"{found.max():.2f} mm"
     false = np.array([each.false_findings for each in scores])
     return "\n".join(
         [
-            "| what | measured |",
-            "| --- | --- |",
-            f"| nodules of 8 to 25 mm found within 3 mm | {len(found)} of {len(errors)} |",
-            f"| distance of their centres, mean | {found.mean():.2f} mm |",
-            f"| distance of their centres, largest | {found.max():.2f} mm |",
+            _SHARES,
+            f"| nodules of 8 to 25 mm found within {NEAR_MM:g} mm | {_share(errors <= NEAR_MM)} |",
+            f"| distance of the centres of those found, mean | {mean} |",
+            f"| distance of the centres of those found, largest | {largest} |",
             f"| false findings per study, mean | {false.mean():.2f} |",
-            f"| studies with more than one false finding | {(false > 1).sum()} of {len(false)} |",
+            f"| studies with more than one false finding | {_share(false > 1)} |",
         ]
     )
 
@@ -63,26 +65,35 @@ def xray_figures(
     positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64], threshold: float
 ) -> str:
     """Return the table of what was measured, Markdown."""
-    sensitivity = (positive >= threshold).mean()
-    specificity = (negative < threshold).mean()
+    sensitivity, specificity = _share(positive >= threshold), _share(negative < threshold)
     return "\n".join(
         [
-            "| what | measured |",
-            "| --- | --- |",
+            _SHARES,
             f"| area under the ROC curve | {area_under_curve(positive, negative):.3f} |",
-            f"| sensitivity at {threshold:g}, nodules of 15 to 30 mm | {sensitivity:.2f} |",
-            f"| specificity at {threshold:g} | {specificity:.2f} |",
+            f"| sensitivity at {threshold:g}, nodules of 15 to 30 mm | {sensitivity} |",
+            f"| specificity at {threshold:g} | {specificity} |",
         ]
     )
+
+
+def _share(hits: npt.NDArray[np.bool_]) -> str:
+    """Return how many of how many, and between which shares the truth may well lie."""
+    count, total = int(hits.sum()), len(hits)
+    if not total:
+        return "0 of 0"
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return f"{count} of {total} ({interval.low:.2f} to {interval.high:.2f})"
 
 
 def card(
     manifest: Manifest,
     *,
+    drawn: str,
     made: str,
     train_command: str,
     measure_command: str,
     phantoms: int,
+    shown: str,
     figures: str,
     remark: str,
 ) -> str:
@@ -90,8 +101,12 @@ def card(
 
     Parameters
     ----------
+    drawn
+        What differs from sample to sample of its training, and what does not.
     made
         How it was trained, in a sentence or two.
+    shown
+        As which images, and how, the phantoms were measured.
     figures
         A table, from one of the functions above.
     remark
@@ -104,14 +119,13 @@ def card(
         _filled(f"**Intended use.** {manifest.intended_use}"),
         _filled(f"**Not for.** {manifest.not_for}"),
         "## How it was made",
-        _filled(_DATA),
+        _filled(f"Synthetic phantoms only (`dicomai/phantom`): {drawn} {_NO_PATIENT}"),
         _filled(made),
         f"```\n{train_command}\n```",
         "## What it reaches",
         _filled(
             f"On {phantoms} phantoms that training never saw (their seeds begin beyond those of "
-            "training), as images of several protocols, taken through the whole engine, and "
-            "measured where the images lie:"
+            f"training), {shown}:"
         ),
         figures,
         f"```\n{measure_command}\n```",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from itertools import islice
@@ -20,6 +21,7 @@ from dicomai.models.runtimes.networks import build
 from dicomai.models.steps import Preprocess
 from dicomai.phantom import ChestPhantom, Nodule
 from dicomai.training import builtin
+from dicomai.training.card import nodule_figures, xray_figures
 from dicomai.training.evaluation import (
     NoduleScore,
     area_under_curve,
@@ -211,6 +213,24 @@ def test_a_finding_in_a_nodule_too_small_to_count_is_not_false() -> None:
     assert (score.errors_mm, score.false_findings) == ((), 0)
 
 
+def test_a_card_says_where_nothing_was_found() -> None:
+    missed = NoduleScore(diameters_mm=(10.0,), errors_mm=(float("inf"),), false_findings=3)
+    table = nodule_figures([missed])
+    assert "| 0 of 1 (0.00 to 0.79) |" in table
+    assert table.count("none found") == 2
+    nothing = NoduleScore(diameters_mm=(), errors_mm=(), false_findings=0)
+    assert "| 0 of 0 |" in nodule_figures([nothing])
+
+
+def test_a_card_says_of_how_many_images_a_share_is() -> None:
+    positive = np.array([0.9] * 22 + [0.1] * 2)
+    negative = np.array([0.1] * 20 + [0.9] * 4)
+    table = xray_figures(positive, negative, 0.5)
+    # Wilson (1927): (22 + z²/2 ± z √(22 · 2 / 24 + z²/4)) / (24 + z²), z = 1.96.
+    assert "| 22 of 24 (0.74 to 0.98) |" in table
+    assert "| 20 of 24 (0.64 to 0.93) |" in table
+
+
 def _findings(matrix: np.ndarray, shape: tuple[int, int, int]) -> Findings:
     package = load(BUILTIN / "chest-ct-lungs")
     return Findings(
@@ -287,6 +307,17 @@ def test_weights_stay_until_training_has_ended(
         builtin.train_package(replace(recipe, stages=(ends,)), folder, steps=2)
     assert load(folder) == before
     assert (folder / "weights.safetensors.part").exists()
+
+
+def test_the_cards_say_what_the_recipes_say() -> None:
+    for name, recipe in builtin.RECIPES.items():
+        package = load(BUILTIN / recipe.package)
+        text = package.card.read_text()
+        phantoms = re.search(r"On (\d+) phantoms", text)
+        assert phantoms
+        figures = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+        written = builtin.card(recipe, name, package.manifest, int(phantoms[1]), figures)
+        assert text == written, f"measure {package.name} again"
 
 
 def test_the_cards_belong_to_the_weights() -> None:
