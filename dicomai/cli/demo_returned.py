@@ -98,7 +98,8 @@ def read_back(objects: Sequence[Path], source: Source, package: Package) -> Find
     )
     where = source.grid if isinstance(source, SourceVolume) else source.plane
     masks = _masks(seg, where) if seg is not None and isinstance(where, Grid) else {}
-    colours = {each.label: each.display_rgb for each in package.manifest.output}
+    outputs = package.manifest.output
+    colours = {each.label: each.display_rgb for each in outputs if each.kind != "class"}
     found = [
         _found(group, masks, colours)
         for group in _walk(report)

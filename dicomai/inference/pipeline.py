@@ -206,7 +206,7 @@ def _own_regions(
     parted = {}
     for output, choice in zip(manifest.output, choices, strict=True):
         region = kept[choice]
-        if region is not None and output.laterality is not None:
+        if region is not None and output.kind != "class" and output.laterality is not None:
             if choice not in parted:
                 sides = split(region, source.grid)
                 if sides is None:

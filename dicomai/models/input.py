@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from dicomai.errors import ConfigError
 from dicomai.imaging.intake import Intake
-from dicomai.models.table import Range, Table
+from dicomai.models.table import NOT_EMPTY, Extent, Listed, Table
 from dicomai.routing.condition import parse as parse_condition
 from dicomai.routing.selection import parse_preference
 
@@ -35,13 +35,13 @@ class Limits(Table):
     Ranges are closed. `allow_missing` names the facts that may be missing all the same.
     """
 
-    modality: tuple[str, ...]
-    age_years: Range | None = None
+    modality: Annotated[tuple[Listed, ...], NOT_EMPTY]
+    age_years: Extent | None = None
     sex: tuple[Literal["M", "F", "O"], ...] = ()
-    body_part: tuple[str, ...] = ()
-    view_position: tuple[str, ...] = ()
-    slice_spacing_mm: Range | None = None
-    pixel_spacing_mm: Range | None = None
+    body_part: tuple[Listed, ...] = ()
+    view_position: tuple[Listed, ...] = ()
+    slice_spacing_mm: Extent | None = None
+    pixel_spacing_mm: Extent | None = None
     coverage_mm: PositiveFloat | None = None
     """How far the slices must reach, at least, along their normal."""
     uneven_spacing_mm: Annotated[float, Field(ge=0)] = 0.0

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from dicomai.errors import ConfigError
 from dicomai.imaging.intake import Intake
+from dicomai.models.fit import misfits
 from dicomai.models.input import Input, Limits
 from dicomai.models.output import Measure, Output
 from dicomai.models.steps import Infer, Postprocess, Preprocess
-from dicomai.models.table import CodeTable, Sentence, Table
+from dicomai.models.table import NOT_EMPTY, CodeTable, Sentence, Table
 
 MANIFEST_NAME: Final = "model.toml"
+_COLOURS: Final = 3
 
 
 def _file_name(value: str) -> str:
@@ -44,11 +47,11 @@ class Manifest(Table):
     """CID 7162."""
     weights: Annotated[str, AfterValidator(_file_name)] = "weights.safetensors"
     limits: Limits
-    input: Annotated[tuple[Input, ...], Field(min_length=1, max_length=8)]
+    input: Annotated[tuple[Input, ...], Field(max_length=8), NOT_EMPTY]
     preprocess: Preprocess
     infer: Infer
     postprocess: Postprocess = Postprocess()
-    output: Annotated[tuple[Output, ...], Field(min_length=1)]
+    output: Annotated[tuple[Output, ...], NOT_EMPTY]
     measure: Measure = Measure()
 
     @property
@@ -56,58 +59,20 @@ class Manifest(Table):
         """How a series or an image becomes what the model takes."""
         return self.input[0].intake(self.limits.uneven_spacing_mm)
 
-    @model_validator(mode="after")
-    def _inputs_fit_together(self) -> Manifest:
-        first, *further = self.input
-        if first.source != "study" or first.optional or first.align != "patient":
-            raise ValueError("the first input is of the study: no source, optional or align")
-        if further and any(each.kind != "volume" for each in self.input):
-            raise ValueError("a model of several inputs takes volumes only")
-        names = [each.name for each in self.input]
-        if len(set(names)) != len(names):
-            raise ValueError("two inputs have the same name")
-        for each in further:
-            if each.source == "prior" and each.align == "patient":
-                raise ValueError(
-                    f"input {each.name}: a prior lies in a frame of reference of its own; say "
-                    'align = "centre", which is how the model must have been trained'
-                )
-        if any(each.max_age_days is not None and each.source != "prior" for each in self.input):
-            raise ValueError('max_age_days of an input belongs to source = "prior"')
-        channels = self.infer.arguments.get("in_channels")
-        if further and channels is not None and channels != len(self.input):
-            raise ValueError(
-                f"infer.arguments.in_channels is {channels}, and there are {len(self.input)} inputs"
-            )
-        return self
+    @property
+    def channels_shown(self) -> int:
+        """How many channels the network is shown: one for each input, three for colours."""
+        return _COLOURS if self.input[0].colour else len(self.input)
+
+    @property
+    def channels_named(self) -> int:
+        """How many channels the network must give, so that each output has its own."""
+        return 1 + max(each.channel for each in self.output)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Manifest:
-        image = self.input[0].kind == "image"
-        if image and any(each.kind != "class" for each in self.output):
-            raise ValueError('an image takes outputs of kind "class" only')
-        if not image and any(each.kind == "class" for each in self.output):
-            raise ValueError('a volume takes outputs of kind "segment" and "detection" only')
-        if image and (self.infer.inferer != "whole" or self.preprocess.shape_ji is None):
-            raise ValueError("an image takes the inferer whole and preprocess.shape_ji")
-        if not image and self.preprocess.shape_ji is not None:
-            raise ValueError("preprocess.shape_ji belongs to an image")
-        taken = self.input[0]
-        if image and (taken.part or taken.values == "suv_bw"):
-            raise ValueError('part and values = "suv_bw" of an input belong to a volume')
-        if not image and (taken.colour or taken.values == "displayed"):
-            raise ValueError('colour and values = "displayed" of an input belong to an image')
-        if taken.colour and taken.values != "modality":
-            raise ValueError("a colour image is as it is: leave values out")
-        if image and self.preprocess.spacing_mm is not None:
-            raise ValueError("preprocess.spacing_mm belongs to a volume")
-        labels = [each.label for each in self.output]
-        if len(set(labels)) != len(labels):
-            raise ValueError("two outputs have the same label")
-        if self.postprocess.split_sides and any(
-            each.kind == "segment" and each.laterality is None for each in self.output
-        ):
-            raise ValueError("postprocess.split_sides needs a laterality in each segment")
+        for wrong in misfits(self):
+            raise ValueError(wrong)
         return self
 
 
@@ -150,25 +115,33 @@ def read(path: Path) -> Manifest:
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8: {error}.", subject=str(path)) from None
+    except OSError as error:
+        raise ConfigError(unreadable(path, error), subject=str(path)) from None
     return parse(text, str(path))
 
 
-def _sentence(where: str, error: object) -> str:
-    assert isinstance(error, dict)
-    steps = [
-        str(step)
-        for step in error["loc"]
-        if not (isinstance(step, str) and step in {"segment", "detection", "class"})
-        or len(error["loc"]) <= 2
-    ]
-    key = "".join(f"[{step}]" if step.isdigit() else f".{step}" for step in steps).lstrip(".")
-    kind, message = error["type"], str(error["msg"]).removeprefix("Value error, ")
+def unreadable(path: Path, error: OSError) -> str:
+    """Return the sentence about a file of a package that is there and can't be read."""
+    return (
+        f"{path} can't be read: {error.strerror}. Copy the package again, or give the service's "
+        "user its files."
+    )
+
+
+def _sentence(where: str, error: ErrorDetails) -> str:
+    steps, kind = error["loc"], error["type"]
+    of_output = steps[2:3] if steps[:1] == ("output",) else ()  # its kind, by which pydantic chose
+    named = [*steps[:2], *steps[3:]] if of_output else steps
+    key = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in named)
     if kind == "extra_forbidden":
-        message = "there is no such key; remove it or correct its spelling"
+        holder = f" in an output of kind {of_output[0]!r}" if of_output else ""
+        message = f"there is no such key{holder}; remove it or correct its spelling"
     elif kind == "missing":
         message = "is missing; add it"
+    elif kind == "value_error":
+        message = error["msg"].removeprefix("Value error, ")
     else:
-        given = error.get("input")
+        given = error["input"]
         shown = "" if isinstance(given, dict | list) or given is None else f", not {given!r}"
-        message = f"{message[:1].lower()}{message[1:]}{shown}"
-    return f"{where}, {key}: {message}." if key else f"{where}: {message}."
+        message = f"{error['msg'][:1].lower()}{error['msg'][1:]}{shown}"
+    return f"{where}, {key.lstrip('.')}: {message}." if key else f"{where}: {message}."

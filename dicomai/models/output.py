@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from dicomai.dicom.codes import LEFT, RIGHT, Code
-from dicomai.models.table import Byte, CodeTable, Probability, Table
+from dicomai.models.table import ONCE, Byte, CodeTable, Probability, Table
 
 Side = Literal["left", "right"]
 SegmentMeasure = Literal["volume", "mean", "longest_diameter"]
@@ -17,9 +17,12 @@ DetectionMeasure = Literal["volume", "mean", "diameter", "longest_diameter"]
 class _Output(Table):
     label: Annotated[str, Field(min_length=1, max_length=64)]
     channel: Annotated[int, Field(ge=0)] = 0
+    """Of the network; said in words where that gives several."""
     threshold: Probability = 0.5
+
+
+class _MaskOutput(_Output):
     display_rgb: tuple[Byte, Byte, Byte] = (230, 60, 60)
-    site: CodeTable | None = None
     laterality: Side | None = None
 
     @property
@@ -28,7 +31,7 @@ class _Output(Table):
         return None if self.laterality is None else LEFT if self.laterality == "left" else RIGHT
 
 
-class SegmentOutput(_Output):
+class SegmentOutput(_MaskOutput):
     """A mask with a name."""
 
     kind: Literal["segment"]
@@ -36,11 +39,12 @@ class SegmentOutput(_Output):
     type: CodeTable
 
 
-class DetectionOutput(_Output):
+class DetectionOutput(_MaskOutput):
     """Each component of a mask is one thing found."""
 
     kind: Literal["detection"]
     finding: CodeTable
+    site: CodeTable | None = None
     category: CodeTable | None = None
     score: Literal["max", "mean"] = "max"
     """How a component's probability comes from those of its voxels."""
@@ -55,6 +59,7 @@ class ClassOutput(_Output):
 
     kind: Literal["class"]
     finding: CodeTable
+    site: CodeTable | None = None
 
 
 Output: TypeAlias = Annotated[
@@ -65,5 +70,5 @@ Output: TypeAlias = Annotated[
 class Measure(Table):
     """What is measured in each segment and in each detection."""
 
-    segment: tuple[SegmentMeasure, ...] = ()
-    detection: tuple[DetectionMeasure, ...] = ()
+    segment: Annotated[tuple[SegmentMeasure, ...], ONCE] = ()
+    detection: Annotated[tuple[DetectionMeasure, ...], ONCE] = ()

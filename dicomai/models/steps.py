@@ -87,8 +87,9 @@ class Infer(Table):
     def _window(self) -> Infer:
         if (self.inferer == "sliding_window") != (self.window_kji is not None):
             raise ValueError("window_kji belongs to the inferer sliding_window, which needs it")
-        if self.only_where is not None and self.window_kji is None:
-            raise ValueError("only_where belongs to the inferer sliding_window")
+        for key in ("overlap", "blend", "only_where"):
+            if self.window_kji is None and key in self.model_fields_set:
+                raise ValueError(f"{key} belongs to the inferer sliding_window; remove it")
         return self
 
 

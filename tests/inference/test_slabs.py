@@ -77,6 +77,7 @@ def many_classes(volume_manifest: str, head: str, folder: Path) -> Path:
     manifest = volume_manifest.replace("[4.0, 4.0, 4.0]", "[1.5, 1.5, 1.5]")
     manifest = manifest.replace("bands = [-2000.0, -380.0]", f"bands = {bands}")
     manifest = manifest.replace('network = "bands"', 'network = "sharp"')
+    manifest = manifest.replace('activation = "sigmoid"', 'activation = "softmax"')
     manifest = manifest.replace(
         'inferer = "whole"',
         f'inferer = "sliding_window"\nwindow_kji = {[WINDOW] * 3 if WINDOW else [24, 32, 32]}',

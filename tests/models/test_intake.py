@@ -62,6 +62,7 @@ shape_ji = [8, 8]
 clip = [0, 1]
 [infer]
 network = "classifier2d"
+arguments = {{ in_channels = {3 if "colour = true" in taken else 1} }}
 inferer = "whole"
 activation = "sigmoid"
 [[output]]
