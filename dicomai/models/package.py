@@ -87,7 +87,8 @@ def load(folder: Path) -> Package:
     Raises
     ------
     ConfigError
-        A file is missing, or the manifest has an error; names file, key and remedy.
+        A file is missing or can't be read, or the manifest has an error; names file, key and
+        remedy.
     """
     manifest = manifests.read(folder / MANIFEST_NAME)
     return Package(manifest=manifest, sha256=digest(folder, manifest), folder=folder)
@@ -111,6 +112,9 @@ def digest(folder: Path, manifest: Manifest) -> str:
                 f"Model package {folder}: {name} is missing. Copy the package again, whole.",
                 subject=str(folder / name),
             ) from None
+        except OSError as error:
+            path = folder / name
+            raise ConfigError(manifests.unreadable(path, error), subject=str(path)) from None
     return total.hexdigest()
 
 

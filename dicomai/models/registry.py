@@ -54,7 +54,7 @@ class Registry:
             There is none of that name (the nearest name is proposed), or it has an error.
         """
         for folder in self.folders:
-            if name in self.names and (folder / name / MANIFEST_NAME).is_file():
+            if name in self.names and (folder / name / MANIFEST_NAME).exists():
                 package = load(folder / name)
                 if package.name != name:
                     raise ConfigError(

@@ -33,7 +33,12 @@ def edit(folder: Path, old: str, new: str) -> None:
         ("[16, 16, 16]", "[16, 0, 16]", ("infer.window_kji[1]", "greater than 0")),
         ('name = "lungs"', 'name = "Lungs!"', ("name", "Lungs!")),
         ("format = 1", "format = 2", ("format", "2")),
-        ("Modality = CT", "Modalty = CT", ("input[0].when[0]", '"Modality"?')),
+        (
+            "Modality = CT",
+            "Modalty = CT",
+            ('input[0].when[0]: "Modalty" is no DICOM keyword; "Modality"? See PS3.6.',),
+        ),
+        ('["volume"]', '["mass"]', ("measure.segment[0]: input should be 'volume'",)),
         ("-instances", "-instanses", ("input[0].prefer[0]", '"instances"?')),
         ("format = 1", "format = ", ("not TOML",)),
     ],
@@ -46,6 +51,7 @@ def test_a_wrong_manifest_is_named_with_file_key_and_remedy(
         package.load(lungs_package)
     for word in (str(lungs_package / "model.toml"), *words):
         assert word in error.value.sentence
+    assert "after validation" not in error.value.sentence
 
 
 def test_the_digest_depends_on_every_file_and_on_nothing_else(lungs_package: Path) -> None:
@@ -73,6 +79,14 @@ def test_a_missing_weights_file_is_named(lungs_package: Path) -> None:
     (lungs_package / "weights.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"weights\.safetensors is missing"):
         package.load(lungs_package)
+
+
+@pytest.mark.parametrize("name", ["model.toml", "CARD.md", "weights.safetensors"])
+def test_a_file_that_cannot_be_read_is_named(lungs_package: Path, name: str) -> None:
+    (lungs_package / name).unlink()
+    (lungs_package / name).mkdir()
+    with pytest.raises(ConfigError, match=rf"{name} can't be read: Is a directory\. Copy"):
+        open_registry(lungs_package.parent).get("lungs")
 
 
 def test_only_a_pinned_digest_runs(lungs_package: Path) -> None:
