@@ -95,14 +95,19 @@ def show(name: ModelName, config: ConfigOption = None, json: JsonOption = False)
 
 @app.command("trust")
 def trust(name: ModelName, config: ConfigOption = None) -> None:
-    """Let the package run in the service, as it lies there now: pins its digest."""
+    """Let the package run in the service, as it lies there now: pins its digest.
+
+    Its network is loaded first; a package that can't run is refused.
+    """
     from dicomai import settings as configuration
     from dicomai.models import trust as pins
     from dicomai.models.registry import open_registry
+    from dicomai.models.runtimes.torch_runtime import load
 
     settings = configuration.load(config)
     registry = open_registry(settings.folders.models)
     package = found(registry, name)
+    load(package, "cpu")
     if registry.trusted(package):
         say(f"{name} {package.manifest.version} is trusted already. {_AFTER_A_CHANGE}")
         return

@@ -94,7 +94,7 @@ def needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:
     shape = manifest.infer.window_kji or way.model.shape_kji
     return need(
         way,
-        channels=1 + max(each.channel for each in manifest.output),
+        channels=manifest.channels_named,
         depth=shape[0],
         masks=masks,
         inputs=inputs,
@@ -136,49 +136,27 @@ def _slabs(model: Model, prepared: PreparedVolume, run: Run, windows: int) -> It
     manifest = model.package.manifest
     infer = manifest.infer
 
-    def fitting(batch: Tensor) -> Tensor:
-        out = model(batch)
-        _check_shape(out[0], manifest, dimensions=4)
-        return out
-
     if infer.window_kji is None:
-        for slab in WholeInferer().slabs(prepared.inputs, fitting):
-            yield _finite(slab, manifest).to(prepared.inputs.device)
+        for slab in WholeInferer().slabs(prepared.inputs, model):
+            yield finite(slab, manifest).to(prepared.inputs.device)
         return
     inferer = SlidingWindowInferer(
         window_kji=infer.window_kji,
         overlap=infer.overlap,
         blend=infer.blend,
         batch=windows,
-        channels=1 + max(each.channel for each in manifest.output),
+        channels=manifest.channels_named,
         wanted=prepared.wanted,
         fraction=infer.only_where.fraction if infer.only_where else 0.0,
         padding=manifest.preprocess.scale_to[0],
         progress=lambda fraction: run.report("infer", fraction),
     )
-    for slab in inferer.slabs(prepared.inputs, fitting):
-        yield _finite(slab, manifest)
+    for slab in inferer.slabs(prepared.inputs, model):
+        yield finite(slab, manifest)
 
 
-def checked(probabilities: Tensor, manifest: Manifest, dimensions: int) -> Tensor:
-    """Return what a network gave; raise ConfigError unless the manifest promises such."""
-    _check_shape(probabilities, manifest, dimensions)
-    return _finite(probabilities, manifest)
-
-
-def _check_shape(probabilities: Tensor, manifest: Manifest, dimensions: int) -> None:
-    needed = 1 + max(each.channel for each in manifest.output)
-    shape = tuple(probabilities.shape)
-    if len(shape) != dimensions or shape[0] < needed:
-        raise ConfigError(
-            f"Model {manifest.name}, infer: the network gives {shape}, and the "
-            f"manifest names {needed} channels of {dimensions - 1} dimensions. Correct infer or "
-            "output in its model.toml.",
-            subject=manifest.name,
-        )
-
-
-def _finite(probabilities: Tensor, manifest: Manifest) -> Tensor:
+def finite(probabilities: Tensor, manifest: Manifest) -> Tensor:
+    """Return what a network gave; raise ConfigError where that is no number."""
     # Sums tell: what is not finite stays so, and others are 1 at most. One of all channels at a
     # time would take a copy of float16 as float32.
     sums = torch.stack([each.sum(dtype=torch.float32) for each in probabilities])

@@ -15,7 +15,7 @@ from dicomai.imaging.mask import blank_mask
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import limits
-from dicomai.inference.forward import Prepare, checked, found_in_volume, needed
+from dicomai.inference.forward import Prepare, finite, found_in_volume, needed
 from dicomai.inference.inputs import Source
 from dicomai.inference.ladder import Step
 from dicomai.inference.measure import (
@@ -68,10 +68,9 @@ def analyse(
     Raises
     ------
     InputError
-        The input is not of the kind that the model takes, lies outside its limits, or the sides of
-        what was found can't be told.
+        The input lies outside the model's limits, or the sides of what was found can't be told.
     ConfigError
-        The network does not give what the manifest says.
+        The input is not of the kind that the model takes, or the network gives no numbers.
     ResourceError
         The device's memory does not suffice.
     """
@@ -114,7 +113,7 @@ def _of_an_image(model: Model, source: SourceImagePixels, run: Run) -> tuple[Cla
         prepared = prepare_image(source, manifest.preprocess)
     run.report("infer", 0.0)
     answer, seconds = run.turns.together(model, torch.from_numpy(prepared))
-    probabilities = checked(answer, manifest, dimensions=1)
+    probabilities = finite(answer, manifest)
     run.took("infer", seconds)
     with run.stage("postprocess"):
         out = tuple(

@@ -1,12 +1,15 @@
-"""One broken package hides no other."""
+"""What is trusted can run, and one broken package hides no other."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from sqlalchemy import Engine
 
+from dicomai.models.runtimes.networks import build
+from dicomai.models.trust import TRUSTED_NAME
 from tests.cli.conftest import Dicomai
 from tests.models.conftest import write_package
 
@@ -16,6 +19,34 @@ def lungs(service: Engine, tmp_path: Path) -> Path:
     """The folder of a package that a service has, and nobody trusts yet."""
     del service
     return write_package(tmp_path / "models")
+
+
+def cut_off(weights: Path) -> None:
+    weights.write_bytes(weights.read_bytes()[:300])
+
+
+def of_another_network(weights: Path) -> None:
+    save_file(build("unet3d", {"channels": (2, 2)}).state_dict(), weights)
+
+
+@pytest.mark.parametrize("broken", [cut_off, of_another_network])
+def test_a_package_that_cannot_run_is_not_trusted(
+    lungs: Path, dicomai: Dicomai, broken: object
+) -> None:
+    assert callable(broken)
+    broken(lungs / "weights.safetensors")
+    answer = dicomai("models", "trust", "lungs")
+    assert answer.code == 3
+    assert "weights.safetensors does not fit network 'unet3d'" in answer.err
+    assert not (lungs.parent / TRUSTED_NAME).exists()
+    assert not dicomai("models", "show", "lungs", "--json").json["trusted"]
+
+
+def test_a_package_that_can_run_is_trusted(lungs: Path, dicomai: Dicomai) -> None:
+    answer = dicomai("models", "trust", "lungs")
+    assert answer.code == 0, answer.err
+    assert "lungs 1.0.0 may run now." in answer.out
+    assert dicomai("models", "show", "lungs", "--json").json["trusted"]
 
 
 def test_a_package_that_cannot_be_read_hides_no_other(lungs: Path, dicomai: Dicomai) -> None:

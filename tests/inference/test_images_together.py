@@ -58,6 +58,8 @@ class Brightest(nn.Module):
     sees = threading.Event()
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "meta":
+            return x.amax(dim=(2, 3))
         self.seen.append(len(x))
         self.sees.set()
         self.go.wait(60)

@@ -88,6 +88,42 @@ def test_an_unknown_network_or_argument_is_named() -> None:
         networks.build("unet3d", {"depth": 3})
 
 
+@pytest.mark.parametrize("channels", ["[]", "[4, -1]", "[4.5]", '"many"'])
+def test_arguments_that_build_no_network_are_named(lungs_package: Path, channels: str) -> None:
+    manifest = lungs_package / "model.toml"
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace("channels = [4, 8]", f"channels = {channels}"))
+    with pytest.raises(ConfigError, match=r"infer\.arguments: network 'unet3d' can't be built"):
+        torch_runtime.load(package.load(lungs_package), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (torch.nn.Conv3d(2, 1, 3, padding=1), "does not take (1, 1, 16, 16, 16)"),
+        (torch.nn.Conv2d(1, 1, 3, padding=1), "does not take (1, 1, 16, 16, 16)"),
+        (torch.nn.Conv3d(1, 2, 3), "gives (1, 2, 14, 14, 14) of (1, 1, 16, 16, 16)"),
+        (torch.nn.Flatten(0), "gives (4096,) of (1, 1, 16, 16, 16)"),
+    ],
+)
+def test_a_network_that_does_not_fit_its_manifest_is_not_loaded(
+    lungs_package: Path, network: torch.nn.Module, words: str
+) -> None:
+    save_file(network.state_dict(), lungs_package / "weights.safetensors")
+    loaded = package.load(lungs_package)
+    with pytest.raises(ConfigError) as error:
+        torch_runtime.load(loaded, "cpu", networks={"unet3d": lambda **_: network})
+    assert f"infer.arguments: network 'unet3d' {words}" in error.value.sentence
+
+
+def test_weights_in_whole_numbers_are_named(lungs_package: Path) -> None:
+    weights = load_file(lungs_package / "weights.safetensors")
+    weights["last.bias"] = weights["last.bias"].to(torch.int8)
+    save_file(weights, lungs_package / "weights.safetensors")
+    with pytest.raises(ConfigError, match=r"last\.bias holds torch\.int8"):
+        torch_runtime.load(package.load(lungs_package), "cpu")
+
+
 def test_weights_of_another_network_are_named(lungs_package: Path) -> None:
     other = networks.build("unet3d", {"channels": (8, 8)}).state_dict()
     save_file(other, lungs_package / "weights.safetensors")
@@ -120,7 +156,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
 def test_too_little_memory_is_told_as_such(lungs_package: Path) -> None:
     class Greedy(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.empty(1 << 60, dtype=torch.uint8)
+            return x if x.device.type == "meta" else torch.empty(1 << 60, dtype=torch.uint8)
 
     save_file({}, lungs_package / "weights.safetensors")
     greedy = torch_runtime.load(

@@ -17,69 +17,76 @@ from dicomai.inference.runner import main
 from dicomai.models.runtimes.networks import NETWORKS, UNet3d
 
 
-class Poison(UNet3d):
-    """Kills its process, as a broken kernel of a GPU does."""
+class Misbehaving(UNet3d):
+    """Fits its manifest, and misbehaves when it is shown something."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        os.kill(os.getpid(), signal.SIGSEGV)
+        if x.device.type != "meta":
+            self.misbehave()
         return super().forward(x)
 
+    def misbehave(self) -> None:
+        raise NotImplementedError
 
-class Stuck(UNet3d):
+
+class Poison(Misbehaving):
+    """Kills its process, as a broken kernel of a GPU does."""
+
+    def misbehave(self) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Stuck(Misbehaving):
     """Never comes back, and makes no progress."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def misbehave(self) -> None:
         while True:
             time.sleep(60)
 
 
-class Greedy(UNet3d):
+class Greedy(Misbehaving):
     """Wants more memory than there is."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def misbehave(self) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB.")
 
 
-class Faulty(UNet3d):
+class Faulty(Misbehaving):
     """Comes upon what CUDA lets no process recover from."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def misbehave(self) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
-class Hungry(UNet3d):
+class Hungry(Misbehaving):
     """Wants more of the host's memory than there is."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def misbehave(self) -> None:
         raise MemoryError
 
 
-class Patient(UNet3d):
+class Patient(Misbehaving):
     """Waits until there is a file "go" in the folder that the environment names."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type != "meta":
-            go = Path(os.environ["DICOMAI_TEST_GO"])
-            (go / f"in-{time.monotonic_ns()}").touch()
-            while not (go / "go").exists():
-                time.sleep(0.01)
-        return super().forward(x)
+    def misbehave(self) -> None:
+        go = Path(os.environ["DICOMAI_TEST_GO"])
+        (go / f"in-{time.monotonic_ns()}").touch()
+        while not (go / "go").exists():
+            time.sleep(0.01)
 
 
 class PatientPoison(Patient):
     """Kills its process, once the file exists."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        super().forward(x)
-        if x.device.type != "meta":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        return x
+    def misbehave(self) -> None:
+        super().misbehave()
+        os.kill(os.getpid(), signal.SIGSEGV)
 
 
-class Defective(UNet3d):
+class Defective(Misbehaving):
     """Has a defect."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def misbehave(self) -> None:
         raise ZeroDivisionError("division by zero")
 
 

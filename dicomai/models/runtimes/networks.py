@@ -226,7 +226,7 @@ def build(
         )
     try:
         return networks[name](**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:  # RuntimeError is torch's
         raise ConfigError(
             f"infer.arguments: network {name!r} can't be built from them: {error}.", subject=name
         ) from None

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dicomai.errors import ConfigError, ResourceError
+from dicomai.models.manifest import Manifest
 from dicomai.models.package import Package, verify
 from dicomai.models.runtimes.networks import NETWORKS, Builder, build, for_host
 
@@ -31,6 +32,8 @@ _ARGUMENTS: Final = (
     "CUBLAS_STATUS_NOT_SUPPORTED",
 )
 """What libraries say of a call that they do not take; the device is as well as before."""
+_SOME_VOLUME: Final = (16, 16, 16)
+"""Shape of a whole volume, where a manifest leaves it to the series."""
 
 
 def _no_room() -> bool:
@@ -211,13 +214,20 @@ def rehearsed_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
     """
     tally = _Tally()
     try:
-        stand_in = _copied(network, "meta")
-        inputs = torch.empty(shape, device="meta")
-        with torch.inference_mode(), tally:
-            stand_in(inputs.to(memory_format=_memory_format(inputs))).float().exp()
+        _rehearsed(network, shape, tally)
     except Exception:  # noqa: BLE001  # whatever it trips over, the real pass decides
         return 0
     return tally.most
+
+
+def _rehearsed(network: nn.Module, shape: tuple[int, ...], tally: _Tally) -> Tensor:
+    """Return what a forward pass gives, as a tensor that has a shape and no memory."""
+    stand_in = _copied(network, "meta")
+    inputs = torch.empty(shape, device="meta")
+    with torch.inference_mode(), tally:
+        logits: Tensor = stand_in(inputs.to(memory_format=_memory_format(inputs)))
+        logits.float().exp()
+    return logits
 
 
 def _memory_format(inputs: torch.Tensor) -> torch.memory_format:
@@ -279,14 +289,65 @@ def load(
     Raises
     ------
     ConfigError
-        The package has changed, the weights can't be read or don't fit the network, or the device
-        is not there.
+        The package has changed, the network does not take or give what the manifest says, the
+        weights can't be read or don't fit the network, or the device is not there.
     """
     verify(package)
     target = resolve_device(device)
     network = build(package.manifest.infer.network, package.manifest.infer.arguments, networks)
+    network = network.eval()
+    _check_fits(network, package.manifest)
+    _fill(network, package)
+    if not all(bool(torch.isfinite(each).all()) for each in network.state_dict().values()):
+        raise ConfigError(
+            f"Model package {package.name}: {package.weights.name} holds numbers that are not "
+            "finite. Take the package from its maker again.",
+            subject=package.name,
+        )
+    network = network.to(target)
+    if target.type == "cpu":
+        network = for_host(network)
+    else:
+        # For the whole process. torch's own choice, TF32, has 10 bits of a number, not 23.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # no stub
+    compiled = compiled_for(target, network) if package.manifest.infer.compile else None
+    return LoadedModel(package=package, device=target, network=network, compiled=compiled)
+
+
+def _check_fits(network: nn.Module, manifest: Manifest) -> None:
+    """Raise ConfigError unless a network takes and gives what a manifest says."""
+    infer = manifest.infer
+    # A manifest of an image has shape_ji; its network answers for the whole of it.
+    grid = manifest.preprocess.shape_ji or infer.window_kji or _SOME_VOLUME
+    places = grid if manifest.input[0].kind == "volume" else ()
+    shown, named = (1, manifest.channels_shown, *grid), manifest.channels_named
+    where = f"Model package {manifest.name}, infer.arguments: network {infer.network!r}"
+    try:
+        given = tuple(_rehearsed(network, shown, _Tally()).shape)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{where} does not take {shown}, what its model.toml says it is shown: "
+            f"{reason[:300]}. Correct infer, input or preprocess.",
+            subject=manifest.name,
+        ) from None
+    if len(given) < 2 or given[0] != 1 or given[1] < named or given[2:] != places:
+        raise ConfigError(
+            f"{where} gives {given} of {shown}, and its model.toml names {named} channels of "
+            f"{len(places)} dimensions. Correct infer or output.",
+            subject=manifest.name,
+        )
+
+
+def _fill(network: nn.Module, package: Package) -> None:
+    """Give a network its weights; raise ConfigError where they are not those of one like it."""
     try:
         weights = load_file(package.weights)
+        for name, own in network.state_dict().items():
+            found = weights.get(name, own)
+            # torch would take whole numbers for what they stand for, without their scale.
+            if own.is_floating_point() and not found.is_floating_point():
+                raise RuntimeError(f"{name} holds {found.dtype}, and must be of floating point")
         network.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -295,20 +356,6 @@ def load(
             f"{package.manifest.infer.network!r}: {reason[:300]}",
             subject=package.name,
         ) from None
-    if not all(bool(torch.isfinite(each).all()) for each in network.state_dict().values()):
-        raise ConfigError(
-            f"Model package {package.name}: {package.weights.name} holds numbers that are not "
-            "finite. Take the package from its maker again.",
-            subject=package.name,
-        )
-    network = network.eval().to(target)
-    if target.type == "cpu":
-        network = for_host(network)
-    else:
-        # For the whole process. torch's own choice, TF32, has 10 bits of a number, not 23.
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # no stub
-    compiled = compiled_for(target, network) if package.manifest.infer.compile else None
-    return LoadedModel(package=package, device=target, network=network, compiled=compiled)
 
 
 def compiled_for(device: torch.device, network: nn.Module) -> Callable[[Tensor], Tensor] | None:
