@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -14,6 +15,7 @@ from dicomai.cli.options import ConfigOption, JsonOption, must_exist
 from dicomai.cli.terminal import print_json, progress, remarks, say, span, table, text
 from dicomai.cli.trouble import sentence_of
 from dicomai.errors import NotFound
+from dicomai.models.device import DEVICE_PATTERN
 
 if TYPE_CHECKING:
     from dicomai.models.package import Package
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
     from dicomai.settings import Settings
 
 Word = TypeVar("Word", bound=str)
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(DEVICE_PATTERN, value):
+        raise typer.BadParameter(f"{value!r} is no device for models. Give auto, cpu or cuda:0.")
+    return value
 
 
 def run(
@@ -49,7 +57,7 @@ def run(
             metavar="KINDS", help="Forms of the result, as SEG,SR,SC; see objects of a route."
         ),
     ] = "SEG,SR",
-    device: Annotated[str, typer.Option(help="auto, cpu, or cuda:0.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, or cuda:0.", callback=_device)] = "auto",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydicom.charset import python_encoding
 from pydicom.datadict import tag_for_keyword
 
+from dicomai.models.device import DEVICE_PATTERN
 from dicomai.net.limits import Limits
 from dicomai.net.node import ANY_NODE, Node
 from dicomai.net.tls import PORT as TLS_PORT
@@ -236,7 +237,7 @@ class WorkerSettings(Section):
     device: Annotated[
         str,
         Field(
-            pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+            pattern=DEVICE_PATTERN,
             description="auto (a GPU where there is one), cpu, cuda or cuda:0.",
         ),
     ] = "auto"

@@ -57,3 +57,12 @@ def test_a_package_that_cannot_be_read_hides_no_other(lungs: Path, dicomai: Dico
     listed = {each["name"]: each for each in answer.json}
     assert "CARD.md can't be read" in listed["lungs"]["error"]
     assert listed["chest-ct-lungs"]["version"] == "1.0.0"
+
+
+@pytest.mark.parametrize("device", ["meta", "vulkan", "gpu", "cuda:x", "cpu:0"])
+def test_only_a_device_that_models_run_on_is_taken(
+    lungs: Path, dicomai: Dicomai, device: str
+) -> None:
+    answer = dicomai("run", "lungs", lungs, "--out", lungs / "out", "--device", device)
+    assert answer.code == 2
+    assert f"'{device}' is no device for models" in answer.err
