@@ -55,7 +55,7 @@ def schedule(settings: Settings, life: Life) -> None:
     with writing(engine) as connection:
         # What waited for another configuration: this may be it.
         jobs.release_held(connection, "config", present())
-    clock = duties.started(settings, engine)
+    clock = duties.started(settings, engine, life.stop)
     try:
         keep(
             (

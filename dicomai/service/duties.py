@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,8 +53,14 @@ class Duty:
     slow: bool = False
 
 
-def started(settings: Settings, engine: Engine) -> BackgroundScheduler:
-    """Return a running clock of all duties; whoever called shuts it down."""
+def started(settings: Settings, engine: Engine, stop: threading.Event) -> BackgroundScheduler:
+    """Return a running clock of all duties; whoever called shuts it down.
+
+    Parameters
+    ----------
+    stop
+        Set when that is near: what takes long comes to its end.
+    """
     clock = BackgroundScheduler(
         timezone=UTC,
         executors={"quick": ThreadPoolExecutor(1), "slow": ThreadPoolExecutor(1)},
@@ -61,7 +68,7 @@ def started(settings: Settings, engine: Engine) -> BackgroundScheduler:
     )
     # It tells of each run that was left out because the last one took longer.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
-    for duty in duties(settings, engine):
+    for duty in duties(settings, engine, stop):
         clock.add_job(
             partial(_do, duty),
             "interval",
@@ -75,7 +82,7 @@ def started(settings: Settings, engine: Engine) -> BackgroundScheduler:
     return clock
 
 
-def duties(settings: Settings, engine: Engine) -> tuple[Duty, ...]:
+def duties(settings: Settings, engine: Engine, stop: threading.Event) -> tuple[Duty, ...]:
     """Return the duties of a scheduler."""
     data = settings.folders.data
     observer = LeaseObserver(settings.worker.lease_s)
@@ -95,7 +102,9 @@ def duties(settings: Settings, engine: Engine) -> tuple[Duty, ...]:
         Duty(
             name="retention",
             every_s=_HOUR_S,
-            do=lambda: retention.delete_expired(engine, data, keep, present()),
+            do=lambda: retention.delete_expired(
+                engine, data, keep, present(), lambda: not stop.is_set()
+            ),
             slow=True,
         ),
         Duty(

@@ -16,7 +16,7 @@ from dicomai.dicom import uid
 from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError
-from dicomai.spool.folder import DAMAGED
+from dicomai.spool.folder import DAMAGED, sync_folder
 from dicomai.spool.names import Names
 from dicomai.store import schema
 
@@ -116,6 +116,17 @@ def unlink(data: Path, path: PurePosixPath) -> None:
     with suppress(OSError):
         for folder in (target.parent, target.parent.parent):
             folder.rmdir()
+
+
+def sync_remains(folders: Collection[Path]) -> None:
+    """Have it on the disk that what was unlinked in some folders is gone."""
+    for folder in {_standing(each) for each in folders}:
+        sync_folder(folder)
+
+
+def _standing(folder: Path) -> Path:
+    """Return the nearest folder above, or this one, that is there."""
+    return next(each for each in (folder, *folder.parents) if each.is_dir())
 
 
 def stale(data: Path, now: Instant) -> Iterator[tuple[PurePosixPath, ...]]:

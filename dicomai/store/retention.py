@@ -1,12 +1,15 @@
 """What goes, and when: whole studies without unfinished jobs, finished jobs, files of nobody.
 
 A study goes in three steps, each of which may be the last before a crash: its rows are marked and
-that is committed; its files are unlinked; its rows are deleted. Whoever comes next goes on.
+that is committed; its files are unlinked; its rows are deleted. Whoever comes next goes on, and
+several hosts may be at it: each step looks under the study's lock whether it is still to be done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -33,6 +36,10 @@ from dicomai.store.states import UNFINISHED, Origin, StudyStatus
 
 _RECEIVED: Final[tuple[Origin, ...]] = ("received", "retrieved")
 _PRODUCED: Final[tuple[Origin, ...]] = ("produced",)
+_STUDIES: Final = 100
+"""Marked before any of them is deleted."""
+_FILES: Final = 100
+"""Unlinked in one transaction, which keeps ingest from their study, and on SQLite all writers."""
 
 log = structlog.get_logger()
 
@@ -54,31 +61,20 @@ class Candidate:
     origins: tuple[Origin, ...]
 
 
-def candidates(
-    connection: Connection, keep: Keep, now: Instant, limit: int = 100
-) -> tuple[Candidate, ...]:
-    """Return the studies whose time is over, oldest first.
+def begin(connection: Connection, candidate: Candidate, before: Instant, now: Instant) -> bool:
+    """Mark what of a study goes; False: it may not go any more. Step one: commit this.
 
-    None has an unfinished job or a route that waits, or was promised to a node for longer.
+    Parameters
+    ----------
+    before
+        What came later keeps the study here: the same bytes again too, for their sender was told
+        that we have them.
     """
-    ages = ((_RECEIVED, keep.received), (_PRODUCED, keep.produced))
-    found: list[Candidate] = []
-    for origins, age in ages:
-        found += _older(connection, origins, Instant(now - age), now, limit)
-    return tuple(found[:limit])
-
-
-def oldest(connection: Connection, now: Instant, limit: int = 1) -> tuple[Candidate, ...]:
-    """Return the oldest decided studies whose received images may go to make room."""
-    return _older(connection, _RECEIVED, now, now, limit, statuses=("decided",))
-
-
-def begin(connection: Connection, candidate: Candidate, now: Instant) -> bool:
-    """Mark what of a study goes; False: it may not go any more. Step one: commit this."""
     study = studies.lock(connection, candidate.study_instance_uid)
     if (
         study is None
         or study.status not in ("decided", "held")
+        or study.last_object_at > before
         or unfinished(connection, candidate.study_instance_uid)
         or (
             study.status == "decided"
@@ -113,8 +109,10 @@ def going(connection: Connection) -> tuple[Candidate, ...]:
     )
 
 
-def files(connection: Connection, candidate: Candidate) -> tuple[PurePosixPath, ...]:
-    """Return the files of what goes. Step two: unlink them."""
+def files(
+    connection: Connection, candidate: Candidate, after: str, limit: int
+) -> tuple[PurePosixPath, ...]:
+    """Return files of what goes, in order, from one on. Step two: unlink them."""
     copies, instances = schema.copies, schema.instances
     found = connection.execute(
         select(copies.c.path)
@@ -122,18 +120,22 @@ def files(connection: Connection, candidate: Candidate) -> tuple[PurePosixPath, 
         .where(
             instances.c.study_instance_uid == candidate.study_instance_uid,
             instances.c.origin.in_(candidate.origins),
+            copies.c.path > after,
         )
+        .order_by(copies.c.path)
+        .limit(limit)
     )
     return tuple(PurePosixPath(path) for path in found.scalars())
 
 
-def complete(connection: Connection, candidate: Candidate, now: Instant) -> None:
+def complete(connection: Connection, candidate: Candidate, now: Instant) -> bool:
     """Delete the rows of what has gone; a study of which nothing is left goes with its story.
 
-    Step three.
+    Step three. False: another host did that, and what is here now came since.
     """
     uid = candidate.study_instance_uid
-    studies.lock(connection, uid)
+    if not _is_marked(connection, candidate):
+        return False
     instances, series, table = schema.instances, schema.series, schema.studies
     connection.execute(
         delete(instances).where(
@@ -161,13 +163,14 @@ def complete(connection: Connection, candidate: Candidate, now: Instant) -> None
         data = {"origins": list(candidate.origins)}
         sentence = "Its objects of this origin are deleted; the others are still here."
         events.record(connection, uid, "study thinned", sentence, data, now)
-        return
+        return True
     brought = schema.association_studies
     connection.execute(delete(brought).where(brought.c.study_instance_uid == uid))
     connection.execute(delete(schema.events).where(schema.events.c.study_instance_uid == uid))
     apart = schema.studies_apart
     connection.execute(delete(apart).where(apart.c.study_instance_uid == uid))
     connection.execute(delete(table).where(table.c.study_instance_uid == uid))
+    return True
 
 
 def prune_jobs(connection: Connection, before: Instant) -> int:
@@ -219,47 +222,27 @@ def delete_marked(engine: Engine, data: Path, now: Instant) -> int:
     """
     with reading(engine) as connection:
         marked = going(connection)
-    deleted = 0
-    for candidate in marked:
-        with reading(engine) as connection:
-            paths = files(connection, candidate)
-        try:
-            for path in paths:
-                archive.unlink(data, path)
-        except OSError as trouble:
-            _tell_stuck(engine, candidate, data / path, trouble, now)
-            continue
-        with writing(engine) as connection:
-            complete(connection, candidate, now)
-        deleted += 1
-    return deleted
+    return _delete(engine, data, marked, now)
 
 
-def _tell_stuck(
-    engine: Engine, candidate: Candidate, file: Path, trouble: OSError, now: Instant
-) -> None:
-    """Tell why a study is not deleted, in its story once."""
-    uid = candidate.study_instance_uid
-    reason = trouble.strerror or str(trouble)
-    log.warning("study not deleted", study=uid, file=str(file), why=reason)
-    sentence = (
-        f"Study {uid}, retention: {file} can't be removed ({reason}). Look at its rights and its "
-        "disk; it is tried again each hour."
-    )
-    with writing(engine) as connection:
-        studies.lock(connection, uid)
-        if all(each.sentence != sentence for each in events.story(connection, uid)):
-            events.record(connection, uid, "study not deleted", sentence, {"file": str(file)}, now)
+def delete_expired(
+    engine: Engine, data: Path, keep: Keep, now: Instant, go_on: Callable[[], bool] = lambda: True
+) -> int:
+    """Delete the studies whose time is over; returns how many.
 
-
-def delete_expired(engine: Engine, data: Path, keep: Keep, now: Instant) -> int:
-    """Delete the studies whose time is over; returns how many."""
+    Parameters
+    ----------
+    go_on
+        Asked before each study: there may be many. What is left then goes the next time.
+    """
     with reading(engine) as connection:
-        over = candidates(connection, keep, now)
-    for candidate in over:
-        with writing(engine) as connection:
-            begin(connection, candidate, now)
-    return delete_marked(engine, data, now)
+        left = going(connection)
+    deleted = _delete(engine, data, takewhile(lambda _: go_on(), left), now)
+    for origins, age in ((_RECEIVED, keep.received), (_PRODUCED, keep.produced)):
+        before = Instant(now - age)
+        while go_on() and (begun := _begin_expired(engine, origins, before, now)):
+            deleted += _delete(engine, data, takewhile(lambda _: go_on(), begun), now)
+    return deleted
 
 
 def make_room(engine: Engine, data: Path, reserve_bytes: int, now: Instant) -> int:
@@ -267,12 +250,93 @@ def make_room(engine: Engine, data: Path, reserve_bytes: int, now: Instant) -> i
     deleted = 0
     while free_bytes(data) < reserve_bytes:
         with writing(engine) as connection:
-            begun = [each for each in oldest(connection, now) if begin(connection, each, now)]
-        gone = delete_marked(engine, data, now) if begun else 0
+            found = _older(connection, _RECEIVED, now, now, 1, statuses=("decided",))
+            # One that comes again meanwhile is the oldest no more.
+            begun = [each for each, came_at in found if begin(connection, each, came_at, now)]
+        gone = _delete(engine, data, begun, now)
         if not gone:
             break  # where nothing can be removed, no more is marked
         deleted += gone
     return deleted
+
+
+def _begin_expired(
+    engine: Engine, origins: tuple[Origin, ...], before: Instant, now: Instant
+) -> tuple[Candidate, ...]:
+    """Mark the oldest studies of which nothing came after a moment; one commit for each."""
+    with reading(engine) as connection:
+        over = _older(connection, origins, before, now, _STUDIES)
+    begun = []
+    for candidate, _ in over:
+        with writing(engine) as connection:
+            if begin(connection, candidate, before, now):
+                begun.append(candidate)
+    return tuple(begun)
+
+
+def _delete(engine: Engine, data: Path, marked: Iterable[Candidate], now: Instant) -> int:
+    deleted = 0
+    for candidate in marked:
+        try:
+            _unlink(engine, data, candidate)
+        except OSError as trouble:
+            _tell_stuck(engine, data, candidate, trouble, now)
+            continue
+        with writing(engine) as connection:
+            deleted += complete(connection, candidate, now)
+    return deleted
+
+
+def _unlink(engine: Engine, data: Path, candidate: Candidate) -> None:
+    """Unlink the files of what goes, durably, while it is marked.
+
+    In the transaction that found it so: once another host is through with a study it may come
+    again, under the same names, and ingest looks under the same lock that they are there.
+    """
+    folders: set[Path] = set()
+    last = ""
+    while True:
+        with writing(engine) as connection:
+            if not _is_marked(connection, candidate):
+                return
+            paths = files(connection, candidate, last, _FILES)
+            for path in paths:
+                archive.unlink(data, path)
+        if not paths:
+            break
+        folders.update((data / path).parent for path in paths)
+        last = str(paths[-1])
+    # A power cut after its rows went must not bring a file back.
+    archive.sync_remains(folders)
+
+
+def _is_marked(connection: Connection, candidate: Candidate) -> bool:
+    """Take a study's lock; tell whether these objects of it are still to go."""
+    table = schema.studies
+    marked = connection.execute(
+        select(table.c.deleting)
+        .where(table.c.study_instance_uid == candidate.study_instance_uid)
+        .with_for_update()
+    ).scalar_one_or_none()
+    return marked == list(candidate.origins)
+
+
+def _tell_stuck(
+    engine: Engine, data: Path, candidate: Candidate, trouble: OSError, now: Instant
+) -> None:
+    """Tell why a study is not deleted, in its story once."""
+    uid = candidate.study_instance_uid
+    file = trouble.filename or data / archive.FOLDER
+    reason = trouble.strerror or str(trouble)
+    log.warning("study not deleted", study=uid, file=str(file), why=reason)
+    sentence = (
+        f"Study {uid}, retention: {file} can't be removed ({reason}). Look at its rights and its "
+        "disk; it is tried again each hour."
+    )
+    with writing(engine) as connection:
+        known = studies.lock(connection, uid) is not None
+        if known and all(each.sentence != sentence for each in events.story(connection, uid)):
+            events.record(connection, uid, "study not deleted", sentence, {"file": str(file)}, now)
 
 
 def sweep(engine: Engine, data: Path, now: Instant) -> int:
@@ -295,7 +359,11 @@ def _older(
     now: Instant,
     limit: int,
     statuses: tuple[StudyStatus, ...] = ("decided", "held"),
-) -> tuple[Candidate, ...]:
+) -> tuple[tuple[Candidate, Instant], ...]:
+    """Return studies of which nothing came after a moment, and when the last did, oldest first.
+
+    None has an unfinished job or a route that waits, or was promised to a node for longer.
+    """
     table, instances = schema.studies, schema.instances
     jobs, inputs = schema.jobs, schema.job_inputs
     of_study = (
@@ -310,7 +378,7 @@ def _older(
         jobs.c.state.in_(UNFINISHED),
     )
     found = connection.execute(
-        select(table.c.study_instance_uid)
+        select(table.c.study_instance_uid, table.c.last_object_at)
         .where(
             table.c.status.in_(statuses),
             table.c.last_object_at <= before,
@@ -325,4 +393,7 @@ def _older(
         .order_by(table.c.last_object_at)
         .limit(limit)
     )
-    return tuple(Candidate(study_instance_uid=uid, origins=origins) for uid in found.scalars())
+    return tuple(
+        (Candidate(study_instance_uid=uid, origins=origins), Instant(came_at))
+        for uid, came_at in found
+    )

@@ -304,7 +304,7 @@ def test_a_study_that_retention_deleted_and_that_came_again_can_be_run_again(
     everything = Candidate(study_instance_uid=job.study_instance_uid, origins=("received",))
     with writing(hospital.engine) as connection:
         jobs.cancel(connection, job.id, "Over.", hospital.clock)
-        assert retention.begin(connection, everything, hospital.clock)
+        assert retention.begin(connection, everything, hospital.clock, hospital.clock)
         retention.complete(connection, everything, hospital.clock)
         with pytest.raises(NotFound, match="Send the study again"):
             again(connection, job.id, hospital.clock)

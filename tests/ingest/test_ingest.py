@@ -491,7 +491,7 @@ def test_a_study_that_is_being_deleted_waits_in_the_spool(
     )
     with writing(hospital.engine) as connection:
         studies.set_decided(connection, candidate.study_instance_uid, "", hospital.clock)
-        assert retention.begin(connection, candidate, hospital.clock)
+        assert retention.begin(connection, candidate, hospital.clock, hospital.clock)
     hospital.send(make_ct(number=2), make_ct(study="1.2.4", series="1.2.4.1"))
 
     done = hospital.ingest()

@@ -379,7 +379,7 @@ def test_what_was_promised_outlives_retention_and_a_full_disk_for_its_time(
         assert studies.get(connection, uid) is not None
     with writing(here.engine) as connection:
         candidate = retention.Candidate(study_instance_uid=uid, origins=("received",))
-        assert not retention.begin(connection, candidate, soon)
+        assert not retention.begin(connection, candidate, soon, soon)
         assert promises.prune(connection, soon, soon) == 0
     assert retention.delete_expired(here.engine, data, nothing, late) == 1
     with writing(here.engine) as connection:

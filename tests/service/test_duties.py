@@ -31,7 +31,7 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
 
 
 def test_every_duty_of_the_design_is_on_the_clock(ward: Ward) -> None:
-    clock = duties.started(ward.settings, ward.engine)
+    clock = duties.started(ward.settings, ward.engine, threading.Event())
     try:
         names = {job.id for job in clock.get_jobs()}
     finally:
@@ -57,13 +57,13 @@ def test_a_deletion_that_was_cut_short_goes_on_when_the_scheduler_starts(
     study = StudyInstanceUID(ward.study("P1"))
     with writing(ward.engine) as connection:
         candidate = Candidate(study_instance_uid=study, origins=("received",))
-        assert retention.begin(connection, candidate, now())
+        assert retention.begin(connection, candidate, now(), now())
 
     def is_gone() -> bool:
         with reading(ward.engine) as connection:
             return studies.get(connection, study) is None
 
-    clock = duties.started(ward.settings, ward.engine)
+    clock = duties.started(ward.settings, ward.engine, threading.Event())
     try:
         until(is_gone)
     finally:
@@ -85,7 +85,7 @@ def test_a_lease_ends_on_the_clock_while_a_slow_duty_is_on_its_way(
 
     monkeypatch.setattr(retention, "sweep", long_walk)
     worker = ward.settings.worker.model_copy(update={"lease_s": 0.6})
-    clock = duties.started(replace(ward.settings, worker=worker), ward.engine)
+    clock = duties.started(replace(ward.settings, worker=worker), ward.engine, threading.Event())
     try:
         until(lambda: ward.job(job).state == "queued")
     finally:
@@ -117,7 +117,9 @@ def test_jobs_are_pruned_and_studies_deleted_after_their_days_but_never_open_one
     no_days = ward.settings.retention.model_copy(update=kept)
     by_name = {
         duty.name: duty
-        for duty in duties.duties(replace(ward.settings, retention=no_days), ward.engine)
+        for duty in duties.duties(
+            replace(ward.settings, retention=no_days), ward.engine, threading.Event()
+        )
     }
     by_name["retention"].do()
     with reading(ward.engine) as connection:

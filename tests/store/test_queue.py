@@ -279,7 +279,7 @@ def test_nothing_is_tried_again_while_its_study_is_deleted(engine: Engine) -> No
     with writing(engine) as connection:
         jobs.fail(connection, held, "input", "Bad.", "load", "1.2.3", NOW)
         studies.set_decided(connection, candidate.study_instance_uid, "", NOW)
-        assert retention.begin(connection, candidate, NOW)
+        assert retention.begin(connection, candidate, NOW, NOW)
         with pytest.raises(jobs.NotNow, match="deleted by retention"):
             jobs.retry(connection, held.job_id, NOW)
 

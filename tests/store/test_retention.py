@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_the_input_of_an_unfinished_job_stays(engine: Engine, tmp_path: Path, st
     assert retention.make_room(engine, tmp_path, 2**62, MUCH_LATER) == 0
     candidate = retention.Candidate(study_instance_uid=STUDY, origins=("received",))
     with writing(engine) as connection:
-        assert not retention.begin(connection, candidate, MUCH_LATER)
+        assert not retention.begin(connection, candidate, MUCH_LATER, MUCH_LATER)
         jobs.cancel(connection, number, "No longer wanted.", NOW)
     assert file.exists()
     assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 1
@@ -116,7 +117,7 @@ def test_a_study_that_a_route_waits_for_stays(engine: Engine, tmp_path: Path) ->
     candidate = retention.Candidate(study_instance_uid=STUDY, origins=("received",))
     with writing(engine) as connection:
         waiting_routes.add(connection, waiting, NOW)
-        assert not retention.begin(connection, candidate, MUCH_LATER)
+        assert not retention.begin(connection, candidate, MUCH_LATER, MUCH_LATER)
     assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 0
     assert retention.make_room(engine, tmp_path, 2**62, MUCH_LATER) == 0
     with writing(engine) as connection:
@@ -152,7 +153,7 @@ def test_whoever_comes_next_goes_on_with_a_deletion(
     files = with_files(engine, tmp_path)
     candidate = retention.Candidate(study_instance_uid=STUDY, origins=("received", "retrieved"))
     with writing(engine) as connection:
-        assert retention.begin(connection, candidate, LATER)
+        assert retention.begin(connection, candidate, LATER, LATER)
     for path in files[: steps - 1]:
         path.unlink()
     # Killed here. Meanwhile nothing is taken for the study: its files are going.
@@ -201,6 +202,59 @@ def test_a_file_that_stays_keeps_no_other_study(engine: Engine, tmp_path: Path) 
     assert f"{stuck} can't be removed (Is a directory). Look at its rights" in told[0].sentence
     stuck.rmdir()
     assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 1
+
+
+def test_all_studies_go_whose_time_is_over(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_STUDIES", 2)
+    for number in range(5):
+        arrive(engine, f"1.2.{number}", count=3)
+        decided(engine, f"1.2.{number}")
+    monkeypatch.setattr(retention, "_FILES", 2)
+    files = with_files(engine, tmp_path, "1.2.4")
+    going_on = chain((True, True, True, True), repeat(False))
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER, lambda: next(going_on)) == 2
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 3
+    assert not any(path.exists() for path in files)
+    with reading(engine) as connection:
+        assert not studies.listing(connection, 9)
+
+
+def test_a_study_that_came_again_before_its_turn_stays(engine: Engine) -> None:
+    arrive(engine)
+    decided(engine)
+    candidate = retention.Candidate(study_instance_uid=STUDY, origins=("received",))
+    arrive(engine, received_at=Instant(NOW + 1))  # the same bytes: it is not decided on again
+    with writing(engine) as connection:
+        assert not retention.begin(connection, candidate, NOW, LATER)
+        assert retention.begin(connection, candidate, Instant(NOW + 1), LATER)
+
+
+def test_what_comes_after_another_host_deleted_its_study_stays(
+    engine: Engine, tmp_path: Path
+) -> None:
+    arrive(engine)
+    decided(engine)
+    with_files(engine, tmp_path)
+    candidate = retention.Candidate(study_instance_uid=STUDY, origins=("received", "retrieved"))
+    with writing(engine) as connection:
+        assert retention.begin(connection, candidate, LATER, LATER)
+    came: list[Path] = []
+
+    def meanwhile() -> bool:
+        """Have another host delete the study, and its sender send it again."""
+        if not came:
+            assert retention.delete_marked(engine, tmp_path, LATER) == 1
+            arrive(engine, received_at=LATER)
+            came.extend(with_files(engine, tmp_path))
+        return True
+
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER, meanwhile) == 0
+    assert came[0].exists()
+    with writing(engine) as connection:
+        assert not retention.complete(connection, candidate, LATER)
+        assert len(instances.of_study(connection, STUDY)) == 1
 
 
 def test_no_room_is_made_where_no_file_can_be_removed(

@@ -471,10 +471,13 @@ def test_what_belongs_to_no_study_any_more_is_forgotten_in_time(engine: Engine) 
             associations.end(connection, name, NOW, "released")
         events.record(connection, None, "breaker opened", "Away.", {}, NOW)
         events.record(connection, STUDY, "study decided", "Quiet.", {}, NOW)
+    arrive(engine)
     arrive(engine, "1.2.4")
     candidate = Candidate(study_instance_uid=STUDY, origins=("received",))
     with writing(engine) as connection:
-        retention.complete(connection, candidate, NOW)
+        studies.set_decided(connection, STUDY, "Whole.", NOW)
+        assert retention.begin(connection, candidate, NOW, NOW)
+        assert retention.complete(connection, candidate, NOW)
         assert retention.prune_rest(connection, NOW) == 0
         assert retention.prune_rest(connection, later) == 2
         assert not associations.studies_of(connection, "a1")

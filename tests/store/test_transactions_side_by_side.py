@@ -62,7 +62,7 @@ def candidate(engine: Engine, study: str) -> Candidate:
 
 def begin(engine: Engine, goes: Candidate) -> bool:
     with writing(engine) as connection:
-        return retention.begin(connection, goes, LATER)
+        return retention.begin(connection, goes, LATER, LATER)
 
 
 def test_what_comes_as_the_last_of_its_study_is_deleted_waits(engine: Engine, waits: Waits) -> None:
