@@ -367,7 +367,7 @@ def placed(
     DiskFull
         No room.
     """
-    folder = data / archive.FOLDER / ".results" / str(job.uuid)
+    folder = data / archive.FOLDER / archive.RESULTS / str(job.uuid)
     make_folders(folder, data)
     rows = []
     for number, octets in enumerate(results):

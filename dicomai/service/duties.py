@@ -20,6 +20,7 @@ from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.dates import now as present
 from dicomai.errors import DicomaiError
 from dicomai.routing.route import Route
+from dicomai.service import leavings
 from dicomai.service.asked import tells_why_not
 from dicomai.settings import Folders, Settings
 from dicomai.spool import quarantine
@@ -150,8 +151,8 @@ def promote(engine: Engine, now: Instant) -> int:
 
 
 def sweep(engine: Engine, folders: Folders, now: Instant) -> int:
-    """Remove files of archive and quarantine that nobody knows; return how many."""
-    return retention.sweep(engine, folders.data, now) + quarantine.sweep(folders.quarantine, now)
+    """Take what nobody knows out of archive and quarantine; return how many files."""
+    return leavings.sweep(engine, folders, now) + quarantine.sweep(folders.quarantine, now)
 
 
 def prune(engine: Engine, keep: Keep, now: Instant) -> int:

@@ -18,11 +18,14 @@ from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUI
 from dicomai.errors import InputError
 from dicomai.spool.folder import DAMAGED, sync_folder
 from dicomai.spool.names import Names
+from dicomai.spool.part import PART_SUFFIX
 from dicomai.store import schema
 
 FOLDER: Final = "archive"
+RESULTS: Final = ".results"
+"""Folder in it of results that have no place yet."""
 SWEPT_AFTER: Final[Microseconds] = seconds(86400)
-"""A file that no row names so long after it was written belongs to nobody."""
+"""A file that no row names so long after it was written is looked at."""
 _CHUNK: Final = 200
 
 
@@ -155,6 +158,17 @@ def is_stale(data: Path, path: PurePosixPath, now: Instant) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_ctime_ns // 1000 <= now - SWEPT_AFTER
 
 
+def is_leaving(path: PurePosixPath) -> bool:
+    """Tell whether a file was never whole, or never had its place: nobody was told of it."""
+    half = path.name.startswith(".") and path.suffix == PART_SUFFIX
+    return half or path.parts[1] == RESULTS
+
+
+def is_object(path: PurePosixPath) -> bool:
+    """Tell whether a file lies where the object of a study does."""
+    return bool(study_of(path)) and path.suffix == ".dcm" and not path.name.startswith(".")
+
+
 def unnamed(connection: Connection, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
     """Return those of some files that no row names, though one names their study.
 
@@ -167,10 +181,13 @@ def unnamed(connection: Connection, paths: tuple[PurePosixPath, ...]) -> tuple[P
             select(copies.c.path).where(copies.c.path.in_([str(path) for path in paths]))
         ).scalars()
     )
-    strange = _strange(connection, {_study_of(path) for path in paths} - {""})
-    return tuple(
-        path for path in paths if str(path) not in named and _study_of(path) not in strange
-    )
+    strange = _strange(connection, {study_of(path) for path in paths} - {""})
+    return tuple(path for path in paths if str(path) not in named and study_of(path) not in strange)
+
+
+def study_of(path: PurePosixPath) -> str:
+    """Return the study that a file lies with; empty for what lies beside all studies."""
+    return path.parts[2] if len(path.parts) > 3 and len(path.parts[1]) == 2 else ""
 
 
 def studies(data: Path) -> tuple[str, ...]:
@@ -189,11 +206,6 @@ def unknown_sentence(data: Path, number: int) -> str:
     """Return the sentence on studies in the archive that the catalogue does not know."""
     lie = "1 study lies" if number == 1 else f"{number} studies lie"
     return f"{lie} in {data / FOLDER} that the catalogue does not know: was its database lost?"
-
-
-def _study_of(path: PurePosixPath) -> str:
-    """Return the study that a file lies with; empty for leavings beside all studies."""
-    return path.parts[2] if len(path.parts) > 3 and len(path.parts[1]) == 2 else ""
 
 
 def _strange(connection: Connection, uids: Collection[str]) -> set[str]:

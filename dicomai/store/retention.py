@@ -1,4 +1,4 @@
-"""What goes, and when: whole studies without unfinished jobs, finished jobs, files of nobody.
+"""What goes, and when: whole studies without unfinished jobs, finished jobs.
 
 A study goes in three steps, each of which may be the last before a crash: its rows are marked and
 that is committed; its files are unlinked; its rows are deleted. Whoever comes next goes on, and
@@ -337,19 +337,6 @@ def _tell_stuck(
         known = studies.lock(connection, uid) is not None
         if known and all(each.sentence != sentence for each in events.story(connection, uid)):
             events.record(connection, uid, "study not deleted", sentence, {"file": str(file)}, now)
-
-
-def sweep(engine: Engine, data: Path, now: Instant) -> int:
-    """Remove files of the archive that no row names and nobody touched for a day."""
-    swept = 0
-    for group in archive.stale(data, now):
-        with reading(engine) as connection:
-            nobodys = archive.unnamed(connection, group)
-        for path in nobodys:
-            if archive.is_stale(data, path, now):
-                archive.unlink(data, path)
-                swept += 1
-    return swept
 
 
 def _older(

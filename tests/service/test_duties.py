@@ -14,7 +14,7 @@ from ward import Ward, open_ward
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DiskFull
-from dicomai.service import duties
+from dicomai.service import duties, leavings
 from dicomai.service.duties import Duty
 from dicomai.store import claims, jobs, retention, studies
 from dicomai.store.engine import reading, writing
@@ -83,7 +83,7 @@ def test_a_lease_ends_on_the_clock_while_a_slow_duty_is_on_its_way(
         swept.wait(60)
         return 0
 
-    monkeypatch.setattr(retention, "sweep", long_walk)
+    monkeypatch.setattr(leavings, "sweep", long_walk)
     worker = ward.settings.worker.model_copy(update={"lease_s": 0.6})
     clock = duties.started(replace(ward.settings, worker=worker), ward.engine, threading.Event())
     try:

@@ -23,7 +23,6 @@ from dicomai.store import (
     jobs,
     reissues,
     retention,
-    schema,
     studies,
     waiting_routes,
 )
@@ -356,33 +355,3 @@ def test_no_uid_leaves_the_archive(tmp_path: Path, uid: str) -> None:
         with pytest.raises(InputError):
             archive.place(tmp_path, source, *uids, sha256("x"))  # type: ignore[arg-type]
     assert not (tmp_path / "archive").exists()
-
-
-def test_a_sweep_leaves_the_studies_of_a_catalogue_that_was_lost(
-    engine: Engine, tmp_path: Path
-) -> None:
-    arrive(engine, "1.2.3")
-    arrive(engine, "1.2.4")
-    (file, other) = (with_files(engine, tmp_path, uid)[0] for uid in ("1.2.3", "1.2.4"))
-    later = Instant(other.stat().st_ctime_ns // 1000 + DAY + seconds(1))
-    with writing(engine) as connection:
-        assert archive.unknown(connection, tmp_path) == 0
-        for table in reversed(schema.metadata.sorted_tables):
-            connection.execute(table.delete())
-    assert retention.sweep(engine, tmp_path, later) == 0
-    arrive(engine, "1.2.4")
-    assert retention.sweep(engine, tmp_path, later) == 0
-    with reading(engine) as connection:
-        assert archive.unknown(connection, tmp_path) == 1
-    assert (file.exists(), other.exists()) == (True, True)
-
-
-def test_a_sweep_takes_what_no_row_names_after_a_day(engine: Engine, tmp_path: Path) -> None:
-    arrive(engine)
-    (named,) = with_files(engine, tmp_path)
-    orphan = named.with_name("1.2.3.99.deadbeef.dcm")
-    orphan.write_text("nobody's")
-    written = Instant(orphan.stat().st_ctime_ns // 1000)
-    assert retention.sweep(engine, tmp_path, Instant(written + DAY - 1)) == 0
-    assert retention.sweep(engine, tmp_path, Instant(written + DAY + seconds(1))) == 1
-    assert (named.exists(), orphan.exists()) == (True, False)

@@ -1,0 +1,95 @@
+"""Files of the archive that no row names: what is left of work that was cut short, or what is lost.
+
+The catalogue may be older than the archive, where a copy of its database was put back: then such a
+file is all that is left of an object that was acknowledged. So none is deleted but what nobody was
+ever told of; any other is set aside for a person.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Final, get_args
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.results.uids import Kind, series_uid
+from dicomai.settings import Folders
+from dicomai.spool import quarantine
+from dicomai.spool.entries import AssociationFacts, AssociationId
+from dicomai.store import archive, events, hosts, jobs, studies
+from dicomai.store.engine import reading, writing
+from dicomai.store.job import Job
+from dicomai.store.states import UNFINISHED
+
+_SET_ASIDE: Final = AssociationId("archive")
+"""In the place of who sent it: that is not known any more."""
+
+log = structlog.get_logger()
+
+
+def sweep(engine: Engine, folders: Folders, now: Instant) -> int:
+    """Take what no row names and nobody touched for a day out of the archive; return how many.
+
+    Files of studies that the catalogue does not know are left alone.
+    """
+    with reading(engine) as connection:
+        # What a host has in its spool yet may have its place already.
+        ingested_to = [host.ingested_to for host in hosts.listing(connection)]
+    settled = min(now, *ingested_to) if ingested_to else now
+    swept = 0
+    for group in archive.stale(folders.data, now):
+        with reading(engine) as connection:
+            nobodys = archive.unnamed(connection, group)
+        for path in nobodys:
+            try:
+                if archive.is_leaving(path):
+                    archive.unlink(folders.data, path)
+                    swept += 1
+                elif archive.is_object(path) and archive.is_stale(folders.data, path, settled):
+                    swept += _take_out(engine, folders, path, now)
+            except OSError as trouble:
+                log.warning("file not swept", file=str(path), why=str(trouble))
+    return swept
+
+
+def _take_out(engine: Engine, folders: Folders, path: PurePosixPath, now: Instant) -> bool:
+    """Set an object aside, or delete it where an attempt at an analysis left it."""
+    study = StudyInstanceUID(archive.study_of(path))
+    with reading(engine) as connection:
+        maker = _maker(connection, path)
+    if maker is not None and maker.state in UNFINISHED:
+        return False  # it may be about to be named
+    reason = (
+        f"It lay in the archive with study {study}, and the catalogue did not know it: an older "
+        "copy of the database was put in its place, or work on it was cut short. If the study "
+        "lacks it, send it in again."
+    )
+    if maker is None:
+        facts = AssociationFacts(
+            id=_SET_ASIDE, calling_ae="", called_ae="", address="", node="", started_at=now
+        )
+        name = quarantine.put(folders.quarantine, folders.data / path, reason, now, facts)
+    with writing(engine) as connection:
+        studies.lock(connection, study)
+        # It may have come again: ingest looks under this lock whether its file is there.
+        if not archive.unnamed(connection, (path,)):
+            return False
+        archive.unlink(folders.data, path)
+        if maker is None:
+            sentence = f"{path} was set aside as {name}: {reason}"
+            events.record(connection, study, "object set aside", sentence, {"file": name}, now)
+    if maker is None:
+        log.warning("object set aside", file=name, sentence=reason)
+    return True
+
+
+def _maker(connection: Connection, path: PurePosixPath) -> Job | None:
+    """Return the known analysis that an object is a result of; what counts of it has a row."""
+    series = path.parent.name
+    for job in jobs.of_study(connection, StudyInstanceUID(archive.study_of(path))):
+        if any(series == series_uid(job.uuid, kind) for kind in get_args(Kind)):
+            return job
+    return None
