@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from dicomai.errors import DicomaiError
 from dicomai.routing.route import Route
 from dicomai.service import leavings
 from dicomai.service.asked import tells_why_not
+from dicomai.service.steady_clock import SteadyClock
 from dicomai.settings import Folders, Settings
 from dicomai.spool import quarantine
 from dicomai.store import jobs, leases, nodes, promises, retention, steps
@@ -84,8 +86,9 @@ def started(settings: Settings, engine: Engine, stop: threading.Event) -> Backgr
 
 
 def duties(settings: Settings, engine: Engine, stop: threading.Event) -> tuple[Duty, ...]:
-    """Return the duties of a scheduler."""
+    """Return the duties of a scheduler; those that delete go by a clock that does not leap."""
     data = settings.folders.data
+    steady = SteadyClock(engine, socket.gethostname())
     observer = LeaseObserver(settings.worker.lease_s)
     kept = settings.retention
     keep = Keep(
@@ -104,26 +107,26 @@ def duties(settings: Settings, engine: Engine, stop: threading.Event) -> tuple[D
             name="retention",
             every_s=_HOUR_S,
             do=lambda: retention.delete_expired(
-                engine, data, keep, present(), lambda: not stop.is_set()
+                engine, data, keep, steady.now(), lambda: not stop.is_set()
             ),
             slow=True,
         ),
         Duty(
             name="room",
             every_s=_ROOM_S,
-            do=lambda: retention.make_room(engine, data, kept.reserve_bytes, present()),
+            do=lambda: retention.make_room(engine, data, kept.reserve_bytes, steady.now()),
             slow=True,
         ),
         Duty(
             name="pruning",
             every_s=_HOUR_S,
-            do=lambda: prune(engine, keep, present()),
+            do=lambda: prune(engine, keep, steady.now()),
             slow=True,
         ),
         Duty(
             name="sweeping",
             every_s=_HOUR_S,
-            do=lambda: sweep(engine, settings.folders, present()),
+            do=lambda: sweep(engine, settings.folders, steady.now()),
             slow=True,
         ),
     )

@@ -18,7 +18,17 @@ from dicomai.service import pull
 from dicomai.settings import Settings
 from dicomai.spool import quarantine, reader
 from dicomai.spool.quarantine import Quarantined
-from dicomai.store import archive, backfills, hosts, jobs, nodes, pauses, promises, studies
+from dicomai.store import (
+    archive,
+    backfills,
+    clocks,
+    hosts,
+    jobs,
+    nodes,
+    pauses,
+    promises,
+    studies,
+)
 from dicomai.store.hosts import Host, Worker
 from dicomai.store.job import Job, JobId
 from dicomai.store.nodes import NodeState
@@ -77,6 +87,8 @@ class Overview:
         The jobs that failed or are held, newest first, by what holds them.
     unknown
         How many studies lie in the archive where the catalogue knows none at all.
+    clocks
+        Why what is deleted does not go by a clock as it is.
     """
 
     now: Instant
@@ -102,6 +114,7 @@ class Overview:
     pulls: tuple[str, ...]
     backfills: tuple[str, ...]
     unknown: int
+    clocks: tuple[str, ...]
 
     def overdue(self, worker: Worker) -> Microseconds | None:
         """Return for how long a worker was not heard of that should have been, else None."""
@@ -157,7 +170,7 @@ class Overview:
                 f"{archive.unknown_sentence(self.data, self.unknown)} How to come back: "
                 "docs/how-to/run-for-good.md"
             )
-        return [*said, *self.pulls, *self.backfills]
+        return [*said, *self.clocks, *self.pulls, *self.backfills]
 
     def _room(self) -> str:
         waits = ", and analyses wait" if self.free_bytes < self.reserve_bytes / 2 else ""
@@ -244,4 +257,5 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         ),
         # Looked for only then: the archive may hold many.
         unknown=0 if latest else archive.unknown(connection, settings.folders.data),
+        clocks=clocks.doubts(connection, now),
     )

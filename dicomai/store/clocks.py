@@ -1,10 +1,11 @@
-"""Clocks: the studies that one which was ahead has put off, and how they are taken up again."""
+"""Clocks: what one which was ahead has put off or would delete, and who knows better."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, literal_column, select, update
+from sqlalchemy import Connection, func, literal_column, select, update
 
 from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
 from dicomai.dicom.uid import StudyInstanceUID
@@ -13,6 +14,22 @@ from dicomai.store.studies import Study
 
 AHEAD: Final = seconds(60)
 """By so much the clocks of machines may differ before a study is taken to be of the future."""
+LEAP: Final = seconds(3600)
+"""A clock that gets on by so much more than time does has leapt, or is wrong."""
+SETTLED: Final = seconds(86400)
+"""A clock that leapt is believed when it has gone on evenly for so long."""
+_LEAPT: Final = "clock leapt"
+_LEAPS: Final = 100
+"""Looked at, of all hosts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leap:
+    """A machine's clock went ahead at once; `before` is what it said until then."""
+
+    before: Instant
+    at: Instant
+    sentence: str
 
 
 def ahead(
@@ -61,3 +78,50 @@ def set_back(connection: Connection, study: Study, now: Instant) -> None:
         "came of it counts as received now. Have the clocks of all machines set by NTP."
     )
     events.record(connection, uid, "clock was ahead", sentence, {"until": study.decide_at}, now)
+
+
+def note_leap(connection: Connection, host: str, before: Instant, at: Instant) -> Leap:
+    """Note that a host's clock leapt: after a restart it would look as if it never had."""
+    sentence = (
+        f"The clock of {host} went from {_shown(before)} to {_shown(at)} at once. What is deleted "
+        "there goes by the time before until the clock has been so for a day. If the service was "
+        "off meanwhile nothing is to be done; else have the clock set by NTP."
+    )
+    events.record(connection, None, _LEAPT, sentence, {"host": host, "before": before}, at)
+    return Leap(before=before, at=at, sentence=sentence)
+
+
+def leaps(connection: Connection, now: Instant) -> dict[str, Leap]:
+    """Return the last leap of each host's clock, where it is not believed yet."""
+    found: dict[str, Leap] = {}
+    for event in events.of_service(connection, (_LEAPT,), _LEAPS):
+        if event.at <= now < event.at + SETTLED:
+            before = Instant(int(str(event.data["before"])))
+            leap = Leap(before=before, at=event.at, sentence=event.sentence)
+            found.setdefault(str(event.data["host"]), leap)
+    return found
+
+
+def of_server(connection: Connection) -> Instant | None:
+    """Return the time by the clock of PostgreSQL's machine; SQLite has none of its own."""
+    if connection.dialect.name != "postgresql":
+        return None
+    epoch = func.extract("epoch", func.clock_timestamp())
+    return Instant(int(connection.execute(select(epoch)).scalar_one() * 1_000_000))
+
+
+def doubts(connection: Connection, now: Instant) -> tuple[str, ...]:
+    """Return why what is deleted does not go by a clock as it is, one sentence each."""
+    said = tuple(leap.sentence for leap in leaps(connection, now).values())
+    server = of_server(connection)
+    if server is None or abs(now - server) <= LEAP:
+        return said
+    apart = (
+        f"This machine's clock says {_shown(now)} and that of the database {_shown(server)}. What "
+        "is deleted goes by the earlier one. Have both set by NTP."
+    )
+    return (*said, apart)
+
+
+def _shown(moment: Instant) -> str:
+    return f"{as_datetime(moment):%Y-%m-%d %H:%M} UTC"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.store import schema
@@ -50,6 +50,12 @@ def listing(connection: Connection) -> tuple[Host, ...]:
         Host(name=row.name, ingested_to=row.ingested_to, beat_at=row.beat_at)
         for row in connection.execute(select(table).order_by(table.c.name))
     )
+
+
+def last_beat(connection: Connection) -> Instant | None:
+    """Return when a host was last heard of; None where none ever was."""
+    latest = select(func.max(schema.hosts.c.beat_at))
+    return connection.execute(latest).scalar_one_or_none()
 
 
 def forget_host(connection: Connection, name: str) -> bool:

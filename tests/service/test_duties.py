@@ -16,7 +16,7 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DiskFull
 from dicomai.service import duties, leavings
 from dicomai.service.duties import Duty
-from dicomai.store import claims, jobs, retention, studies
+from dicomai.store import claims, hosts, jobs, retention, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate, Keep
 
@@ -128,6 +128,24 @@ def test_jobs_are_pruned_and_studies_deleted_after_their_days_but_never_open_one
     assert len(list(ward.settings.folders.archive.rglob("*.dcm"))) == 6
     keep = Keep(received=seconds(0), produced=seconds(0), jobs=seconds(0))
     assert duties.prune(ward.engine, keep, Instant(now() + 1)) == 1
+
+
+def test_a_clock_that_leapt_deletes_nothing(ward: Ward) -> None:
+    study = StudyInstanceUID(ward.study("P1"))
+    a_year_ago = Instant(now() - 365 * DAY)
+    with writing(ward.engine) as connection:
+        hosts.note_ingested(connection, "h1", a_year_ago, a_year_ago)
+    part = ward.settings.folders.archive / ".1.01234567.part"
+    part.touch()
+    kept = dict.fromkeys(("received_days", "produced_days", "jobs_days"), 0.0)
+    no_days = ward.settings.retention.model_copy(update={**kept, "reserve_bytes": 2**62})
+    for duty in duties.duties(
+        replace(ward.settings, retention=no_days), ward.engine, threading.Event()
+    ):
+        duty.do()
+    with reading(ward.engine) as connection:
+        assert studies.get(connection, study) is not None
+    assert part.exists()
 
 
 def test_a_duty_that_fails_leaves_the_others_alone(

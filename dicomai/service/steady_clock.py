@@ -1,0 +1,113 @@
+"""The clock that deletion goes by: never ahead of what is known of the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from sqlalchemy import Engine
+
+from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.dates import now as present
+from dicomai.store import clocks, hosts
+from dicomai.store.engine import reading, writing
+
+_OFF: Final = seconds(86400)
+"""A service that is off each night deletes as soon as it starts; one that was off longer waits."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """A time, and the monotonic time when it was: it goes on from there."""
+
+    then: Instant
+    monotonic_s: float
+
+    def at(self, monotonic_s: float) -> Instant:
+        """Return what it is at a monotonic time."""
+        return Instant(self.then + seconds(monotonic_s - self.monotonic_s))
+
+
+class SteadyClock:
+    """Says what time it is, and does not leap ahead as a machine's clock may.
+
+    One that leaps, while the service runs or since any host was last heard of, is believed when it
+    has gone on evenly for a day, across restarts too; until then the time before goes on. Where the
+    database is another machine's, the earlier of both counts. A clock that is set back is believed
+    at once: that deletes nothing.
+
+    Parameters
+    ----------
+    engine
+        The catalogue; read at once, before this host tells of itself.
+    host
+        This one.
+    wall, monotonic
+        The machine's clocks.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        host: str,
+        wall: Callable[[], Instant] = present,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._host = host
+        self._wall = wall
+        self._monotonic = monotonic
+        now, monotonic_s = wall(), monotonic()
+        with reading(engine) as connection:
+            leap = clocks.leaps(connection, now).get(host)
+            heard = hosts.last_beat(connection)
+        believed = now
+        if leap is not None:
+            believed = Instant(leap.before + now - leap.at)
+        elif heard is not None and now - heard > _OFF:
+            believed = heard
+        self._believed = Pace(then=believed, monotonic_s=monotonic_s)
+        # What the clock has said since it leapt, and when that was.
+        self._leapt = None if leap is None else Pace(then=now, monotonic_s=monotonic_s)
+        self._leapt_at = now if leap is None else leap.at
+        self._apart = False
+
+    def now(self) -> Instant:
+        """Return the time.
+
+        Raises
+        ------
+        DatabaseError
+            The database is away.
+        """
+        with reading(self._engine) as connection:
+            server = clocks.of_server(connection)
+            now, monotonic_s = self._wall(), self._monotonic()
+        believed = self._believed.at(monotonic_s)
+        if now - believed <= clocks.LEAP or self._has_settled(now, monotonic_s):
+            self._believed, self._leapt = Pace(then=now, monotonic_s=monotonic_s), None
+            believed = now
+        if server is None:
+            return believed
+        apart = now - server > clocks.LEAP
+        if apart and not self._apart:
+            log.warning("clock is ahead of the database's", hours=round((now - server) / 3.6e9, 1))
+        self._apart = apart
+        return min(believed, server)
+
+    def _has_settled(self, now: Instant, monotonic_s: float) -> bool:
+        """Tell whether the clock has gone on evenly since it leapt; note a new leap."""
+        evenly = self._leapt is not None and abs(now - self._leapt.at(monotonic_s)) <= clocks.LEAP
+        if evenly:
+            return now - self._leapt_at >= clocks.SETTLED
+        with writing(self._engine) as connection:
+            before = self._believed.at(monotonic_s)
+            leap = clocks.note_leap(connection, self._host, before, now)
+        log.warning("clock leapt", sentence=leap.sentence)
+        self._leapt, self._leapt_at = Pace(then=now, monotonic_s=monotonic_s), now
+        return False

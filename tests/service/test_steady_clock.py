@@ -1,0 +1,156 @@
+"""What is deleted goes by a clock that does not leap, and that believes one that was right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+from ward import Ward, open_ward
+
+from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.service import overview
+from dicomai.service.steady_clock import SteadyClock
+from dicomai.store import clocks, hosts, retention
+from dicomai.store.engine import open_engine, reading, writing
+from dicomai.store.migrate import upgrade
+from dicomai.store.retention import Keep
+
+HOUR = seconds(3600)
+DAY = seconds(86400)
+KEEP = Keep(received=Instant(30 * DAY), produced=Instant(365 * DAY), jobs=DAY)
+
+
+@dataclass(kw_only=True)
+class Machine:
+    """A machine's clocks."""
+
+    wall: Instant
+    monotonic_s: float = 1000.0
+
+    def later(self, seconds_: float) -> None:
+        """Let time pass."""
+        self.wall = Instant(self.wall + seconds(seconds_))
+        self.monotonic_s += seconds_
+
+    def steady(self, ward: Ward, host: str = "h1") -> SteadyClock:
+        """Have a scheduler start on it."""
+        return SteadyClock(ward.engine, host, lambda: self.wall, lambda: self.monotonic_s)
+
+    def beats(self, ward: Ward) -> None:
+        """Have its host heard of."""
+        with writing(ward.engine) as connection:
+            hosts.note_ingested(connection, "h1", self.wall, self.wall)
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    opened = open_ward(tmp_path)
+    yield opened
+    opened.engine.dispose()
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine(wall=now())
+
+
+def remarks(ward: Ward, at: Instant) -> list[str]:
+    with reading(ward.engine) as connection:
+        said = overview.of_service(connection, ward.settings, at, 1).remarks
+    return [each for each in said if "clock" in each]
+
+
+def test_a_clock_that_leaps_deletes_nothing_until_it_was_even_for_a_day(
+    ward: Ward, machine: Machine
+) -> None:
+    ward.study("P1")
+    steady = machine.steady(ward)
+    machine.later(600)
+    before = machine.wall
+    assert steady.now() == before
+    machine.wall = Instant(before + 31 * DAY)
+    data = ward.settings.folders.data
+    assert retention.delete_expired(ward.engine, data, KEEP, steady.now()) == 0
+    (sentence,) = remarks(ward, machine.wall)
+    assert sentence.startswith("The clock of h1 went from ")
+    machine.later(23 * 3600)
+    assert steady.now() == before + 23 * HOUR
+    machine.later(3600)
+    assert steady.now() == machine.wall
+    assert not remarks(ward, machine.wall)
+    assert retention.delete_expired(ward.engine, data, KEEP, steady.now()) == 1
+
+
+def test_a_restart_does_not_make_a_clock_that_leapt_right(ward: Ward, machine: Machine) -> None:
+    steady = machine.steady(ward)
+    before = machine.wall
+    machine.wall = Instant(before + 400 * DAY)
+    assert steady.now() == before
+    machine.beats(ward)  # ingest tells of itself by that clock
+    machine.later(3600)
+    again = machine.steady(ward)
+    assert again.now() == before + HOUR
+    machine.later(23 * 3600)
+    assert again.now() == machine.wall
+
+
+def test_a_clock_that_is_set_back_is_believed_at_once(ward: Ward, machine: Machine) -> None:
+    steady = machine.steady(ward)
+    right = machine.wall
+    machine.wall = Instant(right + 400 * DAY)
+    steady.now()
+    machine.wall = right
+    assert steady.now() == right
+    machine.wall = Instant(right - 400 * DAY)
+    assert steady.now() == machine.wall
+    assert machine.steady(ward).now() == machine.wall
+
+
+def test_a_second_leap_begins_the_day_anew(ward: Ward, machine: Machine) -> None:
+    steady = machine.steady(ward)
+    before = machine.wall
+    for _ in range(2):
+        machine.wall = Instant(machine.wall + 100 * DAY)
+        steady.now()
+        machine.later(20 * 3600)
+    assert steady.now() == before + 40 * HOUR
+
+
+@pytest.mark.parametrize(("hours_off", "waits"), [(14, False), (30 * 24, True)])
+def test_a_service_that_was_off_for_long_waits_a_day(
+    ward: Ward, machine: Machine, hours_off: int, waits: bool
+) -> None:
+    machine.beats(ward)
+    heard = machine.wall
+    machine.wall = Instant(heard + hours_off * HOUR)
+    steady = machine.steady(ward)
+    assert steady.now() == (heard if waits else machine.wall)
+    machine.beats(ward)
+    machine.later(24 * 3600)
+    assert steady.now() == machine.wall
+
+
+def test_the_clock_of_the_database_counts_where_it_is_behind(
+    ward: Ward, postgresql_cluster: str
+) -> None:
+    with psycopg.connect(
+        postgresql_cluster.replace("+psycopg", ""), autocommit=True
+    ) as maintenance:
+        maintenance.execute("CREATE DATABASE steady_clock")
+    url = make_url(postgresql_cluster).set(database="steady_clock")
+    engine = open_engine(url.render_as_string(hide_password=False))
+    try:
+        upgrade(engine)
+        ahead = Machine(wall=Instant(now() + 31 * DAY))
+        steady = ahead.steady(replace(ward, engine=engine))
+        assert abs(steady.now() - now()) < 60_000_000
+        with reading(engine) as connection:
+            (sentence,) = clocks.doubts(connection, ahead.wall)
+            assert not clocks.doubts(connection, now())
+        assert "This machine's clock says " in sentence
+    finally:
+        engine.dispose()
