@@ -20,10 +20,11 @@ def _group() -> None:
 def upgrade(config: ConfigOption = None) -> None:
     """Bring the database to this version's tables; makes them where there are none."""
     from dicomai.settings import load
-    from dicomai.store.engine import open_engine
+    from dicomai.store.engine import name, open_engine
     from dicomai.store.migrate import upgrade as bring_up
 
     settings = load(config)
-    bring_up(open_engine(settings.database.url))
+    engine = open_engine(settings.database.url)
+    bring_up(engine)
     audit.record(settings.service.data, "db upgrade", "")
-    say("The database is up to date.")
+    say(f"{name(engine)} is up to date.")

@@ -108,7 +108,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
             if isinstance(error, _DEFECTS) or not error.connection_invalidated:
                 raise
             raise CommitUnknown(
-                f"{_name(engine)} went away at a commit: {_reason(error)}. What was written is "
+                f"{name(engine)} went away at a commit: {_reason(error)}. What was written is "
                 "read again before anything is repeated."
             ) from error
 
@@ -134,7 +134,7 @@ def _connected(engine: Engine) -> Iterator[Connection]:
     except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
         if isinstance(error, _DEFECTS):
             raise
-        raise DatabaseError(_sentence(engine, error), subject=_name(engine)) from error
+        raise DatabaseError(_sentence(engine, error), subject=name(engine)) from error
 
 
 def file_of(engine: Engine) -> Path | None:
@@ -143,6 +143,14 @@ def file_of(engine: Engine) -> Path | None:
     if url.get_backend_name() != "sqlite" or url.database is None:
         return None
     return Path(url.database)
+
+
+def name(engine: Engine) -> str:
+    """Return which database it is, for a sentence: without its password."""
+    url = engine.url
+    if url.get_backend_name() == "sqlite":
+        return f"The database {url.database}"
+    return f"The database {url.database} on {url.host or 'this machine'}"
 
 
 def absence(engine: Engine) -> str:
@@ -178,20 +186,13 @@ def _sentence(engine: Engine, error: sqlalchemy.exc.SQLAlchemyError) -> str:
         return absent
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return (
-            f"{_name(engine)} can't be written by this user: {_reason(error)}. Run this as the "
+            f"{name(engine)} can't be written by this user: {_reason(error)}. Run this as the "
             "service's user, or give that user the file and its folder."
         )
     return (
-        f"{_name(engine)} can't be used: {_reason(error)}. Reception goes on without it; see "
+        f"{name(engine)} can't be used: {_reason(error)}. Reception goes on without it; see "
         "that it runs and has room, work goes on by itself."
     )
-
-
-def _name(engine: Engine) -> str:
-    url = engine.url
-    if url.get_backend_name() == "sqlite":
-        return f"The database {url.database}"
-    return f"The database {url.database} on {url.host or 'this machine'}"
 
 
 def _reason(error: sqlalchemy.exc.SQLAlchemyError) -> str:
