@@ -13,7 +13,7 @@ ErrorKind = Literal[
     "config",  # held until the configuration changes
     "transient",  # back-off with jitter
     "resource",  # down the memory ladder; a full disk is transient
-    "crash",  # a runner died, or its lease ran out: twice, then failed
+    "crash",  # a runner died, or an analysis's lease ran out: twice, then failed
     "identity",  # failed or held, for a person
     "refused",  # the peer, or the gate of results, said no for good: for a person
     "deadline",  # took longer than it may: for a person

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, literal_column, select
 
 from dicomai.dicom.dates import Instant
+from dicomai.errors import ErrorKind
 from dicomai.store import jobs, schema
 from dicomai.store.job import Held, Job, JobId
 
@@ -82,9 +83,10 @@ class LeaseObserver:
 def expire(
     connection: Connection, observer: LeaseObserver, monotonic_now: float, now: Instant
 ) -> tuple[Job, ...]:
-    """Take the jobs whose lease is over from their workers; a second time fails a job.
+    """Take the jobs whose lease is over from their workers; a second time fails an analysis.
 
-    A beat that comes between look and write keeps its job.
+    A delivery or a retrieval has nothing of its own that could kill a worker: it backs off. A beat
+    that comes between look and write keeps its job.
     """
     expired = []
     for over in observer.observe(connection, monotonic_now):
@@ -94,13 +96,17 @@ def expire(
         where = f" in stage {job.stage}" if job.stage else ""
         sentence = (
             f"{job.title}: worker {job.worker} showed no progress{where}, its lease is over. It is "
-            "tried again; a second time fails it, so that it stops no other worker."
+            "tried again"
         )
+        error: ErrorKind = "transient"
+        if job.kind == "analyse":
+            error = "crash"
+            sentence += "; a second time fails it, so that it stops no other worker"
         changed = jobs.fail(
             connection,
             over.held,
-            "crash",
-            sentence,
+            error,
+            f"{sentence}.",
             job.stage,
             job.study_instance_uid,
             now,

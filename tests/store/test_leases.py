@@ -7,10 +7,12 @@ from catalogue_rows import NOW, add, arrive, claim, claimed, finish, job, wanted
 from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant, seconds
-from dicomai.store import jobs, leases
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.store import jobs, leases, retrievals
 from dicomai.store.engine import writing
 from dicomai.store.job import Job
 from dicomai.store.leases import LeaseObserver, Over
+from dicomai.store.retrievals import NewRetrieval
 
 LEASE_S = 60.0
 
@@ -96,6 +98,33 @@ def test_a_look_that_fails_counts_as_an_outage(engine: Engine) -> None:
     with pytest.raises(Exception, match="closed"):
         observer.observe(closed, 55.0)
     assert not look(engine, observer, 65.0)
+
+
+@pytest.mark.parametrize("kind", ["deliver", "retrieve"])
+def test_what_only_moves_objects_is_tried_again_however_often_its_worker_dies(
+    engine: Engine, kind: str
+) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    finish(engine, claimed(engine).held)
+    with writing(engine) as connection:
+        retrievals.queue(
+            connection,
+            NewRetrieval(
+                node="PACS1", study_instance_uid=StudyInstanceUID("1.2.9"), ageing=seconds(600)
+            ),
+            NOW,
+        )
+    observer = LeaseObserver(LEASE_S)
+    for number in range(3):
+        taken = claimed(engine, kind)
+        looks = [look(engine, observer, 1000.0 * number + at) for at in (0.0, 20.0, 40.0, 60.0)]
+        (over,) = looks[-1]
+        assert (over.id, over.state, over.waiting_for) == (taken.id, "waiting", "back-off")
+        assert (over.error_kind, over.crashes) == ("transient", 0)
+        assert over.due_at is not None
+        with writing(engine) as connection:
+            jobs.promote_due(connection, over.due_at)
 
 
 def test_a_poisonous_job_fails_the_second_time_and_others_go_on(engine: Engine) -> None:
