@@ -57,7 +57,9 @@ class Job:
         For a delivery: the analysis whose results go to `node`.
     claim, attempts
         How often it was claimed, ever; and how often since a person retried it, less what was
-        given back.
+        given back and what came before its back-off was over.
+    backs_off_until
+        When the back-off that it had last is over, though it may be tried before.
     beat
         Raised by its worker; who sees it unchanged for the lease's length ends the lease.
     """
@@ -86,6 +88,7 @@ class Job:
     progress: float
     waiting_for: WaitingFor | None
     due_at: Instant | None
+    backs_off_until: Instant | None
     held_by: HeldBy | None
     error_kind: ErrorKind | None
     error_sentence: str

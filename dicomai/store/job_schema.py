@@ -60,6 +60,8 @@ jobs: Final = Table(
     # Why it stands where it stands.
     Column("waiting_for", Text),
     Column("due_at", MOMENT),
+    # When its last back-off is over; a try before that is for its node's sake.
+    Column("backs_off_until", MOMENT),
     Column("held_by", Text),
     Column("error_kind", Text),
     Column("error_sentence", Text, nullable=False),

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Connection, func, literal_column, or_, select, update
 
-from dicomai.dicom.dates import Instant
+from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, ErrorKind, NotFound
 from dicomai.store import events, schema, studies
@@ -148,6 +148,9 @@ def fail(
 ) -> Job | None:
     """Do with a running job what the kind of its error demands, and return it as it is then.
 
+    A try before its back-off was over, to see whether its node is back, does not count: else a
+    night without its node would use up the tries of a week.
+
     None: it is ours no more, or has beaten since the `beat` that is given; no row was touched.
     """
     same = ours(held) if beat is None else (*ours(held), jobs.c.beat == beat)
@@ -158,11 +161,15 @@ def fail(
     crashes = job.crashes + (error == "crash")
     jitter = jitter_of(job.uuid, job.attempts)
     then = policy(error, job.kind, attempts=job.attempts, crashes=crashes, jitter=jitter)
+    until, early = job.backs_off_until, False
+    if error == "transient" and until is not None and now < until:
+        then, early = Next(state="waiting", delay=Microseconds(until - now)), True
     moved = move(
         connection,
         ("running",),
         then.state,
         *same,
+        attempts=job.attempts - early,
         crashes=crashes,
         error_kind=error,
         error_sentence=sentence,
@@ -171,7 +178,8 @@ def fail(
         **_columns_of(then, now),
     )
     for changed in moved:
-        tell(connection, changed, f"job {changed.state}", sentence, now)
+        if not early or sentence != job.error_sentence:
+            tell(connection, changed, f"job {changed.state}", sentence, now)
         return changed
     return None
 
@@ -180,7 +188,8 @@ def _columns_of(then: Next, now: Instant) -> dict[str, Any]:
     match then.state:
         case "waiting":
             assert then.delay is not None
-            return {"waiting_for": "back-off", "due_at": Instant(now + then.delay)}
+            until = Instant(now + then.delay)
+            return {"waiting_for": "back-off", "due_at": until, "backs_off_until": until}
         case "held":
             return {"held_by": then.held_by}
         case "failed":
@@ -282,6 +291,7 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
         jobs.c.id == job,
         attempts=0,
         crashes=0,
+        backs_off_until=None,
         error_kind=None,
         error_sentence="",
         error_stage="",

@@ -62,7 +62,7 @@ def listing(connection: Connection) -> tuple[NodeState, ...]:
 
 
 def delivered(connection: Connection, name: str, now: Instant) -> None:
-    """Note that a node answered: the breaker closes, and the node's parked jobs go on.
+    """Note that a node answered: if its breaker closes by that, all that waits for it goes on.
 
     What it said of an object counts for that object's job alone.
     """
@@ -84,7 +84,7 @@ def delivered(connection: Connection, name: str, now: Instant) -> None:
         "queued",
         jobs.c.kind == "deliver",
         jobs.c.node == name,
-        jobs.c.waiting_for == "breaker",
+        jobs.c.waiting_for.in_(("breaker", "back-off")),
     )
     events.record(connection, None, "breaker closed", f"{name} answers again.", {"node": name}, now)
 
@@ -163,8 +163,8 @@ def _first_to_try(connection: Connection, name: str) -> JobId | None:
     """Return the job that tries a half-open node; None while one does, or there is none.
 
     One that nobody would claim tries nothing: the node would stay shut for as long as it stands.
-    Of the others comes first what was tried least, so that none with which the node breaks off each
-    time keeps it shut for all.
+    Of the others comes first what was claimed least, so that none with which the node breaks off
+    each time keeps it shut for all.
     """
     deliveries = jobs.c.kind == "deliver", jobs.c.node == name
     claimable = and_(jobs.c.state == "queued", *deliverable())
@@ -181,7 +181,7 @@ def _first_to_try(connection: Connection, name: str) -> JobId | None:
             jobs.c.waiting_for != "commitment",
             *deliverable(),
         )
-        .order_by(jobs.c.attempts, jobs.c.urgency, jobs.c.rank, jobs.c.id)
+        .order_by(jobs.c.claim, jobs.c.urgency, jobs.c.rank, jobs.c.id)
         .limit(1)
     ).scalar_one_or_none()
     return None if first is None else JobId(first)

@@ -448,6 +448,45 @@ def test_a_breaker_parks_its_nodes_jobs_and_lets_one_try(engine: Engine) -> None
     assert {job(engine, each).state for each in numbers} == {"queued", "running"}
 
 
+def test_a_node_that_is_back_gets_what_backed_off_from_it_too(engine: Engine) -> None:
+    numbers = deliveries_of(engine, 2)
+    taken = claimed(engine, "deliver")
+    while taken.node != "PACS1":
+        taken = claimed(engine, "deliver")
+    with writing(engine) as connection:
+        after = jobs.fail(connection, taken.held, "transient", "Away.", "send", "PACS1", NOW)
+    assert after is not None
+    assert after.waiting_for == "back-off"
+    open_breaker(engine, "PACS1")
+    with writing(engine) as connection:
+        nodes.delivered(connection, "PACS1", NOW)
+    assert {job(engine, each).state for each in numbers} == {"queued"}
+
+
+def test_a_node_that_is_away_is_tried_often_and_costs_a_delivery_about_a_week(
+    engine: Engine,
+) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    finish(engine, claimed(engine).held)
+    at, tries = NOW, 0
+    while (taken := claim(engine, "deliver")) is not None:
+        tries += 1
+        with writing(engine) as connection:
+            nodes.failed(connection, "PACS1", "Away.", at)
+            after = jobs.fail(connection, taken.held, "transient", "Away.", "send", "", at)
+            assert after is not None
+            while after.state == "waiting" and not (
+                nodes.probe(connection, at) or jobs.promote_due(connection, at)
+            ):
+                at = Instant(at + seconds(60))
+    assert after.state == "failed"
+    assert tries > 100
+    assert 3 < (at - NOW) / seconds(86400) < 8
+    with reading(engine) as connection:
+        assert len(events.of_job(connection, after.id)) < 20  # only what counts is told
+
+
 def test_a_node_is_tried_by_a_job_that_somebody_claims(engine: Engine) -> None:
     arrive(engine)
     for model, urgent in (("lungs", False), ("nodules", True)):
