@@ -22,7 +22,7 @@ from dicomai.net import status
 from dicomai.net.node import Node
 from dicomai.net.pdu_stream import wait_at_most
 from dicomai.net.tls import NO_FILES, TlsFiles, client_context, peer_certificate, pin_of, why
-from dicomai.net.wire import Caller
+from dicomai.net.wire import Caller, Wire
 
 CONNECT_TIMEOUT_S: Final = 10.0
 ACSE_TIMEOUT_S: Final = 30.0
@@ -182,6 +182,8 @@ def watched(association: Association, go_on: GoOn) -> Iterator[None]:
                 go_on()
             except BaseException as called_off:  # noqa: BLE001  raised again below
                 reason.append(called_off)
+                if isinstance(wire := association.dul.socket, Wire):
+                    wire.cut()
                 association.abort()
                 association.dimse.msg_queue.put((None, None))
                 return

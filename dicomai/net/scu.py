@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -17,10 +18,10 @@ from pynetdicom.presentation import PresentationContext, build_context
 from dicomai.dicom.part10 import media
 from dicomai.errors import ConfigError, DicomaiError, InputError, RefusedError, TransientError
 from dicomai.net.admission import VERIFICATION
-from dicomai.net.calling import DIMSE_TIMEOUT_S, NothingAccepted, associated
+from dicomai.net.calling import DIMSE_TIMEOUT_S, GoOn, NothingAccepted, associated, watched
 from dicomai.net.node import Node
 from dicomai.net.status import StoreKind, meaning, store_sentence
-from dicomai.net.storing import BrokenOff, NoAnswer, Request, Storer, Unreadable, storing
+from dicomai.net.storing import BrokenOff, Empty, NoAnswer, Request, Storer, Unreadable, storing
 from dicomai.net.tls import NO_FILES, TlsFiles
 from dicomai.net.transcode import EXPLICIT, IMPLICIT, transcoded
 
@@ -93,6 +94,10 @@ class StoreOutcome:
         ok, warning (stored, with a remark), transient (try again) or refused (for good).
     sentence
         What happened, and what to do.
+    ours
+        The trouble is on this machine, and the node has no part in it.
+    unanswered
+        It went out, or some of it, and no answer came: the node may have it.
     """
 
     path: Path
@@ -100,6 +105,16 @@ class StoreOutcome:
     status: int | None
     kind: StoreKind
     sentence: str
+    ours: bool = False
+    unanswered: bool = False
+
+
+class _Unanswered(TransientError):
+    """An object went out, and no answer came."""
+
+
+class _DiskTrouble(TransientError):
+    """A file could not be read or written here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +129,23 @@ class _Object:
     def name(self) -> str:
         return f"{_class_name(self.sop_class)} {self.sop_instance_uid}"
 
-    def outcome(self, kind: StoreKind, sentence: str, code: int | None = None) -> StoreOutcome:
+    def outcome(
+        self,
+        kind: StoreKind,
+        sentence: str,
+        code: int | None = None,
+        *,
+        ours: bool = False,
+        unanswered: bool = False,
+    ) -> StoreOutcome:
         return StoreOutcome(
             path=self.path,
             sop_instance_uid=self.sop_instance_uid,
             status=code,
             kind=kind,
             sentence=sentence,
+            ours=ours,
+            unanswered=unanswered,
         )
 
 
@@ -131,6 +156,8 @@ def store_objects(
     on_each: Callable[[StoreOutcome], None],
     files: TlsFiles = NO_FILES,
     originator: tuple[str, int] | None = None,
+    go_on: GoOn = lambda: None,
+    on_established: Callable[[], None] = lambda: None,
 ) -> tuple[StoreOutcome, ...]:
     """Send objects to a node in one association (in several where they need over 128 contexts).
 
@@ -151,6 +178,10 @@ def store_objects(
         For TLS, where the node speaks it.
     originator
         AE title of who asked for them by C-MOVE, and its Message ID; None: nobody.
+    go_on
+        Called often, from another thread too; raises to break off, whatever is waited for.
+    on_established
+        Called when an association is there, before anything is sent in it.
 
     Returns
     -------
@@ -172,23 +203,27 @@ def store_objects(
     for path in objects:
         try:
             readable.append(_read(path))
-        except InputError as trouble:
+        except (InputError, _DiskTrouble) as trouble:
             tell(
                 StoreOutcome(
                     path=path,
                     sop_instance_uid="",
                     status=None,
-                    kind="refused",
+                    kind="refused" if isinstance(trouble, InputError) else "transient",
                     sentence=trouble.sentence,
+                    ours=True,
                 )
             )
     for batch, contexts in _batches(readable):
         told = len(outcomes)
+        go_on()
         try:
             with (
                 associated(node, our_ae, contexts, files) as association,
+                watched(association, go_on),
                 storing(association, DIMSE_TIMEOUT_S) as storer,
             ):
+                on_established()
                 sender = _Sender(node, our_ae, association, storer, originator)
                 for each in batch:
                     tell(sender.send(each))
@@ -197,19 +232,23 @@ def store_objects(
                 tell(each.outcome("refused", _not_taken(node, our_ae, each)))
         except (TransientError, RefusedError) as trouble:
             kind: StoreKind = "refused" if trouble.kind == "refused" else "transient"
+            ours, unanswered = isinstance(trouble, _DiskTrouble), isinstance(trouble, _Unanswered)
             for each in batch[len(outcomes) - told :]:
-                tell(each.outcome(kind, trouble.sentence))
+                tell(each.outcome(kind, trouble.sentence, ours=ours, unanswered=unanswered))
+                unanswered = False  # those that follow did not go out
     return tuple(outcomes)
 
 
 def _read(path: Path) -> _Object:
     try:
         found = media(path)
-    except (OSError, InputError) as trouble:
+    except (FileNotFoundError, InputError) as trouble:
         reason = trouble.strerror if isinstance(trouble, OSError) else trouble.sentence
         raise InputError(
             f"{path} is no DICOM file that can be sent: {reason}", subject=str(path)
         ) from trouble
+    except OSError as trouble:
+        raise _disk_trouble(path, trouble.strerror or str(trouble)) from trouble
     return _Object(
         path=path,
         data_set_at=found.data_set_at,
@@ -217,6 +256,10 @@ def _read(path: Path) -> _Object:
         sop_instance_uid=found.sop_instance_uid,
         transfer_syntax=_uid(found.transfer_syntax_uid),
     )
+
+
+def _disk_trouble(path: Path, reason: str) -> _DiskTrouble:
+    return _DiskTrouble(f"{path} can't be read: {reason}. Look at its disk.", subject=str(path))
 
 
 @lru_cache(maxsize=256)  # pydicom looks at each character, and objects come in series
@@ -277,10 +320,12 @@ class _Sender:
                 f"{node.name} takes {each.name} neither in {each.transfer_syntax.name} nor in "
                 "Explicit or Implicit VR Little Endian. Allow one of them there.",
             )
-        with tempfile.TemporaryDirectory(prefix="dicomai-") as folder:
-            path = Path(folder) / "transcoded.dcm"
+        with ExitStack() as scratch:
             try:
+                folder = tempfile.TemporaryDirectory(prefix="dicomai-", ignore_cleanup_errors=True)
+                path = Path(scratch.enter_context(folder)) / "transcoded.dcm"
                 transcoded(each.path, path, target)
+                as_sent = replace(each, path=path, data_set_at=media(path).data_set_at)
             except InputError as trouble:
                 return each.outcome(
                     "refused",
@@ -288,7 +333,15 @@ class _Sender:
                     f"can't be sent in another: {trouble.sentence} Allow that transfer syntax "
                     "there.",
                 )
-            return self._sent(each, _read(path), accepted[target])
+            except OSError as trouble:
+                return each.outcome(
+                    "transient",
+                    f"{each.path} could not be written in a transfer syntax that {node.name} "
+                    f"takes: {trouble.strerror or trouble}. Look at its disk, and at the room for "
+                    "temporary files.",
+                    ours=True,
+                )
+            return self._sent(each, as_sent, accepted[target])
 
     def _sent(self, each: _Object, as_sent: _Object, context_id: int) -> StoreOutcome:
         node = self._node
@@ -303,20 +356,23 @@ class _Sender:
         try:
             said = self._storer.store(request)
         except NoAnswer as trouble:
-            raise TransientError(
+            raise _Unanswered(
                 f"{node.name} gave no answer to {each.name}: it ended the association, or took "
                 "longer than it may.",
                 subject=node.name,
             ) from trouble
         except BrokenOff as trouble:
-            raise TransientError(
+            raise _DiskTrouble(
                 f"{each.path} could not be read to its end ({trouble}), so the association with "
                 f"{node.name} was aborted. Look at its disk.",
                 subject=str(each.path),
             ) from trouble
         except Unreadable as trouble:
+            reason = _disk_trouble(each.path, str(trouble)).sentence
+            return each.outcome("transient", reason, ours=True)
+        except Empty:
             return each.outcome(
-                "refused", f"{each.path} can't be read: {trouble}. Look at its disk."
+                "refused", f"{each.path} has no data set. Look at its disk.", ours=True
             )
         return each.outcome(
             meaning(said.status).kind,

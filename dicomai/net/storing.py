@@ -46,8 +46,12 @@ class NoAnswer(Exception):
     """The peer ended the association, took too long, or answered with something else."""
 
 
+class Empty(Exception):
+    """The file has no data set. Nothing was sent of it."""
+
+
 class Unreadable(Exception):
-    """The file can't be read; says why. Nothing was sent of it."""
+    """The file can't be read now; says why. Nothing was sent of it."""
 
 
 class BrokenOff(Exception):
@@ -129,7 +133,7 @@ class Storer:
         ------
         NoAnswer, BrokenOff
             The association is of no use any more.
-        Unreadable
+        Empty, Unreadable
             Only the file is not.
         """
         wire = self._wire
@@ -263,7 +267,7 @@ def _opened(request: Request) -> Iterator[tuple[int, int]]:
     try:
         size = os.fstat(file).st_size - request.data_set_at
         if size <= 0:
-            raise Unreadable("it has no data set")
+            raise Empty
         yield file, size
     finally:
         os.close(file)

@@ -12,7 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from pynetdicom import AE
@@ -37,6 +37,7 @@ class Wire(AssociationSocket):
         super().__init__(association, address=address)
         self._pdu_s = pdu_s
         self._unread = bytearray()
+        self._is_cut = False
         self._standing = threading.Event()
         self._at_home = threading.Event()
         self._at_home.set()
@@ -75,6 +76,14 @@ class Wire(AssociationSocket):
         """Have pynetdicom read these bytes next, when it has the connection again."""
         self._unread += read
 
+    def cut(self) -> None:
+        """End the connection under whoever has it on loan, in another thread too."""
+        self._is_cut = True
+        if not self._at_home.is_set() and self.socket is not None:
+            # Not its own method, by which an SSLSocket would go on in the clear.
+            with suppress(OSError):
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+
     @contextmanager
     def lent(self) -> Iterator[socket.socket | None]:
         """Give the connection for a block; None where the association has ended."""
@@ -86,7 +95,7 @@ class Wire(AssociationSocket):
                 if not (association.is_alive() and association.dul.is_alive()):
                     break
                 self._standing.wait(_LOOK_S)
-            yield self.socket if association.is_established else None
+            yield self.socket if association.is_established and not self._is_cut else None
         finally:
             association.dul._idle_timer.restart()
             self._at_home.set()

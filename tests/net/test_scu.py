@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,6 +169,7 @@ def test_an_association_that_ends_midway_leaves_the_rest_for_later(
     node = faulty_peer(takes={CT: [EXPLICIT]}, stores=[0, fault])
     outcomes = scu.store_objects(node, "DICOMAI", [ct] * 4, lambda _: None)
     assert [outcome.kind for outcome in outcomes] == ["ok", *["transient"] * 3]
+    assert [outcome.unanswered for outcome in outcomes] == [False, True, False, False]
     assert "PACS1 gave no answer to CT Image Storage" in outcomes[1].sentence
 
 
@@ -201,7 +203,7 @@ def test_a_peer_that_dies_within_an_object_leaves_it_for_later(
     assert "PACS1 gave no answer to CT Image Storage" in outcomes[1].sentence
 
 
-def test_a_file_that_goes_before_its_turn_is_refused_alone(
+def test_a_file_that_goes_before_its_turn_is_left_for_later_alone(
     faulty_peer: Peer, ct: Path, tmp_path: Path
 ) -> None:
     goes = tmp_path / "goes.dcm"
@@ -210,10 +212,24 @@ def test_a_file_that_goes_before_its_turn_is_refused_alone(
     outcomes = scu.store_objects(
         node, "DICOMAI", [ct, goes, ct], lambda _: goes.unlink(missing_ok=True)
     )
-    assert [outcome.kind for outcome in outcomes] == ["ok", "refused", "ok"]
+    assert [outcome.kind for outcome in outcomes] == ["ok", "transient", "ok"]
+    assert [outcome.ours for outcome in outcomes] == [False, True, False]
     assert outcomes[1].sentence == (
         f"{goes} can't be read: No such file or directory. Look at its disk."
     )
+
+
+def test_want_of_room_to_transcode_is_ours_and_passes(
+    faulty_peer: Peer, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = faulty_peer(takes={CT: [IMPLICIT]})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    (outcome,) = scu.store_objects(node, "DICOMAI", [ct], lambda _: None)
+    assert (outcome.kind, outcome.ours) == ("transient", True)
+    assert "Look at its disk, and at the room for temporary files." in outcome.sentence
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (outcome,) = scu.store_objects(node, "DICOMAI", [ct], lambda _: None)
+    assert outcome.kind == "ok"
 
 
 def test_a_file_that_is_none_is_refused_alone(faulty_peer: Peer, ct: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,6 +111,35 @@ def test_dcmtk_gets_what_we_send_over_tls(
     assert [each.kind for each in outcomes] == ["ok", "ok"], outcomes
     kept = {scu.data_set_of(path) for path in (tmp_path / "storescp-tls").iterdir()}
     assert scu.data_set_of(images[1]) in kept
+
+
+def test_a_wait_for_an_answer_over_tls_can_be_called_off(
+    pacs: Callable[..., Node], authority: Authority, sample_data: Path
+) -> None:
+    ours, key = authority.issue("ours")
+    files = TlsFiles(certificate=ours, key=key, authorities=authority.certificate)
+    node = pacs(authority.issue("pacs"), "--sleep-during", "60")
+    image = sample_data / "transfer-syntaxes" / "ct-small" / "CT_small.dcm"
+    established: list[float] = []
+
+    class CalledOff(Exception):
+        pass
+
+    def go_on() -> None:
+        if established and time.monotonic() > established[0] + 1.0:
+            raise CalledOff
+
+    with pytest.raises(CalledOff):
+        store_objects(
+            node,
+            "DICOMAI",
+            [image],
+            lambda _: None,
+            files,
+            go_on=go_on,
+            on_established=lambda: established.append(time.monotonic()),
+        )
+    assert time.monotonic() < established[0] + 20
 
 
 def test_we_send_nothing_to_a_node_that_we_do_not_believe(
