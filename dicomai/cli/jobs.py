@@ -179,8 +179,8 @@ def withdraw(
     """Take back the results of an analysis.
 
     A rejection note (Key Object Selection, "Rejected for Patient Safety Reasons") goes to each node
-    that has something of them and takes such notes (rejection_notes); what had not been sent stays
-    here. The results stay in the archive.
+    that has, or may have, something of them and takes such notes (rejection_notes); what had not
+    been sent stays here. The results stay in the archive.
     """
     from dicomai.dicom.dates import now
     from dicomai.service.withdraw import withdraw as take_back
@@ -195,8 +195,8 @@ def withdraw(
     audit.record(settings.service.data, "withdraw", str(number))
     where = ", ".join(done.nodes) or "nobody"
     say(f"Job {number} is withdrawn. The note is job {done.job}, and goes to {where}.")
-    for name in done.by_hand:
-        say(f"{name} has its results and takes no rejection notes: remove them there by hand.")
+    for remark in done.remarks:
+        say(remark)
     for each in done.cancelled:
         say(f"Delivery {each} was cancelled.")
 

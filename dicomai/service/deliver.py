@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection
 
+from dicomai.dicom.uid import SOPInstanceUID
 from dicomai.errors import (
     DatabaseError,
     IdentityError,
@@ -17,7 +19,7 @@ from dicomai.errors import (
     TransientError,
 )
 from dicomai.net import scu
-from dicomai.net.calling import PutOff
+from dicomai.net.calling import GoOn, PutOff
 from dicomai.net.node import Node
 from dicomai.net.scu import StoreOutcome
 from dicomai.net.status import meaning
@@ -28,12 +30,12 @@ from dicomai.service.asked import classes_for
 from dicomai.service.attempt import Attempt, Lost, Worker, node_of, work_once
 from dicomai.service.confirm import Confirmer, Settled
 from dicomai.settings import Settings
-from dicomai.store import deliveries, events, instances, jobs, nodes, reissues
+from dicomai.store import archive, deliveries, events, instances, jobs, nodes, reissues
 from dicomai.store.deliveries import DeliveryObject
 from dicomai.store.engine import reading
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job
-from dicomai.store.states import DeliveryState, JobKind
+from dicomai.store.states import PERHAPS_STORED, STORED, DeliveryState, JobKind
 
 KINDS: Final[tuple[JobKind, ...]] = ("deliver",)
 _STATES: Final[dict[str, DeliveryState]] = {
@@ -43,6 +45,7 @@ _STATES: Final[dict[str, DeliveryState]] = {
     "refused": "refused",
 }
 _NOTE_S: Final = 0.5
+_LOOK_S: Final = 1.0
 _THERE: Final[tuple[DeliveryState, ...]] = ("sent", "warning", "committed")
 
 
@@ -86,7 +89,7 @@ class Deliverer:
                     self._compare(this, node, objects)
             with this.stage("send"):
                 self._begin(this)
-                self._send(this, node, self._left(job, objects))
+                outcomes = self._send(this, node, job, objects)
         except DatabaseError:
             raise  # ours, not the node's
         except PutOff:
@@ -97,13 +100,15 @@ class Deliverer:
             sentence = error.sentence
             this.write(lambda c: nodes.failed(c, node.name, sentence, self.worker.clock()))
             raise
-        this.write(lambda c: nodes.delivered(c, node.name, self.worker.clock()))
-        self._check_refused(this, objects)
+        if node.answers_find or any(not each.ours for each in outcomes):
+            this.write(lambda c: nodes.delivered(c, node.name, self.worker.clock()))
+        _check(outcomes, objects)
         self._finish(this, objects, confirmer.ask(this, node, objects) if node.commitment else None)
 
     def _objects(self, job: Job, node: Node) -> tuple[Instance, ...]:
         """Return what the node gets; a note that withdraws results only who has those."""
         assert job.result_of is not None
+        archive.require(self.settings.folders.data)
         with reading(self.worker.engine) as connection:
             analysis = jobs.existing(connection, job.result_of)
             withdrawn_at = reissues.withdrawn_at(connection, analysis)
@@ -175,23 +180,27 @@ class Deliverer:
         ):
             raise Lost
 
-    def _left(self, job: Job, objects: tuple[Instance, ...]) -> tuple[Instance, ...]:
-        """Return what the node does not have yet from an earlier attempt."""
+    def _send(
+        self, this: Attempt, node: Node, job: Job, objects: tuple[Instance, ...]
+    ) -> tuple[StoreOutcome, ...]:
+        """Send what the node does not have yet in one association, and return what became of it.
+
+        That is noted at most moments later, for a commit for each would cost more than the object.
+        What a kill leaves unnoted is sent again, the same bytes under the same UID.
+
+        Raises
+        ------
+        TransientError
+            The node could not be reached, or broke off.
+        """
         with reading(self.worker.engine) as connection:
             known = deliveries.objects(connection, job.id)
-        there = {each.sop_instance_uid for each in known if each.state in _THERE}
-        return tuple(each for each in objects if each.sop_instance_uid not in there)
-
-    def _send(self, this: Attempt, node: Node, objects: tuple[Instance, ...]) -> None:
-        """Send objects in one association; what becomes of each is noted at most moments later.
-
-        A commit for each would cost more than the object. What a kill leaves unnoted is sent again,
-        the same bytes under the same UID.
-        """
-        if not objects:
-            return
+        before = {each.sop_instance_uid: each.state for each in known}
+        left = [each for each in objects if before.get(each.sop_instance_uid) not in _THERE]
+        if not left:
+            return ()
         data = self.settings.folders.data
-        by_path = {data / each.path: each.sop_instance_uid for each in objects}
+        by_path = {data / each.path: each.sop_instance_uid for each in left}
         told = 0
         unnoted: list[DeliveryObject] = []
         noted_at = time.monotonic()
@@ -199,35 +208,64 @@ class Deliverer:
         def on_each(outcome: StoreOutcome) -> None:
             nonlocal told, noted_at
             told += 1
-            this.heart.progress("send", told / len(objects))
+            this.heart.progress("send", told / len(left))
+            uid = by_path[outcome.path]
             unnoted.append(
                 DeliveryObject(
-                    sop_instance_uid=by_path[outcome.path],
-                    state=_STATES[outcome.kind],
+                    sop_instance_uid=uid,
+                    state=_state(outcome, before.get(uid)),
                     status=outcome.status,
                     sentence=outcome.sentence,
                     at=self.worker.clock(),
                 )
             )
             if time.monotonic() - noted_at >= _NOTE_S:
-                self._note(this, unnoted)
-                unnoted.clear()
+                note()
                 noted_at = time.monotonic()
 
-        outcomes = scu.store_objects(
-            node,
-            self.settings.receiver.ae_title,
-            tuple(by_path),
-            on_each,
-            self.settings.tls.files,
-        )
-        self._note(this, unnoted)
-        transient = [each for each in outcomes if each.kind == "transient"]
-        for unanswered in transient:
-            if unanswered.status is None:
-                raise TransientError(unanswered.sentence, subject=unanswered.sop_instance_uid)
-        if transient:
-            raise PutOff(transient[0].sentence, subject=transient[0].sop_instance_uid)
+        def note() -> None:
+            noting = tuple(unnoted)
+            unnoted.clear()
+            self._note(this, noting)
+
+        try:
+            outcomes = scu.store_objects(
+                node,
+                self.settings.receiver.ae_title,
+                tuple(by_path),
+                on_each,
+                self.settings.tls.files,
+                go_on=self._while_ours(this),
+                on_established=lambda: self._begin_objects(this, tuple(by_path.values())),
+            )
+        finally:
+            note()
+        for each in outcomes:
+            if each.kind == "transient" and each.status is None and not each.ours:
+                raise TransientError(each.sentence, subject=each.sop_instance_uid)
+        return outcomes
+
+    def _while_ours(self, this: Attempt) -> GoOn:
+        """Return what ends the sending soon after the job was taken from us."""
+        looked_at = time.monotonic()
+
+        def go_on() -> None:
+            nonlocal looked_at
+            this.go_on()
+            if time.monotonic() - looked_at >= _LOOK_S:
+                looked_at = time.monotonic()
+                with suppress(DatabaseError):  # while it is away, nobody can take it
+                    if this.outcome() != "ours":
+                        raise Lost
+
+        return go_on
+
+    def _begin_objects(self, this: Attempt, uids: Sequence[SOPInstanceUID]) -> None:
+        """Write down that the node may have objects, before it gets the first of them."""
+        if not this.write(
+            lambda c: deliveries.begin_objects(c, this.job.held, uids, self.worker.clock())
+        ):
+            raise Lost
 
     def _note(self, this: Attempt, told: Sequence[DeliveryObject]) -> None:
         job = this.job
@@ -251,15 +289,6 @@ class Deliverer:
         if not this.write(note):
             raise Lost
 
-    def _check_refused(self, this: Attempt, objects: tuple[Instance, ...]) -> None:
-        """Raise RefusedError where the node refused an object for good."""
-        with reading(self.worker.engine) as connection:
-            known = deliveries.objects(connection, this.job.id)
-        refused = [each for each in known if each.state == "refused"]
-        if refused:
-            more = f" ({len(refused)} of {len(objects)} objects)" if len(objects) > 1 else ""
-            raise RefusedError(f"{refused[0].sentence}{more}", subject=refused[0].sop_instance_uid)
-
     def _finish(
         self, this: Attempt, objects: tuple[Instance, ...], settled: Settled | None
     ) -> None:
@@ -278,6 +307,24 @@ class Deliverer:
         )
         if not done and this.outcome() != "done":
             raise Lost
+
+
+def _state(outcome: StoreOutcome, before: DeliveryState | None) -> DeliveryState:
+    """Return what is known of an object; what the node got before, or may have, it has still."""
+    state = "uncertain" if outcome.unanswered else _STATES[outcome.kind]
+    return before if before in PERHAPS_STORED and state not in STORED else state
+
+
+def _check(outcomes: Sequence[StoreOutcome], objects: Sequence[Instance]) -> None:
+    """Raise what keeps a delivery from its end, though the node answers."""
+    for each in outcomes:
+        if each.kind == "transient":
+            error = TransientError if each.ours else PutOff
+            raise error(each.sentence, subject=each.sop_instance_uid)
+    refused = [each for each in outcomes if each.kind == "refused"]
+    if refused:
+        more = f" ({len(refused)} of {len(objects)} objects)" if len(objects) > 1 else ""
+        raise RefusedError(f"{refused[0].sentence}{more}", subject=refused[0].sop_instance_uid)
 
 
 def _identity(instance: Instance) -> StudyIdentity:

@@ -12,7 +12,7 @@ from typing import Final
 
 from pydicom import Dataset
 
-from dicomai.errors import InputError, TransientError
+from dicomai.errors import InputError
 from dicomai.imaging.attributes import values_checked_here
 from dicomai.imaging.series import Octets, read_object
 from dicomai.store import archive
@@ -83,10 +83,7 @@ def _octets(row: Instance, data: Path) -> Octets:
                     while at < size and (more := file.readinto(room[at:])):
                         at += more
     except FileNotFoundError:
-        if not (data / archive.FOLDER).is_dir():
-            raise TransientError(
-                f"{data / archive.FOLDER} is not there. Is its disk mounted?", subject=str(path)
-            ) from None
+        archive.require(data)
         raise InputError(
             f"{path} is missing from the archive. Send the study again.", subject=str(path)
         ) from None

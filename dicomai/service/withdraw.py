@@ -41,9 +41,12 @@ class Withdrawal:
     job
         The job that carries the note.
     nodes
-        Who gets it: those that have something of the results and take rejection notes.
+        Who gets it: those that have, or may have, something of the results and take rejection
+        notes.
     by_hand
-        Who has something of them and takes none: there a person has to remove them.
+        Who has, or may have, something of them and takes none: there a person has to remove them.
+    perhaps
+        Of all these those that may have something, for their answer is not known.
     cancelled
         Deliveries that had not begun, and don't any more.
     """
@@ -51,7 +54,23 @@ class Withdrawal:
     job: JobId
     nodes: tuple[str, ...]
     by_hand: tuple[str, ...]
+    perhaps: frozenset[str]
     cancelled: tuple[JobId, ...]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know of the nodes, one sentence each."""
+        unsure = [
+            f"{name} may have the results: what it made of them is not known."
+            for name in self.nodes
+            if name in self.perhaps
+        ]
+        left = [
+            f"{name} {'may have' if name in self.perhaps else 'has'} the results and takes no "
+            "rejection notes: remove them there by hand."
+            for name in self.by_hand
+        ]
+        return (*unsure, *left)
 
 
 def withdraw(
@@ -89,20 +108,15 @@ def withdraw(
     how = reading_of(settings, inputs)
     (row,) = placed(old, (octets,), settings.folders.data, how, now)
     with writing(engine) as connection:
-        cancelled = []
-        for each in deliveries.of_analysis(connection, job):
-            if each.state == "running":
-                raise NotNow(f"{each.title} runs just now. Repeat this when it is over.")
-            if each.state in ("waiting", "queued", "held"):
-                because = f"The results of {old.title} are withdrawn."
-                cancelled.append(jobs.cancel(connection, each.id, because, now).id)
+        new = withdrawals.add(connection, old, _fingerprint(old), now)
+        because = f"The results of {old.title} are withdrawn."
+        cancelled = deliveries.cancel_unstarted(connection, old, because, now)
         went = sorted(
             reissues.delivered_to(connection, job).union(
                 *(nodes for _, nodes in _in_sight(connection, old))
             )
         )
         noted = tuple(each for each in went if each in takes)
-        new = withdrawals.add(connection, old, _fingerprint(old), now)
         instances.add(connection, replace(row, job_id=new.id), now)
         route = JobRoute(route="withdrawal", mode="live", destinations=noted)
         analyses.add_destination(connection, new.id, route, now)
@@ -110,7 +124,8 @@ def withdraw(
             job=new.id,
             nodes=noted,
             by_hand=tuple(each for each in went if each not in takes),
-            cancelled=tuple(cancelled),
+            perhaps=frozenset(went) - reissues.surely_had_by(connection, old),
+            cancelled=cancelled,
         )
         jobs.tell(connection, old, "results withdrawn", _told(old, done, reason), now)
         carries = f"{new.title} carries the note that takes back what job {old.id} had found."
@@ -152,9 +167,7 @@ def _told(old: Job, done: Withdrawal, reason: str) -> str:
     said = (
         f"A person withdrew the results of {old.title}; the note, job {done.job}, goes to {goes}."
     )
-    for name in done.by_hand:
-        said += f" {name} has them and takes no rejection notes: remove them there by hand."
-    return f"{said} The reason: {reason}"
+    return " ".join((said, *done.remarks, f"The reason: {reason}"))
 
 
 def _in_sight(connection: Connection, old: Job) -> list[tuple[Job, frozenset[str]]]:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 from dicomai.dicom import uid
 from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
-from dicomai.errors import InputError
+from dicomai.errors import InputError, TransientError
 from dicomai.spool.folder import DAMAGED, sync_folder
 from dicomai.spool.names import Names
 from dicomai.spool.part import PART_SUFFIX
@@ -27,6 +27,15 @@ RESULTS: Final = ".results"
 SWEPT_AFTER: Final[Microseconds] = seconds(86400)
 """A file that no row names so long after it was written is looked at."""
 _CHUNK: Final = 200
+
+
+def require(data: Path) -> None:
+    """Raise a TransientError unless the archive is there; where it is to be mounted is nothing."""
+    folder = data / FOLDER
+    with suppress(OSError):
+        if any(folder.iterdir()):
+            return
+    raise TransientError(f"{folder} is not there. Is its disk mounted?", subject=str(folder))
 
 
 def place(

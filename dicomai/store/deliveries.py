@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
@@ -13,12 +13,14 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
 from dicomai.store import lacking, schema, studies
 from dicomai.store.job import NORMAL, URGENT, Held, Job, JobId, blank, job_of
-from dicomai.store.jobs import ours, routes_of, tell
+from dicomai.store.jobs import NotNow, ours, routes_of, tell
 from dicomai.store.moves import move
-from dicomai.store.states import DeliveryState
+from dicomai.store.states import PERHAPS_STORED, STORED, DeliveryState
 from dicomai.store.studies import Study
 
 jobs = schema.jobs
+
+_UNCERTAIN: Final = "It was to go out; what the node made of it is not known."
 
 Refusal = Literal["study held", "other identity"]
 
@@ -112,22 +114,64 @@ def hold_unless_free(
     return None
 
 
-def note_objects(connection: Connection, held: Held, told: Sequence[DeliveryObject]) -> bool:
-    """Note what became of objects of a running delivery; False: it is ours no more."""
-    still = connection.execute(
-        select(jobs.c.id).where(*ours(held), jobs.c.state == "running").with_for_update()
-    ).first()
-    if still is None:
+def begin_objects(
+    connection: Connection, held: Held, uids: Collection[SOPInstanceUID], now: Instant
+) -> bool:
+    """Note that objects of a running delivery are about to go out; False: it is ours no more.
+
+    Whatever happens then, nobody can say that the node does not have them.
+    """
+    if not _is_ours(connection, held):
         return False
-    if told:
-        table = schema.deliveries
-        before = delete(table).where(
-            table.c.job_id == held.job_id, table.c.sop_instance_uid == bindparam("sop")
+    known = {each.sop_instance_uid: each.state for each in objects(connection, held.job_id)}
+    begun = [
+        DeliveryObject(
+            sop_instance_uid=uid, state="uncertain", status=None, sentence=_UNCERTAIN, at=now
         )
-        connection.execute(before, [{"sop": each.sop_instance_uid} for each in told])
-        rows = [{"job_id": held.job_id, **asdict(each)} for each in told]
-        connection.execute(insert(table), rows)
+        for uid in uids
+        if known.get(uid) not in PERHAPS_STORED
+    ]
+    _put(connection, held.job_id, begun)
     return True
+
+
+def note_objects(connection: Connection, held: Held, told: Sequence[DeliveryObject]) -> bool:
+    """Note what became of objects of a running delivery; False: it is ours no more.
+
+    What the node took is noted whoever has the job by now, for the node has it.
+    """
+    is_ours = _is_ours(connection, held)
+    if not is_ours:
+        known = {each.sop_instance_uid: each.state for each in objects(connection, held.job_id)}
+        told = [
+            each
+            for each in told
+            if each.state in STORED
+            and each.sop_instance_uid in known
+            and known[each.sop_instance_uid] not in STORED
+        ]
+    _put(connection, held.job_id, told)
+    return is_ours
+
+
+def _is_ours(connection: Connection, held: Held) -> bool:
+    """Lock the row of a delivery, and tell whether it runs under this claim."""
+    row = connection.execute(
+        select(jobs.c.claim, jobs.c.state).where(jobs.c.id == held.job_id).with_for_update()
+    ).one_or_none()
+    return row is not None and (row.claim, row.state) == (held.claim, "running")
+
+
+def _put(connection: Connection, job: JobId, told: Sequence[DeliveryObject]) -> None:
+    """Have the rows of objects say this, whatever they said."""
+    if not told:
+        return
+    table = schema.deliveries
+    before = delete(table).where(
+        table.c.job_id == job, table.c.sop_instance_uid == bindparam("sop")
+    )
+    connection.execute(before, [{"sop": each.sop_instance_uid} for each in told])
+    connection.execute(insert(table), [{"job_id": job, **asdict(each)} for each in told])
 
 
 def objects(connection: Connection, job: JobId) -> tuple[DeliveryObject, ...]:
@@ -184,6 +228,35 @@ def of_analysis(connection: Connection, analysis: JobId) -> tuple[Job, ...]:
     """Return the deliveries of an analysis's results."""
     query = select(jobs).where(jobs.c.result_of == analysis).order_by(jobs.c.id)
     return tuple(job_of(row) for row in connection.execute(query))
+
+
+def cancel_unstarted(
+    connection: Connection, analysis: Job, because: str, now: Instant
+) -> tuple[JobId, ...]:
+    """Cancel the deliveries of an analysis's results; return them.
+
+    Raises
+    ------
+    NotNow
+        One is on its way.
+    """
+    cancelled = move(
+        connection,
+        ("waiting", "queued", "held"),
+        "cancelled",
+        jobs.c.result_of == analysis.id,
+        finished_at=now,
+    )
+    for each in cancelled:
+        tell(connection, each, "job cancelled", because, now)
+    # Looked for last: until it is cancelled here, a worker may claim it (PostgreSQL).
+    for each in of_analysis(connection, analysis.id):
+        if each.state == "running":
+            raise NotNow(
+                f"{each.title} is being delivered just now. Repeat this when it is over.",
+                subject=str(analysis.id),
+            )
+    return tuple(each.id for each in cancelled)
 
 
 def _insert(connection: Connection, analysis: Job, node: str, now: Instant) -> Job:

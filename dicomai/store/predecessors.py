@@ -10,14 +10,14 @@ from dicomai.store import instances, schema
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobId
 from dicomai.store.jobs import get
-from dicomai.store.states import STORED
+from dicomai.store.states import PERHAPS_STORED
 
 jobs = schema.jobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predecessor:
-    """An analysis whose results went out, or are going out, and are replaced by newer ones."""
+    """An analysis whose results went out, may have, or are going out; newer ones replace them."""
 
     job: Job
     results: tuple[Instance, ...]
@@ -26,8 +26,8 @@ class Predecessor:
 def of_job(connection: Connection, job: JobId) -> Predecessor | None:
     """Return the analysis that a new one's report names as its predecessor (PS3.3 C.17.2).
 
-    It is the nearest superseded one of whose results something was sent or is being sent; none
-    where a person withdrew them.
+    It is the nearest superseded one of whose results something was sent, may have been, or is being
+    sent; none where a person withdrew them.
     """
     current = get(connection, job)
     while current is not None and current.supersedes is not None:
@@ -41,7 +41,7 @@ def of_job(connection: Connection, job: JobId) -> Predecessor | None:
 
 def _went_out(connection: Connection, job: JobId) -> bool:
     sent = schema.deliveries
-    some = exists().where(sent.c.job_id == jobs.c.id, sent.c.state.in_(STORED))
+    some = exists().where(sent.c.job_id == jobs.c.id, sent.c.state.in_(PERHAPS_STORED))
     query = select(jobs.c.id).where(
         jobs.c.result_of == job, jobs.c.state.in_(("running", "done")) | some
     )

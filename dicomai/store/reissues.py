@@ -16,8 +16,7 @@ from dicomai.store import deliveries, instances, schema, studies
 from dicomai.store.instances import InstanceRow
 from dicomai.store.job import Job, JobId, job_of
 from dicomai.store.jobs import NotNow, get, tell
-from dicomai.store.moves import move
-from dicomai.store.states import STORED
+from dicomai.store.states import PERHAPS_STORED, STORED, DeliveryState
 
 jobs = schema.jobs
 _COPIED: Final = (
@@ -76,7 +75,7 @@ class Reissue:
     produced
         The results, and the note that withdraws those before.
     had_by
-        Nodes that had some of those when the note was written.
+        Nodes that had, or may have had, some of those when the note was written.
     by_hand
         Of these those that take no notes.
     unnamed
@@ -112,13 +111,6 @@ def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> Job
             f"and repeat this: dicomai study {old.study_instance_uid}",
             subject=str(old.id),
         )
-    goes = [each for each in deliveries.of_analysis(connection, old.id) if each.state == "running"]
-    if goes or had_by(connection, old) != new.had_by:
-        raise NotNow(
-            f"{goes[0].title if goes else old.title} is being delivered just now. Repeat this when "
-            "it is over.",
-            subject=str(old.id),
-        )
     if study.patient_key not in (old.patient_key, new.patient_key):
         raise NotNow(
             f"Study {old.study_instance_uid} is another patient's by now than the results of "
@@ -151,7 +143,12 @@ def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> Job
     _copy(connection, schema.job_routes, old.id, job.id)
     for each in new.produced:
         instances.add(connection, replace(each, job_id=job.id, origin="produced"), now)
-    _cancel_undelivered(connection, old, job, now)
+    deliveries.cancel_unstarted(connection, old, f"Job {job.id} takes its place.", now)
+    if had_by(connection, old) != new.had_by:
+        raise NotNow(
+            f"{old.title} is being delivered just now. Repeat this when it is over.",
+            subject=str(old.id),
+        )
     what = "accession number" if new.patient_key == old.patient_key else "Patient ID"
     sentence = (
         f"{job.title} holds the results of job {old.id} once more, for the {what} that a person "
@@ -164,6 +161,8 @@ def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> Job
         )
     if new.by_hand:
         have = "has" if len(new.by_hand) == 1 else "have"
+        if not surely_had_by(connection, old).issuperset(new.by_hand):
+            have = "may have"
         sentence += (
             f" {', '.join(new.by_hand)} {have} the old ones and no rejection_notes: delete them "
             "there by hand."
@@ -174,15 +173,8 @@ def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> Job
 
 
 def delivered_to(connection: Connection, analysis: JobId) -> frozenset[str]:
-    """Return the nodes that have some of an analysis's results."""
-    sent = schema.deliveries
-    found = connection.execute(
-        select(jobs.c.node)
-        .join(sent, sent.c.job_id == jobs.c.id)
-        .where(jobs.c.result_of == analysis, sent.c.state.in_(STORED))
-        .distinct()
-    )
-    return frozenset(found.scalars())
+    """Return the nodes that have, or may have, some of an analysis's results."""
+    return _nodes_with(connection, analysis, PERHAPS_STORED)
 
 
 def noted_at(connection: Connection, analysis: JobId, note: SOPInstanceUID) -> frozenset[str]:
@@ -212,26 +204,34 @@ def lineage(connection: Connection, analysis: Job) -> tuple[Job, ...]:
 
 
 def had_by(connection: Connection, analysis: Job) -> frozenset[str]:
-    """Return the nodes that have some of an analysis's results, or of what they were before."""
+    """Return the nodes that have, or may have, some of its results, or of what they were before."""
     every = lineage(connection, analysis)
     return frozenset[str]().union(*(delivered_to(connection, each.id) for each in every))
 
 
+def surely_had_by(connection: Connection, analysis: Job) -> frozenset[str]:
+    """Return the nodes of which it is known that they have some of them."""
+    every = lineage(connection, analysis)
+    return frozenset[str]().union(*(_nodes_with(connection, each.id, STORED) for each in every))
+
+
 def withdrawn_at(connection: Connection, analysis: Job) -> frozenset[str]:
-    """Return the nodes that have what reissued results take the place of."""
+    """Return the nodes that have, or may have, what reissued results take the place of."""
     before = lineage(connection, analysis)[1:2]
     return had_by(connection, before[0]) if before else frozenset()
 
 
-def _cancel_undelivered(connection: Connection, old: Job, new: Job, now: Instant) -> None:
-    for each in move(
-        connection,
-        ("waiting", "queued", "held"),
-        "cancelled",
-        jobs.c.result_of == old.id,
-        finished_at=now,
-    ):
-        tell(connection, each, "job cancelled", f"Job {new.id} takes its place.", now)
+def _nodes_with(
+    connection: Connection, analysis: JobId, states: tuple[DeliveryState, ...]
+) -> frozenset[str]:
+    sent = schema.deliveries
+    found = connection.execute(
+        select(jobs.c.node)
+        .join(sent, sent.c.job_id == jobs.c.id)
+        .where(jobs.c.result_of == analysis, sent.c.state.in_(states))
+        .distinct()
+    )
+    return frozenset(found.scalars())
 
 
 def _copy(connection: Connection, table: Table, old: JobId, new: JobId) -> None:

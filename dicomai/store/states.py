@@ -40,9 +40,12 @@ DeliveryState = Literal[
     "refused",
     "committed",  # sent, and the node reported that it keeps it
     "uncommitted",  # sent, and the node reported that it does not
+    "uncertain",  # it may be there: it was to go out, and what the node made of it is not known
 ]
 STORED: Final[tuple[DeliveryState, ...]] = ("sent", "warning", "committed", "uncommitted")
 """Of an object that a node got, whatever it made of it."""
+PERHAPS_STORED: Final[tuple[DeliveryState, ...]] = (*STORED, "uncertain")
+"""Of one that a node got or may have got: it is taken back there, for nobody knows better."""
 CommitmentState = Literal["asking", "asked", "committed", "failed", "over"]
 PromiseState = Literal["asked", "judged", "reported", "given up"]
 StepStatus = Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"]

@@ -16,7 +16,9 @@ from dicomai.store import schema
 from dicomai.store.engine import open_engine, writing
 from dicomai.store.migrate import upgrade
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `bodies`
+sys.path.insert(0, str(Path(__file__).parent))  # for `bodies` and `faulty_pacs`
+
+from faulty_pacs import FaultyPeer
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +63,19 @@ def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
         if time.monotonic() >= deadline:
             pytest.fail(f"not within {seconds} s")
         time.sleep(0.01)
+
+
+@pytest.fixture
+def faulty() -> Iterator[Callable[..., FaultyPeer]]:
+    peers: list[FaultyPeer] = []
+
+    def make(*script: int | str, identity: tuple[str, str] | None = None) -> FaultyPeer:
+        peers.append(FaultyPeer(list(script), identity))
+        return peers[-1]
+
+    yield make
+    for each in peers:
+        each.close()
 
 
 @pytest.fixture

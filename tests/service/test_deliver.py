@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from faulty_pacs import FaultyPeer
 from ward import Ward, open_ward
 
 from dicomai.dicom.dates import Instant, now, seconds
@@ -22,7 +21,7 @@ from dicomai.service import duties
 from dicomai.service.deliver import Deliverer
 from dicomai.service.supervise import Supervisor
 from dicomai.settings import TlsSettings
-from dicomai.store import deliveries, events, nodes, studies
+from dicomai.store import deliveries, events, jobs, nodes, pauses, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job, JobId
 from tests.conftest import Authority, StorePeer
@@ -60,84 +59,6 @@ def delivery(ward: Ward, analysis: JobId) -> Job:
 def objects(ward: Ward, job: Job) -> list[str]:
     with reading(ward.engine) as connection:
         return [each.state for each in deliveries.objects(connection, job.id)]
-
-
-class FaultyPeer:
-    """A server that answers by a script: a status for each C-STORE, or "abort"."""
-
-    def __init__(self, script: list[int | str], identity: tuple[str, str] | None = None) -> None:
-        self.script = script
-        self.stored: list[Dataset] = []
-        self.associations = 0
-        self.asked = threading.Event()
-        self.answers = threading.Event()
-        self.answers.set()
-        self._identity = identity
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        entity = AE("FAULTY")
-        entity.supported_contexts = AllStoragePresentationContexts
-        entity.add_supported_context("1.2.840.10008.5.1.4.1.2.2.1")
-        self._server = entity.start_server(
-            ("127.0.0.1", self.port),
-            block=False,
-            evt_handlers=[
-                (evt.EVT_C_STORE, self._store),
-                (evt.EVT_C_FIND, self._find),
-                (evt.EVT_ACCEPTED, self._accepted),
-            ],
-        )
-
-    def node(self, *, answers_find: bool = False) -> Node:
-        return Node(
-            name="PACS1",
-            ae_title="FAULTY",
-            host="127.0.0.1",
-            port=self.port,
-            answers_find=answers_find,
-        )
-
-    def close(self) -> None:
-        self.answers.set()
-        self._server.shutdown()
-
-    def _accepted(self, _: evt.Event) -> None:
-        self.associations += 1
-
-    def _store(self, event: evt.Event) -> int:
-        answer = self.script.pop(0) if self.script else 0x0000
-        if answer == "abort":
-            event.assoc.abort()
-            return 0x0000
-        assert isinstance(answer, int)
-        if answer in (0x0000, 0xB000):
-            self.stored.append(event.dataset)
-        return answer
-
-    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        self.asked.set()
-        self.answers.wait(30)
-        if self._identity is not None:
-            found = Dataset()
-            found.StudyInstanceUID = event.identifier.StudyInstanceUID
-            found.PatientID, found.AccessionNumber = self._identity
-            found.QueryRetrieveLevel = "STUDY"
-            yield 0xFF00, found
-        yield 0x0000, None
-
-
-@pytest.fixture
-def faulty() -> Iterator[Callable[..., FaultyPeer]]:
-    peers: list[FaultyPeer] = []
-
-    def make(*script: int | str, identity: tuple[str, str] | None = None) -> FaultyPeer:
-        peers.append(FaultyPeer(list(script), identity))
-        return peers[-1]
-
-    yield make
-    for each in peers:
-        each.close()
 
 
 def test_dcmtk_receives_all_objects_of_an_analysis(
@@ -181,7 +102,8 @@ def test_a_peer_that_breaks_off_gets_the_rest_later_and_nothing_twice(
     deliver(ward)
     job = delivery(ward, analysis)
     assert (job.state, job.waiting_for, job.error_kind) == ("waiting", "back-off", "transient")
-    assert sorted(objects(ward, job)) == ["sent", "transient"]
+    # It may have kept the one that it did not answer.
+    assert sorted(objects(ward, job)) == ["sent", "uncertain"]
     assert not deliver(ward)
     later = Instant(now() + DAY)
     duties.promote(ward.engine, later)
@@ -206,6 +128,24 @@ def test_a_peer_that_is_away_opens_its_breaker_and_is_tried_again(
     job = delivery(ward, analysis)
     assert "can't be reached at 127.0.0.1" in job.error_sentence
     assert "connection refused" in job.error_sentence
+
+
+def test_a_peer_that_was_away_for_a_night_gets_its_results_in_the_morning(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer], free_port: int
+) -> None:
+    away = Node(name="PACS1", ae_title="AWAY", host="127.0.0.1", port=free_port)
+    ward, analysis = ward_of(away)
+    at = evening = now()
+    while at < evening + DAY / 2:
+        if not deliver(ward, lambda at=at: at):  # type: ignore[misc]  # mypy can't infer it
+            at = Instant(at + seconds(600))
+        duties.promote(ward.engine, at)
+    assert delivery(ward, analysis).state in ("queued", "waiting")
+    back = replace(ward, settings=replace(ward.settings, nodes=(faulty().node(),)))
+    morning = Instant(at + seconds(3600))
+    duties.promote(ward.engine, morning)
+    assert deliver(back, lambda: morning)
+    assert delivery(ward, analysis).state == "done"
 
 
 @pytest.mark.parametrize("status", [0x0110, 0xA700])
@@ -301,6 +241,106 @@ def test_a_delivery_that_waits_for_a_slow_node_is_given_back_at_once(
     working.join(10)
     assert not working.is_alive()
     assert delivery(ward, analysis).state == "queued"
+
+
+@pytest.mark.parametrize("how", ["stop", "cancel", "pause"])
+def test_sending_to_a_slow_node_ends_soon_after_the_job_was_taken_away(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer], how: str
+) -> None:
+    peer = faulty(0x0000, "wait")
+    peer.answers.clear()
+    ward, analysis = ward_of(peer.node())
+    stop = threading.Event()
+    deliverer = Deliverer(settings=ward.settings, worker=ward.worker(stop=stop))
+    working = threading.Thread(target=deliverer.work_once)
+    working.start()
+    assert peer.asked.wait(20)
+    job = delivery(ward, analysis)
+    with writing(ward.engine) as connection:
+        if how == "cancel":
+            jobs.cancel(connection, job.id, "No longer wanted.", now())
+        elif how == "pause":
+            pauses.pause(connection, "node", "PACS1", "paused", now())
+        else:
+            stop.set()
+    working.join(10)
+    assert not working.is_alive()
+    state = {"stop": "queued", "cancel": "cancelled", "pause": "held"}[how]
+    job = delivery(ward, analysis)
+    assert (job.state, job.attempts - (how == "cancel"), job.crashes) == (state, 0, 0)
+    # What it took is known all the same.
+    assert sorted(objects(ward, job)) == ["sent", "uncertain"]
+
+
+def test_who_waits_for_a_slow_node_gets_on(
+    ward_of: Callable[..., tuple[Ward, JobId]],
+    faulty: Callable[..., FaultyPeer],
+    until: Callable[..., None],
+) -> None:
+    peer = faulty("wait")
+    peer.answers.clear()
+    ward, analysis = ward_of(peer.node())
+    pulses: list[float] = []
+    worker = replace(ward.worker(), pulse=lambda: pulses.append(time.monotonic()))
+    working = threading.Thread(target=Deliverer(settings=ward.settings, worker=worker).work_once)
+    working.start()
+    assert peer.asked.wait(20)
+    before = len(pulses)
+    until(lambda: len(pulses) > before + 3)
+    # A worker that is killed now leaves this behind.
+    assert objects(ward, delivery(ward, analysis)) == ["uncertain", "uncertain"]
+    peer.answers.set()
+    working.join(20)
+    assert delivery(ward, analysis).state == "done"
+
+
+@pytest.mark.parametrize("mounted_at", ["the archive", "above it"])
+def test_an_archive_that_is_away_is_no_fault_of_the_node(
+    ward_of: Callable[..., tuple[Ward, JobId]],
+    faulty: Callable[..., FaultyPeer],
+    mounted_at: str,
+) -> None:
+    peer = faulty()
+    ward, analysis = ward_of(peer.node())
+    archive = ward.settings.folders.data / "archive"
+    away = archive.rename(archive.with_name("away"))
+    if mounted_at == "the archive":
+        archive.mkdir()
+    deliver(ward)
+    job = delivery(ward, analysis)
+    assert (job.state, job.waiting_for, job.error_kind) == ("waiting", "back-off", "transient")
+    assert "Is its disk mounted?" in job.error_sentence
+    with reading(ward.engine) as connection:
+        assert not nodes.listing(connection)
+    away.rename(archive)
+    later = Instant(now() + DAY)
+    duties.promote(ward.engine, later)
+    deliver(ward, lambda: later)
+    assert delivery(ward, analysis).state == "done"
+
+
+def test_a_file_that_cannot_be_read_now_is_sent_later_and_the_others_at_once(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    peer = faulty()
+    ward, analysis = ward_of(peer.node())
+    path = ward.file(ward.results(analysis)[0])
+    aside = path.rename(path.with_suffix(".aside"))
+    path.symlink_to(path)  # can be opened by nobody, as what lies on a disk that fails
+    deliver(ward)
+    job = delivery(ward, analysis)
+    assert (job.state, job.error_kind) == ("waiting", "transient")
+    assert f"{path} can't be read" in job.error_sentence
+    assert sorted(objects(ward, job)) == ["sent", "transient"]
+    with reading(ward.engine) as connection:
+        there = nodes.get(connection, "PACS1")
+    assert (there.failures, there.last_contact_at is None) == (0, False)
+    aside.replace(path)
+    later = Instant(now() + DAY)
+    duties.promote(ward.engine, later)
+    deliver(ward, lambda: later)
+    assert delivery(ward, analysis).state == "done"
+    assert len({each.SOPInstanceUID for each in peer.stored}) == len(peer.stored) == 2
 
 
 def test_a_study_that_is_held_is_not_delivered(

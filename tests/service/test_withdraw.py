@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from faulty_pacs import FaultyPeer
 from ward import Ward, open_ward
 
 from dicomai.cli.jobs import remark, what
-from dicomai.dicom.dates import now
+from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.net.node import Node
+from dicomai.service import duties
 from dicomai.service.again import again
 from dicomai.service.deliver import Deliverer
 from dicomai.service.supervise import Supervisor
@@ -137,6 +139,79 @@ def test_what_was_not_sent_is_never_sent(done: tuple[Ward, JobId], storescp: Sto
         f"nobody. The reason: {REASON}"
     )
     assert ward.job(job).withdrawn_by == taken.job
+
+
+def may_have(ward: Ward, peer: FaultyPeer, job: JobId) -> Ward:
+    """Have a node end the association over the first object that it gets."""
+    ward = replace(ward, settings=replace(ward.settings, nodes=(peer.node(),)))
+    assert deliver(ward)
+    with reading(ward.engine) as connection:
+        (delivery,) = deliveries.of_analysis(connection, job)
+        states = [each.state for each in deliveries.objects(connection, delivery.id)]
+    assert sorted(states) == ["transient", "uncertain"]
+    return ward
+
+
+def test_what_a_node_may_have_is_taken_back_there(
+    done: tuple[Ward, JobId], faulty: Callable[..., FaultyPeer]
+) -> None:
+    ward, job = done
+    peer = faulty("abort")
+    ward = may_have(ward, peer, job)
+    (node,) = ward.settings.nodes
+    settings = replace(ward.settings, nodes=(replace(node, rejection_notes=True),))
+    taken = withdraw(ward.engine, settings, job, REASON, now())
+    assert (taken.nodes, taken.by_hand, taken.perhaps) == (("PACS1",), (), {"PACS1"})
+    with reading(ward.engine) as connection:
+        withdrawn = events.of_job(connection, job)[-1]
+    assert deliver(replace(ward, settings=settings))
+    (note,) = peer.stored
+    assert note.Modality == "KO"
+    assert taken.remarks == ("PACS1 may have the results: what it made of them is not known.",)
+    assert taken.remarks[0] in withdrawn.sentence
+
+
+def test_a_person_removes_by_hand_what_a_node_may_have(
+    done: tuple[Ward, JobId], faulty: Callable[..., FaultyPeer]
+) -> None:
+    ward, job = done
+    ward = may_have(ward, faulty("abort"), job)
+    taken = withdraw(ward.engine, ward.settings, job, REASON, now())
+    assert (taken.nodes, taken.by_hand) == ((), ("PACS1",))
+    assert taken.remarks == (
+        "PACS1 may have the results and takes no rejection notes: remove them there by hand.",
+    )
+
+
+def test_what_a_node_may_have_it_may_have_though_it_refuses_it_later(
+    done: tuple[Ward, JobId], faulty: Callable[..., FaultyPeer]
+) -> None:
+    ward, job = done
+    ward = may_have(ward, faulty("abort", 0xA900, 0xA900), job)
+    later = Instant(now() + seconds(86400))
+    duties.promote(ward.engine, later)
+    Deliverer(settings=ward.settings, worker=ward.worker(clock=lambda: later)).work_once()
+    with reading(ward.engine) as connection:
+        (delivery,) = deliveries.of_analysis(connection, job)
+    assert (delivery.state, delivery.error_kind) == ("failed", "refused")
+    assert withdraw(ward.engine, ward.settings, job, REASON, now()).by_hand == ("PACS1",)
+
+
+def test_what_is_on_its_way_is_withdrawn_when_that_is_over(done: tuple[Ward, JobId]) -> None:
+    ward, job = done
+    refused = []
+
+    def take_back(stage: str, _job: object) -> None:
+        if stage == "send":
+            with pytest.raises(NotNow, match="is being delivered just now"):
+                withdraw(ward.engine, ward.settings, job, REASON, now())
+            refused.append(stage)
+
+    worker = ward.worker(observe=take_back)
+    assert Deliverer(settings=ward.settings, worker=worker).work_once()
+    assert refused
+    taken = withdraw(ward.engine, ward.settings, job, REASON, now())
+    assert (taken.nodes, taken.perhaps) == (("PACS1",), frozenset())
 
 
 def test_a_note_says_whose_it_is_and_is_not_taken_back(done: tuple[Ward, JobId]) -> None:

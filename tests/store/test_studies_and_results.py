@@ -20,6 +20,7 @@ from dicomai.store import (
     instances,
     jobs,
     predecessors,
+    reissues,
     retention,
     schema,
     series,
@@ -32,6 +33,7 @@ from dicomai.store.job import JobId
 from dicomai.store.jobs import NotNow
 from dicomai.store.retention import Candidate
 from dicomai.store.series import SeriesIdentity
+from dicomai.store.states import DeliveryState
 
 STUDY = StudyInstanceUID("1.2.3")
 OTHER = IdentityKey("99999@HOSPITAL")
@@ -232,6 +234,50 @@ def test_what_was_delivered_is_named_as_predecessor(engine: Engine) -> None:
     assert (before.job.id, [each.sop_instance_uid for each in before.results]) == (old, [sop])
     assert sent.state == "sent"
     assert finish(engine, job(engine, new).held, (), old) == "done"
+
+
+def told_of(uid: str, state: DeliveryState) -> deliveries.DeliveryObject:
+    return deliveries.DeliveryObject(
+        sop_instance_uid=SOPInstanceUID(uid), state=state, status=0, sentence="", at=NOW
+    )
+
+
+def test_what_may_have_gone_out_counts_as_delivered(engine: Engine) -> None:
+    arrive(engine)
+    old = add(engine, wanted()).job_id
+    finish(engine, claimed(engine).held, result())
+    delivery = claimed(engine, "deliver")
+    with writing(engine) as connection:
+        uids = [SOPInstanceUID("1.2.3.9")]
+        assert deliveries.begin_objects(connection, delivery.held, uids, NOW)
+        jobs.cancel(connection, delivery.id, "No.", NOW)
+        assert not deliveries.begin_objects(connection, delivery.held, uids, NOW)
+        assert reissues.delivered_to(connection, old) == {"PACS1"}
+        assert not reissues.surely_had_by(connection, jobs.existing(connection, old))
+    new = superseded(engine)
+    with reading(engine) as connection:
+        before = predecessors.of_job(connection, new)
+    assert before is not None
+    assert before.job.id == old
+
+
+def test_what_a_node_took_is_noted_whoever_has_the_delivery_by_then(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    finish(engine, claimed(engine).held, result())
+    first = claimed(engine, "deliver")
+    uids = [SOPInstanceUID(f"1.2.3.{number}") for number in range(4)]
+    with writing(engine) as connection:
+        assert deliveries.begin_objects(connection, first.held, uids, NOW)
+        jobs.give_back(connection, first.held, NOW)
+    second = claimed(engine, "deliver")
+    with writing(engine) as connection:
+        late = [told_of(uids[0], "sent"), told_of(uids[1], "transient")]
+        assert deliveries.note_objects(connection, second.held, [told_of(uids[2], "committed")])
+        late.append(told_of(uids[2], "sent"))
+        assert not deliveries.note_objects(connection, first.held, late)
+        known = [each.state for each in deliveries.objects(connection, second.id)]
+    assert known == ["sent", "uncertain", "committed", "uncertain"]
 
 
 def test_the_predecessor_is_found_behind_a_job_that_never_ran(engine: Engine) -> None:

@@ -11,14 +11,24 @@ from datetime import date
 
 import pytest
 import sqlalchemy
-from catalogue_rows import AGEING, NOW, add, arrive, wanted
+from catalogue_rows import AGEING, NOW, add, arrive, claimed, finish, job, wanted
 from sqlalchemy import Engine, event
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.store import analyses, backfills, jobs, retention, retrievals, studies
+from dicomai.store import (
+    analyses,
+    backfills,
+    claims,
+    deliveries,
+    jobs,
+    retention,
+    retrievals,
+    studies,
+)
 from dicomai.store.backfills import NewBackfill
 from dicomai.store.engine import reading, writing
+from dicomai.store.jobs import NotNow
 from dicomai.store.retention import Candidate
 from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.studies import StudyGoing
@@ -99,6 +109,28 @@ def test_no_job_takes_a_study_that_retention_deletes(engine: Engine) -> None:
     new = replace(wanted("1.2.3"), inputs=wanted("1.2.2", inputs=(prior.instance_id,)).inputs)
     with pytest.raises(StudyGoing, match="queue: retention is deleting it"):
         add(engine, new)
+
+
+def test_a_delivery_that_is_claimed_meanwhile_is_not_cancelled(
+    engine: Engine, waits: Waits
+) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    finish(engine, claimed(engine).held)
+    analysis = job(engine, number)
+
+    def cancel() -> None:
+        with writing(engine) as connection:
+            deliveries.cancel_unstarted(connection, analysis, "Withdrawn.", NOW)
+
+    with writing(engine) as connection:
+        claims.claim(connection, "w1", ("deliver",), (), NOW)
+        cancelling = waits(cancel)
+    with pytest.raises(NotNow, match="is being delivered just now"):
+        cancelling.result(20)
+    with reading(engine) as connection:
+        (delivery,) = deliveries.of_analysis(connection, number)
+    assert delivery.state == "running"
 
 
 @contextmanager
