@@ -28,7 +28,7 @@ from dicomai.service import deliver, retrieve, supervise
 from dicomai.service.attempt import Worker
 from dicomai.service.deliver import Deliverer
 from dicomai.service.intake import LANES, Intake
-from dicomai.service.retrieve import Retriever
+from dicomai.service.retrieve import Fetching, Retriever
 from dicomai.service.supervise import Supervisor
 from dicomai.settings import Settings
 from dicomai.store import hosts
@@ -61,9 +61,9 @@ def work(settings: Settings, life: Life) -> None:
                 for number in range(LANES)
             ]
         fetcher, sender = f"{at}:retrieval", f"{at}:network"
-        for name, kind in ((fetcher, Retriever), (sender, Deliverer)):
-            build = partial(_on_the_network, kind, settings, engine, name, life.stop)
-            loops.append(Loop(name, build, life.stop))
+        loops += fetchers(settings, engine, fetcher, life.stop)
+        sending = partial(_sending, settings, engine, sender, life.stop)
+        loops.append(Loop(sender, sending, life.stop))
         shown = [
             *((name, device, supervise.KINDS) for name, device in workers.items()),
             (sender, "network", deliver.KINDS),
@@ -93,6 +93,22 @@ def devices(setting: str) -> tuple[str, ...]:
     )
     gpus = int(asked.stdout) if asked.stdout.strip().isdigit() else 0
     return tuple(f"cuda:{number}" for number in range(gpus)) or ("cpu",)
+
+
+def fetchers(
+    settings: Settings, engine: Engine, name: str, stop: threading.Event
+) -> tuple[Loop, ...]:
+    """Return the loops that fetch: the first takes history too, the others what is of today."""
+    fetching, trouble = Fetching(), Trouble()
+    return tuple(
+        Loop(
+            f"{name}:{number}",
+            partial(_fetching, settings, engine, fetching, number == 0, name, stop),
+            stop,
+            trouble=trouble,
+        )
+        for number in range(retrieve.LANES)
+    )
 
 
 def worker_of(
@@ -128,8 +144,20 @@ def _analysing(
     return Supervisor(settings=settings, runner=runner, worker=worker, intake=intake).work_once
 
 
-def _on_the_network(
-    kind: type[Deliverer | Retriever],
+def _fetching(
+    settings: Settings,
+    engine: Engine,
+    fetching: Fetching,
+    history: bool,
+    name: str,
+    stop: threading.Event,
+    pulse: Callable[[], None],
+) -> Callable[[], bool]:
+    worker = worker_of(settings, engine, name, stop, pulse)
+    return Retriever(settings=settings, worker=worker, fetching=fetching, history=history).work_once
+
+
+def _sending(
     settings: Settings,
     engine: Engine,
     name: str,
@@ -137,7 +165,7 @@ def _on_the_network(
     pulse: Callable[[], None],
 ) -> Callable[[], bool]:
     worker = worker_of(settings, engine, name, stop, pulse)
-    return kind(settings=settings, worker=worker).work_once
+    return Deliverer(settings=settings, worker=worker).work_once
 
 
 def _telling(

@@ -6,9 +6,10 @@ here; and when all that came is ingested, what is here is held against what the 
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from dicomai.dicom.dates import seconds
@@ -22,14 +23,16 @@ from dicomai.net.node import Node
 from dicomai.net.reception import Reception
 from dicomai.net.suboperations import Tally, Wanted
 from dicomai.routing.completeness import Host, silent
-from dicomai.service.attempt import Attempt, Lost, Worker, node_of, work_once
+from dicomai.service.attempt import Attempt, Lost, Worker, attempt, node_of
 from dicomai.settings import Settings
-from dicomai.store import hosts, retrievals
-from dicomai.store.engine import reading
-from dicomai.store.job import Job
+from dicomai.store import claims, hosts, retrievals
+from dicomai.store.engine import reading, writing
+from dicomai.store.job import HISTORY, Job
 from dicomai.store.states import JobKind
 
 KINDS: Final[tuple[JobKind, ...]] = ("retrieve",)
+LANES: Final = 3
+"""Retrievers of a host, of which one takes history: a silent node keeps one more at most."""
 TRIES: Final = 3
 """Attempts after which a study that did not come whole is a person's."""
 ARRIVE_S: Final = 300.0
@@ -38,6 +41,31 @@ _LOOK_S: Final = 0.2
 
 Counted: TypeAlias = Mapping[SeriesInstanceUID, Mapping[SOPInstanceUID, str]]
 """What a node has: the SOP class of each object, by series; the class is empty if it says none."""
+
+
+class Fetching:
+    """The nodes from which the retrievers of a host fetch what is of today, each one thing.
+
+    A node that says nothing for half an hour keeps one of them so long, and not the others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._nodes: set[str] = set()
+
+    def claimed(self, claim: Callable[[frozenset[str]], Job | None]) -> Job | None:
+        """Return what `claim` gets, which is told the nodes; its own is one of them from now on."""
+        with self._lock:
+            job = claim(frozenset(self._nodes))
+            if job is not None and not _is_history(job):
+                self._nodes.add(job.node)
+        return job
+
+    def over(self, job: Job) -> None:
+        """Note that a job is fetched no more."""
+        with self._lock:
+            if not _is_history(job):
+                self._nodes.discard(job.node)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,10 +78,16 @@ class Retriever:
         Data folder, nodes, our AE title.
     worker
         Who claims.
+    fetching
+        What it shares with others of its host.
+    history
+        Whether it takes what waits behind the work of the day; that may keep it for long.
     """
 
     settings: Settings
     worker: Worker
+    fetching: Fetching = field(default_factory=Fetching)
+    history: bool = True
 
     def work_once(self) -> bool:
         """Claim the next retrieval and bring the attempt to its end; False when none is due.
@@ -63,7 +97,27 @@ class Retriever:
         DatabaseError
             The database is away, and nothing was claimed.
         """
-        return work_once(self.worker, KINDS, (), self._do)
+        job = self.fetching.claimed(self._claimed)
+        if job is None:
+            return False
+        try:
+            attempt(self.worker, job, self._do)
+        finally:
+            self.fetching.over(job)
+        return True
+
+    def _claimed(self, besides: frozenset[str]) -> Job | None:
+        worker = self.worker
+        with writing(worker.engine) as connection:
+            return claims.claim(
+                connection,
+                worker.name,
+                KINDS,
+                (),
+                worker.clock(),
+                besides=besides,
+                history=self.history,
+            )
 
     def _do(self, this: Attempt) -> None:
         job = this.job
@@ -229,6 +283,10 @@ class Retriever:
         )
         if not done and this.outcome() != "done":
             raise Lost
+
+
+def _is_history(job: Job) -> bool:
+    return job.priority <= HISTORY
 
 
 def _requests(

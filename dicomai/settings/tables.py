@@ -253,7 +253,11 @@ class WorkerSettings(Section):
         float, Field(gt=0, description="A job whose worker shows no progress for so long is free.")
     ] = 60.0
     deadline_s: Annotated[
-        float, Field(gt=0, description="A job that takes longer is killed and failed.")
+        float,
+        Field(
+            gt=0,
+            description="A job that takes longer is killed and failed; a retrieval goes on later.",
+        ),
     ] = 3600.0
     stop_s: Annotated[
         float, Field(gt=0, description="SIGTERM: jobs are given back within this time.")

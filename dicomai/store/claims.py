@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, exists, literal_col
 
 from dicomai.dicom.dates import Instant
 from dicomai.store import schema
-from dicomai.store.job import Job, job_of
+from dicomai.store.job import HISTORY, Job, job_of
 from dicomai.store.states import JobKind
 
 jobs = schema.jobs
@@ -22,6 +22,9 @@ def claim(
     kinds: Collection[JobKind],
     models: Collection[str],
     now: Instant,
+    *,
+    besides: Collection[str] = (),
+    history: bool = True,
 ) -> Job | None:
     """Claim the first queued job that this worker serves, or None.
 
@@ -33,9 +36,13 @@ def claim(
         What it does, first things first.
     models
         The packages that its analyses may be of.
+    besides
+        The nodes from which it fetches nothing now.
+    history
+        False: it fetches nothing that waits behind what is of today.
     """
     for kind in kinds:
-        claiming = _claiming(kind, tuple(models))
+        claiming = _claiming(kind, tuple(models), tuple(sorted(besides)), history)
         found = connection.execute(claiming, {"by": worker, "at": now}).one_or_none()
         if found is not None:
             return job_of(found)
@@ -43,7 +50,9 @@ def claim(
 
 
 @lru_cache(maxsize=16)  # putting it together costs more than to run it, and idle workers poll
-def _claiming(kind: JobKind, models: tuple[str, ...]) -> Any:  # an UPDATE … RETURNING
+def _claiming(
+    kind: JobKind, models: tuple[str, ...], besides: tuple[str, ...], history: bool
+) -> Any:  # an UPDATE … RETURNING
     # Written out, so that the partial index serves it.
     free = [jobs.c.state == literal_column("'queued'"), jobs.c.kind == kind]
     if kind == "analyse":
@@ -52,7 +61,8 @@ def _claiming(kind: JobKind, models: tuple[str, ...]) -> Any:  # an UPDATE … R
     elif kind == "deliver":
         free += deliverable()
     else:
-        free.append(~_paused("node", jobs.c.node))
+        free += [~_paused("node", jobs.c.node), jobs.c.node.not_in(besides)]
+        free += [] if history else [jobs.c.priority > HISTORY]
     first = (
         select(jobs.c.id)
         .where(*free)

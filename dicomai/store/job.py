@@ -21,6 +21,10 @@ InstanceId = NewType("InstanceId", int)
 
 URGENT: Final = 0
 NORMAL: Final = 1
+BEHIND: Final = 1000
+"""Steps of priority of history behind what is of today: about a week, by the usual ageing."""
+HISTORY: Final = -BEHIND // 2
+"""What has no more than this is of history, whatever the priority of its route adds."""
 CRASHES: Final = 2
 """A job that killed its worker so often is failed, so that a poisonous study stops no worker."""
 
@@ -231,7 +235,9 @@ def policy(error: ErrorKind, kind: JobKind, *, attempts: int, crashes: int, jitt
     match error:
         case "refused" if kind == "analyse":  # by the gate: trying again gives the same bytes
             return Next(state="held", held_by="person")
-        case "input" | "refused" | "deadline":
+        case "deadline" if kind != "retrieve":
+            return Next(state="failed")
+        case "input" | "refused":
             return Next(state="failed")
         case "config":
             return Next(state="held", held_by="config")
@@ -243,7 +249,7 @@ def policy(error: ErrorKind, kind: JobKind, *, attempts: int, crashes: int, jitt
             if attempts >= _RESOURCE_ATTEMPTS:
                 return Next(state="failed")
             return Next(state="waiting", delay=_RESOURCE_DELAY)
-        case "transient":
+        case "transient" | "deadline":  # what was fetched is here, and the rest is asked for again
             back_off = _BACK_OFF[kind]
             if attempts >= back_off.attempts:
                 return Next(state="failed")

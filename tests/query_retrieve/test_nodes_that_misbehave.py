@@ -33,6 +33,7 @@ from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.net.get import STUDY_ROOT_GET
 from dicomai.net.move import STUDY_ROOT_MOVE
 from dicomai.net.node import Node
+from dicomai.roles.work import fetchers
 from dicomai.routing.pull import Pull
 from dicomai.service import count, pull
 from dicomai.service.count import Counter
@@ -41,7 +42,7 @@ from dicomai.service.retrieve import Retriever
 from dicomai.service.rules import Rules
 from dicomai.store import retrievals, schema
 from dicomai.store.engine import reading, writing
-from dicomai.store.job import Job
+from dicomai.store.job import BEHIND, Job, JobId
 from dicomai.store.retrievals import NewRetrieval
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -354,6 +355,60 @@ def test_a_node_that_is_too_slow_for_a_pull_is_told_of(
     assert (
         "Pull ct can't ask PACS1: PACS1 took more than 0.5 s to say what it has." in event.sentence
     )
+
+
+def test_a_node_that_is_silent_holds_up_no_retrieval_from_another(
+    site: Callable[..., Any], full_orthanc: Any, free_port: int, held: Held, doe: Any, mueller: Any
+) -> None:
+    silent = 0
+
+    def silent_get(event: evt.Event) -> Iterator[Any]:
+        nonlocal silent
+        silent += 1
+        yield 1
+        yield from held.silent(event)
+
+    def any_study(event: evt.Event) -> Iterator[Any]:
+        for status, found in one_image(event):
+            found.StudyInstanceUID = event.identifier.StudyInstanceUID
+            yield status, found
+
+    def queue(node: str, study: str, **others: Any) -> JobId:
+        wanted = NewRetrieval(
+            node=node,
+            study_instance_uid=StudyInstanceUID(study),
+            ageing=seconds(600),
+            **others,
+        )
+        with writing(here.engine) as connection:
+            return retrievals.queue(connection, wanted, now()).job_id
+
+    stop = threading.Event()
+    with peer_that(free_port, find=any_study, get=silent_get) as node:
+        here = site(full_orthanc.node(retrieve="get"), replace(node, name="TAPE"))
+        history = [queue("TAPE", f"1.2.3.{number}", priority=-BEHIND) for number in range(2)]
+        loops = fetchers(here.settings, here.engine, "w", stop)
+        for loop in loops:
+            loop.start()
+        until(lambda: here.job(history[0]).state == "running" and silent == 1)
+        # What is of today overtakes what is fetched of history from the same node.
+        priors = [queue("TAPE", f"1.2.4.{number}", urgent=True) for number in range(3)]
+        until(lambda: silent == 2)
+        today = queue("PACS1", doe.uid), queue("PACS1", mueller.uid, urgent=True)
+        until(lambda: all(here.job(each).state == "done" for each in today))
+        states = [here.job(each).state for each in (*history, *priors)]
+        stop.set()
+        for loop in loops:
+            loop.join(10)
+            assert not loop.is_alive()
+    assert states == ["running", "queued", "running", "queued", "queued"]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def match_in_pdus(event: evt.Event, uid: str) -> bytes:

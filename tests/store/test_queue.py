@@ -224,8 +224,15 @@ def test_back_off_doubles_with_jitter_up_to_a_day_and_ends() -> None:
     assert policy("transient", "deliver", attempts=17, crashes=0, jitter=0).state == "failed"
 
 
+def test_a_retrieval_that_takes_too_long_goes_on_later() -> None:
+    then = policy("deadline", "retrieve", attempts=1, crashes=0, jitter=0)
+    assert then == policy("transient", "retrieve", attempts=1, crashes=0, jitter=0)
+    assert policy("deadline", "retrieve", attempts=17, crashes=0, jitter=0).state == "failed"
+    assert policy("deadline", "deliver", attempts=1, crashes=0, jitter=0).state == "failed"
+
+
 def test_the_policy_knows_every_kind_of_error() -> None:
-    for error, kind in itertools.product(ERROR_KINDS, ("analyse", "deliver")):
+    for error, kind in itertools.product(ERROR_KINDS, ("analyse", "deliver", "retrieve")):
         policy(error, kind, attempts=1, crashes=1, jitter=0.0)  # type: ignore[arg-type]
 
 
