@@ -65,7 +65,7 @@ def find(
     else:
         _show(node, wanted, matches)
     if cut.happened:
-        remarks().print(text(f"{node} has more than {limit}; the query was cancelled.", "warn"))
+        remarks().print(text(cut.because, "warn"))
 
 
 def _parsed(texts: Sequence[str]) -> Mapping[str, str]:

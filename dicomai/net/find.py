@@ -87,6 +87,8 @@ _ABOVE: Final[Mapping[Level, tuple[str, ...]]] = MappingProxyType(
 )
 _PENDING: Final = (0xFF00, 0xFF01)
 _CANCELLED: Final = 0xFE00
+# After matches: the node has more than it tells, by a limit of its own (PS3.4 C.4.1.1.4).
+_CUT: Final = (_CANCELLED, 0xA700)
 _MESSAGE_ID: Final = 1
 # Many nodes have some answers under way when they are told to stop; one that goes on is cut off.
 _MOST_AFTER_CANCEL: Final = 5000
@@ -128,9 +130,20 @@ class Match:
 
 @dataclass(slots=True)
 class Cut:
-    """Whether a query was cancelled because it had as many matches as were wanted."""
+    """Whether a query gave fewer matches than there are.
 
-    happened: bool = False
+    Attributes
+    ----------
+    because
+        Why, in a sentence; empty: it gave all.
+    """
+
+    because: str = ""
+
+    @property
+    def happened(self) -> bool:
+        """There are more."""
+        return bool(self.because)
 
 
 def query(level: Level, keys: Mapping[str, str]) -> Query:
@@ -184,6 +197,8 @@ def find(
         For TLS, where the node speaks it.
     limit
         After so many matches the query is cancelled (C-CANCEL), and `cut` says so.
+    cut
+        Says so too where the node tells no more by itself; for who gives none, that is an error.
     go_on
         Called often; raises to break off.
 
@@ -201,7 +216,7 @@ def find(
             associated(node, our_ae, [build_context(model)], files) as association,
             watched(association, go_on),
         ):
-            yield from _found(node, association, wanted, model, limit, cut or Cut())
+            yield from _found(node, association, wanted, model, limit, cut)
     except NothingAccepted as trouble:
         raise RefusedError(
             f"{node.name} takes no C-FIND ({root} root) from {our_ae}. Allow it there.",
@@ -210,9 +225,15 @@ def find(
 
 
 def _found(
-    node: Node, association: Association, wanted: Query, model: str, limit: int | None, cut: Cut
+    node: Node,
+    association: Association,
+    wanted: Query,
+    model: str,
+    limit: int | None,
+    cut: Cut | None,
 ) -> Iterator[Match]:
     identifier = _identifier(node, wanted)
+    told = cut or Cut()
     given = 0
     answers = association.send_c_find(identifier, model, msg_id=_MESSAGE_ID)
     for said, answer in answers:
@@ -222,11 +243,18 @@ def _found(
                 subject=node.name,
             )
         if said.Status not in _PENDING:
-            if said.Status != 0 and not (cut.happened and said.Status == _CANCELLED):
+            if told.happened and said.Status == _CANCELLED:
+                return
+            if given and said.Status in _CUT:
+                told.because = _cut(node, wanted, said.Status)
+                if cut is None:
+                    raise TransientError(told.because, subject=node.name)
+                return
+            if said.Status != 0:
                 raise failed(node, f"look for {wanted.level}", said.Status, said)
             return
         given += 1
-        if cut.happened:
+        if told.happened:
             if given > (limit or 0) + _MOST_AFTER_CANCEL:
                 association.abort()
                 return
@@ -238,10 +266,17 @@ def _found(
                 subject=node.name,
             )
         if limit is not None and given > limit:
-            cut.happened = True
+            told.because = f"{node.name} has more than {limit}; the query was cancelled."
             association.send_c_cancel(_MESSAGE_ID, query_model=model)
             continue
         yield Match(attributes=_attributes(answer, node.charset_default))
+
+
+def _cut(node: Node, wanted: Query, code: int) -> str:
+    return (
+        f"{node.name} has more than it tells in one answer when it is asked for {wanted.level} "
+        f"(status 0x{code:04X}). Raise the limit of its answers to C-FIND."
+    )
 
 
 def failed(node: Node, what: str, code: int, said: Dataset) -> DicomaiError:

@@ -76,7 +76,7 @@ class Overview:
     refused
         Analyses that are held because their results broke a rule of the gate, newest first.
     pulls
-        What is wrong with pulls whose nodes can't be asked.
+        What is wrong with pulls that don't hear of all that their nodes have.
     backfills
         Why backfills don't get on.
     outdated
@@ -248,7 +248,7 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         backfills=tuple(
             f"{each.title} waits: {each.trouble}"
             for each in backfills.alive(connection)
-            if each.trouble
+            if each.trouble and each.state == "running"
         ),
         pulls=tuple(
             sentence

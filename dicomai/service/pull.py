@@ -13,11 +13,12 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant, as_datetime, seconds
-from dicomai.dicom.uid import StudyInstanceUID, validated
-from dicomai.errors import DatabaseError, DicomaiError, InputError
-from dicomai.net import find as finding
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import DatabaseError, DicomaiError
 from dicomai.net.calling import patience
+from dicomai.net.find import Cut
 from dicomai.routing.pull import Pull
+from dicomai.service.listing import studies_at
 from dicomai.settings import Settings
 from dicomai.store import events, pulls, retrievals, studies
 from dicomai.store.engine import reading, writing
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 
 
 def failing(connection: Connection) -> Mapping[str, str]:
-    """Return what is wrong with pulls whose nodes could not be asked the last time, by name."""
+    """Return what is wrong with pulls that did not hear of all the last time, by name."""
     told = events.of_service(connection, ("pull failed", "pull goes on"), _LOOK_BACK)
     last: dict[str, Event] = {}
     for each in told:
@@ -79,46 +80,37 @@ class Puller:
         today = as_datetime(self.clock()).astimezone(zone).date()
         with reading(self.engine) as connection:
             answered = pulls.answered(connection, pull.name)
+        cut = Cut()
         try:
-            found = self._found(pull, today, answered)
+            found = self._found(pull, today, answered, cut)
             queued = sum(self._queued(pull, uid, there) for uid, there in found.items())
         except DatabaseError:
             raise
         except DicomaiError as error:
-            self._tell(pull, error.sentence)
+            self._tell(pull, f"Pull {pull.name} can't ask {pull.node}: {error.sentence}")
             return 0
-        if answered != today:
-            with writing(self.engine) as connection:
-                pulls.note_answered(connection, pull.name, today)
-        self._recover(pull)
+        if cut.happened:  # nor is it answered: what was not told is asked for again
+            self._tell(pull, f"Pull {pull.name} does not hear of all studies: {cut.because}")
+        else:
+            self._note_answered(pull, today, answered)
         if queued:
             log.info("studies to be fetched", pull=pull.name, node=pull.node, count=queued)
         return queued
 
-    def _found(self, pull: Pull, today: date, answered: date | None) -> dict[StudyInstanceUID, int]:
+    def _found(
+        self, pull: Pull, today: date, answered: date | None, cut: Cut
+    ) -> dict[StudyInstanceUID, int]:
         """Return the studies that match, the oldest first as far as the node tells.
 
         With each goes how many objects it has there; 0 where the node does not tell.
         """
-        wanted = finding.query("study", pull.asked(today, answered))
         node = self.settings.node(pull.node)
-        matches = finding.find(
-            node,
-            self.settings.receiver.ae_title,
-            wanted,
-            self.settings.tls.files,
-            go_on=patience(node, ANSWER_S, self.pulse),
-        )
+        go_on = patience(node, ANSWER_S, self.pulse)
         found: dict[StudyInstanceUID, tuple[str, str, int]] = {}
-        for match in matches:
-            try:
-                uid = validated(match.text("StudyInstanceUID"), "StudyInstanceUID")
-            except InputError as wrong:
-                log.warning("study passed over", node=node.name, why=wrong.sentence)
-                continue
+        for uid, match in studies_at(self.settings, node, pull.asked(today, answered), cut, go_on):
             told = match.text("NumberOfStudyRelatedInstances")
             there = int(told) if told.isdecimal() else 0
-            found[StudyInstanceUID(uid)] = match.text("StudyDate"), match.text("StudyTime"), there
+            found[uid] = match.text("StudyDate"), match.text("StudyTime"), there
         ordered = sorted(found, key=lambda uid: (found[uid][:2], uid))
         return {uid: found[uid][2] for uid in ordered}
 
@@ -149,6 +141,12 @@ class Puller:
             self._grown[uid] = there
         return queued
 
+    def _note_answered(self, pull: Pull, today: date, answered: date | None) -> None:
+        if answered != today:
+            with writing(self.engine) as connection:
+                pulls.note_answered(connection, pull.name, today)
+        self._recover(pull)
+
     def _recover(self, pull: Pull) -> None:
         """Take back what was told of trouble, by this process or one before it."""
         if self._trouble.get(pull.name) == "":
@@ -166,6 +164,6 @@ class Puller:
             return
         self._trouble[pull.name] = sentence
         log.warning("pull waits", pull=pull.name, node=pull.node, why=sentence)
-        told = f"Pull {pull.name} can't ask {pull.node}: {sentence}"
+        data = {"pull": pull.name}
         with writing(self.engine) as connection:
-            events.record(connection, None, "pull failed", told, {"pull": pull.name}, self.clock())
+            events.record(connection, None, "pull failed", sentence, data, self.clock())

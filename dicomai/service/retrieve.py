@@ -16,7 +16,7 @@ from dicomai.dicom.dates import seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID
 from dicomai.errors import InputError, RefusedError, TransientError
 from dicomai.net import find as finding
-from dicomai.net.find import Level, Match
+from dicomai.net.find import Cut, Level, Match
 from dicomai.net.get import Unasked, get
 from dicomai.net.move import move
 from dicomai.net.node import Node
@@ -171,15 +171,21 @@ class Retriever:
     def _find(
         self, this: Attempt, node: Node, level: Level, keys: Mapping[str, str]
     ) -> list[Match]:
-        """Return the matches; a careless node answers with more than was asked for."""
-        asked = finding.query(level, keys)
+        """Return the matches; a careless node answers with more than was asked for.
+
+        A part of them would make a study whole that is not: RefusedError says that there are more.
+        """
+        asked, cut = finding.query(level, keys), Cut()
         our_ae, files = self.settings.receiver.ae_title, self.settings.tls.files
-        found = finding.find(node, our_ae, asked, files, go_on=this.go_on)
-        return [
+        found = finding.find(node, our_ae, asked, files, cut=cut, go_on=this.go_on)
+        matches = [
             match
             for match in found
             if all(match.text(keyword) in ("", value) for keyword, value in keys.items())
         ]
+        if cut.happened:
+            raise RefusedError(cut.because, subject=node.name)
+        return matches
 
     def _missing(
         self, job: Job, counted: Counted | None

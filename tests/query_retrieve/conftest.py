@@ -270,6 +270,25 @@ def full_orthanc(
 
 
 @pytest.fixture(scope="session")
+def orthanc_that_limits(
+    peer: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+    our_port: int,
+    study_files: Path,
+) -> Iterator[Pacs]:
+    """Orthanc with the studies, which tells two things in one answer and no more."""
+    folder = tmp_path_factory.mktemp("orthanc-limits")
+    with _orthanc(
+        peer("Orthanc"),
+        folder,
+        LimitFindResults=2,
+        LimitFindInstances=2,
+        DicomModalities={"dicomai": ["DICOMAI", "127.0.0.1", our_port]},
+    ) as pacs:
+        yield _load(peer, pacs, study_files)
+
+
+@pytest.fixture(scope="session")
 def tls_files(authority: Authority) -> TlsFiles:
     """Our certificate, and who vouches for those of others."""
     certificate, key = authority.issue("dicomai-query")

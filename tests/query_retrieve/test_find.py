@@ -136,6 +136,25 @@ def test_a_query_is_cancelled_when_it_has_as_many_matches_as_wanted(free_port: i
     assert cut.happened
 
 
+@pytest.mark.parametrize("status", [0xFE00, 0xA700])
+def test_a_node_that_tells_no_more_than_some_matches_is_cut(free_port: int, status: int) -> None:
+    def two(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        yield 0xFF00, numbered(1)
+        yield 0xFF00, numbered(2)
+        yield status, None
+
+    cut = Cut()
+    with answering(free_port, two) as node:
+        found = list(finding.find(node, "DICOMAI", finding.query("study", {}), cut=cut))
+        assert texts(found, "StudyInstanceUID") == ["1.2.1", "1.2.2"]
+        assert cut.because == (
+            "PACS1 has more than it tells in one answer when it is asked for study (status "
+            f"0x{status:04X}). Raise the limit of its answers to C-FIND."
+        )
+        with pytest.raises(TransientError, match="has more than it tells"):  # who wants all
+            asked(node, "study")
+
+
 def test_hundreds_of_matches_come_one_by_one(free_port: int) -> None:
     sent = 0
 

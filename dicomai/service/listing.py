@@ -1,0 +1,155 @@
+"""Studies that a node has, all of them, though it may tell no more than a number of its own.
+
+Where it tells fewer than it has, the halves of the days that were asked for are asked for, and of
+a day its hours and minutes; a study without a time is then found only among what was told first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, time, timedelta
+from typing import Final, TypeAlias
+
+import structlog
+
+from dicomai.dicom.uid import StudyInstanceUID, validated
+from dicomai.errors import InputError
+from dicomai.net import find as finding
+from dicomai.net.calling import GoOn
+from dicomai.net.find import Cut, Match
+from dicomai.net.node import Node
+from dicomai.routing.matching import study_day
+from dicomai.settings import Settings
+
+_DAY: Final = timedelta(days=1)
+_MINUTE: Final = timedelta(minutes=1)
+
+_Told: TypeAlias = Generator[tuple[StudyInstanceUID, Match], None, str]
+"""Studies as they come; at the end why there are more, or nothing."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Whole days, or whole minutes of one day.
+
+    Attributes
+    ----------
+    end
+        The first moment after it.
+    """
+
+    begin: datetime
+    end: datetime
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """What asks for it (PS3.4 C.2.2.2.5)."""
+        last = self.end - timedelta(microseconds=1)
+        if self.end - self.begin > _DAY:
+            return {"StudyDate": f"{self.begin:%Y%m%d}-{last:%Y%m%d}"}
+        day = {"StudyDate": f"{self.begin:%Y%m%d}"}
+        if self.end - self.begin == _DAY:
+            return day
+        return {**day, "StudyTime": f"{self.begin:%H%M%S}-{last:%H%M%S.%f}"}
+
+    @property
+    def halves(self) -> tuple[Span, ...]:
+        """The two of it; none where it is as short as may be asked for."""
+        unit = _DAY if self.end - self.begin > _DAY else _MINUTE
+        parts = (self.end - self.begin) // unit
+        if parts < 2:
+            return ()
+        middle = self.begin + parts // 2 * unit
+        return Span(begin=self.begin, end=middle), Span(begin=middle, end=self.end)
+
+
+def span_of(keys: Mapping[str, str]) -> Span | None:
+    """Return the days that a query asks for; None: it has none, or asks for times already."""
+    first, hyphen, last = keys.get("StudyDate", "").partition("-")
+    begin, end = study_day(first), study_day(last if hyphen else first)
+    if begin is None or end is None or begin > end or keys.get("StudyTime"):
+        return None
+    return Span(begin=datetime.combine(begin, time.min), end=datetime.combine(end, time.min) + _DAY)
+
+
+def studies_at(
+    settings: Settings, node: Node, keys: Mapping[str, str], cut: Cut, go_on: GoOn
+) -> Iterator[tuple[StudyInstanceUID, Match]]:
+    """Give the studies that a node has, each once, as they come.
+
+    Parameters
+    ----------
+    keys
+        What must match, by keyword.
+    cut
+        Says so where it has more that it does not tell, however little is asked for.
+    go_on
+        Called often; raises to break off.
+
+    Raises
+    ------
+    DicomaiError
+        It gives no answer, or none that can be used.
+    """
+    search = _Search(settings=settings, node=node, keys=keys, go_on=go_on)
+    cut.because = yield from search.all_of(span_of(keys))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """What all queries of one search share, and the studies that were told."""
+
+    settings: Settings
+    node: Node
+    keys: Mapping[str, str]
+    go_on: GoOn
+    known: set[StudyInstanceUID] = field(default_factory=set)
+
+    def all_of(self, span: Span | None) -> _Told:
+        """Ask for a span, or without one, and then for less."""
+        because = yield from self._asked(span)
+        if because and span is not None:
+            because = yield from self._narrowed(span, because)
+        return because
+
+    def _narrowed(self, span: Span, because: str) -> _Told:
+        """Ask for the halves of what was cut."""
+        halves, before = span.halves, len(self.known)
+        cut = []
+        for half in halves:
+            why = yield from self._asked(half)
+            if why:
+                cut.append((half, why))
+        # One that does not heed what is asked for says the same again and again.
+        if not halves or (len(cut) == len(halves) and len(self.known) == before):
+            return because
+        left = ""
+        for half, why in cut:
+            left = (yield from self._narrowed(half, why)) or left
+        return left
+
+    def _asked(self, span: Span | None) -> _Told:
+        cut = Cut()
+        matches = finding.find(
+            self.node,
+            self.settings.receiver.ae_title,
+            finding.query("study", {**self.keys, **(span.keys if span else {})}),
+            self.settings.tls.files,
+            cut=cut,
+            go_on=self.go_on,
+        )
+        for match in matches:
+            try:
+                uid = StudyInstanceUID(
+                    validated(match.text("StudyInstanceUID"), "StudyInstanceUID")
+                )
+            except InputError as error:
+                log.warning("study passed over", node=self.node.name, why=error.sentence)
+                continue
+            if uid not in self.known:
+                self.known.add(uid)
+                yield uid, match
+        return cut.because
