@@ -278,7 +278,7 @@ def _show(one: Backfill, far: Progress, troubled: tuple[Past, ...]) -> None:
         [
             ("backfill", f"{one.id}: route {one.route} ({one.mode}) over {one.node}"),
             ("state", text(one.state, _LOOKS[one.state])),
-            ("waits", one.trouble or None),
+            ("remark", one.trouble or None),
             (
                 "days",
                 f"{one.first_day} to {one.last_day}: {one.days_asked} of {one.days} asked for",

@@ -8,41 +8,46 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Final
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant
-from dicomai.dicom.uid import StudyInstanceUID, validated
-from dicomai.errors import ConfigError, DatabaseError, DicomaiError, InputError
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import ConfigError, DatabaseError, DicomaiError
 from dicomai.net import find as finding
 from dicomai.net.calling import patience
+from dicomai.net.find import Cut
 from dicomai.net.node import Node
 from dicomai.routing.matching import Unmatched, over_history
 from dicomai.routing.route import Mode, Route
 from dicomai.routing.wanted import may_want
 from dicomai.service.applied import held_against, queued, wanted
 from dicomai.service.count import series_at
+from dicomai.service.listing import studies_at
 from dicomai.service.pull import ANSWER_S
 from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
 from dicomai.settings import Settings
 from dicomai.spool.folder import free_bytes
-from dicomai.store import analyses, backfills, events, pauses, retrievals, studies
+from dicomai.store import analyses, backfills, counts, events, pauses, retrievals, studies
 from dicomai.store.backfills import Arriving, Backfill, Past
 from dicomai.store.counts import SeriesCount
 from dicomai.store.engine import reading, writing
+from dicomai.store.job import BEHIND
 from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.states import UNFINISHED, HistoryState
 
-BEHIND: Final = 1000
-"""Steps of priority behind what is of today: about a week, by the usual ageing."""
 AGAIN_S: Final = 30.0
-"""How long a node that gave no answer is left in peace."""
+"""How long a node that gave no answer is left in peace, and a study of which it told nothing."""
+TRIES: Final = 3
+"""Refusals after which a study is a person's, as long as its node answers otherwise."""
+LONG_S: Final = 3600.0
+"""A limit that lets no study through for so long is told of."""
 MOST_FETCHED: Final = 4
 """Retrievals of a backfill at a time: a node that is slow or away is not asked for ever more."""
 MOST_WAITING: Final = 50
@@ -50,8 +55,18 @@ MOST_WAITING: Final = 50
 _CHUNK: Final = 500
 _FOUND: Final[tuple[HistoryState, ...]] = ("found",)
 _LOOK: Final = 100
+_LOOK_BACK: Final = 1000
+_CUT: Final = "backfill cut"
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Refused:
+    """How often a node told nothing of a study, and until when it is not asked again."""
+
+    times: int
+    until: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +120,8 @@ class Backfiller:
     rules: Callable[[], Rules]
     pulse: Callable[[], None] = lambda: None
     _not_before: dict[int, float] = field(default_factory=dict)
+    _full_since: dict[int, float] = field(default_factory=dict)
+    _refused: dict[tuple[int, StudyInstanceUID], _Refused] = field(default_factory=dict)
 
     def backfill_once(self) -> bool:
         """Move each backfill on by a step; return whether any moved."""
@@ -134,9 +151,10 @@ class Backfiller:
         if backfill.state != "running" or self._rests(backfill):
             return moved
         with reading(self.engine) as connection:
-            found = backfills.studies_of(connection, backfill, _FOUND, 1)
+            found = backfills.studies_of(connection, backfill, _FOUND, _LOOK)
         if found:
-            return self._fetch_next(backfill, plan, found[0]) or moved
+            due = next((each for each in found if self._is_due(backfill, each)), None)
+            return (due is not None and self._fetch_next(backfill, plan, due)) or moved
         if backfill.next_day is not None:
             return self._ask(backfill, plan, backfill.next_day)
         return self._finish(backfill) or moved
@@ -185,7 +203,8 @@ class Backfiller:
 
     def _ask(self, backfill: Backfill, plan: _Plan, day: date) -> bool:
         """Write down what the node has of a day, in parts; the day counts when all are there."""
-        matches = self._matches(plan, day)
+        cut = Cut()
+        matches = self._matches(plan, day, cut)
         while part := list(itertools.islice(matches, _CHUNK)):
             with writing(self.engine) as connection:
                 current = backfills.lock(connection, backfill.id)
@@ -195,54 +214,104 @@ class Backfiller:
         with writing(self.engine) as connection:
             current = backfills.lock(connection, backfill.id)
             if current.state == "running" and current.next_day == day:
-                backfills.set_asked(connection, current, day)
+                trouble = self._tell_cut(connection, current, day, cut) if cut.happened else ""
+                backfills.set_asked(connection, current, day, trouble)
         return True
 
-    def _matches(self, plan: _Plan, day: date) -> Iterator[tuple[StudyInstanceUID, str]]:
-        asked = finding.query("study", {"StudyDate": f"{day:%Y%m%d}"})
-        for match in finding.find(
-            plan.node,
-            self.settings.receiver.ae_title,
-            asked,
-            self.settings.tls.files,
-            go_on=patience(plan.node, ANSWER_S, self.pulse),
-        ):
+    def _tell_cut(self, connection: Connection, backfill: Backfill, day: date, cut: Cut) -> str:
+        """Tell that a node does not tell all of a day, for it would not another time either."""
+        sentence = f"Of {day} not all studies are told of: {cut.because}"
+        log.warning("day cut", backfill=backfill.id, why=sentence)
+        data = {"backfill": backfill.id}
+        told = f"{backfill.title} leaves studies out. {sentence}"
+        events.record(connection, None, _CUT, told, data, self.clock())
+        return sentence
+
+    def _matches(self, plan: _Plan, day: date, cut: Cut) -> Iterator[tuple[StudyInstanceUID, str]]:
+        keys = {"StudyDate": f"{day:%Y%m%d}"}
+        go_on = patience(plan.node, ANSWER_S, self.pulse)
+        for uid, match in studies_at(self.settings, plan.node, keys, cut, go_on):
             if match.text("StudyDate") not in ("", f"{day:%Y%m%d}"):
                 continue  # a careless node answers with more than was asked for
-            if not plan.may_want_any_of(match.text("ModalitiesInStudy")):
-                continue
-            try:
-                uid = validated(match.text("StudyInstanceUID"), "StudyInstanceUID")
-            except InputError as error:
-                log.warning("study passed over", node=plan.node.name, why=error.sentence)
-                continue
-            yield StudyInstanceUID(uid), f"{day:%Y%m%d}"
+            if plan.may_want_any_of(match.text("ModalitiesInStudy")):
+                yield uid, f"{day:%Y%m%d}"
 
-    def _fetch_next(self, backfill: Backfill, plan: _Plan, past: Past) -> bool:
-        if self.clock() < backfill.next_at:
-            return False
+    def _is_due(self, backfill: Backfill, past: Past) -> bool:
+        refused = self._refused.get((backfill.id, past.study_instance_uid))
+        return refused is None or time.monotonic() >= refused.until
+
+    def _is_full(self, backfill: Backfill) -> bool:
+        """Tell whether as much of it is under way as may be; where that lasts, tell of it."""
         with reading(self.engine) as connection:
-            here = retrievals.is_here(connection, past.study_instance_uid)
             under_way = backfills.fetching(connection, backfill)
             waiting = backfills.progress(connection, backfill).analyses_left
-        if waiting >= MOST_WAITING or (not here and under_way >= MOST_FETCHED):
+        if under_way < MOST_FETCHED and waiting < MOST_WAITING:
+            self._full_since.pop(backfill.id, None)
             return False
-        if here:
-            return self._move(backfill, past, "fetching")
-        go_on = patience(plan.node, ANSWER_S, self.pulse)
-        told = series_at(self.settings, plan.node, past.study_instance_uid, go_on)
-        if not any(map(plan.begins_with, told)):
+        since = self._full_since.setdefault(backfill.id, time.monotonic())
+        if time.monotonic() - since >= LONG_S:
+            many, what = (
+                (MOST_FETCHED, "studies are being fetched")
+                if under_way >= MOST_FETCHED
+                else (MOST_WAITING, "analyses are not over")
+            )
+            self._tell_trouble(
+                backfill,
+                f"{many} of its {what}, and have been for more than {LONG_S / 60:g} minutes. It "
+                "goes on when one is. See: dicomai jobs",
+            )
+        return True
+
+    def _fetch_next(self, backfill: Backfill, plan: _Plan, past: Past) -> bool:
+        if self.clock() < backfill.next_at or self._is_full(backfill):
+            return False
+        uid = past.study_instance_uid
+        try:
+            go_on = patience(plan.node, ANSWER_S, self.pulse)
+            told = series_at(self.settings, plan.node, uid, go_on)
+        except DatabaseError:
+            raise
+        except DicomaiError as error:
+            return self._refuse(backfill, plan, past, error.sentence)
+        self._refused.pop((backfill.id, uid), None)
+        fits = any(map(plan.begins_with, told))
+        with reading(self.engine) as connection:
+            here = retrievals.is_here(connection, uid)
+            # What was fetched for something else may be a part: that route's own series.
+            lacking = counts.lacking(connection, uid, [each for each in told if plan.wants(each)])
+        if here and not (fits and lacking):
+            return self._fetch(backfill, plan, past, ())
+        if not fits:
             why = (
                 f"By what {plan.node.name} tells of its series, none fits route {backfill.route}."
                 if told
                 else f"{plan.node.name} has no series of it any more."
             )
             return self._move(backfill, past, "left out", why)
-        return self._fetch(backfill, plan, past, [each for each in told if plan.wants(each)])
+        return self._fetch(backfill, plan, past, lacking)
+
+    def _refuse(self, backfill: Backfill, plan: _Plan, past: Past, sentence: str) -> bool:
+        """Leave a study for later of which a node that answers tells nothing; in the end it failed.
+
+        Where the node gives no other answer either, the trouble is not the study's, and is raised.
+        """
+        key = backfill.id, past.study_instance_uid
+        asked = finding.query("study", {"StudyInstanceUID": past.study_instance_uid})
+        our_ae, files = self.settings.receiver.ae_title, self.settings.tls.files
+        go_on = patience(plan.node, ANSWER_S, self.pulse)
+        list(finding.find(plan.node, our_ae, asked, files, limit=1, cut=Cut(), go_on=go_on))
+        before = self._refused.pop(key, None)
+        times = 1 + (before.times if before else 0)
+        log.warning("study refused", backfill=backfill.id, study=past.study_instance_uid)
+        if times >= TRIES:
+            return self._move(backfill, past, "failed", sentence)
+        self._refused[key] = _Refused(times=times, until=time.monotonic() + AGAIN_S)
+        return True
 
     def _fetch(
-        self, backfill: Backfill, plan: _Plan, past: Past, series: list[SeriesCount]
+        self, backfill: Backfill, plan: _Plan, past: Past, series: Sequence[SeriesCount]
     ) -> bool:
+        """Have series fetched that are not here; where all are, the study is looked at as it is."""
         retrieval = NewRetrieval(
             node=plan.node.name,
             study_instance_uid=past.study_instance_uid,
@@ -258,10 +327,11 @@ class Backfiller:
                 return False
             if not backfills.move(connection, current, past, "fetching"):
                 return False
-            job = retrievals.queue(connection, retrieval, now).job_id
-            fetched = replace(past, state="fetching")
-            backfills.move(connection, current, fetched, "fetching", retrieval=job)
-            backfills.set_pace(connection, current, now)
+            if series:
+                job = retrievals.queue(connection, retrieval, now).job_id
+                fetched = replace(past, state="fetching")
+                backfills.move(connection, current, fetched, "fetching", retrieval=job)
+                backfills.set_pace(connection, current, now)
             backfills.set_trouble(connection, current, "")
         return True
 
@@ -325,10 +395,17 @@ class Backfiller:
             if current.state != "running" or current.next_day is not None or left:
                 return False
             now = self.clock()
-            backfills.set_done(connection, current, now)
-            sentence = f"{current.title} has looked at all that {current.node} had."
+            cut = sum(
+                each.data.get("backfill") == current.id
+                for each in events.of_service(connection, (_CUT,), _LOOK_BACK)
+            )
+            days = "1 day" if cut == 1 else f"{cut} days"
+            trouble = f"Of {days} {current.node} did not tell all studies." if cut else ""
+            backfills.set_done(connection, current, now, trouble)
+            sentence = f"{current.title} has looked at all that {current.node} told."
             data = {"backfill": current.id}
-            events.record(connection, None, "backfill done", sentence, data, now)
+            told = f"{sentence} {trouble}".strip()
+            events.record(connection, None, "backfill done", told, data, now)
         return True
 
     def _tell_trouble(self, backfill: Backfill, sentence: str) -> None:

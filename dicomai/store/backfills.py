@@ -21,7 +21,7 @@ from dicomai.store import jobs as queue
 from dicomai.store import schema
 from dicomai.store.job import JobId
 from dicomai.store.states import (
-    UNFINISHED,
+    UNDER_WAY,
     BackfillState,
     HistoryState,
     JobState,
@@ -135,8 +135,8 @@ class Progress:
 
     @property
     def analyses_left(self) -> int:
-        """The analyses that are not over."""
-        return sum(number for state, number in self.analyses.items() if state in UNFINISHED)
+        """The analyses that are not over, and will be without a person."""
+        return sum(number for state, number in self.analyses.items() if state in UNDER_WAY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,14 +240,14 @@ def note_found(
         connection.execute(insert(history).on_conflict_do_nothing(), rows)
 
 
-def set_asked(connection: Connection, backfill: Backfill, day: date) -> None:
-    """Note that all of a day is written down; the backfill is locked."""
+def set_asked(connection: Connection, backfill: Backfill, day: date, trouble: str) -> None:
+    """Note that all that was told of a day is written down; the backfill is locked."""
     following = day + timedelta(days=1)
     _update(
         connection,
         backfill,
         next_day=following.isoformat() if following <= backfill.last_day else None,
-        trouble="",
+        trouble=trouble,
     )
 
 
@@ -261,9 +261,9 @@ def set_pace(connection: Connection, backfill: Backfill, now: Instant) -> None:
     _update(connection, backfill, next_at=now + seconds(3600 / backfill.studies_per_hour))
 
 
-def set_done(connection: Connection, backfill: Backfill, now: Instant) -> None:
+def set_done(connection: Connection, backfill: Backfill, now: Instant, trouble: str) -> None:
     """Note that nothing is left to be done."""
-    _update(connection, backfill, state="done", finished_at=now, trouble="")
+    _update(connection, backfill, state="done", finished_at=now, trouble=trouble)
 
 
 def studies_of(
@@ -354,7 +354,7 @@ def progress(connection: Connection, backfill: Backfill) -> Progress:
 
 
 def fetching(connection: Connection, backfill: Backfill) -> int:
-    """Return how many retrievals of a backfill are not over."""
+    """Return how many retrievals of a backfill are not over, and will be without a person."""
     return connection.execute(
         select(func.count())
         .select_from(history)
@@ -362,7 +362,7 @@ def fetching(connection: Connection, backfill: Backfill) -> int:
         .where(
             history.c.backfill_id == backfill.id,
             history.c.state == "fetching",
-            jobs.c.state.in_(UNFINISHED),
+            jobs.c.state.in_(UNDER_WAY),
         )
     ).scalar_one()
 

@@ -82,6 +82,19 @@ def of_study(
     )
 
 
+def lacking(
+    connection: Connection, study: StudyInstanceUID, told: Sequence[SeriesCount]
+) -> tuple[SeriesCount, ...]:
+    """Return those series of which nothing is here, or less than a node tells; none of our own."""
+    here, ours = _here(connection, study)
+    return tuple(
+        each
+        for each in told
+        if each.series_instance_uid not in ours
+        and here.get(each.series_instance_uid, 0) < max(each.objects, 1)
+    )
+
+
 def _here(
     connection: Connection, study: StudyInstanceUID
 ) -> tuple[Mapping[str, int], frozenset[str]]:

@@ -24,6 +24,9 @@ JobState = Literal["waiting", "queued", "running", "held", "done", "failed", "ca
 JOB_STATES: tuple[JobState, ...] = get_args(JobState)
 UNFINISHED: Final[tuple[JobState, ...]] = ("waiting", "queued", "running", "held")
 
+UNDER_WAY: Final[tuple[JobState, ...]] = ("waiting", "queued", "running")
+"""Of what goes on by itself: it waits for nothing that a person must do."""
+
 WaitingFor = Literal["back-off", "breaker", "commitment", "input"]
 HeldBy = Literal[
     "study",  # the study is held

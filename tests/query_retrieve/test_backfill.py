@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -13,26 +14,30 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
 from typer.testing import CliRunner
 
 from dicomai.cli.main import app
 from dicomai.dicom.dates import now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.routing.condition import parse
 from dicomai.routing.pull import Pull
 from dicomai.routing.route import Route
 from dicomai.routing.selection import ModelInputs, parse_input
-from dicomai.service import overview
-from dicomai.service.backfill import BEHIND, Backfiller
+from dicomai.service import backfill, overview
+from dicomai.service.backfill import TRIES, Backfiller
 from dicomai.service.decide import Rules, decide_due
 from dicomai.service.pull import Puller
 from dicomai.service.retrieve import Retriever
-from dicomai.store import backfills, claims, instances, jobs, retrievals, studies
+from dicomai.store import backfills, claims, events, instances, jobs, retrievals, studies
 from dicomai.store.backfills import Backfill, NewBackfill
 from dicomai.store.engine import reading, writing
-from dicomai.store.job import Job
+from dicomai.store.job import BEHIND, Job
 from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.states import HISTORY_STATES
+from tests.query_retrieve.conftest import Pacs
 
 MODEL = ModelInputs(
     package_sha256="a" * 64, inputs=(parse_input("ct", "volume", ["Modality = CT"], []),)
@@ -198,6 +203,51 @@ def test_only_series_that_the_model_may_get_are_fetched(
     assert here.objects(mueller.uid) == [mueller.sop_uid(2, 1), mueller.sop_uid(2, 2)]
     assert here.study(yamada.uid) is None
     assert [each.state for each in here.studies(mr.id).values()] in ([], ["left out"])
+
+
+def by_series(here: Past, number: int) -> Past:
+    """The same with a route that wants another series."""
+    other = replace(LUNGS, when=(parse(f"SeriesNumber = {number}"),))
+    settings = replace(here.site.settings, routes=(other,))
+    site = replace(here.site, settings=settings)
+    return replace(here, site=site, rules=replace(here.rules, routes=(other,)))
+
+
+@on_sqlite
+def test_a_study_of_which_a_part_is_here_is_fetched_as_far_as_the_route_wants_it(
+    past: Callable[..., Past], pacs: Any, mueller: Any
+) -> None:
+    here = past(pacs)
+    first, second = by_series(here, 1), by_series(here, 2)
+    first.finish(first.start("2026-03-01", "2026-03-01").id)
+    assert len(here.objects(mueller.uid)) == 3
+    begun = second.start("2026-03-01", "2026-03-01")
+    second.finish(begun.id)
+    assert here.studies(begun.id)[mueller.uid].state == "analysis"
+    assert len(here.objects(mueller.uid)) == 5
+    assert len(here.jobs(mueller.uid)) == len(here.jobs(mueller.uid, "retrieve")) == 2
+    again = second.start("2026-02-28", "2026-03-01")
+    second.finish(again.id)
+    assert here.studies(again.id)[mueller.uid].state == "analysis"
+    assert len(here.jobs(mueller.uid, "retrieve")) == 2  # all that it wants is here
+
+
+@on_postgresql
+def test_a_study_that_is_here_and_gone_at_the_node_is_looked_at_as_it_is(
+    past: Callable[..., Past], full_orthanc: Any, made: Any, mueller: Any, tmp_path: Path
+) -> None:
+    here = past(full_orthanc)
+    for image in made(replace(mueller, uid=f"{mueller.uid}.77")):
+        image.save_as(tmp_path / "one.dcm", enforce_file_format=True)
+        here.site.put(tmp_path / "one.dcm", node="PACS1")
+    begun = here.start("2026-03-01", "2026-03-01")
+    with writing(here.site.engine) as connection:
+        backfills.note_found(
+            connection, begun, [(StudyInstanceUID(f"{mueller.uid}.77"), "20260301")]
+        )
+    here.finish(begun.id)
+    assert here.studies(begun.id)[f"{mueller.uid}.77"].state == "analysis"
+    assert here.jobs(f"{mueller.uid}.77", "retrieve") == []
 
 
 @on_sqlite
@@ -391,6 +441,172 @@ def test_what_is_gone_or_does_not_come_has_a_sentence_and_may_come_later(
     with writing(here.site.engine) as connection:
         jobs.retry(connection, job.id, now())
     here.until(lambda: bool(here.jobs(mueller.uid)))
+
+
+@contextmanager
+def telling(port: int, on_find: Callable[[Dataset], Iterator[Any]]) -> Iterator[Pacs]:
+    """A node of which a test says what it tells."""
+    entity = AE("PACS1")
+    entity.add_supported_context(STUDY_ROOT_FIND)
+    handlers = [(evt.EVT_C_FIND, lambda event: on_find(event.identifier))]
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    try:
+        yield Pacs(name="odd", ae_title="PACS1", port=port)
+    finally:
+        server.shutdown()
+
+
+def match(**attributes: str) -> tuple[int, Dataset]:
+    one = Dataset()
+    for keyword, value in attributes.items():
+        setattr(one, keyword, value)
+    return 0xFF00, one
+
+
+def a_study(asked: Dataset, uid: str) -> tuple[int, Dataset]:
+    """Tell of a study, or of a series of it."""
+    if asked.QueryRetrieveLevel == "STUDY":
+        return match(StudyInstanceUID=uid, StudyDate="20260301", ModalitiesInStudy="CT")
+    return match(
+        StudyInstanceUID=uid,
+        SeriesInstanceUID=f"{uid}.1",
+        Modality="CT",
+        NumberOfSeriesRelatedInstances="1",
+    )
+
+
+@on_sqlite
+def test_a_study_of_which_its_node_tells_nothing_holds_up_no_other(
+    past: Callable[..., Past], free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfill, "AGAIN_S", 0.0)
+    asked_of = []
+
+    def tell(asked: Dataset) -> Iterator[Any]:
+        if asked.QueryRetrieveLevel == "STUDY":
+            for uid in ("1.2.1", "1.2.2"):
+                yield a_study(asked, uid)
+            return
+        asked_of.append(str(asked.StudyInstanceUID))
+        if asked_of[-1] == "1.2.1":
+            yield 0xC001, None
+        else:
+            yield a_study(asked, "1.2.2")
+
+    with telling(free_port, tell) as node:
+        here = past(node)
+        begun = here.start("2026-03-01", "2026-03-01")
+        backfiller = here.backfiller()
+        for _ in range(10):
+            backfiller.backfill_once()
+    found = here.studies(begun.id)
+    assert {uid: each.state for uid, each in found.items()} == {
+        "1.2.1": "failed",
+        "1.2.2": "fetching",
+    }
+    assert "PACS1 failed to look for series (status 0xC001)" in found["1.2.1"].sentence
+    assert asked_of == ["1.2.1"] * TRIES + ["1.2.2"]
+
+
+@on_sqlite
+def test_a_node_that_is_in_trouble_as_a_whole_fails_no_study(
+    past: Callable[..., Past], free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfill, "AGAIN_S", 0.0)
+    well = True
+
+    def tell(asked: Dataset) -> Iterator[Any]:
+        nonlocal well
+        yield a_study(asked, "1.2.1") if well else (0xC001, None)
+        well = False
+
+    with telling(free_port, tell) as node:
+        here = past(node)
+        begun = here.start("2026-03-01", "2026-03-01")
+        backfiller = here.backfiller()
+        for _ in range(10):
+            backfiller.backfill_once()
+    assert [each.state for each in here.studies(begun.id).values()] == ["found"]
+    assert "PACS1 failed to look for" in here.now(begun.id).trouble
+
+
+@on_sqlite
+def test_a_day_of_which_not_all_is_told_is_gone_on_from_and_told_of(
+    past: Callable[..., Past], free_port: int
+) -> None:
+    def tell(asked: Dataset) -> Iterator[Any]:
+        if asked.QueryRetrieveLevel == "STUDY" and asked.StudyDate == "20260301":
+            yield a_study(asked, "1.2.1")
+            yield 0xA700, None
+
+    with telling(free_port, tell) as node:
+        here = past(node)
+        begun = here.start("2026-02-28", "2026-03-02")
+        done = here.finish(begun.id)
+    assert (done.days_asked, done.trouble) == (3, "Of 1 day PACS1 did not tell all studies.")
+    assert {uid: each.state for uid, each in here.studies(begun.id).items()} == {
+        "1.2.1": "left out"
+    }
+    with reading(here.site.engine) as connection:
+        (cut,) = events.of_service(connection, ("backfill cut",), 10)
+        (over,) = events.of_service(connection, ("backfill done",), 10)
+    assert "leaves studies out. Of 2026-03-01 not all studies are told of: PACS1" in cut.sentence
+    assert over.sentence.endswith("told. Of 1 day PACS1 did not tell all studies.")
+
+
+@on_postgresql
+def test_analyses_that_wait_for_a_person_hold_up_no_backfill(
+    past: Callable[..., Past],
+    full_orthanc: Any,
+    mueller: Any,
+    doe: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backfill, "MOST_WAITING", 1)
+    here = past(full_orthanc)
+    begun = here.start("2026-03-01", "2026-03-01")
+    with writing(here.site.engine) as connection:
+        backfills.note_found(connection, begun, [(StudyInstanceUID(doe.uid), "20260520")])
+    here.until(lambda: mueller.uid in here.studies(begun.id))  # when the first one is dealt with
+    here.step()
+    assert not here.jobs(mueller.uid, "retrieve")
+    with writing(here.site.engine) as connection:
+        job = claims.claim(connection, "tests", ("analyse",), ("lungs",), now())
+        assert job is not None
+        jobs.fail(connection, job.held, "refused", "The gate refused it.", "check", "", now())
+    here.until(lambda: bool(here.jobs(mueller.uid)))
+    assert [each.state for each in here.jobs(doe.uid)] == ["held"]
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [("MOST_WAITING", "analyses are not over"), ("MOST_FETCHED", "studies are being fetched")],
+)
+def test_a_limit_that_lets_nothing_through_is_told_of(
+    past: Callable[..., Past],
+    full_orthanc: Any,
+    mueller: Any,
+    doe: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    words: str,
+) -> None:
+    monkeypatch.setattr(backfill, limit, 1)
+    here = past(full_orthanc)
+    begun = here.start("2026-03-01", "2026-03-01", studies_per_hour=1e9)
+    with writing(here.site.engine) as connection:
+        backfills.note_found(connection, begun, [(StudyInstanceUID(doe.uid), "20260520")])
+    if limit == "MOST_WAITING":
+        here.until(lambda: bool(here.jobs(doe.uid)))
+    backfiller = here.backfiller()
+    for _ in range(4):  # the first one is dealt with, the day is asked for, the next one waits
+        backfiller.backfill_once()
+    assert here.studies(begun.id)[mueller.uid].state == "found"
+    assert here.now(begun.id).trouble == ""  # that is usual
+    monkeypatch.setattr(backfill, "LONG_S", 0.0)
+    backfiller.backfill_once()
+    assert here.now(begun.id).trouble.startswith(f"1 of its {words}, and have been for more than")
 
 
 @on_sqlite
