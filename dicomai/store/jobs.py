@@ -18,7 +18,7 @@ from dicomai.errors import DicomaiError, ErrorKind, NotFound
 from dicomai.store import events, schema, studies
 from dicomai.store.job import CRASHES, Held, Job, JobId, JobRoute, Next, jitter_of, job_of, policy
 from dicomai.store.moves import move
-from dicomai.store.states import HeldBy, JobKind, JobState
+from dicomai.store.states import UNFINISHED, HeldBy, JobKind, JobState
 
 jobs = schema.jobs
 
@@ -284,6 +284,12 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
             f"then: dicomai retry {job} --again",
             subject=str(job),
         )
+    if current.state == "failed" and (other := _same_under_way(connection, current)) is not None:
+        raise NotNow(
+            f"{current.title} was asked for again: job {other.id} does the same, and is "
+            f"{other.state}. See: dicomai job {other.id}",
+            subject=str(job),
+        )
     moved = move(
         connection,
         ("failed", "held"),
@@ -302,6 +308,23 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
         tell(connection, queued, "job queued", f"A person had {queued.title} tried again.", now)
         return queued
     raise NotNow(f"{current.title} {_NO_RETRY[current.state].format(job=job)}", subject=str(job))
+
+
+def _same_under_way(connection: Connection, job: Job) -> Job | None:
+    """Return another job that does the same and is not over: two such may not be."""
+    found = connection.execute(
+        select(jobs).where(
+            jobs.c.id != job.id,
+            jobs.c.kind == job.kind,
+            jobs.c.study_instance_uid == job.study_instance_uid,
+            jobs.c.model == job.model,
+            jobs.c.node == job.node,
+            jobs.c.choice == job.choice,
+            jobs.c.kind != "deliver",
+            jobs.c.state.in_(UNFINISHED),
+        )
+    ).one_or_none()
+    return None if found is None else job_of(found)
 
 
 def queue_report(connection: Connection, job: JobId, now: Instant) -> Job | None:

@@ -22,11 +22,13 @@ from dicomai.store import (
     nodes,
     pauses,
     retention,
+    retrievals,
     schema,
     studies,
 )
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Held, JobId, JobRoute, jitter_of, policy
+from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.states import JOB_STATES, MOVES, JobState
 
 
@@ -289,6 +291,26 @@ def test_nothing_is_tried_again_while_its_study_is_deleted(engine: Engine) -> No
         assert retention.begin(connection, candidate, NOW, NOW)
         with pytest.raises(jobs.NotNow, match="deleted by retention"):
             jobs.retry(connection, held.job_id, NOW)
+
+
+def test_a_retrieval_that_was_asked_for_again_is_not_tried_again_beside_it(engine: Engine) -> None:
+    new = NewRetrieval(
+        node="PACS1", study_instance_uid=StudyInstanceUID("1.2.3"), ageing=seconds(600)
+    )
+    with writing(engine) as connection:
+        failed = retrievals.queue(connection, new, NOW).job_id
+    held = claimed(engine, "retrieve").held
+    with writing(engine) as connection:
+        jobs.fail(connection, held, "refused", "PACS1 refused.", "fetch", "1.2.3", NOW)
+        other = retrievals.queue(connection, new, NOW).job_id
+    with (
+        writing(engine) as connection,
+        pytest.raises(jobs.NotNow, match=rf"job {other}\b.* is queued\. See: dicomai job {other}"),
+    ):
+        jobs.retry(connection, failed, NOW)
+    with writing(engine) as connection:
+        jobs.cancel(connection, other, "Not wanted.", NOW)
+        assert jobs.retry(connection, failed, NOW).state == "queued"
 
 
 def test_again_makes_a_new_generation_on_the_same_input(engine: Engine) -> None:
