@@ -154,7 +154,7 @@ def _typed(text: str, vr: str) -> str | float:
             value = float(stripped)
         except ValueError:
             return safe(stripped[:MAX_TEXT])
-        return value if math.isfinite(value) else safe(stripped)
+        return value if math.isfinite(value) else safe(stripped[:MAX_TEXT])
     return safe(stripped[:MAX_TEXT])
 
 

@@ -206,7 +206,7 @@ def _objects(
 ) -> int:
     """Return the number that the node tells, or else count its objects."""
     told = series.text("NumberOfSeriesRelatedInstances")
-    if told.isdigit():
+    if told.isdecimal():
         return int(told)
     keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series.text("SeriesInstanceUID")}
     asked = finding.query("image", keys)

@@ -2,8 +2,8 @@
 
 Each entry is marked, read, linked into the archive; rows and events of a small batch are committed
 together; then the entries go. An entry that was marked before is done by itself, so that one that
-kills takes nobody along; an entry that killed twice is set aside. One that fails for now is left
-for a later pass, and the others go on.
+kills takes nobody along; an entry that killed twice is set aside, and one whose values the database
+can't hold. One that fails for now is left for a later pass, and the others go on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dicomai.spool.folder import free_bytes
 from dicomai.spool.names import Names
 from dicomai.spool.part import sync_bytes
 from dicomai.store import archive, associations, hosts, studies
-from dicomai.store.engine import writing
+from dicomai.store.engine import Unstorable, writing
 from dicomai.store.instances import Added
 from dicomai.store.studies import StudyGoing
 
@@ -114,7 +114,7 @@ def _take(this: Pass, batch: Sequence[Marked]) -> Ingested:
     try:
         this.after_step("marked")
         arrived, aside = _placed(this, batch)
-        done = _committed(this, arrived)
+        done = _recorded(this, arrived)
     except (TransientError, OSError):
         _unmark(each.entry for each in batch)
         raise
@@ -191,6 +191,22 @@ def _read(this: Pass, entry: Entry) -> ReceivedObject:
         # bytes, or the sender's next try would be taken for a duplicate of what a power cut took.
         sync_bytes(entry.path)
         return read
+
+
+def _recorded(this: Pass, arrived: Sequence[Arrived]) -> Ingested:
+    """Commit rows and events; set an object aside of which the catalogue can't hold something."""
+    try:
+        return _committed(this, arrived)
+    except Unstorable as wrong:
+        why = wrong.sentence
+    if len(arrived) > 1:  # which one it is shows when each is by itself
+        return sum((_recorded(this, [each]) for each in arrived), Ingested())
+    (one,) = arrived
+    aside = 0
+    with this.going_on(one.entry):
+        set_aside(this, one.entry, f"Its values don't fit into the catalogue. {why}")
+        aside += 1
+    return Ingested(set_aside=aside, postponed=1 - aside)
 
 
 def _committed(this: Pass, arrived: Sequence[Arrived]) -> Ingested:

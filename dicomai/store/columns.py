@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final, get_args
 
 from sqlalchemy import BigInteger, Dialect, Integer, MetaData, Text
 from sqlalchemy.types import TypeDecorator
+
+LARGEST: Final = 2**31 - 1
+"""What a column of type Integer holds at most; numbers that peers say are held against it."""
+# PostgreSQL takes no NUL, and neither database half of a character.
+_NO_TEXT: Final = re.compile(r"[\x00\ud800-\udfff]")
 
 
 class Json(TypeDecorator[Any]):
@@ -24,6 +30,17 @@ class Json(TypeDecorator[Any]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> object:  # noqa: ARG002  SQLAlchemy's signature
         """Read it."""
         return None if value is None else json.loads(value)
+
+
+class Sentence(TypeDecorator[str]):
+    """Words in a text column; they may quote a peer, and what no text may hold is written out."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002  SQLAlchemy's signature
+        """Write it."""
+        return None if value is None else _NO_TEXT.sub(lambda found: ascii(found[0])[1:-1], value)
 
 
 def one_of(column: str, values: object) -> str:

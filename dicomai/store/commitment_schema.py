@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, Table, Text
 
-from dicomai.store.columns import ID, MOMENT, Json, metadata, one_of
+from dicomai.store.columns import ID, MOMENT, Json, Sentence, metadata, one_of
 from dicomai.store.states import CommitmentState, DeliveryState, PromiseState
 
 deliveries: Final = Table(
@@ -19,7 +19,7 @@ deliveries: Final = Table(
     Column("sop_instance_uid", Text, primary_key=True),
     Column("state", Text, nullable=False),
     Column("status", Integer),
-    Column("sentence", Text, nullable=False),
+    Column("sentence", Sentence, nullable=False),
     Column("at", MOMENT, nullable=False),
     CheckConstraint(one_of("state", DeliveryState), name="state"),
 )
@@ -39,7 +39,7 @@ promises: Final = Table(
     Column("due_at", MOMENT),
     Column("claim", Integer, nullable=False),
     Column("attempts", Integer, nullable=False),
-    Column("error_sentence", Text, nullable=False),
+    Column("error_sentence", Sentence, nullable=False),
     Column("finished_at", MOMENT),
     CheckConstraint(one_of("state", PromiseState), name="state"),
     CheckConstraint("(state IN ('asked', 'judged')) = (due_at IS NOT NULL)", name="due_at"),

@@ -12,6 +12,7 @@ from dicomai.dicom.header import Attributes
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.routing.completeness import Counted
 from dicomai.store import retrievals, schema
+from dicomai.store.columns import LARGEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ def note(
                 study_instance_uid=study,
                 node=node,
                 series_instance_uid=each.series_instance_uid,
-                objects=each.objects,
+                objects=min(each.objects, LARGEST),
                 attributes=dict(each.attributes),
                 counted_at=now,
             )

@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import ExceptionContext, make_url
 
-from dicomai.errors import ConfigError, DatabaseError
+from dicomai.errors import ConfigError, DatabaseError, InputError
 
 BUSY_TIMEOUT_S: Final = 30.0
 """How long a transaction waits for another one's lock before it gives up."""
@@ -28,8 +28,12 @@ _WRITING: Final = "dicomai_writing"
 _DEFECTS: Final = (
     sqlalchemy.exc.IntegrityError,
     sqlalchemy.exc.ProgrammingError,
-    sqlalchemy.exc.DataError,
 )
+_TOO_LONG: Final = "54000"  # PostgreSQL's program_limit_exceeded: texts too long for their index
+
+
+class Unstorable(InputError):
+    """A value that the database can't hold, and will not by trying again; nothing was written."""
 
 
 class CommitUnknown(DatabaseError):
@@ -77,6 +81,7 @@ def open_engine(url: str) -> Engine:
                 "PostgreSQL.",
                 subject="database.url",
             )
+    event.listen(engine, "handle_error", _unstorable)
     return engine
 
 
@@ -91,6 +96,8 @@ def writing(engine: Engine) -> Iterator[Connection]:
     ------
     DatabaseError
         The database is away or was locked for too long; nothing was written.
+    Unstorable
+        It can't hold a value.
     CommitUnknown
         The connection broke at the commit: nobody knows yet whether it was written.
     """
@@ -192,6 +199,23 @@ def _sentence(engine: Engine, error: sqlalchemy.exc.SQLAlchemyError) -> str:
     return (
         f"{name(engine)} can't be used: {_reason(error)}. Reception goes on without it; see "
         "that it runs and has room, work goes on by itself."
+    )
+
+
+def _unstorable(context: ExceptionContext) -> Unstorable | None:
+    """Return what is raised for a value that its column or its driver does not take."""
+    original = context.original_exception
+    if not (
+        isinstance(context.sqlalchemy_exception, sqlalchemy.exc.DataError)
+        or isinstance(original, OverflowError | UnicodeError)
+        or getattr(original, "sqlstate", None) == _TOO_LONG
+    ):
+        return None
+    assert context.engine is not None
+    why = " ".join(str(original).split()).rstrip(".")
+    return Unstorable(
+        f"{name(context.engine)} can't hold a value that it was given: {why}. Please report it.",
+        subject=name(context.engine),
     )
 
 

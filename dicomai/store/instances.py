@@ -25,6 +25,7 @@ from dicomai.dicom.uid import (
 )
 from dicomai.dicom.version import VersionDigest, with_identity
 from dicomai.store import headers, schema
+from dicomai.store.columns import LARGEST
 from dicomai.store.job import InstanceId, JobId
 from dicomai.store.states import Origin
 
@@ -308,13 +309,12 @@ def _note_change(connection: Connection, row: InstanceRow, now: Instant, *, newc
         .values(instances=series.c.instances + int(newcomer), **changed)
     )
     if not touched.rowcount:
-        number = row.attributes.get("SeriesNumber")
         connection.execute(
             insert(series).values(
                 study_instance_uid=row.study_instance_uid,
                 series_instance_uid=row.series_instance_uid,
                 modality=_text(row, "Modality"),
-                series_number=int(number) if isinstance(number, int | float) else None,
+                series_number=_number(row, "SeriesNumber"),
                 description=_text(row, "SeriesDescription"),
                 instances=1,
                 changed_at=now,
@@ -331,6 +331,14 @@ def _note_change(connection: Connection, row: InstanceRow, now: Instant, *, newc
             .where(this_study, studies.c.status == "decided")
             .values(status="open", decide_at=studies.c.quiet_until)
         )
+
+
+def _number(row: InstanceRow, keyword: str) -> int | None:
+    """Return a number of the header; one that no column takes is none."""
+    value = row.attributes.get(keyword)
+    if not isinstance(value, int | float) or abs(value) > LARGEST:
+        return None
+    return int(value)
 
 
 def _text(row: InstanceRow, keyword: str) -> str:

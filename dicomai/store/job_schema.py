@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from dicomai.errors import ERROR_KINDS
-from dicomai.store.columns import ID, MOMENT, Json, metadata, one_of
+from dicomai.store.columns import ID, MOMENT, Json, Sentence, metadata, one_of
 from dicomai.store.states import HeldBy, JobKind, JobState, RouteMode, WaitingFor
 
 jobs: Final = Table(
@@ -64,9 +64,9 @@ jobs: Final = Table(
     Column("backs_off_until", MOMENT),
     Column("held_by", Text),
     Column("error_kind", Text),
-    Column("error_sentence", Text, nullable=False),
+    Column("error_sentence", Sentence, nullable=False),
     Column("error_stage", Text, nullable=False),
-    Column("error_subject", Text, nullable=False),
+    Column("error_subject", Sentence, nullable=False),
     # What came out.
     Column("created_at", MOMENT, nullable=False),
     Column("started_at", MOMENT),

@@ -21,7 +21,7 @@ from sqlalchemy import (
     text,
 )
 
-from dicomai.store.columns import ID, MOMENT, Json, metadata, one_of
+from dicomai.store.columns import ID, MOMENT, Json, Sentence, metadata, one_of
 from dicomai.store.states import BackfillState, HistoryState, RouteMode, StepStatus
 
 study_headers: Final = Table(
@@ -73,7 +73,7 @@ procedure_steps: Final = Table(
     Column("node", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("objects", Json, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Sentence, nullable=False),
     Column("changed_at", MOMENT, nullable=False),
     CheckConstraint(one_of("status", StepStatus), name="status"),
 )
@@ -119,7 +119,7 @@ backfills: Final = Table(
     Column("next_day", Text),
     # Nothing is fetched before.
     Column("next_at", MOMENT, nullable=False),
-    Column("trouble", Text, nullable=False),
+    Column("trouble", Sentence, nullable=False),
     Column("created_at", MOMENT, nullable=False),
     Column("finished_at", MOMENT),
     CheckConstraint(one_of("state", BackfillState), name="state"),
@@ -156,7 +156,7 @@ backfill_studies: Final = Table(
     Column("analysis", BigInteger),
     # The analysis was made for this backfill, and may end with it.
     Column("own", Boolean, nullable=False),
-    Column("sentence", Text, nullable=False),
+    Column("sentence", Sentence, nullable=False),
     CheckConstraint(one_of("state", HistoryState), name="state"),
     CheckConstraint("state <> 'analysis' OR analysis IS NOT NULL", name="analysis"),
     Index("ix_backfill_studies_state", "backfill_id", "state"),

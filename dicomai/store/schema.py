@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-from dicomai.store.columns import ID, MOMENT, Json, one_of
+from dicomai.store.columns import ID, MOMENT, Json, Sentence, one_of
 from dicomai.store.columns import metadata as metadata
 from dicomai.store.commitment_schema import commitments as commitments
 from dicomai.store.commitment_schema import deliveries as deliveries
@@ -49,7 +49,7 @@ studies: Final = Table(
     Column("status", Text, nullable=False),
     Column("patient_key", Text),
     Column("accepted_key", Text),
-    Column("hold_reason", Text),
+    Column("hold_reason", Sentence),
     Column("accession_number", Text, nullable=False),
     Column("study_date", Text, nullable=False),
     Column("nodes", Json, nullable=False),
@@ -202,7 +202,7 @@ events: Final = Table(
     Column("study_instance_uid", Text),
     Column("job_id", BigInteger),
     Column("kind", Text, nullable=False),
-    Column("sentence", Text, nullable=False),
+    Column("sentence", Sentence, nullable=False),
     Column("data", Json, nullable=False),
     Index("ix_events_study_instance_uid", "study_instance_uid", "id"),
     Index("ix_events_job_id", "job_id"),
@@ -218,7 +218,7 @@ nodes: Final = Table(
     Column("openings", Integer, nullable=False),
     Column("retry_at", MOMENT),
     Column("last_contact_at", MOMENT),
-    Column("last_error", Text, nullable=False),
+    Column("last_error", Sentence, nullable=False),
     Column("last_error_at", MOMENT),
     CheckConstraint(one_of("breaker", Breaker), name="breaker"),
     CheckConstraint("(breaker = 'open') = (retry_at IS NOT NULL)", name="retry_at"),
@@ -235,7 +235,7 @@ waiting_routes: Final = Table(
         primary_key=True,
     ),
     Column("route", Text, primary_key=True),
-    Column("because", Text, nullable=False),
+    Column("because", Sentence, nullable=False),
     Column("due_at", MOMENT, nullable=False),
 )
 

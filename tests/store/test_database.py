@@ -22,6 +22,7 @@ from dicomai.store import (
     backfills,
     claims,
     clocks,
+    hosts,
     jobs,
     lacking,
     promises,
@@ -30,7 +31,7 @@ from dicomai.store import (
     studies,
 )
 from dicomai.store.backfills import Backfill
-from dicomai.store.engine import open_engine, reading, writing
+from dicomai.store.engine import Unstorable, open_engine, reading, writing
 from dicomai.store.job import blank
 from dicomai.store.leases import LeaseObserver
 from dicomai.store.migrate import upgrade
@@ -60,6 +61,17 @@ def test_synchronous_commit_is_on_whatever_the_server_says(postgresql_engine: En
         other.dispose()
         with writing(engine) as connection:
             connection.exec_driver_sql("ALTER DATABASE store RESET synchronous_commit")
+
+
+@pytest.mark.parametrize("value", [2**63, 10**300])
+def test_a_number_that_no_column_takes_is_a_sentence(engine: Engine, value: int) -> None:
+    with pytest.raises(Unstorable, match="can't hold a value"), writing(engine) as connection:
+        hosts.note_ingested(connection, "here", Instant(value), NOW)
+
+
+def test_half_a_character_is_a_sentence(engine: Engine) -> None:
+    with pytest.raises(Unstorable, match="can't hold a value"), writing(engine) as connection:
+        hosts.note_ingested(connection, "\ud800", NOW, NOW)
 
 
 def test_an_exception_rolls_back(engine: Engine) -> None:
