@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import socket
+import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -31,9 +32,10 @@ from dicomai.service.rules import Rules
 from dicomai.service.spool_pass import Ingest
 from dicomai.service.waiting_routes import take_up
 from dicomai.settings import Settings
-from dicomai.spool import reader
-from dicomai.store import jobs, waiting_routes
+from dicomai.spool import host, reader
+from dicomai.store import hosts, jobs, waiting_routes
 from dicomai.store.engine import open_engine, reading, writing
+from dicomai.store.hosts import NameTaken
 
 _PUBLISH_S: Final = 2.0
 """How often idleness is told of: decisions wait for it, and each time costs a sync."""
@@ -84,12 +86,12 @@ def schedule(settings: Settings, life: Life) -> None:
 
 
 def ingest_of(settings: Settings) -> Ingest:
-    """Return what ingest of this host needs."""
+    """Return what ingest of this host needs; the host has a name from then on."""
     return Ingest(
         data=settings.folders.data,
         spool=settings.folders.spool,
         quarantine=settings.folders.quarantine,
-        host=socket.gethostname(),
+        host=host.name_of(settings.folders.spool),
         nodes={node.name: node for node in settings.nodes},
         placeholder_ids=settings.decide.placeholder_ids,
         reserve_bytes=settings.receiver.reserve_bytes,
@@ -129,16 +131,26 @@ def models_of(settings: Settings) -> tuple[Mapping[str, ModelInputs], Mapping[st
 
 
 def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> Callable[[], bool]:
-    config = ingest_of(settings)
+    config: Ingest | None = None
     published = 0.0
 
     def once() -> bool:
-        nonlocal published
+        nonlocal config, published
+        if config is None:
+            new = replace(ingest_of(settings), run=secrets.token_hex(8))
+            with writing(engine) as connection:
+                hosts.take_name(connection, new.host, new.run)
+            config = new
         idle = not reader.waits(config.spool)
         if idle and time.monotonic() - published < _PUBLISH_S:
             return False
         # What came in an outage may take long: each step shows that it gets on.
-        done = ingest(engine, config, present, after_step=lambda _: pulse())
+        try:
+            done = ingest(engine, config, present, after_step=lambda _: pulse())
+        except NameTaken as taken:
+            name, config = host.rename(config.spool), None
+            log.warning("host has a new name", name=name, why=taken.sentence)
+            return True
         published = time.monotonic()
         return bool(done.catalogued or done.set_aside)
 

@@ -30,7 +30,7 @@ from dicomai.spool.entries import AssociationId, End, Entry
 from dicomai.spool.folder import free_bytes
 from dicomai.spool.names import Names
 from dicomai.spool.part import sync_bytes
-from dicomai.store import archive, associations, hosts, studies
+from dicomai.store import archive, associations, studies
 from dicomai.store.engine import Unstorable, writing
 from dicomai.store.instances import Added
 from dicomai.store.studies import StudyGoing
@@ -220,7 +220,7 @@ def _committed(this: Pass, arrived: Sequence[Arrived]) -> Ingested:
     # In the order of their UIDs, so that two hosts never wait for each other's locks.
     with writing(this.engine) as connection:
         # A host that works off a backlog is late, and not silent.
-        hosts.note_ingested(connection, this.config.host, this.reached, now)
+        this.note_ingested(connection, this.reached, now)
         for _, group in groupby(sorted(arrived, key=_group), key=_group):
             objects = tuple(group)
             node = this.config.node(objects[0].entry.association.node)
@@ -332,7 +332,7 @@ def _publish(this: Pass) -> None:
     now = this.now()
     reached = _reached(this.config, now)
     with writing(this.engine) as connection:
-        hosts.note_ingested(connection, this.config.host, reached, now)
+        this.note_ingested(connection, reached, now)
 
 
 def _reached(config: Ingest, now: Instant) -> Instant:

@@ -13,7 +13,7 @@ from dicomai.service.setting_aside import given_back, set_aside
 from dicomai.service.spool_pass import Ingested, Marked, Pass
 from dicomai.spool import reader
 from dicomai.spool.entries import Entry
-from dicomai.store import hosts, steps
+from dicomai.store import steps
 from dicomai.store.engine import writing
 
 
@@ -41,7 +41,7 @@ def _note_message(this: Pass, marked: Marked) -> None:
         note = _noting(entry)
     now = this.now()
     with writing(this.engine) as connection:
-        hosts.note_ingested(connection, this.config.host, this.reached, now)
+        this.note_ingested(connection, this.reached, now)
         note(connection, now)
     this.after_step("committed")
     reader.remove(entry)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant
 from dicomai.errors import DiskFull, TransientError
 from dicomai.net.node import ANY_NODE, Node
 from dicomai.spool import reader
 from dicomai.spool.entries import Entry
+from dicomai.store import hosts
 
 _MOST_FAILED: Final = 100
 """In a pass: where more fail the machine does, a full disk, and the whole spool is not read again
@@ -32,8 +33,9 @@ class Ingest:
     ----------
     data, spool, quarantine
         The data folder and two of those in it; the archive is another.
-    host
-        This machine's name: it publishes how far its spool has been ingested.
+    host, run
+        The host's name, under which it publishes how far its spool has been ingested, and which
+        run of its scheduler this is.
     nodes
         By name.
     placeholder_ids
@@ -47,6 +49,7 @@ class Ingest:
     quarantine: Path
     host: str
     nodes: Mapping[str, Node]
+    run: str = ""
     placeholder_ids: tuple[str, ...] = ()
     reserve_bytes: int = 0
 
@@ -87,6 +90,10 @@ class Pass:
     after_step: AfterStep
     reached: Instant
     failed: list[TransientError] = field(default_factory=list)
+
+    def note_ingested(self, connection: Connection, ingested_to: Instant, now: Instant) -> None:
+        """Publish up to when everything is in the catalogue; raises as `hosts.note_ingested`."""
+        hosts.note_ingested(connection, self.config.host, ingested_to, now, self.config.run)
 
     @contextmanager
     def going_on(self, entry: Entry) -> Iterator[None]:

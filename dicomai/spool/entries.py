@@ -15,6 +15,7 @@
     spool/.old-<association>/                 one that is being removed
     spool/<association>/.NNNNNN.part          an object that is being written
     spool/<association>/.NNNNNN-<µs>.part     one that is whole, received not before then
+    spool/host                                the name of the host that has this spool
 
 The name of an association begins with the time of its start, so names sort as they came. All that
 is known of it stands in names, links to the lock: a name is there whole or not at all, and is

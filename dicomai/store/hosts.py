@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from dicomai.dicom.dates import Instant, Microseconds
+from dicomai.errors import TransientError
 from dicomai.store import schema
 from dicomai.store.states import JobKind
 
@@ -19,6 +20,10 @@ class Host:
     name: str
     ingested_to: Instant
     beat_at: Instant
+
+
+class NameTaken(TransientError):
+    """Another scheduler has taken a host's name since this one did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +39,35 @@ class Worker:
     beat_at: Instant
 
 
-def note_ingested(connection: Connection, name: str, ingested_to: Instant, now: Instant) -> None:
-    """Note how far a host has ingested its spool."""
+def take_name(connection: Connection, name: str, run: str) -> None:
+    """Have a host go by this run of its scheduler, and by none before it."""
+    table = schema.hosts
+    connection.execute(update(table).where(table.c.name == name).values(run=run))
+
+
+def note_ingested(
+    connection: Connection, name: str, ingested_to: Instant, now: Instant, run: str = ""
+) -> None:
+    """Note how far a host has ingested its spool.
+
+    Raises
+    ------
+    NameTaken
+        Another run has the name: a copy of the spool is at work, or a second scheduler on it.
+        What either told would be taken for the other's.
+    """
     table = schema.hosts
     values = {"ingested_to": ingested_to, "beat_at": now}
-    touched = connection.execute(update(table).where(table.c.name == name).values(**values))
-    if not touched.rowcount:
-        connection.execute(insert(table).values(name=name, **values))
+    ours = table.c.name == name, table.c.run == run
+    if connection.execute(update(table).where(*ours).values(**values)).rowcount:
+        return
+    if connection.execute(select(table.c.name).where(table.c.name == name)).first() is not None:
+        raise NameTaken(
+            f"Another scheduler goes by the name of host {name}: a copy of its spool is at work, "
+            "or a second one on the same data folder.",
+            subject=name,
+        )
+    connection.execute(insert(table).values(name=name, run=run, **values))
 
 
 def listing(connection: Connection) -> tuple[Host, ...]:
