@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Engine
 
 from dicomai.dicom.dates import now as present
@@ -82,7 +84,14 @@ def schedule(settings: Settings, life: Life) -> None:
             life,
         )
     finally:
-        clock.shutdown(wait=life.stop.is_set())
+        shut_down(clock, settings.worker.stop_s)
+
+
+def shut_down(clock: BackgroundScheduler, within_s: float) -> None:
+    """Let the duty that is being done end, unless it takes longer: a database may never answer."""
+    ending = threading.Thread(target=clock.shutdown, name="duties end", daemon=True)
+    ending.start()
+    ending.join(within_s)
 
 
 def ingest_of(settings: Settings) -> Ingest:

@@ -5,25 +5,44 @@ Only edges open connections; every other function of the store takes one.
 
 from __future__ import annotations
 
+import select
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
+import psycopg
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from dicomai.errors import ConfigError, DatabaseError, InputError
 
 BUSY_TIMEOUT_S: Final = 30.0
 """How long a transaction waits for another one's lock before it gives up."""
+ANSWER_S: Final = 10
+"""How long a PostgreSQL may take to accept a connection, or to show that one still stands."""
+_NETWORK: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "connect_timeout": ANSWER_S,
+        # A machine that is gone says nothing: who waits for it is told after a minute, and who
+        # waits for a long statement is not, for the machine acknowledges.
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 60_000,
+    }
+)
+"""What libpq is told of connections over a network, unless the URL says otherwise."""
 OLDEST_SQLITE: Final = (3, 35, 0)  # RETURNING
 OLDEST_POSTGRESQL: Final = (13, 0)
 
 _WRITING: Final = "dicomai_writing"
+_USED: Final = "dicomai_used"
 # What a statement of ours did wrong is a defect, and rises as it is.
 _DEFECTS: Final = (
     sqlalchemy.exc.IntegrityError,
@@ -71,10 +90,12 @@ def open_engine(url: str) -> Engine:
             event.listen(engine, "begin", _begin_sqlite)
         case "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
+            limits = {key: limit for key, limit in _NETWORK.items() if key not in parsed.query}
             engine = sqlalchemy.create_engine(
-                parsed, pool_pre_ping=True, max_overflow=20, hide_parameters=True
+                parsed, connect_args=limits, max_overflow=20, hide_parameters=True
             )
             event.listen(engine, "connect", _prepare_postgresql)
+            event.listen(engine, "checkout", _have_answer)
         case other:
             raise ConfigError(
                 f"database.url: {other} is no database that dicomai knows; it takes SQLite and "
@@ -263,3 +284,28 @@ def _prepare_postgresql(connection: Any, _: object) -> None:  # psycopg's, behin
         cursor.execute(f"SET lock_timeout = '{round(BUSY_TIMEOUT_S)}s'")
         cursor.execute("SET application_name = 'dicomai'")
     connection.autocommit = False
+
+
+def _have_answer(connection: Any, record: ConnectionPoolEntry, _: object) -> None:  # psycopg's
+    """Have a connection replaced that does not answer in time, before anything is asked of it.
+
+    SQLAlchemy's own look waits for ever where something between accepts and doesn't pass it on.
+    """
+    if not record.info.get(_USED):  # it has just answered
+        record.info[_USED] = True
+        return
+    raw = connection.pgconn
+    answers = select.poll()
+    answers.register(raw.socket, select.POLLIN)
+    try:
+        raw.send_query(b"")
+        while raw.is_busy():
+            if not answers.poll(ANSWER_S * 1000):
+                raise sqlalchemy.exc.InvalidatePoolError
+            raw.consume_input()
+        while raw.get_result() is not None:
+            pass
+    except psycopg.OperationalError as gone:
+        raise sqlalchemy.exc.InvalidatePoolError from gone
+    if raw.status != psycopg.pq.ConnStatus.OK:  # its answer was a farewell
+        raise sqlalchemy.exc.InvalidatePoolError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from ward import Ward, open_ward
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DiskFull
+from dicomai.roles.schedule import shut_down
 from dicomai.service import duties, leavings
 from dicomai.service.duties import Duty
 from dicomai.store import claims, hosts, jobs, retention, studies
@@ -28,6 +30,24 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
     opened = open_ward(tmp_path)
     yield opened
     opened.engine.dispose()
+
+
+def test_a_duty_that_never_ends_keeps_its_role_no_longer_than_the_stop_time(ward: Ward) -> None:
+    clock = duties.started(ward.settings, ward.engine, threading.Event())
+    begun, over = threading.Event(), threading.Event()
+
+    def never() -> None:
+        begun.set()
+        over.wait()
+
+    clock.add_job(never, executor="slow")
+    assert begun.wait(20)
+    try:
+        asked = time.monotonic()
+        shut_down(clock, 0.1)
+        assert time.monotonic() - asked < 10
+    finally:
+        over.set()
 
 
 def test_every_duty_of_the_design_is_on_the_clock(ward: Ward) -> None:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 import sqlite3
+import threading
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,6 +36,7 @@ from dicomai.store import (
     schema,
     studies,
 )
+from dicomai.store import engine as store_engine
 from dicomai.store.backfills import Backfill
 from dicomai.store.engine import Unstorable, open_engine, reading, writing
 from dicomai.store.job import blank
@@ -340,3 +347,93 @@ def test_each_hot_query_uses_an_index(engine: Engine) -> None:
     assert "ix_studies_to_decide" in plans["due"]
     assert "ix_studies_to_decide" in plans["arriving"]
     assert "ix_jobs_running" in plans["leases"]
+
+
+@pytest.fixture
+def proxy(postgresql_engine: Engine) -> Iterator[Proxy]:
+    """What stands before PostgreSQL, and passes on what is said until it is told not to."""
+    sockets = Path(str(postgresql_engine.url.query["host"])) / ".s.PGSQL.5432"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        made = Proxy(listening=listening, sockets=sockets)
+        threading.Thread(target=made.accept, daemon=True).start()
+        yield made
+        made.open_again.set()
+
+
+@dataclass(kw_only=True)
+class Proxy:
+    """Passes bytes on, both ways; `silent`, it takes them and keeps them."""
+
+    listening: socket.socket
+    sockets: Path
+    silent: threading.Event = field(default_factory=threading.Event)
+    open_again: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def port(self) -> int:
+        port: int = self.listening.getsockname()[1]
+        return port
+
+    def accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self.listening.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(str(self.sockets))
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self.pass_on, args=(one, other), daemon=True).start()
+
+    def pass_on(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError), other:
+            while said := one.recv(65536):
+                if self.silent.is_set():
+                    self.open_again.wait()
+                other.sendall(said)
+
+
+def test_a_database_that_accepts_and_says_nothing_is_waited_for_no_longer_than_this(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_engine, "ANSWER_S", 1)
+    url = f"postgresql://postgres@127.0.0.1:{proxy.port}/store?connect_timeout=2"
+    engine = open_engine(url)
+    try:
+        for _ in range(2):
+            with reading(engine) as connection:
+                assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+        proxy.silent.set()
+        began = time.monotonic()
+        with pytest.raises(DatabaseError, match="can't be used"), writing(engine):
+            pass
+        with pytest.raises(DatabaseError, match="can't be used"), reading(engine):
+            pass
+        assert time.monotonic() - began < 10
+    finally:
+        engine.dispose()
+
+
+def test_a_long_statement_is_not_cut(
+    postgresql_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_engine, "ANSWER_S", 1)
+    engine = open_engine(str(postgresql_engine.url))
+    try:
+        for _ in range(2):
+            with writing(engine) as connection:
+                connection.exec_driver_sql("SELECT pg_sleep(1.2)")
+    finally:
+        engine.dispose()
+
+
+def test_a_url_may_say_how_long_a_connection_may_take(postgresql_engine: Engine) -> None:
+    url = postgresql_engine.url.update_query_dict({"tcp_user_timeout": "7000"})
+    told = {}
+    for each in (postgresql_engine.url, url):
+        engine = open_engine(each.render_as_string(hide_password=False))
+        with reading(engine) as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            parameters = raw.info.get_parameters()
+        told[each] = parameters["connect_timeout"], parameters["tcp_user_timeout"]
+        engine.dispose()
+    assert list(told.values()) == [("10", "60000"), ("10", "7000")]
