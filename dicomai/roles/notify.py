@@ -28,13 +28,20 @@ class Notifier:
 
     def tell(self, state: State) -> None:
         """Send one state; systemd may be gone, and that is no reason to stop."""
+        self._send(state)
+
+    def say(self, sentence: str) -> None:
+        """Have `systemctl status` show a sentence; an empty one takes the last away."""
+        self._send(f"STATUS={' '.join(sentence.split())}")
+
+    def _send(self, text: str) -> None:
         if not self.address:
             return
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.setblocking(False)  # a systemd that doesn't listen must not stop us
             try:
-                sender.sendto(state.encode(), address)
+                sender.sendto(text.encode(), address)
             except OSError:
                 return
 

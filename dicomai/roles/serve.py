@@ -7,11 +7,11 @@ import os
 import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Final, Literal
 
-from dicomai.errors import ConfigError
+from dicomai.errors import ConfigError, DatabaseError
 from dicomai.roles import logs
 from dicomai.roles.notify import from_environment
 from dicomai.roles.tree import Life, Role, Tree
@@ -52,23 +52,29 @@ def receive(settings: Settings, life: Life) -> None:
 
 def query(settings: Settings, life: Life) -> None:
     """Answer what peers ask of the archive."""
+    from dicomai.roles import database
     from dicomai.roles.query import query as querying
 
-    querying(settings, life)
+    if database.answers(settings, life):
+        querying(settings, life)
 
 
 def schedule(settings: Settings, life: Life) -> None:
     """Ingest, decide, keep house."""
+    from dicomai.roles import database
     from dicomai.roles.schedule import schedule as scheduling
 
-    scheduling(settings, life)
+    if database.answers(settings, life):
+        scheduling(settings, life)
 
 
 def work(settings: Settings, life: Life) -> None:
     """Analyse and deliver."""
+    from dicomai.roles import database
     from dicomai.roles.work import work as working
 
-    working(settings, life)
+    if database.answers(settings, life):
+        working(settings, life)
 
 
 ROLES: Final[Mapping[RoleName, Role]] = MappingProxyType(
@@ -81,15 +87,14 @@ def serve(settings: Settings, roles: Collection[RoleName] | None = None) -> int:
 
     Without names all that the configuration has a use for.
 
-    Everything is checked before anything starts. Call it from the main thread.
+    Everything is checked before anything starts; a database that does not answer is waited for by
+    the roles that need it, and the receiver needs none. Call it from the main thread.
 
     Raises
     ------
     ConfigError
         The database is not there or of another version, a model is missing or not trusted, or a
         certificate can't be used.
-    DatabaseError
-        The database is away, and a role needs it.
     """
     logs.configure(settings.log.format, settings.log.level)
     if roles is None:
@@ -106,7 +111,7 @@ def serve(settings: Settings, roles: Collection[RoleName] | None = None) -> int:
 
 
 def check(settings: Settings, roles: Collection[RoleName]) -> None:
-    """Look at all that the roles need; raises as `serve`."""
+    """Look at all that the roles need, and is there; raises as `serve`."""
     for folder in (settings.folders.spool, settings.folders.archive, settings.folders.quarantine):
         if not folder.is_dir():
             raise ConfigError(
@@ -136,7 +141,8 @@ def check(settings: Settings, roles: Collection[RoleName]) -> None:
 
     engine = open_engine(settings.database.url)
     try:
-        require_current(engine, settings.folders.data)
+        with suppress(DatabaseError):
+            require_current(engine, settings.folders.data)
     finally:
         engine.dispose()
 

@@ -6,10 +6,10 @@ ended that.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -43,6 +43,9 @@ class Life:
     ----------
     ready
         To be called once, when the role does its work.
+    waits
+        To be called with a sentence when the role waits for something before it can do its work,
+        and with none when it goes on.
     pulse
         To be called at least every few seconds while it gets on; a watchdog listens.
     stop
@@ -50,12 +53,20 @@ class Life:
     """
 
     ready: Callable[[], None]
+    waits: Callable[[str], None]
     pulse: Callable[[], None]
     stop: threading.Event
 
 
 Role: TypeAlias = Callable[[Settings, Life], None]
-_Word: TypeAlias = Literal["ready", "pulse"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waits:
+    why: str
+
+
+_Word: TypeAlias = Literal["ready", "pulse"] | _Waits
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +76,7 @@ class _Child:
     words: connection.Connection
     started_at: float = field(default_factory=time.monotonic)
     ready: bool = False
+    waits: str = ""
     pulse_at: float = field(default_factory=time.monotonic)
 
 
@@ -78,7 +90,7 @@ class Tree:
     roles
         By name; module-level functions, since each is imported anew in its process.
     notifier
-        Told when all are ready, when they stop, and that they live.
+        Told when all are ready, when they stop, that they live, and what they wait for.
     """
 
     def __init__(self, settings: Settings, roles: Mapping[str, Role], notifier: Notifier) -> None:
@@ -89,12 +101,14 @@ class Tree:
         self._pause_s: dict[str, float] = {}
         self._start_at: dict[str, float] = {}
         self._fed_at = 0.0
+        self._said = ""
 
     def run(self, stop: threading.Event) -> int:
         """Keep the roles alive until `stop` is set; return an exit code.
 
         A role that ends before all were ready once ends the whole: what is wrong then, a port that
-        is taken or a wrong setting, would be wrong again.
+        is taken or a wrong setting, would be wrong again. One that waits for what may come holds up
+        no other, and counts as ready.
         """
         started = False
         exit_code = 0
@@ -108,11 +122,14 @@ class Tree:
                     exit_code = failed
                     break
                 self._start_again()
-                if not started and all(each.ready for each in self._children.values()):
+                children = self._children.values()
+                if not started and all(each.ready or each.waits for each in children):
                     started = True
-                    log.info("service ready", roles=sorted(self._roles))
+                    waiting = sorted(each.name for each in children if each.waits)
+                    log.info("service ready", roles=sorted(self._roles), waiting=waiting)
                     self._notifier.tell("READY=1")
                 if started:
+                    self._say_what_is_waited_for()
                     self._feed_watchdog()
         finally:
             self._notifier.tell("STOPPING=1")
@@ -143,6 +160,8 @@ class Tree:
                 except EOFError:
                     spoken.close()
                     continue
+                if isinstance(word, _Waits):
+                    child.waits = word.why
                 child.ready = child.ready or word == "ready"
                 child.pulse_at = time.monotonic()
 
@@ -175,6 +194,12 @@ class Tree:
                 del self._start_at[name]
                 self._start(name)
 
+    def _say_what_is_waited_for(self) -> None:
+        waits = sorted({each.waits for each in self._children.values()} - {""})
+        if (sentence := " ".join(waits)) != self._said:
+            self._said = sentence
+            self._notifier.say(sentence)
+
     def _feed_watchdog(self) -> None:
         patience_s = self._notifier.watchdog_s / 2
         now = time.monotonic()
@@ -201,7 +226,10 @@ class Tree:
 def _live(
     name: str, role: Role, settings: Settings, words: connection.Connection, parent_pid: int
 ) -> None:
-    """Be a child: do the role until it ends or is told to."""
+    """Be a child: do the role until it ends or is told to.
+
+    Then end at once: a thread that waits for a database that never answers would keep the process.
+    """
     die_with_parent(parent_pid)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -214,15 +242,24 @@ def _live(
         with speaking:
             words.send(word)
 
-    life = Life(ready=lambda: say("ready"), pulse=lambda: say("pulse"), stop=stop)
+    life = Life(
+        ready=lambda: say("ready"),
+        waits=lambda why: say(_Waits(why=why)),
+        pulse=lambda: say("pulse"),
+        stop=stop,
+    )
+    exit_code = 0
     try:
         role(settings, life)
     except DicomaiError as error:
         log.error("role failed", why=error.sentence, kind=error.kind)
-        sys.exit(error.exit_code)
+        exit_code = error.exit_code
     except Exception:
         log.exception("role failed")
-        sys.exit(1)
-    if not stop.is_set():
-        log.error("role ended by itself")
-        sys.exit(1)
+        exit_code = 1
+    else:
+        if not stop.is_set():
+            log.error("role ended by itself")
+            exit_code = 1
+    logging.shutdown()
+    os._exit(exit_code)

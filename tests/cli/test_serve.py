@@ -55,6 +55,33 @@ def test_a_new_service_answers_echoscu_and_ends_at_sigterm(
             assert process.wait(timeout=30) == 0, log.read_text()
 
 
+def test_reception_starts_at_once_while_the_database_is_waited_for(
+    without_routes: int, tmp_path: Path
+) -> None:
+    """It accepts connections and says nothing."""
+    log = tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as silent, log.open("wb") as out:
+        port = silent.getsockname()[1]
+        url = f"postgresql://dicomai@127.0.0.1:{port}/dicomai?connect_timeout=2"
+        with subprocess.Popen(
+            [sys.executable, "-m", "dicomai", "serve"],
+            env={**os.environ, "DICOMAI_DATABASE__URL": url},
+            stdout=out,
+            stderr=out,
+            cwd=tmp_path,
+        ) as process:
+            try:
+                wait_for_port(without_routes, process)
+                until = time.monotonic() + 30
+                while log.read_text().count("role waits for the database") < 2:
+                    assert process.poll() is None
+                    assert time.monotonic() < until
+                    time.sleep(0.02)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(timeout=30) == 0, log.read_text()
+
+
 def test_several_receiver_processes_share_the_port(
     without_routes: int, tmp_path: Path, peer: Callable[[str], str]
 ) -> None:

@@ -30,7 +30,7 @@ def live(role: str, config: str, port: str, parent: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     settings = load(Path(config), {"DICOMAI_RECEIVER__PORT": port})
     logs.configure("json", "info")
-    life = Life(ready=lambda: None, pulse=lambda: None, stop=stop)
+    life = Life(ready=lambda: None, waits=lambda _: None, pulse=lambda: None, stop=stop)
     ROLES[role](settings, life)  # type: ignore[index]  # a test that names another fails here
 
 

@@ -41,3 +41,25 @@ def test_the_database_may_be_away_for_a_whole_transfer(
     assert counted.quarantined == 0
     assert hospital.early_decisions(modalities)[1] == []
     assert hospital.scheduler.lives
+
+
+def test_the_database_may_come_up_after_the_scheduler(
+    open_one: Callable[..., Hospital], peer: Callable[[str], str]
+) -> None:
+    hospital = open_one(postgres=True, quiet_s=3.0)
+    assert hospital.database is not None
+    (modality, *_) = make_modalities(hospital, peer("storescu"), seed=15)
+    hospital.database.stop()
+    hospital.scheduler.kill(modality.chance)
+    hospital.scheduler.start()
+    pid = hospital.scheduler.pid
+    assert not modality.send_part("2.25.1", modality.ae_title)
+    log = hospital.parts.log
+    eventually(lambda: "role waits for the database" in log.read_text(), 20, "it is waited for")
+
+    hospital.database.start()
+    hospital.wait_until_taken()
+    assert hospital.scheduler.pid == pid
+    assert log.read_text().count("role waits for the database") <= 2  # refused, then starting up
+    counted = hospital.count([modality])
+    assert counted.catalogued == counted.sent

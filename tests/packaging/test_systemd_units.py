@@ -69,6 +69,14 @@ def test_they_are_hardened(service: str, units: Path, peer: Callable[[str], str]
 
 
 @pytest.mark.parametrize("service", SERVICES)
+def test_they_are_started_again_however_often_they_ended(service: str) -> None:
+    text = (UNITS / service).read_text()
+    assert "Restart=on-failure\n" in text
+    assert "StartLimitIntervalSec=0\n" in text
+    assert "RestartPreventExitStatus=2 3\n" in text
+
+
+@pytest.mark.parametrize("service", SERVICES)
 def test_they_start_a_command_that_exists_and_wait_for_its_word(service: str) -> None:
     text = (UNITS / service).read_text()
     name = service.removeprefix("dicomai-").removesuffix(".service")

@@ -12,6 +12,7 @@ from ward import Ward, open_ward
 from dicomai.errors import ConfigError
 from dicomai.roles.serve import ROLES, check
 from dicomai.routing.route import Route
+from dicomai.settings.tables import DatabaseSettings
 from dicomai.store.engine import writing
 
 
@@ -32,6 +33,11 @@ def test_a_database_of_another_version_is_refused_with_the_command_that_helps(wa
     with pytest.raises(ConfigError, match="dicomai db upgrade"):
         check(ward.settings, {"work"})
     check(ward.settings, {"receive"})  # the receiver needs no database
+
+
+def test_a_database_that_does_not_answer_is_left_to_the_roles(ward: Ward, free_port: int) -> None:
+    away = DatabaseSettings(url=f"postgresql://dicomai@127.0.0.1:{free_port}/dicomai")
+    check(replace(ward.settings, database=away), set(ROLES))
 
 
 def test_a_model_that_nobody_trusted_is_refused(ward: Ward) -> None:

@@ -14,7 +14,7 @@ from dicomai.roles.tree import Life
 
 
 def life_of(stop: threading.Event) -> Life:
-    return Life(ready=lambda: None, pulse=lambda: None, stop=stop)
+    return Life(ready=lambda: None, waits=lambda _: None, pulse=lambda: None, stop=stop)
 
 
 def test_a_loop_waits_while_the_database_is_away_and_says_so_once(

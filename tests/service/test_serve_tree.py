@@ -43,6 +43,20 @@ def deaf(settings, life):
     while True:
         time.sleep(60)
 
+def patient(settings, life):
+    life.waits("The database\\nis away.")
+    while not (HERE / "database").exists():
+        life.pulse()
+        life.stop.wait(0.05)
+    life.waits("")
+    frail(settings, life)
+
+def stuck(settings, life):
+    with (HERE / "frail.log").open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    life.ready()
+    threading.Thread(target=time.sleep, args=(600,)).start()
+
 def wrong(settings, life):
     raise ConfigError("models: nobody trusted it.")
 
@@ -144,6 +158,31 @@ def test_a_role_that_is_killed_is_started_again_and_the_others_live_on(
     until(lambda: len((tmp_path / "frail.log").read_text().split()) == 2)
     assert pid_of(tmp_path / "steady.pid") == steady
     assert alive(steady)
+
+
+def test_a_role_that_waits_holds_up_no_other_and_says_for_what(
+    tree: Start, systemd: Callable[[], str], tmp_path: Path
+) -> None:
+    service = tree("steady", "patient")
+    ready(systemd)
+    assert systemd() == "STATUS=The database is away."
+    assert systemd() == "WATCHDOG=1"
+    assert not (tmp_path / "frail.log").exists()
+    (tmp_path / "database").touch()
+    until(lambda: (tmp_path / "frail.log").exists())
+    said = systemd()
+    while said == "WATCHDOG=1":
+        said = systemd()
+    assert said == "STATUS="
+    assert service.poll() is None
+
+
+def test_a_role_that_ends_is_started_again_whatever_its_threads_wait_for(
+    tree: Start, systemd: Callable[[], str], tmp_path: Path
+) -> None:
+    tree("stuck")
+    ready(systemd)
+    until(lambda: len((tmp_path / "frail.log").read_text().split()) >= 2)
 
 
 def test_no_role_outlives_a_killed_service(
