@@ -16,7 +16,7 @@ ErrorKind = Literal[
     "crash",  # a runner died, or an analysis's lease ran out: twice, then failed
     "identity",  # failed or held, for a person
     "refused",  # the peer, or the gate of results, said no for good: for a person
-    "deadline",  # took longer than it may: for a person
+    "deadline",  # an analysis took longer than it may: for a person; else as transient
 ]
 ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from dicomai.service import leavings
 from dicomai.service.asked import tells_why_not
 from dicomai.service.steady_clock import SteadyClock
 from dicomai.settings import Folders, Settings
-from dicomai.spool import quarantine
+from dicomai.spool import host, quarantine
 from dicomai.store import jobs, leases, nodes, promises, retention, steps
 from dicomai.store.engine import writing
 from dicomai.store.leases import LeaseObserver
@@ -88,7 +87,7 @@ def started(settings: Settings, engine: Engine, stop: threading.Event) -> Backgr
 def duties(settings: Settings, engine: Engine, stop: threading.Event) -> tuple[Duty, ...]:
     """Return the duties of a scheduler; those that delete go by a clock that does not leap."""
     data = settings.folders.data
-    steady = SteadyClock(engine, socket.gethostname())
+    steady = SteadyClock(engine, host.name_of(settings.folders.spool))
     observer = LeaseObserver(settings.worker.lease_s)
     kept = settings.retention
     keep = Keep(

@@ -256,7 +256,10 @@ class WorkerSettings(Section):
         float,
         Field(
             gt=0,
-            description="A job that takes longer is killed and failed; a retrieval goes on later.",
+            description=(
+                "An analysis that takes longer is killed and failed; a retrieval or delivery goes "
+                "on later."
+            ),
         ),
     ] = 3600.0
     stop_s: Annotated[

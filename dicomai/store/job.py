@@ -235,7 +235,7 @@ def policy(error: ErrorKind, kind: JobKind, *, attempts: int, crashes: int, jitt
     match error:
         case "refused" if kind == "analyse":  # by the gate: trying again gives the same bytes
             return Next(state="held", held_by="person")
-        case "deadline" if kind != "retrieve":
+        case "deadline" if kind == "analyse":
             return Next(state="failed")
         case "input" | "refused":
             return Next(state="failed")
@@ -249,7 +249,7 @@ def policy(error: ErrorKind, kind: JobKind, *, attempts: int, crashes: int, jitt
             if attempts >= _RESOURCE_ATTEMPTS:
                 return Next(state="failed")
             return Next(state="waiting", delay=_RESOURCE_DELAY)
-        case "transient" | "deadline":  # what was fetched is here, and the rest is asked for again
+        case "transient" | "deadline":  # what went over is there, and the rest follows
             back_off = _BACK_OFF[kind]
             if attempts >= back_off.attempts:
                 return Next(state="failed")

@@ -201,8 +201,8 @@ def _columns_of(then: Next, now: Instant) -> dict[str, Any]:
 def promote_due(connection: Connection, now: Instant) -> tuple[Job, ...]:
     """Queue the jobs whose time is over, unless their node's breaker is open.
 
-    Who waited in vain for a report on storage commitment needs no node any more. One that was
-    parked for a breaker that closed meanwhile has nothing left to wait for.
+    Their back-off is over, too. Who waited in vain for a report on storage commitment needs no node
+    any more. One that was parked for a breaker that closed meanwhile has nothing left to wait for.
     """
     nodes = schema.nodes
     shut = select(nodes.c.name).where(nodes.c.breaker != "closed")
@@ -214,7 +214,8 @@ def promote_due(connection: Connection, now: Instant) -> tuple[Job, ...]:
         jobs.c.node.not_in(shut),
     )
     parked = jobs.c.due_at.is_(None), jobs.c.waiting_for == "breaker", jobs.c.node.not_in(shut)
-    return move(connection, ("waiting",), "queued", waiting, jobs.c.due_at <= now, over) + move(
+    due = waiting, jobs.c.due_at <= now, over
+    return move(connection, ("waiting",), "queued", *due, backs_off_until=None) + move(
         connection, ("waiting",), "queued", waiting, *parked
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from sqlalchemy import Connection, delete, distinct, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -22,6 +22,10 @@ from dicomai.store.states import STORED, UNFINISHED
 jobs = schema.jobs
 
 
+_MOST_SERIES: Final = 30
+"""An entry of an index of PostgreSQL has room for 2,700 bytes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRetrieval:
     """Something that is to be fetched.
@@ -29,7 +33,7 @@ class NewRetrieval:
     Attributes
     ----------
     series
-        Only these; empty: the whole study.
+        Only these; empty, or more than 30: the whole study.
     purpose
         What alone it serves: routes don't look at a study that nothing else brought. Empty: it is
         fetched as if it had been sent.
@@ -48,7 +52,7 @@ class NewRetrieval:
     @property
     def choice(self) -> str:
         """What it is, so that it is not fetched twice at a time."""
-        return " ".join(sorted(self.series))
+        return "" if len(self.series) > _MOST_SERIES else " ".join(sorted(self.series))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +108,7 @@ def queue(connection: Connection, wanted: NewRetrieval, now: Instant) -> AddedRe
             .values(study_instance_uid=wanted.study_instance_uid, purpose=wanted.purpose, at=now)
             .on_conflict_do_nothing()
         )
-    what = f"{len(wanted.series)} series" if wanted.series else "the study"
+    what = f"{len(wanted.series)} series" if wanted.choice else "the study"
     tell(connection, job, "retrieval queued", f"{job.title} was queued, which fetches {what}.", now)
     return AddedRetrieval(outcome="queued", job_id=job.id)
 

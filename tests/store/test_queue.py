@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import uuid
 
 import pytest
@@ -11,7 +12,7 @@ from catalogue_rows import NOW, add, arrive, claim, claimed, finish, job, wanted
 from sqlalchemy import Engine, update
 
 from dicomai.dicom.dates import Instant, seconds
-from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import ERROR_KINDS
 from dicomai.store import (
     analyses,
@@ -230,7 +231,8 @@ def test_a_retrieval_that_takes_too_long_goes_on_later() -> None:
     then = policy("deadline", "retrieve", attempts=1, crashes=0, jitter=0)
     assert then == policy("transient", "retrieve", attempts=1, crashes=0, jitter=0)
     assert policy("deadline", "retrieve", attempts=17, crashes=0, jitter=0).state == "failed"
-    assert policy("deadline", "deliver", attempts=1, crashes=0, jitter=0).state == "failed"
+    sent = policy("deadline", "deliver", attempts=1, crashes=0, jitter=0)
+    assert (sent.state, sent.delay) == (then.state, then.delay)
 
 
 def test_the_policy_knows_every_kind_of_error() -> None:
@@ -291,6 +293,25 @@ def test_nothing_is_tried_again_while_its_study_is_deleted(engine: Engine) -> No
         assert retention.begin(connection, candidate, NOW, NOW)
         with pytest.raises(jobs.NotNow, match="deleted by retention"):
             jobs.retry(connection, held.job_id, NOW)
+
+
+@pytest.mark.parametrize("series", [30, 31, 400])
+def test_a_retrieval_of_many_series_is_queued(engine: Engine, series: int) -> None:
+    chance = random.Random(series)
+    uids = [f"2.25.{chance.randrange(10**57, 10**58)}" for _ in range(series)]
+    new = NewRetrieval(
+        node="N" * 64,
+        study_instance_uid=StudyInstanceUID(uids[0]),
+        series=frozenset(map(SeriesInstanceUID, uids)),
+        ageing=seconds(600),
+    )
+    with writing(engine) as connection:
+        number = retrievals.queue(connection, new, NOW).job_id
+        job = jobs.get(connection, number)
+        again = retrievals.queue(connection, new, NOW)
+    assert job is not None
+    assert retrievals.series_of(job) == (frozenset(uids) if series == 30 else frozenset())
+    assert (again.outcome, again.job_id) == ("present", number)
 
 
 def test_a_retrieval_that_was_asked_for_again_is_not_tried_again_beside_it(engine: Engine) -> None:

@@ -174,7 +174,7 @@ def test_a_backfill_that_ends_as_the_same_is_wanted_again_is_started_anew(engine
 
     def end() -> None:
         with writing(engine) as other:
-            backfills.set_done(other, first, NOW)
+            backfills.set_done(other, first, NOW, "")
 
     with writing(engine) as connection, after_first(engine, "backfills", end):
         again = backfills.add(connection, new, NOW)
