@@ -50,7 +50,7 @@ def _judge(*objects: Attributes) -> Agreed | Ambiguous:
 
 def test_one_patient_is_agreed() -> None:
     same = _judge({"PatientID": "1"}, {"PatientID": "1 ", "PatientBirthDate": "19600131"})
-    assert same == Agreed(key=same.key if isinstance(same, Agreed) else "")  # type: ignore[arg-type]
+    assert same == Agreed(key=same.key if isinstance(same, Agreed) else "")
 
 
 def test_two_keys_are_ambiguous() -> None:

@@ -125,7 +125,7 @@ class Service:
 
     def story(self, study: str) -> str:
         with reading(self.engine) as connection:
-            found = events.story(connection, study)  # type: ignore[arg-type]
+            found = events.story(connection, study)
         return "\n".join(each.sentence for each in found)
 
 
@@ -148,7 +148,7 @@ def service(tmp_path: Path, storescp: object, database_url: str) -> Iterator[Ser
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    opened = Service(tmp_path, port, storescp.port, database_url)  # type: ignore[attr-defined]
+    opened = Service(tmp_path, port, storescp.port, database_url)
     yield opened
     opened.close()
 
@@ -196,7 +196,7 @@ def test_a_study_goes_in_and_seg_and_sr_come_back_once(
     storescu = peer("storescu")
     files = write_study(tmp_path / "study", "P1")
     study = pydicom.dcmread(files[0]).StudyInstanceUID
-    received = storescp.files  # type: ignore[attr-defined]
+    received = storescp.files
     process = service.start()
     try:
         service.send(storescu, tmp_path / "study")

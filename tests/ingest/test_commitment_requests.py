@@ -58,7 +58,7 @@ def send(hospital: Hospital, make_ct: MakeCT, study: str) -> None:
     hospital.add(writer, make_ct(study=study, series=f"{study}.1", number=1))
     asked = CommitmentRequest(
         transaction_uid=f"{study}.8",
-        objects=(Reference(sop_class_uid=CT, sop_instance_uid=f"{study}.1.1"),),  # type: ignore[arg-type]
+        objects=(Reference(sop_class_uid=CT, sop_instance_uid=f"{study}.1.1"),),
     )
     path = hospital.folder / "message.dcm"
     message = written_request(asked)

@@ -37,7 +37,7 @@ IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 REQUEST = CommitmentRequest(
     transaction_uid="1.2.8",
     objects=tuple(
-        Reference(sop_class_uid="1.2.840.10008.5.1.4.1.1.2", sop_instance_uid=f"1.2.3.{number}")  # type: ignore[arg-type]
+        Reference(sop_class_uid="1.2.840.10008.5.1.4.1.1.2", sop_instance_uid=f"1.2.3.{number}")
         for number in range(3)
     ),
 )

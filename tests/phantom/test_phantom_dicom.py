@@ -73,7 +73,7 @@ def test_nodules_lie_right_in_other_orientations(
         matrix=128,
         slice_spacing_mm=4.0,
         noise_hu=0.0,
-        orientation=orientation,  # type: ignore[arg-type]
+        orientation=orientation,
         from_head=from_head,
         patient_position="FFS",
     )

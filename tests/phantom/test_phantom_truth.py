@@ -103,7 +103,7 @@ def test_a_point_is_the_same_tissue_in_every_orientation(
         patient,
         matrix=96,
         slice_spacing_mm=5.0,
-        orientation=orientation,  # type: ignore[arg-type]
+        orientation=orientation,
     )
     masks = patient.truth(other.index_to_lps, other.shape_kji)
     volume = masks.right_lung.sum() * abs(np.linalg.det(other.index_to_lps[:3, :3])) / 1000

@@ -164,7 +164,7 @@ class Pacs:
             ae_title=self.ae_title,
             host="127.0.0.1",
             port=self.port,
-            **others,  # type: ignore[arg-type]
+            **others,
         )
 
 

@@ -58,7 +58,7 @@ class Modality:
             ae_title="CT1",
             host="127.0.0.1",
             port=self._own_port,
-            may=("echo", "store", "commit", *more),  # type: ignore[arg-type]
+            may=("echo", "store", "commit", *more),
         )
 
     def listen(self) -> None:
@@ -149,7 +149,7 @@ def pairs(paths: Sequence[Path]) -> list[tuple[str, str]]:
 
 def story(site: Any, study: str | None) -> list[str]:
     with reading(site.engine) as connection:
-        return [each.sentence for each in events.story(connection, study)]  # type: ignore[arg-type]
+        return [each.sentence for each in events.story(connection, study)]
 
 
 def post(pacs: Any, path: str, body: object) -> Any:
@@ -221,8 +221,8 @@ def test_each_object_that_cannot_be_committed_has_its_reason(
     files = (whole, damaged, other, lost)
     uids = {path: uid for path, (_, uid) in zip(files, pairs(files), strict=True)}
     with reading(here.engine) as connection:
-        rows = instances.of_sops(connection, [uids[damaged]])  # type: ignore[list-item]
-    (row,) = rows[uids[damaged]]  # type: ignore[index]
+        rows = instances.of_sops(connection, [uids[damaged]])
+    (row,) = rows[uids[damaged]]
     file = here.settings.folders.data / row.path
     octets = bytearray(file.read_bytes())
     octets[-1] ^= 1
@@ -257,7 +257,7 @@ def test_a_transaction_again_is_answered_again_and_another_under_its_uid_fails(
     objects, uid = pairs(files), generate_uid()
     for count in (1, 2):
         assert modality.ask(objects, uid) == 0
-        keep(here, lambda count=count: len(modality.reports) == count)  # type: ignore[misc]
+        keep(here, lambda count=count: len(modality.reports) == count)
         assert modality.last == (1, [each for _, each in objects], {})
     assert modality.ask(objects[:1], uid) == 0
     keep(here, lambda: len(modality.reports) == 3)
@@ -316,7 +316,7 @@ def test_a_modality_that_is_away_is_told_later_and_in_the_end_not_any_more(
         connection.execute(schema.promises.update().values(attempts=14))
     while promise.due_at is not None:  # as after a restart: nothing but the row is known
         at = promise.due_at
-        assert keeper(here, lambda at=at: at).keep_once()  # type: ignore[misc]
+        assert keeper(here, lambda at=at: at).keep_once()
         promise = first_promise(here)
     assert (promise.state, promise.attempts) == ("given up", 17)
     (said,) = [each for each in story(here, doe.uid) if "could not be told" in each]

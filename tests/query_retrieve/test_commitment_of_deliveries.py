@@ -85,7 +85,7 @@ class Archive:
             host="127.0.0.1",
             port=self.port,
             commitment=True,
-            **more,  # type: ignore[arg-type]
+            **more,
         )
 
     def open(self) -> None:
@@ -257,7 +257,7 @@ def produced(site: Any, study: StudyInstanceUID, sop_class: str, folder: Path) -
         series_instance_uid=uids.series_instance_uid,
         sop_instance_uid=uids.sop_instance_uid,
         sop_class_uid=uids.sop_class_uid,
-        transfer_syntax_uid=found.transfer_syntax_uid,  # type: ignore[arg-type]
+        transfer_syntax_uid=found.transfer_syntax_uid,
         header_digest=found.version.header,
         pixel_digest=found.version.pixels,
         file_sha256=found.file_sha256,
@@ -377,7 +377,7 @@ def test_a_report_that_is_faster_than_the_answer_is_not_lost(
     ingested = threading.Event()
     pacs1.early, pacs1.report = early, silence
     action = pacs1._action
-    pacs1._action = lambda event: (action(event), ingested.wait(15))[0]  # type: ignore[method-assign]
+    pacs1._action = lambda event: (action(event), ingested.wait(15))[0]
     pacs1.open()
     assert deliver(here)
     assert ingested.is_set()

@@ -193,7 +193,7 @@ def make_xray() -> Study:
         shape_ji=SHAPE[1:], spacing_ji_mm=(0.4, 0.2), sop_instance_uid=dataset.SOPInstanceUID
     )
     pixels = np.tile(np.arange(SHAPE[2], dtype=np.int16), (SHAPE[1], 1))
-    return Study(headers=[dataset], grid=plane, voxels=pixels)  # type: ignore[arg-type]
+    return Study(headers=[dataset], grid=plane, voxels=pixels)
 
 
 ALGORITHM = Algorithm(

@@ -68,7 +68,7 @@ def _refused(
     broken.save_as(out)
     others = [raw for raw in files if raw is not true]
     with pytest.raises(GateError) as refused:
-        check([out.getvalue(), *others], findings, headers, wanted=wanted)  # type: ignore[arg-type]
+        check([out.getvalue(), *others], findings, headers, wanted=wanted)
     return refused.value.sentence
 
 

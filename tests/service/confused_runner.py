@@ -21,5 +21,5 @@ class Confused(runner.Runner):
 
 
 if __name__ == "__main__":
-    runner.Runner = Confused  # type: ignore[misc]
+    runner.Runner = Confused
     runner.main(sys.argv[1:])

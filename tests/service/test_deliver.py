@@ -64,14 +64,14 @@ def objects(ward: Ward, job: Job) -> list[str]:
 def test_dcmtk_receives_all_objects_of_an_analysis(
     ward_of: Callable[..., tuple[Ward, JobId]], storescp: object
 ) -> None:
-    port = storescp.port  # type: ignore[attr-defined]
+    port = storescp.port
     node = Node(name="PACS1", ae_title="STORESCP", host="127.0.0.1", port=port)
     ward, analysis = ward_of(node)
     assert deliver(ward)
     job = delivery(ward, analysis)
     assert (job.state, job.error_sentence) == ("done", "")
     assert objects(ward, job) == ["sent", "sent"]
-    came = [pydicom.dcmread(path) for path in storescp.files()]  # type: ignore[attr-defined]
+    came = [pydicom.dcmread(path) for path in storescp.files()]
     assert {each.SOPInstanceUID for each in came} == {
         row.sop_instance_uid for row in ward.results(analysis)
     }

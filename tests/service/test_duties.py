@@ -143,8 +143,8 @@ def test_jobs_are_pruned_and_studies_deleted_after_their_days_but_never_open_one
     }
     by_name["retention"].do()
     with reading(ward.engine) as connection:
-        assert studies.get(connection, over) is None  # type: ignore[arg-type]
-        assert studies.get(connection, unfinished) is not None  # type: ignore[arg-type]
+        assert studies.get(connection, over) is None
+        assert studies.get(connection, unfinished) is not None
     assert len(list(ward.settings.folders.archive.rglob("*.dcm"))) == 6
     keep = Keep(received=seconds(0), produced=seconds(0), jobs=seconds(0))
     assert duties.prune(ward.engine, keep, Instant(now() + 1)) == 1

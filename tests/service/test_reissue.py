@@ -95,7 +95,7 @@ def analysed(
             host="127.0.0.1",
             port=pacs.port,
             answers_find=True,
-            **node,  # type: ignore[arg-type]
+            **node,
         )
         ward = open_ward(tmp_path, peer, database=database)
         opened.append(ward)
@@ -152,7 +152,7 @@ def test_a_delivery_that_is_held_for_its_patient_goes_out_when_it_is_reissued(
     }
     with reading(ward.engine) as connection:
         images = {each.sop_instance_uid for each in instances.of_study(connection, study)} - before
-        assert studies.get(connection, study).patient_key == "P2"  # type: ignore[union-attr]
+        assert studies.get(connection, study).patient_key == "P2"
     assert named <= images
     assert named & after
     for number, each in enumerate(pacs.stored):

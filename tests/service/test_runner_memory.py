@@ -85,7 +85,7 @@ def test_what_stands_beside_the_arrays_arrives_too(channels: tuple[Channel, Chan
         frame_of_reference_uid="1.2.3",
         sop_instance_uids=("1.2.3.1", "1.2.3.2"),
     )
-    found = segment(np.zeros((2, 3, 4), bool), value=np.float32(2.5))  # type: ignore[arg-type]
+    found = segment(np.zeros((2, 3, 4), bool), value=np.float32(2.5))
     channels[0].send((grid, found, {"infer": 1.25}))
     got = channels[1].receive(5)
     assert isinstance(got, tuple)
@@ -98,7 +98,7 @@ def test_what_stands_beside_the_arrays_arrives_too(channels: tuple[Channel, Chan
 def test_views_that_are_not_contiguous_arrive_in_order(channels: tuple[Channel, Channel]) -> None:
     base = np.arange(2 * 6 * 8, dtype=np.int16).reshape(2, 6, 8)
     channels[0].send(base[:, ::-2, 1::3])
-    assert np.array_equal(channels[1].receive(5), base[:, ::-2, 1::3])  # type: ignore[arg-type]
+    assert np.array_equal(channels[1].receive(5), base[:, ::-2, 1::3])
 
 
 def test_masks_travel_as_bits_and_volumes_are_not_copied(
@@ -140,7 +140,7 @@ def test_a_volume_made_in_shared_memory_passes_as_it_is_and_more_than_once(
             os.close(each)
     for _ in range(2):
         channels[0].send((volume, volume[1:]))
-        whole, part = channels[1].receive(5)  # type: ignore[misc]
+        whole, part = channels[1].receive(5)
         assert np.array_equal(whole, volume)
         assert np.array_equal(part, volume[1:])
         assert not whole.flags.writeable

@@ -111,7 +111,7 @@ def queue(ward: Ward, model: str, study: str, prior: str = "") -> JobId:
 
 
 def worked(ward: Ward, runner: RunnerProcess, job: JobId, **options: object) -> Job:
-    worker = ward.worker(**options)  # type: ignore[arg-type]
+    worker = ward.worker(**options)
     assert Supervisor(settings=ward.settings, runner=runner, worker=worker).work_once()
     return ward.job(job)
 

@@ -38,7 +38,7 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
 
 
 def supervisor(ward: Ward, runner: RunnerProcess, **options: object) -> Supervisor:
-    worker = ward.worker(**options)  # type: ignore[arg-type]
+    worker = ward.worker(**options)
     return Supervisor(settings=ward.settings, runner=runner, worker=worker)
 
 
@@ -58,7 +58,7 @@ def test_a_job_ends_with_seg_and_sr_in_the_archive_and_every_stage_timed(
     rows = {row.sop_class_uid: row for row in ward.results(job)}
     assert set(rows) == {SEG, SR}
     assert all(row.origin == "produced" for row in rows.values())
-    seg = highdicom.seg.segread(ward.file(rows[SEG]))  # type: ignore[arg-type]
+    seg = highdicom.seg.segread(ward.file(rows[SEG]))
     assert seg.PatientID == "P1"
     assert np.array_equal(seg.get_volume(combine_segments=True).array > 0, truth()[1:5])
     assert not (ward.settings.folders.archive / ".results" / str(done.uuid)).exists()

@@ -119,7 +119,7 @@ def test_what_may_not_be_sent_is_kept_and_its_job_held_until_there_is_a_fix(
     encoded = analyse.encoded
 
     def mistaken(job: Job, findings: Findings, *rest: object, **named: object) -> tuple[bytes, ...]:
-        results = encoded(job, findings, *rest, **named)  # type: ignore[arg-type]
+        results = encoded(job, findings, *rest, **named)
         return (*results[:-1], verified(results[-1]))
 
     supervisor = Supervisor(settings=ward.settings, runner=runner, worker=ward.worker())

@@ -56,7 +56,7 @@ class Ward:
                 series_instance_uid=uids.series_instance_uid,
                 sop_instance_uid=uids.sop_instance_uid,
                 sop_class_uid=uids.sop_class_uid,
-                transfer_syntax_uid=found.transfer_syntax_uid,  # type: ignore[arg-type]
+                transfer_syntax_uid=found.transfer_syntax_uid,
                 header_digest=found.version.header,
                 pixel_digest=found.version.pixels,
                 file_sha256=found.file_sha256,

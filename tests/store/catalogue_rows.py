@@ -61,7 +61,7 @@ def instance(
         header_digest=sha256(header),
         pixel_digest=None if pixels is None else sha256(pixels),
         file_sha256=sha256(file),
-        origin=origin,  # type: ignore[arg-type]
+        origin=origin,
         node="CT1",
         received_at=received_at,
         size_bytes=100,
@@ -136,7 +136,7 @@ def wanted(
             )
             for number in inputs
         ),
-        route=JobRoute(route=route, mode=mode, destinations=destinations),  # type: ignore[arg-type]
+        route=JobRoute(route=route, mode=mode, destinations=destinations),
         priority=priority,
         urgent=urgent,
         ageing=ageing,
@@ -154,7 +154,7 @@ def claim(
     engine: Engine, kind: str = "analyse", models: tuple[str, ...] = ("lungs",)
 ) -> Job | None:
     with writing(engine) as connection:
-        return claims.claim(connection, "w1", (kind,), models, NOW)  # type: ignore[arg-type]
+        return claims.claim(connection, "w1", (kind,), models, NOW)
 
 
 def claimed(engine: Engine, kind: str = "analyse") -> Job:

@@ -64,11 +64,11 @@ def test_each_move_is_allowed_or_not_as_the_table_says(engine: Engine) -> None:
             this = schema.jobs.c.id == number
             more = details.get(target, {})
             if target in MOVES[source]:
-                moved = moves.move(connection, (source,), target, this, **more)  # type: ignore[arg-type]
+                moved = moves.move(connection, (source,), target, this, **more)
                 assert [each.state for each in moved] == [target]
             else:
                 with pytest.raises(AssertionError):
-                    moves.move(connection, (source,), target, this, **more)  # type: ignore[arg-type]
+                    moves.move(connection, (source,), target, this, **more)
 
 
 def test_a_move_from_another_state_touches_no_row(engine: Engine) -> None:
@@ -116,7 +116,7 @@ def test_urgent_comes_first_then_what_has_waited_longest_for_its_priority(engine
     for number, (name, wish, after_s) in enumerate(wishes):
         study = f"1.2.{number}"
         arrive(engine, study)
-        new = wanted(study, name, **wish)  # type: ignore[arg-type]
+        new = wanted(study, name, **wish)
         names[add(engine, new, Instant(NOW + seconds(after_s))).job_id] = name
     order = [names[claimed(engine).id] for _ in wishes]
     assert order == [
@@ -196,7 +196,7 @@ def test_the_kind_of_an_error_decides_what_follows(
     add(engine, wanted())
     held = claimed(engine).held
     with writing(engine) as connection:
-        after = jobs.fail(connection, held, error, "Why.", "infer", "1.2.3", NOW)  # type: ignore[arg-type]
+        after = jobs.fail(connection, held, error, "Why.", "infer", "1.2.3", NOW)
     assert after is not None
     assert (after.state, after.held_by, after.error_kind) == (state, held_by, error)
     assert (after.error_sentence, after.error_stage, after.error_subject) == (
@@ -237,7 +237,7 @@ def test_a_retrieval_that_takes_too_long_goes_on_later() -> None:
 
 def test_the_policy_knows_every_kind_of_error() -> None:
     for error, kind in itertools.product(ERROR_KINDS, ("analyse", "deliver", "retrieve")):
-        policy(error, kind, attempts=1, crashes=1, jitter=0.0)  # type: ignore[arg-type]
+        policy(error, kind, attempts=1, crashes=1, jitter=0.0)
 
 
 def test_a_backed_off_job_is_promoted_when_it_is_due(engine: Engine) -> None:
@@ -637,16 +637,16 @@ def test_what_is_paused_is_not_claimed_and_goes_on_at_resume(
         finish(engine, claimed(engine).held)
     running = claimed(engine, kind)
     with writing(engine) as connection:
-        pauses.pause(connection, subject, name, "paused", NOW)  # type: ignore[arg-type]
+        pauses.pause(connection, subject, name, "paused", NOW)
     stopped = job(engine, running.id)
     assert (stopped.state, stopped.held_by, stopped.attempts) == ("held", "pause", 0)
     with writing(engine) as connection:
         assert not jobs.beat(connection, running.held, "infer", 0.5, NOW)
-        assert pauses.resume(connection, subject, name, NOW)  # type: ignore[arg-type]
-        pauses.pause(connection, subject, name, "draining", NOW)  # type: ignore[arg-type]
+        assert pauses.resume(connection, subject, name, NOW)
+        pauses.pause(connection, subject, name, "draining", NOW)
     assert claim(engine, kind) is None
     with writing(engine) as connection:
-        assert pauses.resume(connection, subject, name, NOW)  # type: ignore[arg-type]
+        assert pauses.resume(connection, subject, name, NOW)
     assert claimed(engine, kind).id == running.id
 
 

@@ -93,7 +93,7 @@ def test_the_input_of_an_unfinished_job_stays(engine: Engine, tmp_path: Path, st
         if state != "running":
             error = "transient" if state == "waiting" else "config"
             with writing(engine) as connection:
-                jobs.fail(connection, held, error, "Why.", "load", "", NOW)  # type: ignore[arg-type]
+                jobs.fail(connection, held, error, "Why.", "load", "", NOW)
     assert job(engine, number).state == state
     decided(engine)
     (file,) = with_files(engine, tmp_path)
@@ -353,5 +353,5 @@ def test_no_uid_leaves_the_archive(tmp_path: Path, uid: str) -> None:
         uids = ["1.2.3", "1.2.3.1", "1.2.3.1.0"]
         uids[position] = uid
         with pytest.raises(InputError):
-            archive.place(tmp_path, source, *uids, sha256("x"))  # type: ignore[arg-type]
+            archive.place(tmp_path, source, *uids, sha256("x"))
     assert not (tmp_path / "archive").exists()

@@ -354,7 +354,7 @@ def test_versions_copies_and_duplicates_are_told_apart(engine: Engine) -> None:
 
     def come(**differs: str | None) -> instances.Added:
         with writing(engine) as connection:
-            return instances.add(connection, instance("1.2.3", "1.2.3.7", **differs), NOW)  # type: ignore[arg-type]
+            return instances.add(connection, instance("1.2.3", "1.2.3.7", **differs), NOW)
 
     lossy = "1.2.840.10008.1.2.4.50"
     assert come(file="lossy", pixels=None, syntax=lossy).outcome == "new"
