@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +15,8 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Engine
 
+from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.dates import now as present
-from dicomai.dicom.dates import seconds
 from dicomai.errors import ConfigError
 from dicomai.models.registry import open_registry
 from dicomai.roles.loops import Loop, keep
@@ -40,6 +40,9 @@ from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.hosts import NameTaken
 
 _PUBLISH_S: Final = 2.0
+_SILENT_S: Final = 60.0
+"""Another machine that tells nothing for so long goes by its host's name no more: each commit of
+ingest tells, and so does each look at an empty spool."""
 """How often idleness is told of: decisions wait for it, and each time costs a sync."""
 _PULL_S: Final = 1.0
 """How often the schedules of pulls are looked at."""
@@ -142,14 +145,13 @@ def models_of(settings: Settings) -> tuple[Mapping[str, ModelInputs], Mapping[st
 def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> Callable[[], bool]:
     config: Ingest | None = None
     published = 0.0
+    named = _naming(settings, engine)
 
     def once() -> bool:
         nonlocal config, published
+        config = config or named()
         if config is None:
-            new = replace(ingest_of(settings), run=secrets.token_hex(8))
-            with writing(engine) as connection:
-                hosts.take_name(connection, new.host, new.run)
-            config = new
+            return False
         idle = not reader.waits(config.spool)
         if idle and time.monotonic() - published < _PUBLISH_S:
             return False
@@ -164,6 +166,36 @@ def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) ->
         return bool(done.catalogued or done.set_aside)
 
     return once
+
+
+def _naming(settings: Settings, engine: Engine) -> Callable[[], Ingest | None]:
+    """Return what gives this host its name; None while it is not known whose that is.
+
+    It may stand in a copy of another machine's spool. Where that machine goes on telling of itself
+    by it, this one takes another; where it does not, as the container before this one, it is ours.
+    """
+    machine = socket.gethostname()
+    heard: Instant | None = None
+    since_s = 0.0
+
+    def named() -> Ingest | None:
+        nonlocal heard, since_s
+        new = replace(ingest_of(settings), run=hosts.run_on(machine))
+        with writing(engine) as connection:
+            beat = hosts.heard_elsewhere(connection, new.host, machine)
+            if beat is None or (beat == heard and time.monotonic() - since_s >= _SILENT_S):
+                hosts.take_name(connection, new.host, new.run, present())
+                return new
+        if heard is None:
+            heard, since_s = beat, time.monotonic()
+        elif beat != heard:
+            heard = None
+            name = host.rename(new.spool)
+            why = f"Another machine goes by the name of host {new.host}."
+            log.warning("host has a new name", name=name, why=why)
+        return None
+
+    return named
 
 
 def _rules(settings: Settings) -> Callable[[], Rules]:

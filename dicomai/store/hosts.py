@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -39,10 +40,33 @@ class Worker:
     beat_at: Instant
 
 
-def take_name(connection: Connection, name: str, run: str) -> None:
-    """Have a host go by this run of its scheduler, and by none before it."""
+def run_on(machine: str) -> str:
+    """Return what a run of a scheduler on a machine is called."""
+    return f"{machine}/{secrets.token_hex(8)}"
+
+
+def heard_elsewhere(connection: Connection, name: str, machine: str) -> Instant | None:
+    """Return when a run on another machine last told of a host; None where none has the name."""
     table = schema.hosts
-    connection.execute(update(table).where(table.c.name == name).values(run=run))
+    row = connection.execute(select(table).where(table.c.name == name)).one_or_none()
+    if row is None or row.run.rpartition("/")[0] in ("", machine):
+        return None
+    return Instant(row.beat_at)
+
+
+def take_name(connection: Connection, name: str, run: str, now: Instant) -> None:
+    """Have a host go by this run of its scheduler, and by none before it.
+
+    Decisions wait for it from now on, until it tells how far it has ingested.
+    """
+    table = schema.hosts
+    taken = connection.execute(update(table).where(table.c.name == name).values(run=run))
+    if not taken.rowcount:
+        first = Instant(0)
+        connection.execute(insert(table).values(name=name, run=run, ingested_to=first, beat_at=now))
+    # Its name before hosts were called after their spools.
+    before = table.c.name == run.rpartition("/")[0], table.c.run == ""
+    connection.execute(delete(table).where(*before))
 
 
 def note_ingested(

@@ -16,16 +16,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table anew: hosts have other names from now on, and tell of themselves in seconds.
-
-    Decisions would wait for the old names until a person forgets them.
-    """
-    op.drop_table("hosts")
-    op.create_table(
-        "hosts",
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("run", sa.Text(), nullable=False),
-        sa.Column("ingested_to", sa.BigInteger(), nullable=False),
-        sa.Column("beat_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_hosts")),
-    )
+    """Keep the rows: decisions wait for each host until it has told of itself by its new name."""
+    with op.batch_alter_table("hosts") as table:
+        table.add_column(sa.Column("run", sa.Text(), nullable=False, server_default=""))
+    with op.batch_alter_table("hosts") as table:
+        table.alter_column("run", server_default=None)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from ward import Ward, open_ward
 
+from dicomai.dicom.dates import now
 from dicomai.roles import schedule
 from dicomai.roles.schedule import ingest_of
 from dicomai.settings import Settings
-from dicomai.store import hosts
-from dicomai.store.engine import reading
+from dicomai.store import hosts, schema
+from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Host
 
 
@@ -35,6 +36,7 @@ def listed(ward: Ward) -> dict[str, Host]:
 def test_a_new_container_on_the_same_spool_is_the_same_host(
     ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(schedule, "_SILENT_S", 0.0)
     for container in ("3f2a9c0d11aa", "9be0417c55f2"):
         monkeypatch.setattr(socket, "gethostname", lambda name=container: name)
         once = schedule._ingesting(ward.settings, ward.engine, lambda: None)
@@ -42,6 +44,43 @@ def test_a_new_container_on_the_same_spool_is_the_same_host(
             once()
     (name,) = listed(ward)
     assert name.startswith("3f2a9c0d11aa-")
+
+
+def test_a_host_is_waited_for_before_it_has_ingested_anything(ward: Ward) -> None:
+    with writing(ward.engine) as connection:
+        hosts.take_name(connection, "h-1", hosts.run_on("h"), now())
+    assert listed(ward)["h-1"].ingested_to == 0
+
+
+def test_the_row_that_a_machine_had_by_its_hostname_goes_when_it_has_another(ward: Ward) -> None:
+    machine = socket.gethostname()
+    with writing(ward.engine) as connection:
+        for name in (machine, "another"):
+            connection.execute(
+                schema.hosts.insert().values(name=name, run="", ingested_to=1, beat_at=1)
+            )
+    schedule._ingesting(ward.settings, ward.engine, lambda: None)()
+    assert set(listed(ward)) == {"another", ingest_of(ward.settings).host}
+
+
+def test_a_copy_on_another_machine_takes_no_name_that_is_in_use(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = schedule._ingesting(ward.settings, ward.engine, lambda: None)
+    first()
+    (name,) = listed(ward)
+    other = copied(ward, tmp_path / "copy")
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    second = schedule._ingesting(other, ward.engine, lambda: None)
+    before = listed(ward)[name]
+    second()
+    assert listed(ward) == {name: before}  # what the first one has not ingested is waited for
+    first()
+    for _ in range(3):
+        second()
+    assert ingest_of(ward.settings).host == name
+    assert set(listed(ward)) == {name, ingest_of(other).host}
+    assert ingest_of(other).host.startswith("elsewhere-")
 
 
 def copied(ward: Ward, folder: Path) -> Settings:

@@ -33,6 +33,7 @@ ATTRIBUTES = {
     "Rows": 4.0,
 }
 ROWS = {
+    "hosts": {"name": "h", "ingested_to": 5, "beat_at": 6},
     "studies": {
         "study_instance_uid": STUDY, "status": "decided", "accession_number": "A1",
         "study_date": "20260301", "nodes": '["CT1"]', "instances": 1, "first_object_at": 1,
