@@ -277,9 +277,11 @@ class Backfiller:
         fits = any(map(plan.begins_with, told))
         with reading(self.engine) as connection:
             here = retrievals.is_here(connection, uid)
-            # What was fetched for something else may be a part: that route's own series.
+            # What was fetched for something else may be a part: that route's own series. Of what
+            # was not, nothing is fetched: each route would look at it again.
+            apart = retrievals.purpose_of(connection, uid) or not here
             lacking = counts.lacking(connection, uid, [each for each in told if plan.wants(each)])
-        if here and not (fits and lacking):
+        if here and not (apart and fits and lacking):
             return self._fetch(backfill, plan, past, ())
         if not fits:
             why = (

@@ -22,6 +22,7 @@ from dicomai.store import schema
 from dicomai.store.job import JobId
 from dicomai.store.states import (
     UNDER_WAY,
+    UNFINISHED,
     BackfillState,
     HistoryState,
     JobState,
@@ -295,7 +296,8 @@ def arriving(connection: Connection, backfill: Backfill, limit: int) -> tuple[Ar
         .where(
             history.c.backfill_id == backfill.id,
             history.c.state.in_(("fetching", "held", "failed")),
-            (history.c.state == "fetching")
+            # Those that are being fetched, or held for a person, can't move, and may be many.
+            ((history.c.state == "fetching") & func.coalesce(jobs.c.state, "").notin_(UNFINISHED))
             | ((history.c.state == "held") & func.coalesce(table.c.status, "").notin_(("held",)))
             | ((history.c.state == "failed") & jobs.c.state.not_in(("failed", "cancelled"))),
         )

@@ -232,6 +232,23 @@ def test_a_study_of_which_a_part_is_here_is_fetched_as_far_as_the_route_wants_it
     assert len(here.jobs(mueller.uid, "retrieve")) == 2  # all that it wants is here
 
 
+@on_sqlite
+def test_nothing_is_fetched_of_a_study_that_routes_look_at(
+    past: Callable[..., Past], full_orthanc: Any, study_files: Path, doe: Any
+) -> None:
+    here = past(full_orthanc)
+    here.site.put(min((study_files / doe.accession).iterdir()), node="PACS1")
+    here.until(lambda: bool(here.jobs(doe.uid)))
+    (live,) = here.jobs(doe.uid)
+
+    here.finish(here.start("2026-05-20", "2026-05-20").id)
+
+    assert here.jobs(doe.uid, "retrieve") == []
+    assert len(here.objects(doe.uid)) == 1
+    (same,) = [each for each in here.jobs(doe.uid) if each.model == live.model]
+    assert (same.id, same.state) == (live.id, live.state)
+
+
 @on_postgresql
 def test_a_study_that_is_here_and_gone_at_the_node_is_looked_at_as_it_is(
     past: Callable[..., Past], full_orthanc: Any, made: Any, mueller: Any, tmp_path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import uuid
+from datetime import date
 
 import pytest
 import sqlalchemy
@@ -16,6 +17,7 @@ from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import ERROR_KINDS
 from dicomai.store import (
     analyses,
+    backfills,
     deliveries,
     events,
     jobs,
@@ -27,6 +29,7 @@ from dicomai.store import (
     schema,
     studies,
 )
+from dicomai.store.backfills import NewBackfill
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Held, JobId, JobRoute, jitter_of, policy
 from dicomai.store.retrievals import NewRetrieval
@@ -312,6 +315,45 @@ def test_a_retrieval_of_many_series_is_queued(engine: Engine, series: int) -> No
     assert job is not None
     assert retrievals.series_of(job) == (frozenset(uids) if series == 30 else frozenset())
     assert (again.outcome, again.job_id) == ("present", number)
+
+
+def test_studies_that_cannot_move_hide_none_of_a_backfill_that_can(engine: Engine) -> None:
+    day = date(2026, 1, 1)
+    with writing(engine) as connection:
+        backfill = backfills.add(
+            connection,
+            NewBackfill(
+                node="PACS1", route="lungs", mode="shadow", first_day=day, last_day=day,
+                studies_per_hour=60,
+            ),
+            NOW,
+        ).backfill  # fmt: skip
+        uids = [StudyInstanceUID(f"1.2.3.{number}") for number in range(2)]
+        backfills.note_found(connection, backfill, [(uid, "20260101") for uid in uids])
+        queued = [
+            retrievals.queue(
+                connection,
+                NewRetrieval(node="PACS1", study_instance_uid=uid, ageing=seconds(600)),
+                NOW,
+            ).job_id
+            for uid in uids
+        ]
+        for past in backfills.studies_of(connection, backfill, ("found",), 9):
+            job_id = queued[uids.index(past.study_instance_uid)]
+            backfills.move(connection, backfill, past, "fetching", retrieval=job_id)
+        states = {queued[0]: "held", queued[1]: "failed"}
+        for number, state in states.items():
+            connection.execute(
+                update(schema.jobs)
+                .where(schema.jobs.c.id == number)
+                .values(
+                    state=state,
+                    held_by="config" if state == "held" else None,
+                    finished_at=None if state == "held" else NOW,
+                )
+            )
+        found = backfills.arriving(connection, backfill, 1)
+    assert [each.past.study_instance_uid for each in found] == uids[1:]
 
 
 def test_a_retrieval_that_was_asked_for_again_is_not_tried_again_beside_it(engine: Engine) -> None:

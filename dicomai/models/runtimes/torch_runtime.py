@@ -32,7 +32,7 @@ _ARGUMENTS: Final = (
     "CUBLAS_STATUS_NOT_SUPPORTED",
 )
 """What libraries say of a call that they do not take; the device is as well as before."""
-_SOME_VOLUME: Final = (16, 16, 16)
+_SOME_VOLUME: Final = (128, 128, 128)
 """Shape of a whole volume, where a manifest leaves it to the series."""
 
 
