@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -114,6 +115,21 @@ def test_a_network_that_does_not_fit_its_manifest_is_not_loaded(
     with pytest.raises(ConfigError) as error:
         torch_runtime.load(loaded, "cpu", networks={"unet3d": lambda **_: network})
     assert f"infer.arguments: network 'unet3d' {words}" in error.value.sentence
+
+
+def test_a_deep_network_for_whole_volumes_is_loaded(lungs_package: Path) -> None:
+    manifest = lungs_package / "model.toml"
+    text = re.sub(
+        r"\[infer\].*?(?=\nactivation)",
+        '[infer]\nnetwork = "unet3d"\narguments = { channels = [4, 4, 8, 8, 8] }\n'
+        'inferer = "whole"',
+        manifest.read_text(),
+        flags=re.DOTALL,
+    )
+    manifest.write_text(text)
+    deep = networks.build("unet3d", {"channels": (4, 4, 8, 8, 8)})
+    save_file(deep.state_dict(), lungs_package / "weights.safetensors")
+    assert torch_runtime.load(package.load(lungs_package), "cpu").is_on_cpu
 
 
 def test_weights_in_whole_numbers_are_named(lungs_package: Path) -> None:
