@@ -38,8 +38,8 @@ class SteadyClock:
 
     One that leaps, while the service runs or since any host was last heard of, is believed when it
     has gone on evenly for a day, across restarts too; until then the time before goes on. Where the
-    database is another machine's, the earlier of both counts. A clock that is set back is believed
-    at once: that deletes nothing.
+    database is another machine's, the earlier of both counts. A clock that is behind is gone by
+    while it is so, for that deletes nothing, and it is no leap when it is right again.
 
     Parameters
     ----------
@@ -66,10 +66,12 @@ class SteadyClock:
         with reading(engine) as connection:
             leap = clocks.leaps(connection, now).get(host)
             heard = hosts.last_beat(connection)
+            # Unless a clock that had leapt said so: it would be believed when it does so again.
+            is_behind = heard is not None and now < heard and not clocks.leaps(connection, heard)
         believed = now
         if leap is not None:
             believed = Instant(leap.before + now - leap.at)
-        elif heard is not None and now - heard > _OFF:
+        elif heard is not None and (now - heard > _OFF or is_behind):
             believed = heard
         self._believed = Pace(then=believed, monotonic_s=monotonic_s)
         # What the clock has said since it leapt, and when that was.
@@ -89,7 +91,10 @@ class SteadyClock:
             server = clocks.of_server(connection)
             now, monotonic_s = self._wall(), self._monotonic()
         believed = self._believed.at(monotonic_s)
-        if now - believed <= clocks.LEAP or self._has_settled(now, monotonic_s):
+        if now < believed:
+            # As in 1970, with an empty battery: what is believed goes on until NTP sets it right.
+            believed, self._leapt = now, None
+        elif now - believed <= clocks.LEAP or self._has_settled(now, monotonic_s):
             self._believed, self._leapt = Pace(then=now, monotonic_s=monotonic_s), None
             believed = now
         if server is None:

@@ -110,6 +110,53 @@ def test_a_clock_that_is_set_back_is_believed_at_once(ward: Ward, machine: Machi
     assert machine.steady(ward).now() == machine.wall
 
 
+def test_a_clock_that_was_behind_for_a_minute_has_not_leapt(ward: Ward, machine: Machine) -> None:
+    steady = machine.steady(ward)
+    right = machine.wall
+    machine.wall = Instant(right - 400 * DAY)
+    assert steady.now() == machine.wall
+    machine.later(60)
+    assert steady.now() == machine.wall
+    machine.wall = Instant(right + seconds(60))
+    assert steady.now() == machine.wall
+    assert not remarks(ward, machine.wall)
+
+
+def test_a_machine_that_starts_in_1970_has_not_leapt_when_ntp_sets_it_right(
+    ward: Ward, machine: Machine
+) -> None:
+    machine.beats(ward)
+    right = Instant(machine.wall + HOUR)
+    machine.wall = Instant(seconds(30))
+    steady = machine.steady(ward)
+    assert steady.now() == machine.wall
+    machine.beats(ward)
+    machine.later(60)
+    machine.wall = right
+    assert steady.now() == right
+    assert not remarks(ward, right)
+
+
+def test_a_clock_that_leapt_and_was_set_back_is_not_believed_when_it_leaps_again(
+    ward: Ward, machine: Machine
+) -> None:
+    steady = machine.steady(ward)
+    right, leapt = machine.wall, Instant(machine.wall + 400 * DAY)
+    machine.wall = leapt
+    steady.now()
+    machine.beats(ward)
+    machine.wall = right
+    for each in (steady, machine.steady(ward)):
+        assert each.now() == right
+        machine.wall = leapt
+        assert each.now() == right
+        machine.wall = right
+    steady.now()
+    machine.later(24 * 3600)
+    machine.wall = Instant(leapt + DAY)
+    assert steady.now() == right + DAY
+
+
 def test_a_second_leap_begins_the_day_anew(ward: Ward, machine: Machine) -> None:
     steady = machine.steady(ward)
     before = machine.wall
