@@ -21,6 +21,11 @@ _OFF: Final = seconds(86400)
 log = structlog.get_logger()
 
 
+def _since_boot_s() -> float:
+    """Return a monotonic time that goes on while the machine sleeps, as others do not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """A time, and the monotonic time when it was: it goes on from there."""
@@ -56,7 +61,7 @@ class SteadyClock:
         engine: Engine,
         host: str,
         wall: Callable[[], Instant] = present,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = _since_boot_s,
     ) -> None:
         self._engine = engine
         self._host = host

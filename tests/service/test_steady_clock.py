@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,6 +156,24 @@ def test_a_clock_that_leapt_and_was_set_back_is_not_believed_when_it_leaps_again
     machine.later(24 * 3600)
     machine.wall = Instant(leapt + DAY)
     assert steady.now() == right + DAY
+
+
+def test_a_machine_that_sleeps_at_night_has_not_leapt_in_the_morning(
+    ward: Ward, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept_s = 0.0
+
+    def gettime(clock: int) -> float:
+        return machine.monotonic_s + (slept_s if clock == time.CLOCK_BOOTTIME else 0)
+
+    monkeypatch.setattr(time, "clock_gettime", gettime)
+    monkeypatch.setattr(time, "monotonic", lambda: gettime(time.CLOCK_MONOTONIC))
+    steady = SteadyClock(ward.engine, "h1", lambda: machine.wall)
+    machine.later(600)
+    slept_s = 8 * 3600
+    machine.wall = Instant(machine.wall + 8 * HOUR)
+    assert steady.now() == machine.wall
+    assert not remarks(ward, machine.wall)
 
 
 def test_a_second_leap_begins_the_day_anew(ward: Ward, machine: Machine) -> None:
