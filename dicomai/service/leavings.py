@@ -1,8 +1,9 @@
 """Files of the archive that no row names: what is left of work that was cut short, or what is lost.
 
 The catalogue may be older than the archive, where a copy of its database was put back: then such a
-file is all that is left of an object that was acknowledged. So none is deleted but what nobody was
-ever told of; any other is set aside for a person.
+file is all that is left of an object that was acknowledged, or of a result that was delivered. So
+none is deleted but what nobody was ever told of: what never was whole, and what lay there before
+the analysis that made it ended without it. Any other is set aside for a person.
 """
 
 from __future__ import annotations
@@ -56,18 +57,19 @@ def sweep(engine: Engine, folders: Folders, now: Instant) -> int:
 
 
 def _take_out(engine: Engine, folders: Folders, path: PurePosixPath, now: Instant) -> bool:
-    """Set an object aside, or delete it where an attempt at an analysis left it."""
+    """Set an object aside; delete it where an attempt at an analysis left it."""
     study = StudyInstanceUID(archive.study_of(path))
     with reading(engine) as connection:
         maker = _maker(connection, path)
     if maker is not None and maker.state in UNFINISHED:
         return False  # it may be about to be named
+    left = maker is not None and _was_there_at_the_end(folders, path, maker)
     reason = (
         f"It lay in the archive with study {study}, and the catalogue did not know it: an older "
         "copy of the database was put in its place, or work on it was cut short. If the study "
         "lacks it, send it in again."
     )
-    if maker is None:
+    if not left:
         facts = AssociationFacts(
             id=_SET_ASIDE, calling_ae="", called_ae="", address="", node="", started_at=now
         )
@@ -78,10 +80,10 @@ def _take_out(engine: Engine, folders: Folders, path: PurePosixPath, now: Instan
         if not archive.unnamed(connection, (path,)):
             return False
         archive.unlink(folders.data, path)
-        if maker is None:
+        if not left:
             sentence = f"{path} was set aside as {name}: {reason}"
             events.record(connection, study, "object set aside", sentence, {"file": name}, now)
-    if maker is None:
+    if not left:
         log.warning("object set aside", file=name, sentence=reason)
     return True
 
@@ -93,3 +95,12 @@ def _maker(connection: Connection, path: PurePosixPath) -> Job | None:
         if any(series == series_uid(job.uuid, kind) for kind in get_args(Kind)):
             return job
     return None
+
+
+def _was_there_at_the_end(folders: Folders, path: PurePosixPath, maker: Job) -> bool:
+    """Tell whether a result lay there when its job ended, which did not name it.
+
+    One that is later is of another end, which the catalogue does not know: the job was retried.
+    """
+    ended = maker.finished_at
+    return ended is not None and archive.touched_at(folders.data, path) <= ended

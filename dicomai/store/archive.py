@@ -160,11 +160,16 @@ def stale(data: Path, now: Instant) -> Iterator[tuple[PurePosixPath, ...]]:
 def is_stale(data: Path, path: PurePosixPath, now: Instant) -> bool:
     """Tell whether a file is there and has been left alone for a day."""
     try:
-        status = (data / path).lstat()
+        regular = stat.S_ISREG((data / path).lstat().st_mode)
+        return regular and touched_at(data, path) <= now - SWEPT_AFTER
     except FileNotFoundError:
         return False
+
+
+def touched_at(data: Path, path: PurePosixPath) -> Instant:
+    """Return when a file was last written, linked or placed again."""
     # A link keeps its file's time of writing; the time of its status is that of linking.
-    return stat.S_ISREG(status.st_mode) and status.st_ctime_ns // 1000 <= now - SWEPT_AFTER
+    return Instant((data / path).lstat().st_ctime_ns // 1000)
 
 
 def is_leaving(path: PurePosixPath) -> bool:

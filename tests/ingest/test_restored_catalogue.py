@@ -17,6 +17,7 @@ from dicomai.settings import Folders
 from dicomai.spool import quarantine
 from dicomai.store import archive, jobs, schema
 from dicomai.store.engine import reading, writing
+from dicomai.store.job import Job
 
 Hospital = Any  # conftest's: importlib mode has no package to import it from
 MakeCT = Callable[..., Any]
@@ -58,6 +59,15 @@ def lose(hospital: Hospital, sop: str) -> None:
     table = schema.instances
     with writing(hospital.engine) as connection:
         connection.execute(delete(table).where(table.c.sop_instance_uid == sop))
+
+
+def result_of(job: Job, folders: Folders) -> Path:
+    """Place a result of an analysis that no row names."""
+    fan = next(path.parent.parent for path in archived(folders))
+    result = fan / series_uid(job.uuid, "SEG") / "1.2.3.01234567.dcm"
+    result.parent.mkdir()
+    result.write_text("a result")
+    return result
 
 
 def test_an_object_that_came_after_the_backup_is_set_aside(
@@ -137,13 +147,26 @@ def test_what_an_attempt_at_an_analysis_left_goes_when_it_is_over(
     hospital.send(*(make_ct(number=number) for number in range(1, 9)))
     assert hospital.ingest_and_decide() == "decided"
     (job,) = hospital.jobs()
-    fan = next(path.parent.parent for path in archived(folders))
-    left = fan / series_uid(job.uuid, "SEG") / "1.2.3.01234567.dcm"
-    left.parent.mkdir()
-    left.write_text("a result")
+    left = result_of(job, folders)
     assert sweep() == 0  # it may be about to be committed
     with writing(hospital.engine) as connection:
         jobs.cancel(connection, job.id, "No longer wanted.", hospital.clock)
     assert sweep() == 1
     assert not left.exists()
     assert not quarantine.listing(folders.quarantine)
+
+
+def test_a_result_that_is_later_than_the_end_of_its_job_is_set_aside(
+    hospital: Hospital, make_ct: MakeCT, folders: Folders, sweep: Sweep
+) -> None:
+    """The job was retried after the backup, and what came of it was delivered."""
+    hospital.send(*(make_ct(number=number) for number in range(1, 9)))
+    assert hospital.ingest_and_decide() == "decided"
+    (job,) = hospital.jobs()
+    with writing(hospital.engine) as connection:
+        jobs.cancel(connection, job.id, "No longer wanted.", Instant(now() - seconds(60)))
+    delivered = result_of(job, folders)
+    assert sweep() == 1
+    assert not delivered.exists()
+    (kept,) = quarantine.listing(folders.quarantine)
+    assert (folders.quarantine / kept.name).read_text() == "a result"
