@@ -3,7 +3,8 @@
 The catalogue may be older than the archive, where a copy of its database was put back: then such a
 file is all that is left of an object that was acknowledged, or of a result that was delivered. So
 none is deleted but what nobody was ever told of: what never was whole, and what lay there before
-the analysis that made it ended without it. Any other is set aside for a person.
+the analysis that made it ended without it. Any other is set aside for a person, once: what ingest
+set aside after it had given it its place is there already, with its reason.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def sweep(engine: Engine, folders: Folders, now: Instant) -> int:
         # What a host has in its spool yet may have its place already.
         ingested_to = [host.ingested_to for host in hosts.listing(connection)]
     settled = min(now, *ingested_to) if ingested_to else now
+    kept = quarantine.Contents(folders.quarantine, but=_SET_ASIDE)
     swept = 0
     for group in archive.stale(folders.data, now):
         with reading(engine) as connection:
@@ -50,20 +52,27 @@ def sweep(engine: Engine, folders: Folders, now: Instant) -> int:
                     archive.unlink(folders.data, path)
                     swept += 1
                 elif archive.is_object(path) and archive.is_stale(folders.data, path, settled):
-                    swept += _take_out(engine, folders, path, now)
+                    swept += _take_out(engine, folders, kept, path, now)
             except OSError as trouble:
                 log.warning("file not swept", file=str(path), why=str(trouble))
     return swept
 
 
-def _take_out(engine: Engine, folders: Folders, path: PurePosixPath, now: Instant) -> bool:
-    """Set an object aside; delete it where an attempt at an analysis left it."""
+def _take_out(
+    engine: Engine,
+    folders: Folders,
+    kept: quarantine.Contents,
+    path: PurePosixPath,
+    now: Instant,
+) -> bool:
+    """Set an object aside; delete it where it is kept, or an attempt at an analysis left it."""
     study = StudyInstanceUID(archive.study_of(path))
     with reading(engine) as connection:
         maker = _maker(connection, path)
     if maker is not None and maker.state in UNFINISHED:
         return False  # it may be about to be named
-    left = maker is not None and _was_there_at_the_end(folders, path, maker)
+    attempted = maker is not None and _was_there_at_the_end(folders, path, maker)
+    left = attempted or kept.have(folders.data / path)
     reason = (
         f"It lay in the archive with study {study}, and the catalogue did not know it: an older "
         "copy of the database was put in its place, or work on it was cut short. If the study "

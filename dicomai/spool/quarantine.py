@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Final
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.part10 import media
 from dicomai.errors import InputError
-from dicomai.spool.entries import OBJECT, AssociationFacts
+from dicomai.spool.entries import OBJECT, AssociationFacts, AssociationId
 from dicomai.spool.folder import make_folders
 from dicomai.spool.names import link_durably
 from dicomai.spool.part import PART_SUFFIX, replace_durably
@@ -84,6 +85,46 @@ def put(folder: Path, path: Path, reason: str, now: Instant, facts: AssociationF
     with suppress(FileExistsError):  # a copy from before a kill, whole because it has its name
         link_durably(path, folder / name)
     return name
+
+
+class Contents:
+    """The bytes that lay in the quarantine at a moment; none is read before it must be.
+
+    Parameters
+    ----------
+    folder
+        The quarantine.
+    but
+        Its files that are not counted, by the id in the place of an association's.
+    """
+
+    def __init__(self, folder: Path, but: AssociationId) -> None:
+        self._linked: dict[tuple[int, int], Path] = {}
+        self._unread: dict[int, list[Path]] = {}
+        self._read: dict[bytes, Path] = {}
+        for file in _files(folder):
+            if file.name.startswith(f"{but}-"):
+                continue
+            with suppress(FileNotFoundError):
+                status = file.stat()
+                self._linked[status.st_dev, status.st_ino] = file
+                self._unread.setdefault(status.st_size, []).append(file)
+
+    def have(self, file: Path) -> bool:
+        """Tell whether a file's bytes are there, and are there still."""
+        status = file.stat()
+        kept = self._linked.get((status.st_dev, status.st_ino))
+        if kept is None:  # on another disk it is a copy
+            for each in self._unread.pop(status.st_size, ()):
+                with suppress(OSError):
+                    self._read[_sha256(each)] = each
+            kept = self._read.get(_sha256(file)) if self._read else None
+        return kept is not None and kept.exists()
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def sweep(folder: Path, now: Instant) -> int:

@@ -14,7 +14,8 @@ from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.results.uids import series_uid
 from dicomai.service import leavings
 from dicomai.settings import Folders
-from dicomai.spool import quarantine
+from dicomai.spool import quarantine, reader
+from dicomai.spool.entries import AssociationFacts, AssociationId
 from dicomai.store import archive, jobs, schema
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job
@@ -170,3 +171,41 @@ def test_a_result_that_is_later_than_the_end_of_its_job_is_set_aside(
     assert not delivered.exists()
     (kept,) = quarantine.listing(folders.quarantine)
     assert (folders.quarantine / kept.name).read_text() == "a result"
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_ingest_set_aside_is_not_set_aside_again(
+    hospital: Hospital, make_ct: MakeCT, folders: Folders, sweep: Sweep, copied: bool
+) -> None:
+    hospital.send(make_ct(number=1))
+    hospital.ingest()
+    hospital.send(make_ct(number=2))
+    for _ in range(reader.MAX_ATTEMPTS):
+        assert hospital.ingest_until_killed(len(("marked", "read", "placed")))
+    assert hospital.ingest().set_aside == 1
+    (kept,) = quarantine.listing(folders.quarantine)
+    if copied:  # as where the quarantine is on another disk
+        file = folders.quarantine / kept.name
+        octets = file.read_bytes()
+        file.unlink()
+        file.write_bytes(octets)
+    assert len(archived(folders)) == 2
+    assert sweep() == 1
+    assert len(archived(folders)) == 1
+    assert quarantine.listing(folders.quarantine) == (kept,)
+
+
+def test_what_was_set_aside_and_taken_away_is_not_deleted(
+    hospital: Hospital, make_ct: MakeCT, folders: Folders
+) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    (file,) = archived(folders)
+    facts = AssociationFacts(
+        id=AssociationId("1"), calling_ae="", called_ae="", address="", node="", started_at=now()
+    )
+    name = quarantine.put(folders.quarantine, file, "For a test.", now(), facts)
+    kept = quarantine.Contents(folders.quarantine, but=AssociationId("archive"))
+    assert kept.have(file)
+    (folders.quarantine / name).unlink()
+    assert not kept.have(file)
