@@ -43,7 +43,7 @@ from dicomai.roles import logs
 from dicomai.service.attempt import Worker
 from dicomai.service.deliver import Deliverer
 from dicomai.settings import load
-from dicomai.store import analyses, claims, studies
+from dicomai.store import analyses, archive, claims, studies
 from dicomai.store.engine import open_engine, writing
 from dicomai.store.instances import InstanceRow
 from dicomai.store.job import JobRoute, NewAnalysis
@@ -154,6 +154,9 @@ def delivery(folder: Path, port: int, files: list[Path]) -> Iterator[Callable[[]
         """
     )
     settings = load(folder / "dicomai.toml", {})
+    (settings.folders.data / archive.FOLDER / "1.2.3").mkdir(
+        parents=True
+    )  # an empty one is not mounted
     engine = open_engine(settings.database.url)
     upgrade(engine)
     study = StudyInstanceUID("1.2.3")

@@ -32,8 +32,9 @@ _CHUNK: Final = 200
 def require(data: Path) -> None:
     """Raise a TransientError unless the archive is there; where it is to be mounted is nothing."""
     folder = data / FOLDER
-    with suppress(OSError):
-        if any(folder.iterdir()):
+    # Not all names of it, for there may be many.
+    with suppress(OSError), os.scandir(folder) as found:
+        if next(found, None) is not None:
             return
     raise TransientError(f"{folder} is not there. Is its disk mounted?", subject=str(folder))
 

@@ -254,10 +254,10 @@ hosts: Final = Table(
     "hosts",
     metadata,
     Column("name", Text, primary_key=True),
-    # Of the scheduler that has the name.
-    Column("run", Text, nullable=False),
     Column("ingested_to", MOMENT, nullable=False),
     Column("beat_at", MOMENT, nullable=False),
+    # Of the scheduler that has the name.
+    Column("run", Text, nullable=False),
 )
 
 workers: Final = Table(

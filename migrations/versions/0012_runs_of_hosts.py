@@ -17,7 +17,14 @@ depends_on = None
 
 def upgrade() -> None:
     """Keep the rows: decisions wait for each host until it has told of itself by its new name."""
-    with op.batch_alter_table("hosts") as table:
-        table.add_column(sa.Column("run", sa.Text(), nullable=False, server_default=""))
-    with op.batch_alter_table("hosts") as table:
-        table.alter_column("run", server_default=None)
+    rows = op.get_bind().execute(sa.text("SELECT name, ingested_to, beat_at FROM hosts")).all()
+    op.drop_table("hosts")
+    made = op.create_table(
+        "hosts",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("ingested_to", sa.BigInteger(), nullable=False),
+        sa.Column("beat_at", sa.BigInteger(), nullable=False),
+        sa.Column("run", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_hosts")),
+    )
+    op.bulk_insert(made, [{**row._mapping, "run": ""} for row in rows])
