@@ -87,8 +87,9 @@ _ABOVE: Final[Mapping[Level, tuple[str, ...]]] = MappingProxyType(
 )
 _PENDING: Final = (0xFF00, 0xFF01)
 _CANCELLED: Final = 0xFE00
+_OUT_OF_RESOURCES: Final = 0xA700
 # After matches: the node has more than it tells, by a limit of its own (PS3.4 C.4.1.1.4).
-_CUT: Final = (_CANCELLED, 0xA700)
+_CUT: Final = (_CANCELLED, _OUT_OF_RESOURCES)
 _MESSAGE_ID: Final = 1
 # Many nodes have some answers under way when they are told to stop; one that goes on is cut off.
 _MOST_AFTER_CANCEL: Final = 5000
@@ -136,9 +137,17 @@ class Cut:
     ----------
     because
         Why, in a sentence; empty: it gave all.
+    refusals
+        Whether it counts as well where a node is out of resources (0xA700) before its first match,
+        for who can ask for less: dcm4chee-arc answers so where it has more than its limit. So does
+        a node that is in trouble, and else that is an error.
+    refused
+        That was it: the node told nothing.
     """
 
     because: str = ""
+    refusals: bool = False
+    refused: bool = False
 
     @property
     def happened(self) -> bool:
@@ -198,7 +207,8 @@ def find(
     limit
         After so many matches the query is cancelled (C-CANCEL), and `cut` says so.
     cut
-        Says so too where the node tells no more by itself; for who gives none, that is an error.
+        Says so too where the node tells no more by itself, or nothing if refusals count; for who
+        gives none, that is an error.
     go_on
         Called often; raises to break off.
 
@@ -251,7 +261,11 @@ def _found(
                     raise TransientError(told.because, subject=node.name)
                 return
             if said.Status != 0:
-                raise failed(node, f"look for {wanted.level}", said.Status, said)
+                error = failed(node, f"look for {wanted.level}", said.Status, said)
+                if told.refusals and said.Status == _OUT_OF_RESOURCES:
+                    told.because, told.refused = error.sentence, True
+                    return
+                raise error
             return
         given += 1
         if told.happened:

@@ -1,7 +1,8 @@
 """Studies that a node has, all of them, though it may tell no more than a number of its own.
 
-Where it tells fewer than it has, the halves of the days that were asked for are asked for, and of
-a day its hours and minutes; a study without a time is then found only among what was told first.
+Where it tells fewer than it has, or refuses to tell so many, the halves of the days that were asked
+for are asked for, and of a day its hours and minutes; a study without a time is then found only
+among what was told first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from dicomai.dicom.uid import StudyInstanceUID, validated
-from dicomai.errors import InputError
+from dicomai.errors import InputError, TransientError
 from dicomai.net import find as finding
 from dicomai.net.calling import GoOn
 from dicomai.net.find import Cut, Match
@@ -92,7 +93,7 @@ def studies_at(
     Raises
     ------
     DicomaiError
-        It gives no answer, or none that can be used.
+        It gives no answer, or none that can be used, or refuses however little is asked for.
     """
     search = _Search(settings=settings, node=node, keys=keys, go_on=go_on)
     cut.because = yield from search.all_of(span_of(keys))
@@ -110,29 +111,36 @@ class _Search:
 
     def all_of(self, span: Span | None) -> _Told:
         """Ask for a span, or without one, and then for less."""
-        because = yield from self._asked(span)
-        if because and span is not None:
-            because = yield from self._narrowed(span, because)
-        return because
+        cut = yield from self._asked(span)
+        return (yield from self._narrowed(span, cut)) if cut.happened else ""
 
-    def _narrowed(self, span: Span, because: str) -> _Told:
-        """Ask for the halves of what was cut."""
-        halves, before = span.halves, len(self.known)
-        cut = []
+    def _narrowed(self, span: Span | None, cut: Cut) -> _Told:
+        """Ask for the halves of what was cut; who refuses the least of it is in trouble.
+
+        A node that refuses all is asked down one path alone, for that raises at its first minute.
+        """
+        halves, before = span.halves if span is not None else (), len(self.known)
+        if not halves:
+            if cut.refused:
+                raise TransientError(cut.because, subject=self.node.name)
+            return cut.because
+        parts = []
         for half in halves:
-            why = yield from self._asked(half)
-            if why:
-                cut.append((half, why))
-        # One that does not heed what is asked for says the same again and again.
-        if not halves or (len(cut) == len(halves) and len(self.known) == before):
-            return because
+            part = yield from self._asked(half)
+            if part.happened:
+                parts.append((half, part))
+        # One that does not heed what is asked for says the same again and again; who says nothing
+        # may heed it.
+        all_told = not any(each.refused for each in (cut, *(part for _, part in parts)))
+        if all_told and len(parts) == len(halves) and len(self.known) == before:
+            return cut.because
         left = ""
-        for half, why in cut:
-            left = (yield from self._narrowed(half, why)) or left
+        for half, part in parts:
+            left = (yield from self._narrowed(half, part)) or left
         return left
 
-    def _asked(self, span: Span | None) -> _Told:
-        cut = Cut()
+    def _asked(self, span: Span | None) -> Generator[tuple[StudyInstanceUID, Match], None, Cut]:
+        cut = Cut(refusals=True)
         matches = finding.find(
             self.node,
             self.settings.receiver.ae_title,
@@ -152,4 +160,4 @@ class _Search:
             if uid not in self.known:
                 self.known.add(uid)
                 yield uid, match
-        return cut.because
+        return cut

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,23 @@ def test_a_node_that_tells_no_more_than_some_matches_is_cut(free_port: int, stat
         )
         with pytest.raises(TransientError, match="has more than it tells"):  # who wants all
             asked(node, "study")
+
+
+@pytest.mark.parametrize(
+    ("status", "refusals", "counts"),
+    [(0xA700, True, True), (0xA700, False, False), (0xFE00, True, False), (0xC001, True, False)],
+)
+def test_a_node_that_refuses_outright_is_cut_for_who_can_ask_for_less(
+    free_port: int, status: int, *, refusals: bool, counts: bool
+) -> None:
+    def none(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        yield status, None
+
+    cut = Cut(refusals=refusals)
+    raises = nullcontext() if counts else pytest.raises(TransientError, match=f"0x{status:04X}")
+    with answering(free_port, none) as node, raises:
+        assert not list(finding.find(node, "DICOMAI", finding.query("study", {}), cut=cut))
+    assert (cut.happened, cut.refused) == (counts, counts)
 
 
 def test_hundreds_of_matches_come_one_by_one(free_port: int) -> None:

@@ -16,6 +16,7 @@ from pynetdicom import AE, evt
 
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import TransientError
 from dicomai.net.calling import patience
 from dicomai.net.find import STUDY_ROOT_FIND, Cut
 from dicomai.net.node import Node
@@ -50,9 +51,13 @@ def in_range(value: str, asked: str) -> bool:
 
 @contextmanager
 def limiting(
-    port: int, studies: dict[str, tuple[str, str]], queries: list[Dataset], heeds: str = "all"
+    port: int,
+    studies: dict[str, tuple[str, str]],
+    queries: list[Dataset],
+    heeds: str = "all",
+    refuses: Callable[[], bool] = lambda: False,
 ) -> Iterator[Node]:
-    """A node with studies of days and times, which tells three in one answer."""
+    """A node with studies of days and times, which tells three in one answer, or then none."""
 
     def find(event: evt.Event) -> Iterator[Any]:
         asked = event.identifier
@@ -60,9 +65,15 @@ def limiting(
         told = [
             (uid, day, at)
             for uid, (day, at) in studies.items()
-            if in_range(day, asked.StudyDate)
-            and (heeds == "days" or in_range(at, asked.get("StudyTime", "")))
+            if heeds == "nothing"
+            or (
+                in_range(day, asked.StudyDate)
+                and (heeds == "days" or in_range(at, asked.get("StudyTime", "")))
+            )
         ]
+        if len(told) > LIMIT and refuses():
+            yield 0xA700, None
+            return
         for uid, day, at in told[:LIMIT]:
             match = Dataset()
             match.StudyInstanceUID, match.StudyDate, match.StudyTime = uid, day, at
@@ -93,12 +104,13 @@ def of_day(count: int, day: str = DAY) -> dict[str, tuple[str, str]]:
     return {f"1.2.{day}.{n}": (day, f"{at:%H%M%S.%f}") for n, at in enumerate(moments)}
 
 
+@pytest.mark.parametrize("refuses", [False, True])
 @pytest.mark.parametrize("keys", [{"StudyDate": DAY}, {"StudyDate": "20260228-20260303"}])
 def test_all_studies_of_days_are_told_each_once(
-    site: Callable[..., Any], free_port: int, keys: dict[str, str]
+    site: Callable[..., Any], free_port: int, keys: dict[str, str], *, refuses: bool
 ) -> None:
     studies = of_day(20) | ({} if "-" not in keys["StudyDate"] else of_day(5, "20260303"))
-    with limiting(free_port, studies, []) as node:
+    with limiting(free_port, studies, [], refuses=lambda: refuses) as node:
         found, cut = told(site(node, receives=False), keys)
     assert sorted(found) == sorted(studies)
     assert not cut.happened
@@ -121,6 +133,40 @@ def test_a_node_that_does_not_heed_times_is_not_asked_for_ever_less(
     with limiting(free_port, of_day(20), queries := [], heeds="days") as node:
         found, cut = told(site(node, receives=False), {"StudyDate": DAY})
     assert (len(found), cut.happened, len(queries)) == (LIMIT, True, 3)
+
+
+@pytest.mark.parametrize("keys", [{}, {"StudyDate": DAY}, {"StudyDate": "20260201-20260302"}])
+def test_a_node_that_refuses_all_is_asked_little_and_is_in_trouble(
+    site: Callable[..., Any], free_port: int, keys: dict[str, str]
+) -> None:
+    with limiting(
+        free_port, of_day(4), queries := [], heeds="nothing", refuses=lambda: True
+    ) as node:
+        here = site(node, receives=False)
+        with pytest.raises(TransientError, match=r"PACS1 failed to look for study \(status 0xA700"):
+            told(here, keys)
+    assert len(queries) < 40  # of more than a thousand minutes a day
+
+
+def test_a_node_that_refuses_one_minute_is_not_taken_to_have_told_all(
+    site: Callable[..., Any], free_port: int
+) -> None:
+    at_once = {f"1.2.{number}": (DAY, "101500") for number in range(4)}
+    with limiting(free_port, at_once | of_day(3), [], refuses=lambda: True) as node:
+        here = site(node, receives=False)
+        with pytest.raises(TransientError, match="status 0xA700"):
+            told(here, {"StudyDate": DAY})
+
+
+def test_a_node_that_refuses_parts_of_what_it_told_some_of_is_in_trouble(
+    site: Callable[..., Any], free_port: int
+) -> None:
+    with limiting(
+        free_port, of_day(20), queries := [], heeds="days", refuses=lambda: len(queries) > 1
+    ) as node:
+        here = site(node, receives=False)
+        with pytest.raises(TransientError, match="status 0xA700"):
+            told(here, {"StudyDate": DAY})
 
 
 @given(days=st.integers(1, 400), path=st.lists(st.booleans(), max_size=30))
