@@ -102,15 +102,25 @@ class Puller:
     ) -> dict[StudyInstanceUID, int]:
         """Return the studies that match, the oldest first as far as the node tells.
 
-        With each goes how many objects it has there; 0 where the node does not tell.
+        With each goes how many objects it has there; 0 where the node does not tell. Where it fails
+        after it told some, those are taken, and `cut` says why there may be more: it may fail there
+        each time.
         """
         node = self.settings.node(pull.node)
         go_on = patience(node, ANSWER_S, self.pulse)
         found: dict[StudyInstanceUID, tuple[str, str, int]] = {}
-        for uid, match in studies_at(self.settings, node, pull.asked(today, answered), cut, go_on):
-            told = match.text("NumberOfStudyRelatedInstances")
-            there = int(told) if told.isdecimal() else 0
-            found[uid] = match.text("StudyDate"), match.text("StudyTime"), there
+        keys = pull.asked(today, answered)
+        try:
+            for uid, match in studies_at(self.settings, node, keys, cut, go_on):
+                told = match.text("NumberOfStudyRelatedInstances")
+                there = int(told) if told.isdecimal() else 0
+                found[uid] = match.text("StudyDate"), match.text("StudyTime"), there
+        except DatabaseError:
+            raise
+        except DicomaiError as error:
+            if not found:
+                raise
+            cut.because = error.sentence
         ordered = sorted(found, key=lambda uid: (found[uid][:2], uid))
         return {uid: found[uid][2] for uid in ordered}
 

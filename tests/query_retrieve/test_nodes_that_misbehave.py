@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 from dicomai.cli.main import app
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import DatabaseError
 from dicomai.net import calling
 from dicomai.net import find as finding
 from dicomai.net.find import STUDY_ROOT_FIND
@@ -40,7 +41,7 @@ from dicomai.service.count import Counter
 from dicomai.service.pull import Puller
 from dicomai.service.retrieve import Retriever
 from dicomai.service.rules import Rules
-from dicomai.store import retrievals, schema
+from dicomai.store import jobs, pulls, retrievals, schema
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import BEHIND, Job, JobId
 from dicomai.store.retrievals import NewRetrieval
@@ -355,6 +356,62 @@ def test_a_node_that_is_too_slow_for_a_pull_is_told_of(
     assert (
         "Pull ct can't ask PACS1: PACS1 took more than 0.5 s to say what it has." in event.sentence
     )
+
+
+def silent_after_one(held: Held) -> Answers:
+    """Tell of one study that there are more, and then nothing."""
+    asked = 0
+
+    def answer(event: evt.Event) -> Iterator[Any]:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            yield from held.silent(event)
+            return
+        yield from one_image(event)
+        yield 0xFE00, None
+
+    return answer
+
+
+def test_what_a_node_told_a_pull_before_it_was_too_slow_is_fetched(
+    site: Callable[..., Any], free_port: int, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "ANSWER_S", 2.0)
+    with peer_that(free_port, find=silent_after_one(held)) as node:
+        here = site(node, receives=False)
+        settings = replace(here.settings, pulls=(Pull(name="ct", node="PACS1"),))
+        assert Puller(settings=settings, engine=here.engine, clock=now).pull_once()
+    with reading(here.engine) as connection:
+        assert [each.study_instance_uid for each in jobs.listing(connection, 10)] == [STUDY]
+        (remark,) = pull.failing(connection).values()
+        assert pulls.answered(connection, "ct") is None
+    assert remark == (
+        "Pull ct does not hear of all studies: PACS1 took more than 2 s to say what it has."
+    )
+
+
+def test_a_pull_takes_nothing_while_the_database_is_away(
+    site: Callable[..., Any], free_port: int, held: Held
+) -> None:
+    asked, answer = [], silent_after_one(held)
+
+    def find(event: evt.Event) -> Iterator[Any]:
+        asked.append(event)
+        yield from answer(event)
+
+    def pulse() -> None:
+        if len(asked) > 1:
+            raise DatabaseError("The database is away.")
+
+    with peer_that(free_port, find=find) as node:
+        here = site(node, receives=False)
+        settings = replace(here.settings, pulls=(Pull(name="ct", node="PACS1"),))
+        puller = Puller(settings=settings, engine=here.engine, clock=now, pulse=pulse)
+        with pytest.raises(DatabaseError):
+            puller.pull_once()
+    with reading(here.engine) as connection:
+        assert not jobs.listing(connection, 10)
 
 
 def test_a_node_that_is_silent_holds_up_no_retrieval_from_another(
