@@ -254,7 +254,7 @@ def test_what_the_network_gives_must_fit_the_manifest(
     teller: Teller, make_body: Body, volume_manifest: str
 ) -> None:
     source = make_body(lambda lps: lps[..., 0])
-    with pytest.raises(ConfigError, match=r"gives \(1, 1, 16, 16, 16\) .* names 4 channels"):
+    with pytest.raises(ConfigError, match=r"gives \(1, 1, 128, 128, 128\) .* names 4 channels"):
         teller(volume_manifest + ONE + "channel = 3\n")
     broken = volume_manifest.replace('"bands"', '"broken"').replace("bands = [-2000.0, -380.0]", "")
     with pytest.raises(ConfigError, match="not finite with precision float32"):

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -29,11 +30,18 @@ class Misbehaving(UNet3d):
         raise NotImplementedError
 
 
+def die() -> NoReturn:
+    """End the process as a broken kernel of a GPU does; another thread may take the signal."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+    while True:
+        time.sleep(60)
+
+
 class Poison(Misbehaving):
-    """Kills its process, as a broken kernel of a GPU does."""
+    """Kills its process."""
 
     def misbehave(self) -> None:
-        os.kill(os.getpid(), signal.SIGSEGV)
+        die()
 
 
 class Stuck(Misbehaving):
@@ -80,7 +88,7 @@ class PatientPoison(Patient):
 
     def misbehave(self) -> None:
         super().misbehave()
-        os.kill(os.getpid(), signal.SIGSEGV)
+        die()
 
 
 class Defective(Misbehaving):
