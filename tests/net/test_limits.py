@@ -134,7 +134,7 @@ def test_an_object_that_is_too_large_is_refused_and_the_next_is_taken(
         assert scu.send(association, fits) == 0
     assert receiver.data_sets() == [fits]
     assert not list(receiver.spool.rglob(".0*.part"))
-    line = next(line for line in receiver.lines() if "first_refusal" in line)
+    (line,) = scu.eventually(lambda: [each for each in receiver.lines() if "first_refusal" in each])
     assert "100000" in str(line["first_refusal"])
 
 
