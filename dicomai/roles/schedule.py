@@ -40,10 +40,10 @@ from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.hosts import NameTaken
 
 _PUBLISH_S: Final = 2.0
+"""How often idleness is told of: decisions wait for it, and each time costs a sync."""
 _SILENT_S: Final = 60.0
 """Another machine that tells nothing for so long goes by its host's name no more: each commit of
 ingest tells, and so does each look at an empty spool."""
-"""How often idleness is told of: decisions wait for it, and each time costs a sync."""
 _PULL_S: Final = 1.0
 """How often the schedules of pulls are looked at."""
 _SEEK_S: Final = 1.0

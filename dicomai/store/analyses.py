@@ -341,15 +341,10 @@ def _withdraw(connection: Connection, old: Job, new: NewAnalysis, now: Instant) 
         "cancelled",
         jobs.c.id == old.id,
         finished_at=now,
-    ) + move(
-        connection,
-        ("waiting", "queued", "held"),
-        "cancelled",
-        jobs.c.result_of == old.id,
-        finished_at=now,
     )
     for job in cancelled:
         tell(connection, job, "job cancelled", because, now)
+    deliveries.cancel_waiting(connection, old.id, because, now)
 
 
 def _insert(

@@ -230,25 +230,33 @@ def of_analysis(connection: Connection, analysis: JobId) -> tuple[Job, ...]:
     return tuple(job_of(row) for row in connection.execute(query))
 
 
+def cancel_waiting(
+    connection: Connection, analysis: JobId, because: str, now: Instant
+) -> tuple[JobId, ...]:
+    """Cancel the deliveries of an analysis's results that are not on their way; return them."""
+    cancelled = move(
+        connection,
+        ("waiting", "queued", "held"),
+        "cancelled",
+        jobs.c.result_of == analysis,
+        finished_at=now,
+    )
+    for each in cancelled:
+        tell(connection, each, "job cancelled", because, now)
+    return tuple(each.id for each in cancelled)
+
+
 def cancel_unstarted(
     connection: Connection, analysis: Job, because: str, now: Instant
 ) -> tuple[JobId, ...]:
-    """Cancel the deliveries of an analysis's results; return them.
+    """Cancel all deliveries of an analysis's results; return them.
 
     Raises
     ------
     NotNow
         One is on its way.
     """
-    cancelled = move(
-        connection,
-        ("waiting", "queued", "held"),
-        "cancelled",
-        jobs.c.result_of == analysis.id,
-        finished_at=now,
-    )
-    for each in cancelled:
-        tell(connection, each, "job cancelled", because, now)
+    cancelled = cancel_waiting(connection, analysis.id, because, now)
     # Looked for last: until it is cancelled here, a worker may claim it (PostgreSQL).
     for each in of_analysis(connection, analysis.id):
         if each.state == "running":
@@ -256,7 +264,7 @@ def cancel_unstarted(
                 f"{each.title} is being delivered just now. Repeat this when it is over.",
                 subject=str(analysis.id),
             )
-    return tuple(each.id for each in cancelled)
+    return cancelled
 
 
 def _insert(connection: Connection, analysis: Job, node: str, now: Instant) -> Job:
