@@ -29,7 +29,7 @@ def hosts(config: ConfigOption = None, json: JsonOption = False) -> None:
             [
                 {
                     "name": each.name,
-                    "ingested_to": iso(each.ingested_to),
+                    "ingested_to": iso(each.told_of),
                     "beat_at": iso(each.beat_at),
                     "silent": at - each.beat_at > ALIVE,
                 }
@@ -42,7 +42,7 @@ def hosts(config: ConfigOption = None, json: JsonOption = False) -> None:
         [
             (
                 each.name,
-                moment(each.ingested_to),
+                moment(each.told_of) or "nothing yet",
                 moment(each.beat_at),
                 text("silent", "bad") if at - each.beat_at > ALIVE else text("alive", "good"),
             )

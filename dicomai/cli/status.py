@@ -138,7 +138,7 @@ def _facts(seen: Overview) -> dict[str, object]:
             for each in seen.quarantined
         ],
         "hosts": [
-            {"name": each.name, "ingested_to": iso(each.ingested_to), "beat_at": iso(each.beat_at)}
+            {"name": each.name, "ingested_to": iso(each.told_of), "beat_at": iso(each.beat_at)}
             for each in seen.hosts
         ],
         "workers": [

@@ -22,6 +22,11 @@ class Host:
     ingested_to: Instant
     beat_at: Instant
 
+    @property
+    def told_of(self) -> Instant | None:
+        """How far it has ingested; None before its first pass."""
+        return self.ingested_to or None
+
 
 class NameTaken(TransientError):
     """Another scheduler has taken a host's name since this one did."""

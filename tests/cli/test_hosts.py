@@ -41,6 +41,17 @@ def test_a_host_that_is_gone_is_forgotten_and_its_name_is_in_status(
     assert (line["action"], line["subject"]) == ("forget", "old")
 
 
+def test_a_host_before_its_first_pass_has_no_date_of_1970(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    with writing(service) as connection:
+        hosts.take_name(connection, "new", "there/1", now())
+    (listed,) = dicomai("hosts", "--json").json
+    assert listed["ingested_to"] is None
+    assert dicomai("status", "--json").json["hosts"][0]["ingested_to"] is None
+    assert "nothing yet" in dicomai("hosts").out
+
+
 def test_a_host_that_lives_is_not_forgotten(service: Engine, dicomai: Dicomai) -> None:
     heard_of(service, "new", 1)
     answer = dicomai("forget", "new")
