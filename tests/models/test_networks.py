@@ -71,6 +71,17 @@ def test_levels_that_are_joined_in_slabs_give_the_same(
     assert (found - exact(plain, shown)).abs().max() < 1e-5
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_no_convolution_of_a_host_unfolds_its_input() -> None:
+    # 9,216 of the first and 18,432 of the third level are too few for torch to ask oneDNN.
+    network = for_host(UNet3d(channels=(8, 16, 32)).eval())
+    with torch.inference_mode(), torch.profiler.profile() as ran:
+        network(random(1, 1, 96, 96, 96))
+    named = {event.key for event in ran.key_averages()}
+    assert "aten::mkldnn_convolution" in named
+    assert not {each for each in named if "slow_conv" in each}
+
+
 def test_levels_that_are_joined_in_slabs_take_half_the_memory() -> None:
     plain = UNet3d(channels=(32, 64, 128)).eval()
     shape = (1, 1, 96, 96, 96)

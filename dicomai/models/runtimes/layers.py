@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+_HAS_ONEDNN: Final[bool] = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _SLAB_VALUES: Final = 1 << 21
 """That go into a convolution at a time, where it works in slabs."""
 _LARGE_VALUES: Final = 1 << 23
@@ -78,14 +79,46 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def conv3d(
+    convolution: nn.Conv3d, x: Tensor, *, padding: tuple[int, int, int] | None = None
+) -> Tensor:
+    """Return a convolution of x: on a host by oneDNN, whatever its size.
+
+    torch leaves that out where N·C·K·J is 20,480 or less, as in a window of 96³ with one channel.
+    It unfolds x for each tap of the kernel then, and takes three to eight times as long
+    (benchmarks/inference.md).
+
+    Parameters
+    ----------
+    convolution
+        Without groups.
+    padding
+        Instead of its own, which is in numbers.
+    """
+    around = convolution.padding if padding is None else padding
+    weight, bias = convolution.weight, convolution.bias
+    assert not isinstance(around, str)
+    if _HAS_ONEDNN and x.is_cpu and _is_plain(x, weight):
+        out: Tensor = torch.mkldnn_convolution(
+            x, weight, bias, around, convolution.stride, convolution.dilation, 1
+        )
+        return out
+    return functional.conv3d(x, weight, bias, convolution.stride, around, convolution.dilation)
+
+
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether numbers are float32 as they stand, and no gradient is wanted."""
+    plain = x.dtype == weight.dtype == torch.float32
+    return plain and not torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
+
+
 def convolved(convolution: nn.Conv3d, x: Tensor, *, in_slabs: bool) -> Tensor:
     """Return a convolution of x with a kernel of 3, stride 1 and as many channels.
 
     In slabs it overwrites a large x, where no gradient is wanted.
     """
     if not in_slabs or torch.is_grad_enabled() or x.numel() <= _LARGE_VALUES:
-        out: Tensor = convolution(x)
-        return out
+        return conv3d(convolution, x)
     depth = x.shape[2]
     planes = max(1, _SLAB_VALUES // x[:, :, 0].numel())
     before = x[:, :, :0]
@@ -113,8 +146,7 @@ def joined(convolution: nn.Conv3d, fine: Tensor, coarse: Tensor, *, in_slabs: bo
     plane = len(fine) * (fine.shape[1] + coarse.shape[1]) * math.prod(fine.shape[3:])
     planes = max(2, _SLAB_VALUES // plane // 2 * 2)
     if not in_slabs or planes >= depth:
-        out: Tensor = convolution(torch.cat((fine, _larger(coarse, fine.shape[2:])), dim=1))
-        return out
+        return conv3d(convolution, torch.cat((fine, _larger(coarse, fine.shape[2:])), dim=1))
     if depth != 2 * coarse.shape[2]:
         coarse = _larger(coarse, fine.shape[2:])
     slabs = None
@@ -147,7 +179,7 @@ def _within(convolution: nn.Conv3d, slab: Tensor, low: int, high: int, depth: in
     """Return the planes from low to high, of a slab that has one beyond them where there is one."""
     if low == 0 or high == depth:
         slab = functional.pad(slab, (0, 0, 0, 0, int(low == 0), int(high == depth)))
-    return functional.conv3d(slab, convolution.weight, padding=(0, 1, 1))
+    return conv3d(convolution, slab, padding=(0, 1, 1))
 
 
 def _larger(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dicomai.errors import ConfigError
-from dicomai.models.runtimes.layers import GroupNorm, convolved, joined
+from dicomai.models.runtimes.layers import GroupNorm, conv3d, convolved, joined
 from dicomai.models.steps import Argument
 
 Builder: TypeAlias = Callable[..., nn.Module]
@@ -46,7 +46,9 @@ class _Block3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, K, J, I) to (N, outputs, K', J', I')."""
-        return self.from_second(self.layers[0](x))
+        convolution = self.layers[0]
+        assert isinstance(convolution, nn.Conv3d)
+        return self.from_second(conv3d(convolution, x))
 
     def from_second(self, x: Tensor) -> Tensor:
         """Return what comes of the first convolution's result."""
@@ -106,8 +108,7 @@ class UNet3d(nn.Module):
             assert isinstance(convolution, nn.Conv3d)
             x = joined(convolution, fine.pop(), x, in_slabs=up.in_slabs)
             x = up.from_second(x)
-        logits: Tensor = self.last(x)
-        return logits
+        return conv3d(self.last, x)
 
 
 def for_host(network: nn.Module) -> nn.Module:
