@@ -6,7 +6,6 @@ needs is imported when it runs, so that help and completion are quick.
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -125,7 +124,4 @@ for name, group in (
 
 def main() -> None:
     """Run `dicomai` with the arguments of this process."""
-    # Threads of a network that wait for each other must sleep, not spin, before torch is loaded:
-    # on cores shared with the receiver and the database spinning costs several times the work.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="dicomai")

@@ -30,9 +30,16 @@ DEVICE_FAULT: Final = 75
 """The exit code of a runner whose device failed."""
 _TICK_S: Final = 0.1
 _REAP_S: Final = 5.0
-# Two to this power, in cycles: how long a thread of numpy's OpenBLAS waits for more, on a core that
-# the network wants. Its own choice is some 50 ms (benchmarks/inference.md).
-_SLEEPY_BLAS: Final = {"OPENBLAS_THREAD_TIMEOUT": "20"}
+# How a runner's threads wait for more work, on cores that receiver and database want too. Those of
+# a network sleep, but not before so many turns: asleep at once a pass takes a tenth longer beside
+# what else a host does, and awake at all times twice as long where another process has one of two
+# cores. numpy's OpenBLAS counts cycles, two to this power; its own choice is some 50 ms
+# (benchmarks/inference.md).
+_WAITING: Final = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "5000",
+    "OPENBLAS_THREAD_TIMEOUT": "20",
+}
 
 
 class RunnerDied(Exception):
@@ -227,7 +234,7 @@ class _Life:
                 [*command, str(handed), device, str(os.getpid()), str(warm_bytes)],
                 pass_fds=[handed],
                 stdin=subprocess.DEVNULL,
-                env=_SLEEPY_BLAS | os.environ,
+                env=_WAITING | os.environ,
             )
         self._came = threading.Condition()
         self._answers: dict[int, deque[Done | Failed | Progress]] = {}

@@ -71,6 +71,22 @@ def test_levels_that_are_joined_in_slabs_give_the_same(
     assert (found - exact(plain, shown)).abs().max() < 1e-5
 
 
+def test_normalisation_by_what_training_saw_is_a_part_of_the_convolutions() -> None:
+    torch.manual_seed(0)
+    plain = UNet3d(channels=(8, 16), norm="batch").train()
+    for _ in range(5):
+        plain(torch.randn(2, 1, 12, 12, 12) * 3 + 1)  # from which it learns mean and variance
+    for each in plain.parameters():
+        nn.init.uniform_(each, -0.5, 0.5)
+    shown = random(1, 1, 16, 12, 20)
+    learning = for_host(copy.deepcopy(plain))
+    assert any(isinstance(each, nn.BatchNorm3d) for each in learning.modules())
+    found = for_host(copy.deepcopy(plain.eval()))
+    assert not any(isinstance(each, nn.BatchNorm3d) for each in found.modules())
+    with torch.inference_mode():
+        assert torch.allclose(found(shown).double(), exact(plain, shown), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 def test_no_convolution_of_a_host_unfolds_its_input() -> None:
     # 9,216 of the first and 18,432 of the third level are too few for torch to ask oneDNN.

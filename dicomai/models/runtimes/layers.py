@@ -5,6 +5,7 @@ Tensors are (N, C, K, J, I) or (N, C, J, I) float.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -12,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _HAS_ONEDNN: Final[bool] = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _SLAB_VALUES: Final = 1 << 21
@@ -110,6 +112,14 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
     """Tell whether numbers are float32 as they stand, and no gradient is wanted."""
     plain = x.dtype == weight.dtype == torch.float32
     return plain and not torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
+
+
+def folded(layers: nn.Sequential) -> None:
+    """Have each convolution do what the batch normalisation after it does, which goes."""
+    for at, (convolution, norm) in enumerate(itertools.pairwise(list(layers))):
+        if isinstance(convolution, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
+            layers[at] = fuse_conv_bn_eval(convolution, norm)
+            layers[at + 1] = nn.Identity()
 
 
 def convolved(convolution: nn.Conv3d, x: Tensor, *, in_slabs: bool) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dicomai.errors import ConfigError
-from dicomai.models.runtimes.layers import GroupNorm, conv3d, convolved, joined
+from dicomai.models.runtimes.layers import GroupNorm, conv3d, convolved, folded, joined
 from dicomai.models.steps import Argument
 
 Builder: TypeAlias = Callable[..., nn.Module]
@@ -114,11 +114,14 @@ class UNet3d(nn.Module):
 def for_host(network: nn.Module) -> nn.Module:
     """Have a network take the least time and memory of a host; return it.
 
-    Channels lie last in the weights of its convolutions in 3-D, and so in what these give.
+    Channels lie last in the weights of its convolutions in 3-D, and so in what these give. Where it
+    is not to learn any more, normalisation by what training saw is a part of these weights.
     """
     for each in network.modules():
         if isinstance(each, _Block3d):
             each.in_slabs = True
+            if not network.training:
+                folded(each.layers)
         if isinstance(each, nn.Conv3d):
             each.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # no stub
     return network
