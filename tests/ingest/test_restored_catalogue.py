@@ -95,6 +95,29 @@ def test_an_object_that_came_after_the_backup_is_set_aside(
     assert [row.sop_instance_uid for row in hospital.rows()] == ["1.2.3.1.1", "1.2.3.1.2"]
 
 
+def test_an_object_that_comes_again_while_it_is_set_aside_stays(
+    hospital: Hospital,
+    make_ct: MakeCT,
+    folders: Folders,
+    sweep: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hospital.send(make_ct(number=1), make_ct(number=2))
+    hospital.ingest()
+    lose(hospital, "1.2.3.1.2")
+    put = quarantine.put
+
+    def put_as_it_comes_again(*arguments: Any) -> str:
+        hospital.send(make_ct(number=2))
+        hospital.ingest()
+        return put(*arguments)
+
+    monkeypatch.setattr(quarantine, "put", put_as_it_comes_again)
+    assert sweep() == 0
+    assert [row.sop_instance_uid for row in hospital.rows()] == ["1.2.3.1.1", "1.2.3.1.2"]
+    assert {folders.data / row.path for row in hospital.rows()} == set(archived(folders))
+
+
 def test_an_object_that_a_host_has_in_its_spool_yet_stays(
     hospital: Hospital, make_ct: MakeCT, folders: Folders
 ) -> None:

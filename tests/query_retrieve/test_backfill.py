@@ -526,6 +526,44 @@ def test_a_study_of_which_its_node_tells_nothing_holds_up_no_other(
 
 
 @on_sqlite
+def test_a_node_that_tells_of_other_days_brings_none_of_them(
+    past: Callable[..., Past], free_port: int
+) -> None:
+    days = {"1.2.1": "20260301", "1.2.2": "20250301", "1.2.3": ""}
+
+    def tell(asked: Dataset) -> Iterator[Any]:
+        if asked.QueryRetrieveLevel == "STUDY":
+            for uid, day in days.items():
+                yield match(StudyInstanceUID=uid, StudyDate=day, ModalitiesInStudy="CT")
+
+    with telling(free_port, tell) as node:
+        here = past(node)
+        begun = here.start("2026-03-01", "2026-03-01")
+        here.finish(begun.id)
+    assert set(here.studies(begun.id)) == {"1.2.1", "1.2.3"}
+
+
+@on_sqlite
+def test_what_ends_while_its_node_is_asked_fetches_nothing(
+    past: Callable[..., Past], free_port: int
+) -> None:
+    def tell(asked: Dataset) -> Iterator[Any]:
+        if asked.QueryRetrieveLevel == "SERIES":
+            with writing(here.site.engine) as connection:
+                backfills.cancel(connection, begun.id, now())
+        yield a_study(asked, "1.2.1")
+
+    with telling(free_port, tell) as node:
+        here = past(node)
+        begun = here.start("2026-03-01", "2026-03-01")
+        backfiller = here.backfiller()
+        for _ in range(4):
+            backfiller.backfill_once()
+    assert here.now(begun.id).state == "cancelled"
+    assert here.jobs("1.2.1", "retrieve") == []
+
+
+@on_sqlite
 def test_a_node_that_is_in_trouble_as_a_whole_fails_no_study(
     past: Callable[..., Past], free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
