@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -17,6 +18,22 @@ _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 _KEPT_BYTES: Final = 1 << 30
 _REST_S: Final = 60.0
+
+
+WAITING: Final = MappingProxyType(
+    {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "5000",
+        "OPENBLAS_THREAD_TIMEOUT": "20",
+    }
+)
+"""Variables that say how threads wait for more work, on cores that receiver and database want too.
+
+Those of a network sleep, but not before so many turns: asleep at once a pass takes a tenth longer
+beside what else a host does, and awake at all times twice as long where another process has one of
+two cores. numpy's OpenBLAS counts cycles, two to this power; its own choice is some 50 ms
+(benchmarks/inference.md). They hold for what is loaded after they are set.
+"""
 
 
 def die_with_parent(parent_pid: int) -> None:

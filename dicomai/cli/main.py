@@ -6,6 +6,7 @@ needs is imported when it runs, so that help and completion are quick.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -37,6 +38,7 @@ from dicomai.cli.options import ConfigOption
 from dicomai.cli.terminal import complain
 from dicomai.cli.trouble import sentence_of
 from dicomai.errors import DicomaiError
+from dicomai.process import WAITING
 
 
 class Commands(TyperGroup):
@@ -124,4 +126,6 @@ for name, group in (
 
 def main() -> None:
     """Run `dicomai` with the arguments of this process."""
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
     app(prog_name="dicomai")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from dicomai.findings import Findings
 from dicomai.inference.messages import Analyse, Done, Failed, Progress, Ready
 from dicomai.inference.shared_memory import BadMessage, Channel, PeerGone
-from dicomai.process import in_words
+from dicomai.process import WAITING, in_words
 
 if TYPE_CHECKING:
     from typing import Self
@@ -30,16 +30,6 @@ DEVICE_FAULT: Final = 75
 """The exit code of a runner whose device failed."""
 _TICK_S: Final = 0.1
 _REAP_S: Final = 5.0
-# How a runner's threads wait for more work, on cores that receiver and database want too. Those of
-# a network sleep, but not before so many turns: asleep at once a pass takes a tenth longer beside
-# what else a host does, and awake at all times twice as long where another process has one of two
-# cores. numpy's OpenBLAS counts cycles, two to this power; its own choice is some 50 ms
-# (benchmarks/inference.md).
-_WAITING: Final = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "5000",
-    "OPENBLAS_THREAD_TIMEOUT": "20",
-}
 
 
 class RunnerDied(Exception):
@@ -234,7 +224,7 @@ class _Life:
                 [*command, str(handed), device, str(os.getpid()), str(warm_bytes)],
                 pass_fds=[handed],
                 stdin=subprocess.DEVNULL,
-                env=_WAITING | os.environ,
+                env=WAITING | os.environ,
             )
         self._came = threading.Condition()
         self._answers: dict[int, deque[Done | Failed | Progress]] = {}

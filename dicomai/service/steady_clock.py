@@ -43,8 +43,9 @@ class SteadyClock:
 
     One that leaps, while the service runs or since any host was last heard of, is believed when it
     has gone on evenly for a day, across restarts too; until then the time before goes on. Where the
-    database is another machine's, the earlier of both counts. A clock that is behind is gone by
-    while it is so, for that deletes nothing, and it is no leap when it is right again.
+    database is another machine's, the earlier of both counts. A clock that is behind is gone by:
+    that deletes nothing. When it is right again it has not leapt, but it has when it goes to
+    another time. Behind for a day, it was the time before that was wrong.
 
     Parameters
     ----------
@@ -82,6 +83,11 @@ class SteadyClock:
         # What the clock has said since it leapt, and when that was.
         self._leapt = None if leap is None else Pace(then=now, monotonic_s=monotonic_s)
         self._leapt_at = now if leap is None else leap.at
+        # What the clock has said since it is behind what is believed, and when that began. Where it
+        # is so from the start, nobody knows for how long the machine was off.
+        self._behind: Pace | None = None
+        self._behind_from_s = monotonic_s
+        self._near = _OFF if is_behind else clocks.LEAP
         self._apart = False
 
     def now(self) -> Instant:
@@ -95,13 +101,14 @@ class SteadyClock:
         with reading(self._engine) as connection:
             server = clocks.of_server(connection)
             now, monotonic_s = self._wall(), self._monotonic()
+        self._look_behind(now, monotonic_s)
         believed = self._believed.at(monotonic_s)
-        if now < believed:
+        if self._behind is not None:
             # As in 1970, with an empty battery: what is believed goes on until NTP sets it right.
             believed, self._leapt = now, None
-        elif now - believed <= clocks.LEAP or self._has_settled(now, monotonic_s):
+        elif now - believed <= self._near or self._has_settled(now, monotonic_s):
             self._believed, self._leapt = Pace(then=now, monotonic_s=monotonic_s), None
-            believed = now
+            self._near, believed = clocks.LEAP, now
         if server is None:
             return believed
         apart = now - server > clocks.LEAP
@@ -109,6 +116,23 @@ class SteadyClock:
             log.warning("clock is ahead of the database's", hours=round((now - server) / 3.6e9, 1))
         self._apart = apart
         return min(believed, server)
+
+    def _look_behind(self, now: Instant, monotonic_s: float) -> None:
+        """Note whether the clock is behind what is believed, by more than clocks are set."""
+        if self._believed.at(monotonic_s) - now <= clocks.LEAP:
+            self._behind = None  # it is right, or right again, or ahead
+            return
+        said = None if self._behind is None else self._behind.at(monotonic_s)
+        if said is None or said - now > clocks.LEAP:
+            self._behind_from_s = monotonic_s
+        elif now - said > clocks.LEAP or (
+            seconds(monotonic_s - self._behind_from_s) >= clocks.SETTLED
+        ):
+            # It goes from one wrong time to another, or was right all along.
+            assert self._behind is not None
+            self._believed, self._behind = self._behind, None
+            return
+        self._behind = Pace(then=now, monotonic_s=monotonic_s)
 
     def _has_settled(self, now: Instant, monotonic_s: float) -> bool:
         """Tell whether the clock has gone on evenly since it leapt; note a new leap."""

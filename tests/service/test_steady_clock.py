@@ -123,11 +123,12 @@ def test_a_clock_that_was_behind_for_a_minute_has_not_leapt(ward: Ward, machine:
     assert not remarks(ward, machine.wall)
 
 
+@pytest.mark.parametrize("hours_off", [1, 8])
 def test_a_machine_that_starts_in_1970_has_not_leapt_when_ntp_sets_it_right(
-    ward: Ward, machine: Machine
+    ward: Ward, machine: Machine, hours_off: int
 ) -> None:
     machine.beats(ward)
-    right = Instant(machine.wall + HOUR)
+    right = Instant(machine.wall + hours_off * HOUR)
     machine.wall = Instant(seconds(30))
     steady = machine.steady(ward)
     assert steady.now() == machine.wall
@@ -156,6 +157,51 @@ def test_a_clock_that_leapt_and_was_set_back_is_not_believed_when_it_leaps_again
     machine.later(24 * 3600)
     machine.wall = Instant(leapt + DAY)
     assert steady.now() == right + DAY
+
+
+@pytest.mark.parametrize("days_wrong", [0, 3])
+def test_a_clock_that_was_ahead_and_was_set_right_may_leap_later(
+    ward: Ward, machine: Machine, days_wrong: int
+) -> None:
+    right = machine.wall
+    machine.wall = Instant(right + 400 * DAY)
+    steady = machine.steady(ward)
+    for _ in range(days_wrong):
+        machine.later(86400)
+        steady.now()
+    machine.wall = Instant(machine.wall - 400 * DAY)
+    for _ in range(30):
+        assert steady.now() == machine.wall
+        machine.later(86400)
+    before = machine.wall
+    machine.wall = Instant(before + 300 * DAY)
+    assert steady.now() == before
+    assert len(remarks(ward, machine.wall)) == 1
+
+
+def test_a_clock_that_goes_from_one_wrong_time_to_another_has_leapt(
+    ward: Ward, machine: Machine
+) -> None:
+    machine.wall = Instant(machine.wall + 400 * DAY)
+    steady = machine.steady(ward)
+    steady.now()
+    machine.wall = right = Instant(machine.wall - 400 * DAY)
+    assert steady.now() == right
+    machine.wall = Instant(right + 300 * DAY)
+    assert steady.now() == right
+
+
+def test_a_clock_that_is_set_back_a_little_each_day_may_leap_later(
+    ward: Ward, machine: Machine
+) -> None:
+    steady = machine.steady(ward)
+    for _ in range(100):
+        machine.later(3600)
+        machine.wall = Instant(machine.wall - seconds(1800))
+        assert steady.now() == machine.wall
+    before = machine.wall
+    machine.wall = Instant(before + 2 * HOUR)
+    assert steady.now() == before
 
 
 def test_a_machine_that_sleeps_at_night_has_not_leapt_in_the_morning(
