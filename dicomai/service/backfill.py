@@ -28,7 +28,7 @@ from dicomai.routing.route import Mode, Route
 from dicomai.routing.wanted import may_want
 from dicomai.service.applied import held_against, queued, wanted
 from dicomai.service.count import series_at
-from dicomai.service.listing import studies_at
+from dicomai.service.listing import Untold, studies_at
 from dicomai.service.pull import ANSWER_S
 from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
@@ -203,8 +203,8 @@ class Backfiller:
 
     def _ask(self, backfill: Backfill, plan: _Plan, day: date) -> bool:
         """Write down what the node has of a day, in parts; the day counts when all are there."""
-        cut = Cut()
-        matches = self._matches(plan, day, cut)
+        untold = Untold()
+        matches = self._matches(plan, day, untold)
         while part := list(itertools.islice(matches, _CHUNK)):
             with writing(self.engine) as connection:
                 current = backfills.lock(connection, backfill.id)
@@ -214,23 +214,26 @@ class Backfiller:
         with writing(self.engine) as connection:
             current = backfills.lock(connection, backfill.id)
             if current.state == "running" and current.next_day == day:
-                trouble = self._tell_cut(connection, current, day, cut) if cut.happened else ""
+                why = untold.because or untold.timeless
+                trouble = self._tell_cut(connection, current, day, why) if why else ""
                 backfills.set_asked(connection, current, day, trouble)
         return True
 
-    def _tell_cut(self, connection: Connection, backfill: Backfill, day: date, cut: Cut) -> str:
+    def _tell_cut(self, connection: Connection, backfill: Backfill, day: date, why: str) -> str:
         """Tell that a node does not tell all of a day, for it would not another time either."""
-        sentence = f"Of {day} not all studies are told of: {cut.because}"
+        sentence = f"Of {day} not all studies are told of: {why}"
         log.warning("day cut", backfill=backfill.id, why=sentence)
         data = {"backfill": backfill.id}
         told = f"{backfill.title} leaves studies out. {sentence}"
         events.record(connection, None, _CUT, told, data, self.clock())
         return sentence
 
-    def _matches(self, plan: _Plan, day: date, cut: Cut) -> Iterator[tuple[StudyInstanceUID, str]]:
+    def _matches(
+        self, plan: _Plan, day: date, untold: Untold
+    ) -> Iterator[tuple[StudyInstanceUID, str]]:
         keys = {"StudyDate": f"{day:%Y%m%d}"}
         go_on = patience(plan.node, ANSWER_S, self.pulse)
-        for uid, match in studies_at(self.settings, plan.node, keys, cut, go_on):
+        for uid, match in studies_at(self.settings, plan.node, keys, untold, go_on):
             if match.text("StudyDate") not in ("", f"{day:%Y%m%d}"):
                 continue  # a careless node answers with more than was asked for
             if plan.may_want_any_of(match.text("ModalitiesInStudy")):

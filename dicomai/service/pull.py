@@ -16,9 +16,8 @@ from dicomai.dicom.dates import Instant, as_datetime, seconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DatabaseError, DicomaiError
 from dicomai.net.calling import patience
-from dicomai.net.find import Cut
 from dicomai.routing.pull import Pull
-from dicomai.service.listing import studies_at
+from dicomai.service.listing import Untold, studies_at
 from dicomai.settings import Settings
 from dicomai.store import events, pulls, retrievals, studies
 from dicomai.store.engine import reading, writing
@@ -63,6 +62,7 @@ class Puller:
     pulse: Callable[[], None] = lambda: None
     _asked: dict[str, float] = field(default_factory=dict)
     _trouble: dict[str, str] = field(default_factory=dict)
+    _timeless: set[str] = field(default_factory=set)
     _grown: dict[StudyInstanceUID, int] = field(default_factory=dict)
 
     def pull_once(self) -> bool:
@@ -80,38 +80,40 @@ class Puller:
         today = as_datetime(self.clock()).astimezone(zone).date()
         with reading(self.engine) as connection:
             answered = pulls.answered(connection, pull.name)
-        cut = Cut()
+        untold = Untold()
         try:
-            found = self._found(pull, today, answered, cut)
+            found = self._found(pull, today, answered, untold)
             queued = sum(self._queued(pull, uid, there) for uid, there in found.items())
         except DatabaseError:
             raise
         except DicomaiError as error:
             self._tell(pull, f"Pull {pull.name} can't ask {pull.node}: {error.sentence}")
             return 0
-        if cut.happened:  # nor is it answered: what was not told is asked for again
-            self._tell(pull, f"Pull {pull.name} does not hear of all studies: {cut.because}")
+        if untold.because:  # nor is it answered: what was not told is asked for again
+            self._tell(pull, f"Pull {pull.name} does not hear of all studies: {untold.because}")
         else:
             self._note_answered(pull, today, answered)
+        if untold.timeless:  # asked for again they are told of no better
+            self._tell_of_timeless(pull, untold.timeless)
         if queued:
             log.info("studies to be fetched", pull=pull.name, node=pull.node, count=queued)
         return queued
 
     def _found(
-        self, pull: Pull, today: date, answered: date | None, cut: Cut
+        self, pull: Pull, today: date, answered: date | None, untold: Untold
     ) -> dict[StudyInstanceUID, int]:
         """Return the studies that match, the oldest first as far as the node tells.
 
         With each goes how many objects it has there; 0 where the node does not tell. Where it fails
-        after it told some, those are taken, and `cut` says why there may be more: it may fail there
-        each time.
+        after it told some, those are taken, and `untold` says why there may be more: it may fail
+        there each time.
         """
         node = self.settings.node(pull.node)
         go_on = patience(node, ANSWER_S, self.pulse)
         found: dict[StudyInstanceUID, tuple[str, str, int]] = {}
         keys = pull.asked(today, answered)
         try:
-            for uid, match in studies_at(self.settings, node, keys, cut, go_on):
+            for uid, match in studies_at(self.settings, node, keys, untold, go_on):
                 told = match.text("NumberOfStudyRelatedInstances")
                 there = int(told) if told.isdecimal() else 0
                 found[uid] = match.text("StudyDate"), match.text("StudyTime"), there
@@ -120,7 +122,7 @@ class Puller:
         except DicomaiError as error:
             if not found:
                 raise
-            cut.because = error.sentence
+            untold.because = error.sentence
         ordered = sorted(found, key=lambda uid: (found[uid][:2], uid))
         return {uid: found[uid][2] for uid in ordered}
 
@@ -167,6 +169,16 @@ class Puller:
                 data = {"pull": pull.name}
                 events.record(connection, None, "pull goes on", told, data, self.clock())
         self._trouble[pull.name] = ""
+
+    def _tell_of_timeless(self, pull: Pull, sentence: str) -> None:
+        """Tell once, while this process lives, that studies may be left out."""
+        if pull.name in self._timeless:
+            return
+        self._timeless.add(pull.name)
+        told = f"Pull {pull.name} may leave out studies: {sentence}"
+        log.warning("pull may leave out studies", pull=pull.name, why=sentence)
+        with writing(self.engine) as connection:
+            events.record(connection, None, "pull cut", told, {"pull": pull.name}, self.clock())
 
     def _tell(self, pull: Pull, sentence: str) -> None:
         """Tell of trouble once, not each time."""

@@ -18,10 +18,10 @@ from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import TransientError
 from dicomai.net.calling import patience
-from dicomai.net.find import STUDY_ROOT_FIND, Cut
+from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.net.node import Node
 from dicomai.routing.pull import Pull
-from dicomai.service.listing import Span, span_of, studies_at
+from dicomai.service.listing import Span, Untold, span_of, studies_at
 from dicomai.service.overview import of_service
 from dicomai.service.pull import Puller
 from dicomai.service.retrieve import Retriever
@@ -91,10 +91,10 @@ def limiting(
         server.shutdown()
 
 
-def told(site: Any, keys: dict[str, str]) -> tuple[list[str], Cut]:
-    (node,), cut = site.settings.nodes, Cut()
+def told(site: Any, keys: dict[str, str]) -> tuple[list[str], Untold]:
+    (node,), untold = site.settings.nodes, Untold()
     go_on = patience(node, 20.0, lambda: None)
-    return [uid for uid, _ in studies_at(site.settings, node, keys, cut, go_on)], cut
+    return [uid for uid, _ in studies_at(site.settings, node, keys, untold, go_on)], untold
 
 
 def of_day(count: int, day: str = DAY) -> dict[str, tuple[str, str]]:
@@ -111,9 +111,9 @@ def test_all_studies_of_days_are_told_each_once(
 ) -> None:
     studies = of_day(20) | ({} if "-" not in keys["StudyDate"] else of_day(5, "20260303"))
     with limiting(free_port, studies, [], refuses=lambda: refuses) as node:
-        found, cut = told(site(node, receives=False), keys)
+        found, untold = told(site(node, receives=False), keys)
     assert sorted(found) == sorted(studies)
-    assert not cut.happened
+    assert not untold.because
 
 
 def test_what_is_of_one_minute_can_be_told_no_better(
@@ -121,9 +121,9 @@ def test_what_is_of_one_minute_can_be_told_no_better(
 ) -> None:
     at_once = {f"1.2.{number}": (DAY, "101500") for number in range(4)}
     with limiting(free_port, at_once, queries := []) as node:
-        found, cut = told(site(node, receives=False), {"StudyDate": DAY})
+        found, untold = told(site(node, receives=False), {"StudyDate": DAY})
     assert found == ["1.2.0", "1.2.1", "1.2.2"]
-    assert "PACS1 has more than it tells in one answer" in cut.because
+    assert "PACS1 has more than it tells in one answer" in untold.because
     assert len(queries) < 30
 
 
@@ -131,8 +131,8 @@ def test_a_node_that_does_not_heed_times_is_not_asked_for_ever_less(
     site: Callable[..., Any], free_port: int
 ) -> None:
     with limiting(free_port, of_day(20), queries := [], heeds="days") as node:
-        found, cut = told(site(node, receives=False), {"StudyDate": DAY})
-    assert (len(found), cut.happened, len(queries)) == (LIMIT, True, 3)
+        found, untold = told(site(node, receives=False), {"StudyDate": DAY})
+    assert (len(found), bool(untold.because), len(queries)) == (LIMIT, True, 3)
 
 
 @pytest.mark.parametrize("keys", [{}, {"StudyDate": DAY}, {"StudyDate": "20260201-20260302"}])
@@ -152,10 +152,18 @@ def test_a_node_that_refuses_one_minute_is_not_taken_to_have_told_all(
     site: Callable[..., Any], free_port: int
 ) -> None:
     at_once = {f"1.2.{number}": (DAY, "101500") for number in range(4)}
-    with limiting(free_port, at_once | of_day(3), [], refuses=lambda: True) as node:
-        here = site(node, receives=False)
-        with pytest.raises(TransientError, match="status 0xA700"):
-            told(here, {"StudyDate": DAY})
+    timeless = {"1.2.9": (DAY, "")}
+    studies = of_day(7) | at_once | of_day(3, "20260305")
+    with limiting(free_port, studies | timeless, [], refuses=lambda: True) as node:
+        found, untold = told(site(node, receives=False), {"StudyDate": f"{DAY}-20260306"})
+    assert sorted(found) == sorted(set(studies) - set(at_once))
+    assert untold.because == (
+        "PACS1 tells nothing of 2026-03-01 10:15 to 2026-03-01 10:16, for it has more studies then "
+        "than it tells in one answer. Raise the limit of its answers to C-FIND."
+    )
+    assert "of all studies of 2026-03-01 at once, and studies without a Study Time" in (
+        untold.timeless
+    )
 
 
 def test_a_node_that_refuses_parts_of_what_it_told_some_of_is_in_trouble(
