@@ -8,14 +8,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from pydicom import DataElement, Dataset
 from pydicom.datadict import tag_for_keyword
+from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag, Tag
 
 from dicomai.errors import InputError
 
+_NAMES: Final = frozenset({"SOPInstanceUID", "ReferencedFrameNumber"})
+"""What a sentence about an object is begun with."""
 _silent_here = threading.local()
 
 
@@ -44,7 +47,13 @@ def name_of(dataset: Dataset) -> str:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """Return a value as text without padding, several joined as DICOM does; "" if absent."""
+    """Return a value as text without padding, several joined as DICOM does; "" if absent.
+
+    Raises
+    ------
+    InputError
+        It can't be read, as a number of half its bytes.
+    """
     value = _value(dataset, keyword)
     if value is None:
         return ""
@@ -83,10 +92,7 @@ def numbers(
     InputError
         Absent, of another count, no number, not finite; names the object and the attribute.
     """
-    try:
-        value = _value(dataset, keyword)
-    except (ValueError, OverflowError) as error:
-        raise _wrong(dataset, keyword, f"can't be read: {error}") from None
+    value = _value(dataset, keyword)
     if value is None or value == "":
         if default is not None:
             return default
@@ -104,7 +110,13 @@ def numbers(
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:  # pydicom gives what it likes
-    """Return a value, or None; of those that are read already there is nothing to warn of."""
+    """Return a value, or None; of those that are read already there is nothing to warn of.
+
+    Raises
+    ------
+    InputError
+        It can't be read.
+    """
     tag = _tag(keyword)
     if tag is None:
         return None
@@ -113,8 +125,12 @@ def _value(dataset: Dataset, keyword: str) -> Any:  # pydicom gives what it like
         return None
     if isinstance(element, DataElement):
         return element.value
-    with values_checked_here(), suppress(AttributeError):  # a VR that nobody can tell
-        return dataset[tag].value
+    try:
+        with values_checked_here(), suppress(AttributeError):  # a VR that nobody can tell
+            return dataset[tag].value
+    except (ValueError, OverflowError, BytesLengthException) as error:
+        if keyword not in _NAMES:
+            raise _wrong(dataset, keyword, f"can't be read: {error}") from None
     return None
 
 

@@ -161,9 +161,10 @@ def _flat(dataset: Dataset, shared: Dataset, per_frame: Dataset) -> Dataset:
     out = Dataset()
     for keyword in _OF_THE_OBJECT:
         if keyword in dataset:
+            text(dataset, keyword)  # which says what can't be read
             out[keyword] = dataset[keyword]
     for group in _GROUPS:
-        items = (per_frame if group in per_frame else shared).get(group)
+        items = per_frame.get(group) or shared.get(group)
         if not items:
             continue
         out.update(items[0])

@@ -6,11 +6,16 @@ For CT these are Hounsfield units.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+from pydicom.uid import (
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+    PositronEmissionTomographyImageStorage,
+)
 
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, numbers, text, values_checked_here, whole
@@ -18,6 +23,15 @@ from dicomai.imaging.pixels import Samples, stored_pixels
 
 LARGEST: Final = 1e9
 """Of a slope, an intercept and a value in modality units; what is beyond is a defect."""
+
+_PET: Final = frozenset(
+    {
+        PositronEmissionTomographyImageStorage,
+        EnhancedPETImageStorage,
+        LegacyConvertedEnhancedPETImageStorage,
+    }
+)
+"""Always have slope and intercept (PS3.3 C.8.9.4); without them values mean nothing."""
 
 Values: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 Padding: TypeAlias = npt.NDArray[np.bool_] | None
@@ -144,8 +158,9 @@ def modality_transform(dataset: Dataset) -> ModalityTransform:
         return ModalityTransform(
             name=name, subject=subject, table=(entries, first), padding=padding
         )
-    (slope,) = numbers(dataset, "RescaleSlope", 1, (1.0,))
-    (intercept,) = numbers(dataset, "RescaleIntercept", 1, (0.0,))
+    of_pet = text(dataset, "SOPClassUID") in _PET
+    (slope,) = numbers(dataset, "RescaleSlope", 1, None if of_pet else (1.0,))
+    (intercept,) = numbers(dataset, "RescaleIntercept", 1, None if of_pet else (0.0,))
     out = ModalityTransform(
         name=name, subject=subject, slope=slope, intercept=intercept, padding=padding
     )
@@ -176,8 +191,7 @@ def lookup_table(
     count = count % (1 << 16) or 1 << 16
     if whole(dataset, "PixelRepresentation", 0) == 1 and first >= 1 << 15:
         first -= 1 << 16
-    with values_checked_here():
-        value = item["LUTData"].value if "LUTData" in item else b""
+    value = lut_data(item)
     if isinstance(value, bytes):
         wide = len(value) >= 2 * count
         entries = np.frombuffer(value, "<u2" if wide else "u1")[:count].astype(np.float64)
@@ -190,6 +204,19 @@ def lookup_table(
             subject=text(dataset, "SOPInstanceUID"),
         )
     return entries, first, bits
+
+
+def lut_data(item: Dataset) -> Any:  # pydicom gives what it likes
+    """Return the LUT Data of a table: numbers, or words of OW, the lower octet of each first.
+
+    In a big endian file words have the higher one first (PS3.5 7.3), and pydicom leaves them so.
+    """
+    with values_checked_here():
+        value = item["LUTData"].value if "LUTData" in item else b""
+    _, is_little_endian = item.original_encoding
+    if isinstance(value, bytes) and is_little_endian is False and len(value) % 2 == 0:
+        return np.frombuffer(value, ">u2").astype("<u2").tobytes()
+    return value
 
 
 def _check_hounsfield(dataset: Dataset) -> None:

@@ -15,6 +15,13 @@ from dicomai.imaging.attributes import name_of, numbers, text
 _GRAMS: Final = 1000.0
 _LONGEST: Final = timedelta(days=2)
 """Between injection and scan; what is longer is a wrong date."""
+_HALF_LIVES: Final = 10.0
+"""The same: a thousandth of the activity is left, of which no scanner makes an image."""
+_KILOGRAMS: Final = (0.2, 500.0)
+_BECQUERELS: Final = (1e5, 1e12)
+_HALF_LIFE_S: Final = (30.0, 1e7)
+"""What is beyond these is in another unit."""
+_SAME: Final = ("PatientWeight", "CorrectedImage", "DecayCorrection")
 _DATE: Final = re.compile("[1-9][0-9]{7}")
 _TIME: Final = re.compile(r"([0-9]{4})(?:([0-9]{2})(?:\.([0-9]{1,6}))?)?")
 """Seconds and their fraction may be left out (PS3.5 6.2); minutes too, but an hour is too long."""
@@ -48,13 +55,20 @@ def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
     corrections = text(first, "CorrectedImage").upper().split("\\")
     if not {"ATTN", "DECY"} <= set(corrections):
         raise _refuse(first, "is not corrected for attenuation and decay")
+    for keyword in _SAME:
+        if len({text(header, keyword) for header in headers}) > 1:
+            raise _refuse(first, f"has slices of different {keyword}")
     (weight_kg,) = numbers(first, "PatientWeight", 1)
     items = first.get("RadiopharmaceuticalInformationSequence")
     if not items:
         raise _refuse(first, "says nothing of the radiopharmaceutical")
+    if len(items) > 1:
+        raise _refuse(first, f"was made with {len(items)} radiopharmaceuticals")
     (activity_bq,) = numbers(items[0], "RadionuclideTotalDose", 1)
-    if weight_kg <= 0 or activity_bq <= 0:
-        raise _refuse(first, f"has a weight of {weight_kg:g} kg and an activity of {activity_bq:g}")
+    if not _within(weight_kg, _KILOGRAMS) or not _within(activity_bq, _BECQUERELS):
+        raise _refuse(
+            first, f"has a weight of {weight_kg:g} kg and an activity of {activity_bq:g} Bq"
+        )
     return weight_kg * _GRAMS / (activity_bq * _left(headers, items[0]))
 
 
@@ -67,7 +81,7 @@ def _left(headers: Sequence[Dataset], item: Dataset) -> float:
     if corrected != "START":
         raise _refuse(first, f"has the decay correction {corrected or 'not stated'}")
     (half_life_s,) = numbers(item, "RadionuclideHalfLife", 1)
-    if half_life_s <= 0:
+    if not _within(half_life_s, _HALF_LIFE_S):
         raise _refuse(first, f"has a half-life of {half_life_s:g} s")
     scan = _time(first, "SeriesDate", "SeriesTime")
     acquired = min(_time(header, "AcquisitionDate", "AcquisitionTime") for header in headers)
@@ -75,9 +89,14 @@ def _left(headers: Sequence[Dataset], item: Dataset) -> float:
         # Some modalities give a processed series the time of the processing.
         raise _refuse(first, "says that its series began after its first slice was acquired")
     injected = _injected(first, item, scan)
-    if not timedelta(0) <= scan - injected <= _LONGEST:
+    longest = min(_LONGEST, timedelta(seconds=_HALF_LIVES * half_life_s))
+    if not timedelta(0) <= scan - injected <= longest:
         raise _refuse(first, f"was injected at {injected} and scanned at {scan}")
     return float(2 ** (-(scan - injected).total_seconds() / half_life_s))
+
+
+def _within(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]
 
 
 def _injected(header: Dataset, item: Dataset, scan: datetime) -> datetime:

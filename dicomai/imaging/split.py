@@ -132,6 +132,7 @@ def _said(value: Value) -> str:
 
 def _numbers(header: Dataset, keyword: str) -> Value:
     """Return the numbers of an attribute; a word where it holds none."""
+    text(header, keyword)  # which says what can't be read
     with values_checked_here():
         value = header.get(keyword)
     if value is None or value == "":

@@ -21,6 +21,7 @@ from dicomai.errors import InputError
 from dicomai.findings import Box, Detection, Findings, PixelBox, Sphere
 from dicomai.imaging.attributes import numbers, text
 from dicomai.imaging.geometry import Grid, Plane
+from dicomai.imaging.modality import lut_data
 from dicomai.results import summary
 from dicomai.results.drawing import NOT_FOR_DIAGNOSIS
 from dicomai.results.outline import outlines
@@ -217,7 +218,7 @@ def _rescale(source: Dataset) -> _Rescale:
 def _lut(source: Dataset, keyword: str) -> _Lut | None:
     """Return the first table of a sequence, if it is whole."""
     item = next(iter(source.get(keyword) or ()), Dataset())
-    descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
+    descriptor, data = item.get("LUTDescriptor"), lut_data(item)
     if isinstance(descriptor, bytes):  # of an Implicit VR file, whose signedness the image says
         signed = source.get("PixelRepresentation") == 1
         descriptor = np.frombuffer(descriptor, "<i2" if signed else "<u2").tolist()

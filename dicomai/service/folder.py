@@ -14,6 +14,7 @@ from typing import Final
 from pydicom import Dataset
 
 from dicomai.dicom.dates import now
+from dicomai.dicom.version import VersionDigest
 from dicomai.errors import DicomaiError, InputError, ResourceError
 from dicomai.findings import Findings
 from dicomai.imaging.image import SourceImagePixels
@@ -104,6 +105,8 @@ class Folder:
     images: Mapping[str, tuple[Image, Path]]
     """By SOP Instance UID."""
     unreadable: tuple[Outcome, ...]
+    twice: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong with objects that are there with different content, in a sentence each."""
     site: Site = Site()
     allow: tuple[Exclusion, ...] = ()
     """What is input of a model only because somebody says so, as of a route."""
@@ -116,6 +119,7 @@ def read_folder(
 ) -> Folder:
     """Return what lies under a path; `DICOMDIR` and hidden files are passed over."""
     images: dict[str, tuple[Image, Path]] = {}
+    twice: dict[str, str] = {}
     unreadable = []
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
     for file in files:
@@ -128,8 +132,17 @@ def read_folder(
                 name = str(file.relative_to(path)) if path.is_dir() else file.name
                 unreadable.append(Outcome(title=name, because=error.sentence))
         else:
-            images.setdefault(image.sop_instance_uid, (image, file))
-    return Folder(images=images, unreadable=tuple(unreadable), site=site, allow=allow)
+            before, other = images.setdefault(image.sop_instance_uid, (image, file))
+            if not _version(before).same_version(_version(image)):
+                twice[image.sop_instance_uid] = (
+                    f"{other.name} and {file.name} are the same object and differ. Leave the right "
+                    "one in the folder."
+                )
+    return Folder(images=images, unreadable=tuple(unreadable), twice=twice, site=site, allow=allow)
+
+
+def _version(image: Image) -> VersionDigest:
+    return VersionDigest(header=image.header_digest, pixels=image.pixel_digest)
 
 
 def _image(file: Path, site: Site) -> Image:
@@ -152,6 +165,10 @@ def takes(package: Package, folder: Folder) -> tuple[tuple[Series, ...], tuple[O
     taken, others = [], []
     for series in series_of(image for image, _ in folder.images.values()):
         left, excluded = exclude(series, folder.allow)
+        both = [folder.twice.get(image.sop_instance_uid, "") for image in series.images]
+        if said := next(filter(None, both), ""):
+            others.append(without(series, said, failed=True))
+            continue
         if left is None:
             others.append(without(series, f"Left out: {_why(excluded)}."))
             continue

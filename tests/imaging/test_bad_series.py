@@ -344,3 +344,39 @@ class TestFiles:
         after = volume_of(read_series(sorted(folder.iterdir()))[0].datasets)
         np.testing.assert_array_equal(before.voxels, after.voxels)
         assert before.grid.sop_instance_uids == after.grid.sop_instance_uids
+
+
+def test_a_table_of_a_big_endian_file_has_its_words_the_other_way(
+    make_series: Maker, tmp_path: Path
+) -> None:
+    table = Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [4, 0, 16], "US"
+    table.add_new("LUTData", "OW", struct.pack(">4H", 10, 20, 40, 300))
+    slices = make_series(shape_kji=(3, 2, 2))
+    for number, each in enumerate(slices):
+        del each.RescaleSlope, each.RescaleIntercept
+        each.Modality, each.ModalityLUTSequence = "MR", [table]
+        each["PixelData"].VR = "OW"
+        each.PixelData = np.array([[0, 1], [2, 3]], ">u2").tobytes()
+        each.PixelRepresentation = 0
+        each.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        each.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+    read = [dcmread(file) for file in sorted(tmp_path.iterdir())]
+    assert volume_of(read).voxels[0].tolist() == [[10, 20], [40, 300]]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "octets"),
+    [("Rows", b"\1\0\0"), ("BitsStored", b"\1"), ("InstanceNumber", b"1e400 ")],
+)
+def test_a_number_that_can_not_be_read_is_named(
+    make_series: Maker, keyword: str, octets: bytes
+) -> None:
+    slices = make_series(shape_kji=(4, 2, 2))
+    if keyword == "InstanceNumber":  # which is looked at where positions repeat
+        slices[1].ImagePositionPatient = slices[0].ImagePositionPatient
+    tag = Tag(tag_for_keyword(keyword))
+    vr = dictionary_VR(tag)[:2]
+    for each in slices:
+        each[tag] = RawDataElement(tag, vr, len(octets), octets, 0, False, True)
+    assert f"{keyword} can't be read" in refusal(slices)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.uid import PositronEmissionTomographyImageStorage
 
 from dicomai.errors import InputError
 from dicomai.imaging.intake import Intake
@@ -145,6 +146,7 @@ def test_a_series_that_holds_suv_stays_as_it_is(sample_series: Callable[[str], A
         ("SeriesTime", "120000", "began after its first slice was acquired"),
         ("SeriesTime", "", "has the date and time '20260301' ''"),
         ("SeriesDate", "20260222", "was injected at"),
+        ("PatientWeight", 70_000, "has a weight of 70000 kg and an activity of 3.5e+08 Bq"),
     ],
 )
 def test_what_is_missing_is_said(
@@ -161,3 +163,42 @@ def test_what_is_missing_is_said(
     with pytest.raises(InputError) as error:
         volume_of(pet, SUV)
     assert words in error.value.sentence
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "words"),
+    [
+        ("RadionuclideTotalDose", 350, "an activity of 350 Bq"),
+        ("RadionuclideHalfLife", 110_000_000, "has a half-life of 1.1e+08 s"),
+        # A dynamic scan begins before the injection, of which only the time is told.
+        ("RadiopharmaceuticalStartTime", "105010", "was injected at 2026-02-28 10:50:10"),
+    ],
+)
+def test_what_can_not_be_is_refused(
+    keyword: str, value: object, words: str, pet: list[Dataset]
+) -> None:
+    for each in pet:
+        setattr(each.RadiopharmaceuticalInformationSequence[0], keyword, value)
+    with pytest.raises(InputError) as error:
+        volume_of(pet, SUV)
+    assert words in error.value.sentence
+
+
+def test_what_is_not_the_same_of_all_slices_is_refused(pet: list[Dataset]) -> None:
+    pet[2].PatientWeight = 80
+    with pytest.raises(InputError, match="has slices of different PatientWeight"):
+        volume_of(pet, SUV)
+    pet[2].PatientWeight = 70
+    for each in pet:
+        each.RadiopharmaceuticalInformationSequence.append(Dataset())
+    with pytest.raises(InputError, match="was made with 2 radiopharmaceuticals"):
+        volume_of(pet, SUV)
+
+
+def test_a_pet_slice_without_slope_is_refused(pet: list[Dataset]) -> None:
+    for each in pet:
+        each.SOPClassUID = PositronEmissionTomographyImageStorage
+    volume_of(pet)
+    del pet[1].RescaleSlope
+    with pytest.raises(InputError, match="RescaleSlope is missing"):
+        volume_of(pet)

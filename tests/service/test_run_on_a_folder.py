@@ -6,6 +6,7 @@ It writes what the configuration knows of objects that don't say it themselves.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import NoReturn
 
@@ -290,3 +291,17 @@ def test_what_does_not_exist_is_4(
     answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 4, answer.output
     assert "/nonexist" in answer.stderr
+
+
+def test_an_object_that_is_there_with_two_contents_is_refused(tmp_path: Path, plain: Path) -> None:
+    """Else the names of the files decide which one is looked at."""
+    file = sorted(plain.iterdir())[2]
+    shutil.copy(file, plain / "again.dcm")
+    assert _run(tmp_path, plain)[0].exit_code == 0
+    other = pydicom.dcmread(file)
+    other.PixelData = bytes(len(other.PixelData))
+    other.save_as(plain / "other.dcm")
+    (tmp_path / "new").mkdir()
+    answer, results = _run(tmp_path / "new", plain)
+    assert (answer.exit_code, results) == (1, [])
+    assert "are the same object and differ. Leave the right one in the folder." in answer.output

@@ -14,6 +14,7 @@ from pydicom.multival import MultiValue
 
 from dicomai.findings import Box, Detection, Findings, PixelBox, Segment, Sphere
 from dicomai.imaging.geometry import Grid
+from dicomai.imaging.modality import lut_data
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.planes import (
     Image,
@@ -180,7 +181,7 @@ def _table(holder: Dataset, keyword: str) -> _Table | None:
     item = next(iter(holder.get(keyword) or ()), None)
     if item is None or not item.get("LUTDescriptor") or not item.get("LUTData"):
         return None
-    words, data = item.LUTDescriptor, item.LUTData
+    words, data = item.LUTDescriptor, lut_data(item)
     if isinstance(words, bytes):
         words = np.frombuffer(words, "<u2").tolist()
     if len(_values(words)) != 3:
