@@ -6,14 +6,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import text, values_checked_here
+from dicomai.imaging.attributes import name_of, text, values_checked_here, whole
 from dicomai.imaging.facts import Facts, facts_of
 from dicomai.imaging.frame import frames_of
 from dicomai.imaging.geometry import Grid
@@ -33,6 +33,8 @@ from dicomai.imaging.stack import MIN_SLICES, stack
 if TYPE_CHECKING:
     import highdicom
 
+_ONE_KIND: Final = ("Modality", "ConvolutionKernel", "ComplexImageComponent")
+"""Values mean another thing, or look otherwise, where these differ."""
 Voxels: TypeAlias = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 """(K, J, I) in modality units."""
 
@@ -214,12 +216,44 @@ def _parts(datasets: Sequence[Dataset]) -> tuple[Part, ...]:
         raise InputError("There is no image in the series.")
     for dataset in datasets:
         check_greyscale(dataset)
+    _check_concatenations(datasets)
     return split([frame for dataset in datasets for frame in frames_of(dataset)])
+
+
+def _check_concatenations(datasets: Sequence[Dataset]) -> None:
+    """Refuse an object that was sent in parts of which some are not here (PS3.3 C.7.6.16.2.2.4)."""
+    here: dict[str, set[int]] = {}
+    for dataset in datasets:
+        if uid := text(dataset, "ConcatenationUID"):
+            here.setdefault(uid, set()).add(whole(dataset, "InConcatenationNumber", 1))
+    for dataset in datasets:
+        found = here.get(text(dataset, "ConcatenationUID"))
+        total = whole(dataset, "InConcatenationTotalNumber", 0)
+        if found is not None and len(found) < total:
+            raise InputError(
+                f"{name_of(dataset)} is part of a concatenation of {total} objects, and "
+                f"{len(found)} of them are here. Send the series again.",
+                subject=text(dataset, "SOPInstanceUID"),
+            )
+
+
+def _check_one_kind(part: Part, series: str) -> None:
+    """Refuse slices that lie side by side and are of different kinds."""
+    for keyword in _ONE_KIND:
+        values = sorted({text(frame.header, keyword) for frame in part.frames})
+        if len(values) > 1:
+            told = " and ".join(value or "none" for value in values[:3])
+            raise InputError(
+                f"Series {series} has slices side by side whose {keyword} differs ({told}): they "
+                "are no one volume. Have each kind sent as a series of its own.",
+                subject=series,
+            )
 
 
 def _volume(
     part: Part, series: str, intake: Intake, planes: MakePlanes | None = None
 ) -> SourceVolume:
+    _check_one_kind(part, series)
     placed = stack([frame.place for frame in part.frames], series, intake.uneven_mm)
     frames = [part.frames[index] for index in placed.order]
     sources = {id(frame.source): frame.source for frame in frames}

@@ -380,3 +380,26 @@ def test_a_number_that_can_not_be_read_is_named(
     for each in slices:
         each[tag] = RawDataElement(tag, vr, len(octets), octets, 0, False, True)
     assert f"{keyword} can't be read" in refusal(slices)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "one", "other"),
+    [("Modality", "CT", "MR"), ("ConvolutionKernel", "B30f", "B70f")],
+)
+def test_slices_of_two_kinds_side_by_side_are_no_volume(
+    make_series: Maker, keyword: str, one: str, other: str
+) -> None:
+    slices = make_series(shape_kji=(6, 2, 2))
+    for number, each in enumerate(slices):
+        each.pop(keyword, None)  # they share it
+        setattr(each, keyword, other if number % 2 else one)
+    assert f"whose {keyword} differs ({one} and {other}): they are no one volume" in refusal(slices)
+
+
+def test_a_concatenation_that_is_not_whole_is_refused(make_series: Maker) -> None:
+    slices = make_series(shape_kji=(4, 2, 2))
+    for number, each in enumerate(slices):
+        each.ConcatenationUID, each.InConcatenationNumber = "1.2.3", number + 1
+        each.InConcatenationTotalNumber = 4
+    volume_of(slices)
+    assert "is part of a concatenation of 4 objects, and 3 of them are here" in refusal(slices[:3])
