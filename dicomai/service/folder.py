@@ -281,10 +281,19 @@ def _written_to(
         return replace(outcome, because=_aside(error, made, findings, place), failed=True)
     return replace(
         outcome,
-        found=line(findings),
+        found=" ".join([line(findings), *_left_out(series, folder)]),
         stages_s=findings.stages_s,
         objects=_put(files, place),
         pictures=tuple(overlays(findings, image_of_source(source), place)),
+    )
+
+
+def _left_out(series: Series, folder: Folder) -> tuple[str, ...]:
+    """Return what was not looked at beside images that were, one sentence each."""
+    uid = series.series_instance_uid
+    images = [image for image, _ in folder.images.values() if image.series_instance_uid == uid]
+    return tuple(
+        each.sentence for whole in series_of(images) for each in exclude(whole, folder.allow)[1]
     )
 
 

@@ -26,6 +26,15 @@ from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job
 from dicomai.store.states import UNFINISHED
 
+_RESULT: Final = (
+    "It is a result of {}, which is {}, and counts for nothing: it was written when the job was "
+    "over already, or an older copy of the database was put in its place. Don't send it in again."
+)
+_UNKNOWN: Final = (
+    "It lay in the archive with study {}, and the catalogue did not know it: an older copy of the "
+    "database was put in its place, or work on it was cut short. If the study lacks it, send it in "
+    "again."
+)
 _SET_ASIDE: Final = AssociationId("archive")
 """In the place of who sent it: that is not known any more."""
 
@@ -73,11 +82,10 @@ def _take_out(
         return False  # it may be about to be named
     attempted = maker is not None and _was_there_at_the_end(folders, path, maker)
     left = attempted or kept.have(folders.data / path)
-    reason = (
-        f"It lay in the archive with study {study}, and the catalogue did not know it: an older "
-        "copy of the database was put in its place, or work on it was cut short. If the study "
-        "lacks it, send it in again."
-    )
+    if maker is not None:
+        reason = _RESULT.format(maker.title, maker.state)
+    else:
+        reason = _UNKNOWN.format(study)
     if not left:
         facts = AssociationFacts(
             id=_SET_ASIDE, calling_ae="", called_ae="", address="", node="", started_at=now

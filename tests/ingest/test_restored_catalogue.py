@@ -194,6 +194,7 @@ def test_a_result_that_is_later_than_the_end_of_its_job_is_set_aside(
     assert not delivered.exists()
     (kept,) = quarantine.listing(folders.quarantine)
     assert (folders.quarantine / kept.name).read_text() == "a result"
+    assert kept.reason.startswith(f"It is a result of {job.title}, which is cancelled, and counts")
 
 
 @pytest.mark.parametrize("copied", [False, True])

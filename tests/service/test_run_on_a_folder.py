@@ -6,6 +6,7 @@ It writes what the configuration knows of objects that don't say it themselves.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import NoReturn
@@ -247,6 +248,16 @@ def test_derived_images_are_taken_where_it_is_said(tmp_path: Path, plain: Path) 
     answer = _again(package, plain, out, "--allow", "Derived, localizer")
     assert answer.exit_code == 0, answer.output
     assert len(list(out.rglob("*.dcm"))) == 2
+
+
+def test_images_that_are_left_out_beside_others_are_told(tmp_path: Path, plain: Path) -> None:
+    last = max(plain.iterdir(), key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])
+    image = pydicom.dcmread(last)
+    image.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
+    image.save_as(last)
+    answer, _ = _run(tmp_path, plain)
+    (outcome,) = json.loads(answer.stdout)
+    assert re.search(r" 1 of \d+ objects of .* left out: derived from other", outcome["found"])
 
 
 @pytest.mark.parametrize("option", ["--allow", "--objects"])
