@@ -58,8 +58,9 @@ def main() -> None:
     package = packages.load(Path(sys.argv[1]))
     out = Path(sys.argv[2])
     manifest, infer = package.manifest, package.manifest.infer
-    network = for_host(build(infer.network, infer.arguments).eval())
+    network = build(infer.network, infer.arguments).eval()
     network.load_state_dict(load_file(package.weights))
+    network = for_host(network)
     before = chain(manifest)
     back = Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True)
     assert infer.window_kji is not None

@@ -115,7 +115,8 @@ def for_host(network: nn.Module) -> nn.Module:
     """Have a network take the least time and memory of a host; return it.
 
     Channels lie last in the weights of its convolutions in 3-D, and so in what these give. Where it
-    is not to learn any more, normalisation by what training saw is a part of these weights.
+    is not to learn any more, normalisation by what training saw becomes a part of these weights, so
+    they must be there already.
     """
     for each in network.modules():
         if isinstance(each, _Block3d):
