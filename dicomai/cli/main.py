@@ -126,6 +126,7 @@ for name, group in (
 
 def main() -> None:
     """Run `dicomai` with the arguments of this process."""
+    # For `run`, which has its network in this process; a runner is started with them anyway.
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
     app(prog_name="dicomai")

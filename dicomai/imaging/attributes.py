@@ -54,7 +54,7 @@ def text(dataset: Dataset, keyword: str) -> str:
     InputError
         It can't be read, as a number of half its bytes.
     """
-    value = _value(dataset, keyword)
+    value = value_of(dataset, keyword)
     if value is None:
         return ""
     if isinstance(value, str):
@@ -92,7 +92,7 @@ def numbers(
     InputError
         Absent, of another count, no number, not finite; names the object and the attribute.
     """
-    value = _value(dataset, keyword)
+    value = value_of(dataset, keyword)
     if value is None or value == "":
         if default is not None:
             return default
@@ -109,7 +109,7 @@ def numbers(
     return out
 
 
-def _value(dataset: Dataset, keyword: str) -> Any:  # pydicom gives what it likes
+def value_of(dataset: Dataset, keyword: str) -> Any:  # pydicom gives what it likes
     """Return a value, or None; of those that are read already there is nothing to warn of.
 
     Raises

@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, numbers, text, whole
+from dicomai.imaging.attributes import name_of, numbers, text, value_of, whole
 from dicomai.imaging.pixels import sop_class_name
 from dicomai.imaging.stack import Slice
 
@@ -161,7 +161,7 @@ def _flat(dataset: Dataset, shared: Dataset, per_frame: Dataset) -> Dataset:
     out = Dataset()
     for keyword in _OF_THE_OBJECT:
         if keyword in dataset:
-            text(dataset, keyword)  # which says what can't be read
+            value_of(dataset, keyword)  # which says so where it can't be read
             out[keyword] = dataset[keyword]
     for group in _GROUPS:
         items = per_frame.get(group) or shared.get(group)

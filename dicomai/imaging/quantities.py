@@ -58,6 +58,8 @@ def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
     for keyword in _SAME:
         if len({text(header, keyword) for header in headers}) > 1:
             raise _refuse(first, f"has slices of different {keyword}")
+    if len({_dose(header) for header in headers}) > 1:
+        raise _refuse(first, "has slices of different RadionuclideTotalDose")
     (weight_kg,) = numbers(first, "PatientWeight", 1)
     items = first.get("RadiopharmaceuticalInformationSequence")
     if not items:
@@ -93,6 +95,11 @@ def _left(headers: Sequence[Dataset], item: Dataset) -> float:
     if not timedelta(0) <= scan - injected <= longest:
         raise _refuse(first, f"was injected at {injected} and scanned at {scan}")
     return float(2 ** (-(scan - injected).total_seconds() / half_life_s))
+
+
+def _dose(header: Dataset) -> str:
+    items = header.get("RadiopharmaceuticalInformationSequence")
+    return text(items[0], "RadionuclideTotalDose") if items else ""
 
 
 def _within(value: float, limits: tuple[float, float]) -> bool:

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from pydicom import Dataset
 
-from dicomai.imaging.attributes import text, values_checked_here
+from dicomai.imaging.attributes import text, value_of, values_checked_here
 from dicomai.imaging.frame import Frame
 from dicomai.imaging.stack import POSITION_TOLERANCE_MM
 
@@ -132,9 +132,7 @@ def _said(value: Value) -> str:
 
 def _numbers(header: Dataset, keyword: str) -> Value:
     """Return the numbers of an attribute; a word where it holds none."""
-    text(header, keyword)  # which says what can't be read
-    with values_checked_here():
-        value = header.get(keyword)
+    value = value_of(header, keyword)
     if value is None or value == "":
         return ()
     parts = [value] if isinstance(value, str | int | float) else value

@@ -189,6 +189,11 @@ def test_what_is_not_the_same_of_all_slices_is_refused(pet: list[Dataset]) -> No
     with pytest.raises(InputError, match="has slices of different PatientWeight"):
         volume_of(pet, SUV)
     pet[2].PatientWeight = 70
+    drug = pet[1].RadiopharmaceuticalInformationSequence[0]
+    drug.RadionuclideTotalDose = 300e6
+    with pytest.raises(InputError, match="has slices of different RadionuclideTotalDose"):
+        volume_of(pet, SUV)
+    drug.RadionuclideTotalDose = 350e6
     for each in pet:
         each.RadiopharmaceuticalInformationSequence.append(Dataset())
     with pytest.raises(InputError, match="was made with 2 radiopharmaceuticals"):

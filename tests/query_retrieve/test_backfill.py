@@ -93,6 +93,12 @@ class Past:
         Retriever(settings=self.site.settings, worker=self.site.worker()).work_once()
         decide_due(self.site.engine, self.rules, now())
 
+    def backfill(self, times: int) -> None:
+        """Move backfills on by so many steps, by one backfiller that remembers what was refused."""
+        backfiller = self.backfiller()
+        for _ in range(times):
+            backfiller.backfill_once()
+
     def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20
         while not condition():
@@ -513,9 +519,7 @@ def test_a_study_of_which_its_node_tells_nothing_holds_up_no_other(
     with telling(free_port, tell) as node:
         here = past(node)
         begun = here.start("2026-03-01", "2026-03-01")
-        backfiller = here.backfiller()
-        for _ in range(10):
-            backfiller.backfill_once()
+        here.backfill(10)
     found = here.studies(begun.id)
     assert {uid: each.state for uid, each in found.items()} == {
         "1.2.1": "failed",
@@ -556,9 +560,7 @@ def test_what_ends_while_its_node_is_asked_fetches_nothing(
     with telling(free_port, tell) as node:
         here = past(node)
         begun = here.start("2026-03-01", "2026-03-01")
-        backfiller = here.backfiller()
-        for _ in range(4):
-            backfiller.backfill_once()
+        here.backfill(4)
     assert here.now(begun.id).state == "cancelled"
     assert here.jobs("1.2.1", "retrieve") == []
 
@@ -578,9 +580,7 @@ def test_a_node_that_is_in_trouble_as_a_whole_fails_no_study(
     with telling(free_port, tell) as node:
         here = past(node)
         begun = here.start("2026-03-01", "2026-03-01")
-        backfiller = here.backfiller()
-        for _ in range(10):
-            backfiller.backfill_once()
+        here.backfill(10)
     assert [each.state for each in here.studies(begun.id).values()] == ["found"]
     assert "PACS1 failed to look for" in here.now(begun.id).trouble
 
