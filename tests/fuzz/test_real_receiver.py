@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dicomai.net.slots import FOLDER, Slot, Slots
 from tests.conftest import Authority
-from tests.net.conftest import ReceiverMaker, Scu, make_receiver, scu  # noqa: F401  fixtures
+from tests.net.conftest import ReceiverMaker, Scu, make_receiver, scu  # noqa: F401  # fixtures
 
 PLACES = 10
 MAX_RESIDENT_KIB = 150 * 1024
@@ -35,8 +35,8 @@ def resident_kib(pid: int) -> int:
 
 
 def test_hostile_peers_harm_nobody_and_leave_nothing(
-    make_receiver: ReceiverMaker,  # noqa: F811
-    scu: Scu,  # noqa: F811
+    make_receiver: ReceiverMaker,  # noqa: F811  # pytest hands in a fixture by its name
+    scu: Scu,  # noqa: F811  # the same
     authority: Authority,
     free_ports: Callable[[int], list[int]],
 ) -> None:

@@ -60,6 +60,21 @@ def test_every_frame_has_its_own_rescale(make_series: Series, make_enhanced: Enh
     np.testing.assert_allclose(volume.voxels[:, 0, 0], [50, 160, 270, 380, 490])
 
 
+def test_a_frame_with_an_empty_group_has_what_all_share(
+    make_series: Series, make_enhanced: Enhanced
+) -> None:
+    enhanced = make_enhanced(make_series())
+    frames = enhanced.PerFrameFunctionalGroupsSequence
+    rescale = frames[0].PixelValueTransformationSequence[0]
+    rescale.RescaleSlope, rescale.RescaleIntercept = 2, -1000
+    enhanced.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = [rescale]
+    for frame in frames:
+        del frame.PixelValueTransformationSequence
+        frame.PixelValueTransformationSequence = []
+    enhanced.PixelData = np.full(len(frames) * 6 * 7, 100, "<i2").tobytes()
+    np.testing.assert_array_equal(volume_of([enhanced]).voxels, -800)
+
+
 def test_stacks_are_volumes_of_their_own(make_series: Series, make_enhanced: Enhanced) -> None:
     axial = make_series(lambda lps: lps[..., 1])
     oblique = make_series(lambda lps: lps[..., 1], **OBLIQUE)

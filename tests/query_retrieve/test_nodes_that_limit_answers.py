@@ -25,7 +25,7 @@ from dicomai.service.listing import Span, Untold, span_of, studies_at
 from dicomai.service.overview import of_service
 from dicomai.service.pull import Puller
 from dicomai.service.retrieve import Retriever
-from dicomai.store import instances, jobs, pulls, retrievals
+from dicomai.store import events, instances, jobs, pulls, retrievals
 from dicomai.store.engine import reading, writing
 from dicomai.store.retrievals import NewRetrieval
 
@@ -235,6 +235,22 @@ def test_a_pull_that_does_not_hear_of_all_takes_what_it_hears_of_and_says_so(
         (remark,) = of_service(connection, settings, now(), 1).pulls
         assert pulls.answered(connection, "ever") is None
     assert remark.startswith("Pull ever does not hear of all studies: PACS1 has more than it tells")
+
+
+def test_a_pull_tells_once_of_studies_that_no_part_of_a_day_can_tell(
+    site: Callable[..., Any], free_port: int
+) -> None:
+    with limiting(free_port, of_day(7), [], refuses=lambda: True) as node:
+        here = site(node, receives=False)
+        week = Pull(name="week", node="PACS1", days=7, every_s=0)
+        settings = replace(here.settings, pulls=(week,))
+        puller = Puller(settings=settings, engine=here.engine, clock=lambda: instant("20260303"))
+        puller.pull_once()
+        puller.pull_once()
+    with reading(here.engine) as connection:
+        assert len(jobs.listing(connection, 20)) == 7
+        (told,) = events.of_service(connection, ["pull cut"], 20)
+    assert told.sentence.startswith("Pull week may leave out studies: PACS1 refuses to tell of all")
 
 
 def test_a_series_of_more_images_than_are_told_is_fetched_uncounted(

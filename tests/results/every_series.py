@@ -423,7 +423,7 @@ def one(name: str, source: Source, folder: Path, reports: dict[str, Path]) -> Sa
         return Said(name=name, complaints=(f"defect: {type(defect).__name__}: {defect}",))
     try:
         heard = complaints(source, findings, files, folder)
-    except Exception as defect:  # noqa: BLE001
+    except Exception as defect:  # noqa: BLE001  # the same
         heard = [f"defect: {type(defect).__name__}: {defect}"]
     said = Said(name=name, complaints=tuple(heard))
     # PixelMed takes the first template for all groups: volumetric or planar, without the yes.

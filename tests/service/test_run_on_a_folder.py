@@ -6,8 +6,11 @@ It writes what the configuration knows of objects that don't say it themselves.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -316,3 +319,18 @@ def test_an_object_that_is_there_with_two_contents_is_refused(tmp_path: Path, pl
     answer, results = _run(tmp_path / "new", plain)
     assert (answer.exit_code, results) == (1, [])
     assert "are the same object and differ. Leave the right one in the folder." in answer.output
+
+
+def test_threads_of_a_network_spin_briefly_and_sleep(tmp_path: Path, plain: Path) -> None:
+    package = write_package(tmp_path / "models").folder
+    arguments = ["run", str(package), str(plain), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    answer = subprocess.run(
+        [sys.executable, "-c", "from dicomai.cli.main import main; main()", *arguments],
+        env=os.environ | {"OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in answer.stderr
+    assert "GOMP_SPINCOUNT = '5000'" in answer.stderr

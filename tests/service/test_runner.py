@@ -240,3 +240,14 @@ def _running(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_threads_of_a_runner_spin_briefly_and_sleep(
+    request_of: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "VERBOSE")
+    with RunnerProcess("cpu") as runner:
+        runner.analyse(request_of("unet3d"), on_progress=ignore, go_on=ignore)
+    told = capfd.readouterr().err
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in told
+    assert "GOMP_SPINCOUNT = '5000'" in told
