@@ -59,15 +59,22 @@ class ModalityTransform:
     table: tuple[npt.NDArray[np.float64], int] | None = None
     padding: tuple[int, int] | None = None
 
-    def values(self, stored: Samples) -> tuple[Values, Padding]:
+    def values(self, stored: Samples, words: Samples | None = None) -> tuple[Values, Padding]:
         """Return a frame in modality units, and which of its pixels are padding.
+
+        Parameters
+        ----------
+        stored : (J, I)
+            Stored values.
+        words : (J, I) or None
+            The same with their unused bits, where padding may stand too.
 
         Returns
         -------
         values : (J, I) int32 where that is exact, else float32
         padding : (J, I) bool, or None
         """
-        padded = self._padded(stored)
+        padded = self._padded(stored, words)
         if self.table is not None:
             entries, first = self.table
             index = np.clip(stored.astype(np.int64) - first, 0, len(entries) - 1)
@@ -90,7 +97,9 @@ class ModalityTransform:
         out += self.intercept
         return out.astype(np.float32), padded
 
-    def whole_numbers(self, stored: Samples) -> tuple[npt.NDArray[np.int16], float] | None:
+    def whole_numbers(
+        self, stored: Samples, words: Samples | None = None
+    ) -> tuple[npt.NDArray[np.int16], float] | None:
         """Return a frame as int16 with the lowest of its values, as `values` does but sooner.
 
         None where it has a table, padding, another slope than 1, or values beyond int16.
@@ -101,7 +110,7 @@ class ModalityTransform:
             or self.intercept != int(self.intercept)
             or stored.dtype.kind not in "iu"
             or not stored.size
-            or self._padded(stored) is not None
+            or self._padded(stored, words) is not None
         ):
             return None
         shift, info = int(self.intercept), np.iinfo(np.int16)
@@ -121,10 +130,17 @@ class ModalityTransform:
             subject=self.subject,
         )
 
-    def _padded(self, stored: Samples) -> Padding:
+    def _padded(self, stored: Samples, words: Samples | None) -> Padding:
         if self.padding is None:
             return None
-        value, limit = self.padding
+        padded = self._is_padding(stored, *self.padding)
+        if words is not None and words is not stored:
+            # -2000 with 12 bits stored, say, which only the whole word has room for.
+            padded |= self._is_padding(words, *self.padding)
+        return padded if padded.any() else None
+
+    @staticmethod
+    def _is_padding(stored: Samples, value: int, limit: int) -> npt.NDArray[np.bool_]:
         # The VR of the attribute follows Pixel Representation, which some writers forget.
         span = 1 << 8 * stored.dtype.itemsize
         if stored.dtype.kind == "u":
@@ -132,10 +148,9 @@ class ModalityTransform:
         else:
             value, limit = (each - span if 2 * each >= span else each for each in (value, limit))
         low, high = min(value, limit), max(value, limit)
-        padded = np.asarray(stored == low)
         if high != low:
-            padded = np.asarray((stored >= low) & (stored <= high))
-        return padded if padded.any() else None
+            return np.asarray((stored >= low) & (stored <= high))
+        return np.asarray(stored == low)
 
 
 def modality_transform(dataset: Dataset) -> ModalityTransform:
@@ -174,7 +189,7 @@ def modality_values(dataset: Dataset) -> tuple[Values, Padding]:
     transform = modality_transform(dataset)
     pixels = stored_pixels(dataset)
     with values_checked_here():
-        return transform.values(pixels.frame(0))
+        return transform.values(*pixels.frame_and_words(0))
 
 
 def lookup_table(

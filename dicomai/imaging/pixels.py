@@ -118,15 +118,21 @@ class StoredPixels:
         InputError
             It can't be decoded or is too short; names the object and its transfer syntax.
         """
+        return self.frame_and_words(index)[0]
+
+    def frame_and_words(self, index: int) -> tuple[Samples, Samples]:
+        """Return what `frame` does, and the same with what lies in the bits above, if anything."""
         pixels, _ = self._whole(index, raw=False)
         if self.keyword != "PixelData" or self.allocated == 1:
-            return pixels
-        if self._is_coded_as_it_is:
-            return _without_unused_bits(pixels, self.stored, self.shift)
-        if self.samples > 1 or not self.is_lossless(index):
-            return pixels  # with loss a value may lie a little beyond its range: no bit is free
-        shift = self.shift if self._coded(index) >= self.stored + self.shift else 0
-        return _without_unused_bits(pixels, self.stored, shift)
+            return pixels, pixels
+        if not self._is_coded_as_it_is and (self.samples > 1 or not self.is_lossless(index)):
+            # With loss a value may lie a little beyond its range: no bit is free.
+            return pixels, pixels
+        shift = self.shift
+        if not self._is_coded_as_it_is and self._coded(index) < self.stored + shift:
+            shift = 0
+        values = _without_unused_bits(pixels, self.stored, shift)
+        return values, values if shift else pixels
 
     def native(self, index: int) -> tuple[Samples, str]:
         """Return a frame as it would stand there uncompressed, and its photometric interpretation.

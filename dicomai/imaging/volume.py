@@ -311,10 +311,10 @@ class _Pixels:
         assert self.stored is not None
         self.stored.frame(index)
 
-    def frame(self, index: int) -> Samples:
-        """Return a frame, as `StoredPixels.frame` does; each wanted one is asked for once."""
+    def frame_and_words(self, index: int) -> tuple[Samples, Samples]:
+        """Return a frame, as that of `StoredPixels` does; each wanted one is asked for once."""
         assert self.stored is not None
-        out = self.stored.frame(index)
+        out = self.stored.frame_and_words(index)
         with self.lock:
             self.left -= 1
             if not self.left:
@@ -330,12 +330,12 @@ def _voxels(slices: Sequence[_Slice], planes: Planes) -> Voxels:
 
     def decode(each: _Slice) -> float:
         """Fill one slice; return the lowest of its values that are no padding."""
-        stored = each.pixels.frame(each.index)
-        sooner = each.transform.whole_numbers(stored)
+        stored, words = each.pixels.frame_and_words(each.index)
+        sooner = each.transform.whole_numbers(stored, words)
         if sooner is not None:
             planes.put(each.k, sooner[0])
             return sooner[1]
-        values, padding = each.transform.values(stored)
+        values, padding = each.transform.values(stored, words)
         kept = values
         if padding is not None:
             paddings[each.k] = padding

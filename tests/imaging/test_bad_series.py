@@ -20,7 +20,9 @@ from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     JPEG2000Lossless,
+    RLELossless,
 )
 
 from dicomai.errors import InputError
@@ -201,6 +203,42 @@ def test_padding_is_found_whatever_sign_its_value_was_written_with(
         if limit is not None:
             each.add_new("PixelPaddingRangeLimit", vr, limit)
     assert set(np.unique(volume_of(slices).voxels)) == {-24}
+
+
+@pytest.mark.parametrize(
+    ("signed", "vr", "value", "limit", "word"),
+    [
+        (0, "SS", -2000, None, 0xF830),
+        (0, "US", 63536, None, 0xF830),
+        (0, "SS", -2000, -1990, 0xF83A),
+        (0, "US", 0x8000, None, 0x8000),
+        (1, "SS", -32768, None, 0x8000),
+        (1, "US", 0x8000, None, 0x8000),
+    ],
+)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_padding_beyond_the_bits_stored_is_found(
+    make_series: Maker, signed: int, vr: str, value: int, limit: int | None, word: int, syntax: UID
+) -> None:
+    slices = make_series()
+    for each in slices:
+        each.PixelRepresentation = signed
+        each.BitsStored, each.HighBit = 12, 11
+        each.RescaleSlope, each.RescaleIntercept = 1, -1024
+        pixels = np.full((6, 7), 1000, "<u2")
+        pixels[0], pixels[1] = word, word & 0x0FFF
+        each.PixelData = pixels.tobytes()
+        each.add_new("PixelPaddingValue", vr, value)
+        if limit is not None:
+            each.add_new("PixelPaddingRangeLimit", vr, limit)
+        if syntax == RLELossless:
+            each.compress(RLELossless, generate_instance_uid=False)
+    voxels = volume_of(slices).voxels
+    # The same bits without those above are a value like any other.
+    value_of_tissue = (word & 0x0FFF) - 1024
+    np.testing.assert_array_equal(voxels[:, 1], value_of_tissue)
+    np.testing.assert_array_equal(voxels[:, 2:], -24)
+    np.testing.assert_array_equal(voxels[:, 0], min(-24, value_of_tissue))
 
 
 def test_hounsfield_units_stay_whole_numbers(make_series: Maker) -> None:
