@@ -73,6 +73,7 @@ _GROUPS: Final = (
     "MREchoSequence",
     "MRDiffusionSequence",
 )
+_REAL_WORLD: Final = "RealWorldValueMappingSequence"
 _DIMENSIONS_OF_PLACE: Final = frozenset(
     Tag(keyword) for keyword in ("StackID", "InStackPositionNumber", "ImagePositionPatient")
 )
@@ -170,6 +171,9 @@ def _flat(dataset: Dataset, shared: Dataset, per_frame: Dataset) -> Dataset:
         out.update(items[0])
         for inner in items[0].get("DiffusionGradientDirectionSequence") or ():
             out.update(inner)
+    mapped = per_frame.get(_REAL_WORLD) or shared.get(_REAL_WORLD)
+    if mapped:  # a group with an item for each range and unit, as a single image has them
+        out.RealWorldValueMappingSequence = mapped
     if "FrameType" in out:
         out.ImageType = out.FrameType
     return out

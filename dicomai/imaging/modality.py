@@ -5,6 +5,7 @@ For CT these are Hounsfield units.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -182,6 +183,60 @@ def modality_transform(dataset: Dataset) -> ModalityTransform:
     if slope == 0 or max(abs(slope), abs(intercept)) > LARGEST:
         raise out.absurd()
     return out
+
+
+def check_one_scale(headers: Sequence[Dataset], series: str) -> tuple[str, ...]:
+    """Return what a reader should know of the values of slices side by side.
+
+    Raises
+    ------
+    InputError
+        Equal values mean different things: some are rescaled and others not, or they are mapped to
+        the real world in different ways.
+    """
+    for keyword, unsaid in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
+        without = [each for each in headers if not text(each, keyword)]
+        if without and any(numbers(each, keyword, 1, (unsaid,)) != (unsaid,) for each in headers):
+            raise _not_one_scale(series, keyword, without[0])
+    without = [each for each in headers if not each.get("ModalityLUTSequence")]
+    if 0 < len(without) < len(headers):
+        raise _not_one_scale(series, "Modality LUT Sequence", without[0])
+    mappings = [_only_mapped(each) for each in headers]
+    for header, mapping in zip(headers, mappings, strict=True):
+        if mapping != mappings[0]:
+            raise InputError(
+                f"Series {series} has slices side by side whose Real World Value Mapping differs, "
+                f"as {name_of(header)}, and no Rescale Slope: their values can't be compared. "
+                "Have the modality send them rescaled.",
+                subject=series,
+            )
+    noted = (
+        "The series gives the meaning of its values by Real World Value Mapping alone, which was "
+        "not applied; the model was given the stored values."
+    )
+    return (noted,) if mappings[0] else ()
+
+
+def _not_one_scale(series: str, what: str, without: Dataset) -> InputError:
+    return InputError(
+        f"Series {series} has slices with {what} side by side with others without, as "
+        f"{name_of(without)}: their values can't be compared. Have the modality mend it and send "
+        "the series again.",
+        subject=series,
+    )
+
+
+def _only_mapped(header: Dataset) -> tuple[tuple[str, str], ...]:
+    """Return how values are mapped to the real world where nothing rescales them, else ().
+
+    Each item has a slope and an intercept (PS3.3 C.7.6.16.2.11).
+    """
+    if text(header, "RescaleSlope") or header.get("ModalityLUTSequence"):
+        return ()
+    return tuple(
+        (text(item, "RealWorldValueSlope"), text(item, "RealWorldValueIntercept"))
+        for item in header.get("RealWorldValueMappingSequence") or ()
+    )
 
 
 def modality_values(dataset: Dataset) -> tuple[Values, Padding]:

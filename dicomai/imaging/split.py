@@ -189,6 +189,8 @@ def _private(header: Dataset, tag: tuple[int, int]) -> list[str | float]:
     return [value] if isinstance(value, str | int | float) else list(value or ())
 
 
+echo_time: Final = _first("EffectiveEchoTime", "EchoTime")
+"""Of a frame, in ms."""
 _STACK: Final = _Mark("stack", _words("StackID"))
 _MARKS: Final = (
     _Mark("kind", _words("ImageType")),

@@ -18,7 +18,7 @@ from dicomai.imaging.facts import Facts, facts_of
 from dicomai.imaging.frame import frames_of
 from dicomai.imaging.geometry import Grid
 from dicomai.imaging.intake import PLAIN, Intake
-from dicomai.imaging.modality import ModalityTransform, modality_transform
+from dicomai.imaging.modality import ModalityTransform, check_one_scale, modality_transform
 from dicomai.imaging.pixels import (
     Samples,
     StoredPixels,
@@ -27,14 +27,24 @@ from dicomai.imaging.pixels import (
     stored_pixels,
 )
 from dicomai.imaging.quantities import suv_body_weight_factor
-from dicomai.imaging.split import Part, split
+from dicomai.imaging.split import Part, echo_time, split
 from dicomai.imaging.stack import MIN_SLICES, stack
 
 if TYPE_CHECKING:
     import highdicom
 
-_ONE_KIND: Final = ("Modality", "ConvolutionKernel", "ComplexImageComponent")
+_ONE_KIND: Final = (
+    "Modality",
+    "ConvolutionKernel",
+    "ComplexImageComponent",
+    "Units",
+    "RescaleType",
+)
 """Values mean another thing, or look otherwise, where these differ."""
+_USUAL_UNITS: Final = frozenset({"HU", "US"})
+"""Of Rescale Type: what CT has, and unspecified; so has what does not say (PS3.3 C.11.1.1.2)."""
+_ONE_ECHO: Final = 1.1
+"""So many times the shortest echo time are still one: modalities round, and tell what they got."""
 Voxels: TypeAlias = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 """(K, J, I) in modality units."""
 
@@ -240,7 +250,8 @@ def _check_concatenations(datasets: Sequence[Dataset]) -> None:
 def _check_one_kind(part: Part, series: str) -> None:
     """Refuse slices that lie side by side and are of different kinds."""
     for keyword in _ONE_KIND:
-        values = sorted({text(frame.header, keyword) for frame in part.frames})
+        found = {text(frame.header, keyword) for frame in part.frames}
+        values = sorted({"" if value in _USUAL_UNITS else value for value in found})
         if len(values) > 1:
             told = " and ".join(value or "none" for value in values[:3])
             raise InputError(
@@ -250,11 +261,25 @@ def _check_one_kind(part: Part, series: str) -> None:
             )
 
 
+def _check_one_echo(part: Part, series: str) -> None:
+    """Refuse slices of several echoes, each at places of its own, which so are not parted."""
+    times = [time for frame in part.frames for time in echo_time(frame)]
+    echoes = sorted(time for time in times if isinstance(time, float))
+    if echoes and echoes[-1] > _ONE_ECHO * echoes[0]:
+        raise InputError(
+            f"Series {series} has slices side by side with echo times from {echoes[0]:g} to "
+            f"{echoes[-1]:g} ms: they are no one volume. Have each echo sent as a series of its "
+            "own.",
+            subject=series,
+        )
+
+
 def _volume(
     part: Part, series: str, intake: Intake, planes: MakePlanes | None = None
 ) -> SourceVolume:
     _check_one_kind(part, series)
     placed = stack([frame.place for frame in part.frames], series, intake.uneven_mm)
+    _check_one_echo(part, series)
     frames = [part.frames[index] for index in placed.order]
     sources = {id(frame.source): frame.source for frame in frames}
     uses = Counter(id(frame.source) for frame in frames)
@@ -271,6 +296,7 @@ def _volume(
         )
         for k, frame in enumerate(frames)
     ]
+    scale = check_one_scale([frame.header for frame in frames], series)
     headers = tuple(sources.values())
     # No memory is taken on the word of headers alone: one slice has to hold what it announces.
     slices[0].pixels.announced(slices[0].index)
@@ -284,7 +310,7 @@ def _volume(
         series_instance_uid=series,
         part=part.label,
         headers=headers,
-        warnings=placed.warnings,
+        warnings=(*placed.warnings, *scale),
     )
 
 

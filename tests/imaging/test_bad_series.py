@@ -278,7 +278,102 @@ def test_a_ct_without_rescale_is_refused(make_series: Maker, keyword: str) -> No
         volume_of(slices)
     for each in slices:
         each.Modality = "MR"
+        each.pop(keyword, None)
     assert volume_of(slices)
+
+
+@pytest.mark.parametrize(("keyword", "value"), [("RescaleSlope", 0.5), ("RescaleIntercept", -10)])
+def test_slices_of_which_some_are_not_rescaled_are_refused(
+    make_series: Maker, keyword: str, value: float
+) -> None:
+    slices = make_series()
+    for each in slices:
+        each.Modality = "MR"
+        setattr(each, keyword, value)
+    delattr(slices[2], keyword)
+    sentence = refusal(slices)
+    assert f"has slices with {keyword} side by side with others without" in sentence
+    assert slices[2].SOPInstanceUID in sentence
+
+
+def test_what_is_rescaled_by_one_and_zero_may_say_so_or_not(make_series: Maker) -> None:
+    slices = make_series()
+    for each in slices:
+        each.Modality, each.RescaleSlope = "MR", 1
+    del slices[2].RescaleSlope, slices[2].RescaleIntercept
+    assert volume_of(slices).warnings == ()
+
+
+def test_slices_with_and_without_a_modality_lut_are_refused(make_series: Maker) -> None:
+    slices = make_series()
+    for each in slices:
+        each.Modality = "MR"
+        del each.RescaleSlope, each.RescaleIntercept
+        each.ModalityLUTSequence = Sequence([Dataset()])
+        each.ModalityLUTSequence[0].LUTDescriptor = [2, 0, 16]
+        each.ModalityLUTSequence[0]["LUTDescriptor"].VR = "US"
+        each.ModalityLUTSequence[0].LUTData = [10, 20]
+        each.ModalityLUTSequence[0]["LUTData"].VR = "US"
+    assert volume_of(slices)
+    del slices[1].ModalityLUTSequence
+    sentence = refusal(slices)
+    assert "has slices with Modality LUT Sequence side by side with others without" in sentence
+    assert slices[1].SOPInstanceUID in sentence
+
+
+@pytest.mark.parametrize(
+    ("keyword", "one", "other"),
+    [("RescaleType", "", "normalized"), ("RescaleType", "MGML", "US"), ("Units", "BQML", "CNTS")],
+)
+def test_slices_of_different_units_are_refused(
+    make_series: Maker, keyword: str, one: str, other: str
+) -> None:
+    slices = make_series()
+    for each in slices:
+        each.Modality = "MR"
+        setattr(each, keyword, one)
+    assert volume_of(slices)
+    setattr(slices[3], keyword, other)
+    assert f"has slices side by side whose {keyword} differs" in refusal(slices)
+
+
+def test_a_unit_that_is_not_said_is_the_usual_one(make_series: Maker) -> None:
+    slices = make_series()
+    slices[1].RescaleType = "HU"
+    assert volume_of(slices)
+    for each in slices:
+        each.Modality = "MR"
+        each.pop("RescaleType", None)
+    slices[1].RescaleType = "US"
+    assert volume_of(slices)
+
+
+def test_a_real_world_value_mapping_is_noted_where_it_is_alone(make_series: Maker) -> None:
+    slices = make_series()
+    for each in slices:
+        each.Modality = "MR"
+        mapping = Dataset()
+        mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 0.25, 0.0
+        each.RealWorldValueMappingSequence = Sequence([mapping])
+    assert volume_of(slices).warnings == ()
+    for each in slices:
+        del each.RescaleSlope, each.RescaleIntercept
+    (warning,) = volume_of(slices).warnings
+    assert "by Real World Value Mapping alone, which was not applied" in warning
+    slices[2].RealWorldValueMappingSequence[0].RealWorldValueSlope = 0.5
+    sentence = refusal(slices)
+    assert "whose Real World Value Mapping differs" in sentence
+    assert slices[2].SOPInstanceUID in sentence
+
+
+def test_slices_of_two_echoes_are_no_volume(make_series: Maker) -> None:
+    slices = make_series()
+    for each in slices:
+        each.Modality, each.EchoTime = "MR", 30
+    slices[4].EchoTime = 30.4
+    assert volume_of(slices)
+    slices[3].EchoTime = slices[4].EchoTime = 90
+    assert "has slices side by side with echo times from 30 to 90 ms" in refusal(slices)
 
 
 @pytest.mark.parametrize("unit", ["Z_EFF", "MGML", "US"])

@@ -75,6 +75,42 @@ def test_a_frame_with_an_empty_group_has_what_all_share(
     np.testing.assert_array_equal(volume_of([enhanced]).voxels, -800)
 
 
+def test_frames_of_which_some_are_not_rescaled_are_refused(
+    make_series: Series, make_enhanced: Enhanced
+) -> None:
+    enhanced = make_enhanced(make_series())
+    del enhanced.PerFrameFunctionalGroupsSequence[3].PixelValueTransformationSequence
+    with pytest.raises(InputError) as error:
+        volume_of([enhanced])
+    assert "has slices with RescaleSlope side by side with others without" in error.value.sentence
+    assert f"Frame 4 of object {enhanced.SOPInstanceUID}" in error.value.sentence
+
+
+def test_frames_that_are_only_mapped_to_the_real_world_are_noted(
+    make_series: Series, make_enhanced: Enhanced
+) -> None:
+    groups = [
+        {"RealWorldValueMappingSequence": {"RealWorldValueSlope": 0.25 + (number == 3)}}
+        for number in range(5)
+    ]
+    enhanced = make_enhanced(make_series(), groups)
+    assert volume_of([enhanced]).warnings == ()
+    for each in enhanced.PerFrameFunctionalGroupsSequence:
+        del each.PixelValueTransformationSequence
+    with pytest.raises(InputError, match=r"Mapping differs, as Frame 4 of object"):
+        volume_of([enhanced])
+    for each in enhanced.PerFrameFunctionalGroupsSequence:
+        each.RealWorldValueMappingSequence[0].RealWorldValueSlope = 0.25
+    (warning,) = volume_of([enhanced]).warnings
+    assert "by Real World Value Mapping alone, which was not applied" in warning
+
+
+def test_frames_of_two_echoes_are_no_volume(make_series: Series, make_enhanced: Enhanced) -> None:
+    groups = [{"MREchoSequence": {"EffectiveEchoTime": time}} for time in (30.0,) * 3 + (90.0,) * 2]
+    with pytest.raises(InputError, match="with echo times from 30 to 90 ms"):
+        volume_of([make_enhanced(make_series(), groups)])
+
+
 def test_stacks_are_volumes_of_their_own(make_series: Series, make_enhanced: Enhanced) -> None:
     axial = make_series(lambda lps: lps[..., 1])
     oblique = make_series(lambda lps: lps[..., 1], **OBLIQUE)
