@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
@@ -10,9 +12,10 @@ from pydicom.pixels.processing import apply_color_lut
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, numbers, text, values_checked_here
 from dicomai.imaging.modality import Padding, lookup_table
-from dicomai.imaging.pixels import stored_pixels
+from dicomai.imaging.pixels import Samples, stored_pixels
 
 Picture = npt.NDArray[np.float32]
+_PALETTE: Final = tuple(f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue"))
 
 
 def displayed(values: Picture, padding: Padding, dataset: Dataset) -> Picture:
@@ -83,20 +86,50 @@ def rgb(dataset: Dataset) -> Picture:
     pixels = stored_pixels(dataset)
     with values_checked_here():
         values = pixels.frame(0)
-        bits = pixels.stored
         if photometric == "PALETTE COLOR":
-            try:
-                values = apply_color_lut(values, dataset)
-            except (AttributeError, ValueError, IndexError, KeyError) as error:
-                raise InputError(
-                    f"{name_of(dataset)}: its palette can't be read: {error}. Have the modality "
-                    "mend it.",
-                    subject=pixels.subject,
-                ) from None
-            bits = 8 * values.dtype.itemsize
+            return _by_palette(values, dataset)
     if values.ndim != 3 or values.shape[2] < 3:
         raise InputError(
             f"{name_of(dataset)} is a greyscale image ({photometric}), and the model takes colour.",
             subject=pixels.subject,
         )
-    return np.asarray(values[..., :3] / ((1 << bits) - 1), dtype=np.float32)
+    return np.asarray(values[..., :3] / ((1 << pixels.stored) - 1), dtype=np.float32)
+
+
+def _by_palette(values: Samples, dataset: Dataset) -> Picture:
+    """Return what a palette makes of stored values (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6)."""
+    planes = []
+    for keyword in _PALETTE:
+        if f"Segmented{keyword}Data" in dataset:
+            return _by_segmented_palette(values, dataset)
+        if f"{keyword}Data" not in dataset:
+            raise _unreadable(dataset, f"{keyword}Data is missing")
+        entries, first, _ = lookup_table(dataset, dataset, "palette", keyword)
+        planes.append((entries, np.clip(values.astype(np.int64) - first, 0, len(entries) - 1)))
+    # Entries of 8 bits may stand in the low bytes of words, whatever the descriptor says of them;
+    # as 16 bits the whole palette would be black.
+    white = 0xFF if max(entries.max() for entries, _ in planes) <= 0xFF else 0xFFFF
+    shown = np.stack([entries[index] for entries, index in planes], axis=-1)
+    return np.asarray(shown / white, dtype=np.float32)
+
+
+def _by_segmented_palette(values: Samples, dataset: Dataset) -> Picture:
+    """Return what a palette of segments makes of stored values (PS3.3 C.7.9.2)."""
+    count, first, bits = (int(part) for part in numbers(dataset, f"{_PALETTE[0]}Descriptor", 3))
+    count = count or 1 << 16
+    # pydicom counts in the width of the entries, so that what lies beyond comes round again.
+    within = np.clip(values.astype(np.int64), first, first + count - 1)
+    if count > 1 << bits:
+        raise _unreadable(dataset, f"it has {count} entries of {bits} bits in segments")
+    try:
+        shown = apply_color_lut(within, dataset)[..., :3]
+    except (AttributeError, ValueError, IndexError, KeyError) as error:
+        raise _unreadable(dataset, str(error)) from None
+    return np.asarray(shown / np.iinfo(shown.dtype).max, dtype=np.float32)
+
+
+def _unreadable(dataset: Dataset, why: str) -> InputError:
+    return InputError(
+        f"{name_of(dataset)}: its palette can't be read: {why}. Have the modality mend it.",
+        subject=text(dataset, "SOPInstanceUID"),
+    )

@@ -248,20 +248,29 @@ def modality_values(dataset: Dataset) -> tuple[Values, Padding]:
 
 
 def lookup_table(
-    dataset: Dataset, item: Dataset, kind: str
+    dataset: Dataset, item: Dataset, kind: str, keyword: str = "LUT"
 ) -> tuple[npt.NDArray[np.float64], int, int]:
     """Return the entries of a LUT, the value of the first, and the bits of each (PS3.3 C.11.1.1).
+
+    Parameters
+    ----------
+    dataset, item
+        The image, and where its table stands.
+    kind
+        What a sentence calls it.
+    keyword
+        What the keywords of its descriptor and data begin with.
 
     Raises
     ------
     InputError
-        It does not hold what its descriptor says; `kind` names it.
+        It does not hold what its descriptor says.
     """
-    count, first, bits = (int(part) for part in numbers(item, "LUTDescriptor", 3))
+    count, first, bits = (int(part) for part in numbers(item, f"{keyword}Descriptor", 3))
     count = count % (1 << 16) or 1 << 16
     if whole(dataset, "PixelRepresentation", 0) == 1 and first >= 1 << 15:
         first -= 1 << 16
-    value = lut_data(item)
+    value = lut_data(item, f"{keyword}Data")
     if isinstance(value, bytes):
         wide = len(value) >= 2 * count
         entries = np.frombuffer(value, "<u2" if wide else "u1")[:count].astype(np.float64)
@@ -276,13 +285,13 @@ def lookup_table(
     return entries, first, bits
 
 
-def lut_data(item: Dataset) -> Any:  # pydicom gives what it likes
-    """Return the LUT Data of a table: numbers, or words of OW, the lower octet of each first.
+def lut_data(item: Dataset, keyword: str = "LUTData") -> Any:  # pydicom gives what it likes
+    """Return the data of a table: numbers, or words of OW, the lower octet of each first.
 
     In a big endian file words have the higher one first (PS3.5 7.3), and pydicom leaves them so.
     """
     with values_checked_here():
-        value = item["LUTData"].value if "LUTData" in item else b""
+        value = item[keyword].value if keyword in item else b""
     _, is_little_endian = item.original_encoding
     if isinstance(value, bytes) and is_little_endian is False and len(value) % 2 == 0:
         return np.frombuffer(value, ">u2").astype("<u2").tobytes()

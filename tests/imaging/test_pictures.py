@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import subprocess
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.dataset import FileMetaDataset
 from pydicom.pixels.processing import apply_voi_lut
+from pydicom.uid import ExplicitVRLittleEndian
 
 from dicomai.errors import InputError
 from dicomai.imaging.geometry import Plane
@@ -172,6 +175,73 @@ def test_grey_and_colour_are_not_mistaken_for_each_other(sample_data: Path, xray
     grey = image_of(photo, COLOUR).grey
     assert grey.shape == (photo.Rows, photo.Columns)
     assert 0 < grey.min() < grey.max() < 1
+
+
+def palette_image(entries: bytes, bits: int, values: np.ndarray, count: int = 256) -> Dataset:
+    """An image of one row with a grey palette, as a file that a modality wrote."""
+    dataset = Dataset()
+    dataset.SOPClassUID = dataset.SOPInstanceUID = "1.2.3"
+    dataset.Modality, dataset.PhotometricInterpretation = "US", "PALETTE COLOR"
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 1, values.size, 1
+    dataset.BitsAllocated = dataset.BitsStored = 8 * values.itemsize
+    dataset.HighBit, dataset.PixelRepresentation = 8 * values.itemsize - 1, 0
+    for colour in ("Red", "Green", "Blue"):
+        keyword = f"{colour}PaletteColorLookupTable"
+        setattr(dataset, f"{keyword}Descriptor", [count, 0, bits])
+        dataset[f"{keyword}Descriptor"].VR = "US"
+        setattr(dataset, f"{keyword}Data", entries)
+    dataset.add_new("PixelData", "OW", values.tobytes())
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    buffer = BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    buffer.seek(0)
+    return dcmread(buffer)
+
+
+GREY = np.arange(256)
+
+
+@pytest.mark.parametrize(
+    ("entries", "bits"),
+    [
+        (GREY.astype("u1"), 8),  # two in a word
+        (GREY.astype("<u2"), 8),  # each in a word, in its low byte
+        (GREY.astype("<u2"), 16),
+        ((GREY * 257).astype("<u2"), 16),
+        ((GREY * 257).astype("<u2"), 8),
+    ],
+)
+def test_a_palette_is_as_bright_in_words_as_in_bytes(entries: np.ndarray, bits: int) -> None:
+    values = np.array([0, 1, 51, 128, 255], "u1")
+    shown = image_of(palette_image(entries.tobytes(), bits, values), COLOUR).pixels
+    np.testing.assert_allclose(shown[0], np.repeat(values[:, None] / 255, 3, axis=1), atol=1e-6)
+
+
+def test_a_palette_of_bytes_has_colours_for_values_of_words() -> None:
+    values = np.array([0, 255, 256, 1000, 1023, 60000], "<u2")
+    entries = np.repeat(GREY, 4).astype("u1")
+    shown = image_of(palette_image(entries.tobytes(), 8, values, 1024), COLOUR).pixels
+    expected = np.array([0, 63, 64, 250, 255, 255]) / 255  # what lies beyond takes the last
+    np.testing.assert_allclose(shown[0, :, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_palette_of_segments_is_looked_up(bits: int) -> None:
+    top = (1 << bits) - 1
+    # One point at 0, then a line of 255 points up to the top (PS3.3 C.7.9.2).
+    segments = np.array([0, 1, 0, 1, 255, top], f"<u{bits // 8}").tobytes()
+    dataset = palette_image(b"", bits, np.array([0, 51, 255, 259], "<u2"))
+    for colour in ("Red", "Green", "Blue"):
+        del dataset[f"{colour}PaletteColorLookupTableData"]
+        setattr(dataset, f"Segmented{colour}PaletteColorLookupTableData", segments)
+    shown = image_of(dataset, COLOUR).pixels
+    np.testing.assert_allclose(shown[0, :, 1], np.array([0, 0.2, 1, 1]), atol=0.003)
+    for colour in ("Red", "Green", "Blue"):
+        getattr(dataset, f"{colour}PaletteColorLookupTableDescriptor")[0] = 1024
+    if bits == 8:
+        with pytest.raises(InputError, match="its palette can't be read: it has 1024 entries of 8"):
+            image_of(dataset, COLOUR)
 
 
 def test_a_palette_that_is_cut_off_is_refused(sample_data: Path) -> None:
