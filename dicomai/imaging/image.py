@@ -18,7 +18,7 @@ from dicomai.imaging.frame import check_single_frame
 from dicomai.imaging.geometry import Plane
 from dicomai.imaging.intake import PLAIN, Intake
 from dicomai.imaging.modality import modality_values
-from dicomai.imaging.pixels import check_greyscale, sop_class_name
+from dicomai.imaging.pixels import check_greyscale, sop_class_name, stored_pixels
 
 MODALITIES: Final = ("CR", "DX", "RG", "MG", "PX", "IO")
 """Of projection X-rays."""
@@ -97,7 +97,7 @@ def image_of(dataset: Dataset, intake: Intake = PLAIN) -> SourceImagePixels:
         facts=facts_of(dataset),
         series_instance_uid=text(dataset, "SeriesInstanceUID"),
         headers=(dataset,),
-        warnings=noted,
+        warnings=(*noted, *stored_pixels(dataset).noted()),
     )
 
 

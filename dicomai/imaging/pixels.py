@@ -122,7 +122,13 @@ class StoredPixels:
 
     def frame_and_words(self, index: int) -> tuple[Samples, Samples]:
         """Return what `frame` does, and the same with what lies in the bits above, if anything."""
-        pixels, _ = self._whole(index, raw=False)
+        pixels, photometric = self._whole(index, raw=False)
+        if self.samples > 1 and photometric != "RGB":
+            raise InputError(
+                f"{self.name}: its colours are {photometric}, which dicomai does not read in "
+                f"{self.syntax.name}. Have the modality send it in RGB.",
+                subject=self.subject,
+            )
         if self.keyword != "PixelData" or self.allocated == 1:
             return pixels, pixels
         if not self._is_coded_as_it_is and (self.samples > 1 or not self.is_lossless(index)):
@@ -161,6 +167,23 @@ class StoredPixels:
             return _without_unused_bits(pixels, coded, 0), photometric
         values = _without_unused_bits(pixels, self.stored, 0)
         return np.left_shift(values, self.shift), photometric
+
+    def noted(self) -> tuple[str, ...]:
+        """Return what a reader should know before it is decoded, one sentence each."""
+        if self.syntax not in NATIVE:
+            return ()
+        bits = self.count * self.shape_ji[0] * self.shape_ji[1] * self.samples * self.allocated
+        if self.photometric == "YBR_FULL_422":  # two pixels share their colour
+            bits = bits * 2 // 3
+        beyond = len(self.frames[0]) - (bits + 7) // 8
+        if beyond < 2:  # one makes the length even
+            return ()
+        told = (
+            f"{self.name} has {beyond} bytes more pixel data than its header announces "
+            f"({self.count} × {self.shape_ji[0]} rows × {self.shape_ji[1]} columns); they were not "
+            "read. Compare the image with what the modality shows."
+        )
+        return (told,)
 
     def is_lossless(self, index: int) -> bool:
         """Return whether a compressed frame gives each sample as it was."""

@@ -283,7 +283,10 @@ def _volume(
     frames = [part.frames[index] for index in placed.order]
     sources = {id(frame.source): frame.source for frame in frames}
     uses = Counter(id(frame.source) for frame in frames)
-    pixels = {key: _Pixels(stored_pixels(each), uses[key]) for key, each in sources.items()}
+    stored = {key: stored_pixels(each) for key, each in sources.items()}
+    pixels = {key: _Pixels(each, uses[key]) for key, each in stored.items()}
+    noted = [said for each in stored.values() for said in each.noted()]
+    del stored
     if planes is not None:
         for source in sources.values():
             source.pop("PixelData", None)
@@ -310,8 +313,15 @@ def _volume(
         series_instance_uid=series,
         part=part.label,
         headers=headers,
-        warnings=(*placed.warnings, *scale),
+        warnings=(*placed.warnings, *scale, *_shortened(noted)),
     )
+
+
+def _shortened(noted: Sequence[str]) -> tuple[str, ...]:
+    """Return what is said of one object after the other as one sentence: of the first."""
+    if len(noted) < 2:
+        return tuple(noted)
+    return (f"{noted[0]} The same holds of {len(noted) - 1} more objects of the series.",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

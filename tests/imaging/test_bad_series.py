@@ -154,6 +154,30 @@ def test_truncated_pixel_data_names_its_object(make_series: Maker) -> None:
     assert f"Object {slices[1].SOPInstanceUID}: the pixel data can't be decoded" in sentence
 
 
+def test_pixel_data_beyond_what_the_header_announces_are_noted(make_series: Maker) -> None:
+    slices = make_series()
+    plain = volume_of(slices)
+    assert plain.warnings == ()
+    slices[3].PixelData += bytes(7 * 2)
+    longer = volume_of(slices)
+    (warning,) = longer.warnings
+    assert warning.startswith(f"Object {slices[3].SOPInstanceUID} has 14 bytes more pixel data")
+    np.testing.assert_array_equal(longer.voxels, plain.voxels)
+    slices[0].PixelData += bytes(2)
+    slices[1].PixelData += bytes(2)
+    (warning,) = volume_of(slices).warnings
+    assert warning.endswith("The same holds of 2 more objects of the series.")
+
+
+def test_a_byte_that_makes_the_length_even_is_no_news(make_series: Maker) -> None:
+    slices = make_series(shape_kji=(4, 3, 3))
+    for each in slices:
+        each.BitsAllocated, each.BitsStored, each.HighBit = 8, 8, 7
+        each.PixelRepresentation = 0
+        each.PixelData = bytes(range(10))
+    assert volume_of(slices).warnings == ()
+
+
 def test_pixel_data_that_no_one_can_decode_names_object_and_transfer_syntax(
     make_series: Maker,
 ) -> None:

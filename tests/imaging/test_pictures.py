@@ -166,6 +166,25 @@ def test_colours_are_those_that_dcmtk_shows(
     assert np.abs(image.pixels - theirs).mean() < 0.6 / 255
 
 
+@pytest.mark.parametrize("photometric", ["HSV", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_422"])
+def test_colours_that_only_a_compression_has_are_refused_without_it(
+    photometric: str, sample_data: Path
+) -> None:
+    dataset = dcmread(sample_data / "modalities" / "photo" / "vl_photo_lesion_planar1.dcm")
+    dataset.PhotometricInterpretation = photometric
+    with pytest.raises(InputError, match=f"its colours are {photometric}, which dicomai does not"):
+        image_of(dataset, COLOUR)
+
+
+def test_pixel_data_beyond_an_image_are_noted(sample_data: Path, xray: Dataset) -> None:
+    assert image_of(xray).warnings == ()
+    xray.PixelData += bytes(xray.Columns)
+    (warning,) = image_of(xray).warnings
+    assert f"has {xray.Columns} bytes more pixel data than its header announces" in warning
+    halved = dcmread(sample_data / "modalities" / "us" / "US-YBR_FULL_422-EVRLE.dcm")
+    assert image_of(halved, COLOUR).warnings == ()
+
+
 def test_grey_and_colour_are_not_mistaken_for_each_other(sample_data: Path, xray: Dataset) -> None:
     photo = dcmread(sample_data / "modalities" / "photo" / "vl_photo_lesion_planar1.dcm")
     with pytest.raises(InputError, match=r"is a colour image \(RGB\)"):
