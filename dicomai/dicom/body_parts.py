@@ -1,4 +1,4 @@
-"""Body Part Examined (PS3.16 Annex L): which of them a body has once."""
+"""Body Part Examined (PS3.16 Annex L): which a body has once, and which are limbs."""
 
 from __future__ import annotations
 
@@ -18,3 +18,14 @@ UNPAIRED: Final = frozenset(
     }
 )
 """Of what is not here, a body may have two; so may what a modality calls by a name of its own."""
+
+LIMBS: Final = frozenset(
+    {
+        *("ANKLE", "ARM", "CALCANEUS", "ELBOW", "EXTREMITY", "FEMUR", "FIBULA", "FINGER", "FOOT"),
+        *("FOREARM", "HAND", "HUMERUS", "KNEE", "LEG", "LOWERLEG", "LOWERLIMB", "PATELLA"),
+        *("RADIUS", "RADIUSULNA", "SESAMOID", "THIGH", "THUMB", "TIBIA", "TIBIAFIBULA", "TOE"),
+        *("ULNA", "UPPERARM", "UPPERLIMB", "WRIST"),
+    }
+)
+"""These, or parts of them, are not hung as they are on a standing body: a hand has its fingers
+up."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
+from dicomai.dicom.body_parts import LIMBS
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, numbers, text, whole
 from dicomai.imaging.display import displayed, rgb
@@ -83,7 +84,7 @@ def image_of(dataset: Dataset, intake: Intake = PLAIN) -> SourceImagePixels:
             "projection X-ray, ultrasound, photograph or capture, and the model takes one.",
             subject=subject,
         )
-    noted = _check_hanging(dataset) if modality in MODALITIES else ()
+    noted = (*_check_hanging(dataset), *_inverted(dataset)) if modality in MODALITIES else ()
     pixels = rgb(dataset) if intake.colour else _grey(dataset, intake)
     spacing_ji_mm, spacing_at = _spacing(dataset)
     return SourceImagePixels(
@@ -149,22 +150,44 @@ def _pair(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
     return (between_rows, between_columns) if min(between_rows, between_columns) > 0 else None
 
 
+def _inverted(dataset: Dataset) -> tuple[str, ...]:
+    """Note an X-ray that shows dark what lets fewer X-rays pass (PS3.3 C.8.11.3.1.2).
+
+    Writers mistake the sign more often than they mean it, so it turns nothing round.
+    """
+    sign = whole(dataset, "PixelIntensityRelationshipSign", 0)
+    photometric = text(dataset, "PhotometricInterpretation")
+    if sign != {"MONOCHROME1": -1, "MONOCHROME2": 1}.get(photometric):
+        return ()
+    told = (
+        f"The image is {photometric} with Pixel Intensity Relationship Sign {sign}, so that bone "
+        "is dark, other than in most X-rays; the model was given it as it is shown."
+    )
+    return (told,)
+
+
 def _check_hanging(dataset: Dataset) -> tuple[str, ...]:
-    """Refuse a frontal image that lies on its side or is mirrored; note one that does not say.
+    """Refuse a frontal image that lies on its side or is mirrored; note what hangs otherwise.
 
     Only the first letter counts: an oblique LP is still hung to the left. Mammograms and lateral
-    views are hung in other ways, which is theirs to say.
+    views are hung in other ways, which is theirs to say. So are limbs, whose side is not told by
+    where it is in the image: a hand with its fingers up runs to R or L, and to H.
     """
     orientation = text(dataset, "PatientOrientation").upper().split("\\")
     if len(orientation) != 2 or not all(orientation):
         return ("The image does not say how it is hung (Patient Orientation); L\\F was assumed.",)
-    if not set(orientation[0][0] + orientation[1][0]) <= set("LRFH"):
+    across, down = orientation[0][0], orientation[1][0]
+    said = "\\".join(orientation)
+    if (across, down) == USUAL_ORIENTATION:
         return ()
-    if (orientation[0][0], orientation[1][0]) != USUAL_ORIENTATION:
-        said = "\\".join(orientation)
+    limb = text(dataset, "BodyPartExamined").upper() in LIMBS
+    if {across, down} <= set("LRFH") and not limb:
         raise InputError(
             f"{name_of(dataset)} is turned or mirrored (Patient Orientation {said}, where a model "
             "takes L\\F). Turn it at the workstation and send it again.",
             subject=text(dataset, "SOPInstanceUID"),
         )
-    return ()
+    lateral = across in "AP" and down == "F"
+    if lateral or text(dataset, "Modality") == "MG":
+        return ()
+    return (f"The image is hung {said} (Patient Orientation); the model was given it as it is.",)

@@ -89,6 +89,60 @@ def test_a_lateral_view_that_does_not_say_so_is_known_by_its_orientation() -> No
     assert image_of(dataset).facts.view_position == "LL"
 
 
+@pytest.mark.parametrize("orientation", [["R", "H"], ["L", "H"], ["RP", "H"]])
+@pytest.mark.parametrize("part", ["HAND", "WRIST", "FINGER", "FOREARM"])
+def test_a_hand_hangs_with_its_fingers_up(orientation: list[str], part: str) -> None:
+    dataset = radiograph()
+    dataset.PatientOrientation, dataset.BodyPartExamined = orientation, part
+    (warning,) = image_of(dataset).warnings
+    assert warning == (
+        f"The image is hung {orientation[0]}\\H (Patient Orientation); the model was given it as "
+        "it is."
+    )
+    for other in ("CHEST", "ABDOMEN", "SHOULDER", ""):
+        dataset.BodyPartExamined = other
+        with pytest.raises(InputError, match="is turned or mirrored"):
+            image_of(dataset)
+
+
+@pytest.mark.parametrize(
+    "orientation", [["L", "P"], ["A", "H"], ["F", "A"], ["P", "R"], ["X", "F"]]
+)
+def test_what_hangs_neither_frontally_nor_laterally_is_noted(orientation: list[str]) -> None:
+    dataset = radiograph()
+    dataset.PatientOrientation = orientation
+    (warning,) = image_of(dataset).warnings
+    assert warning.startswith(f"The image is hung {orientation[0]}\\{orientation[1]} (Patient")
+
+
+@pytest.mark.parametrize("orientation", [["A", "R"], ["P", "L"], ["A", "FR"], ["P", "FL"]])
+def test_a_mammogram_hangs_its_own_way(orientation: list[str]) -> None:
+    dataset = radiograph()
+    dataset.Modality, dataset.PatientOrientation = "MG", orientation
+    assert image_of(dataset).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("photometric", "sign", "dark"),
+    [
+        ("MONOCHROME2", 1, True),
+        ("MONOCHROME2", -1, False),
+        ("MONOCHROME1", -1, True),
+        ("MONOCHROME1", 1, False),
+    ],
+)
+def test_an_image_in_which_bone_is_dark_is_noted(photometric: str, sign: int, dark: bool) -> None:
+    dataset = radiograph()
+    dataset.PhotometricInterpretation = photometric
+    plain = image_of(dataset)
+    dataset.PixelIntensityRelationshipSign = sign
+    source = image_of(dataset)
+    np.testing.assert_array_equal(source.pixels, plain.pixels)
+    assert [f"{photometric} with Pixel Intensity" in each for each in source.warnings] == [
+        True
+    ] * dark
+
+
 def test_padding_of_an_inverted_radiograph_stays_dark() -> None:
     dataset = radiograph()
     dataset.PhotometricInterpretation = "MONOCHROME1"
