@@ -47,6 +47,8 @@ class SourceImagePixels:
         What the image says of patient and acquisition.
     headers
         Its data set; empty in a runner.
+    aspect_ji
+        How high and how wide a pixel is, in proportion, where nobody knows its spacing.
     """
 
     plane: Plane
@@ -55,6 +57,7 @@ class SourceImagePixels:
     series_instance_uid: str
     headers: tuple[Dataset, ...] = ()
     warnings: tuple[str, ...] = ()
+    aspect_ji: tuple[float, float] = (1.0, 1.0)
 
     @property
     def grey(self) -> npt.NDArray[np.float32]:
@@ -99,6 +102,7 @@ def image_of(dataset: Dataset, intake: Intake = PLAIN) -> SourceImagePixels:
         series_instance_uid=text(dataset, "SeriesInstanceUID"),
         headers=(dataset,),
         warnings=(*noted, *stored_pixels(dataset).noted()),
+        aspect_ji=_pair(dataset, "PixelAspectRatio") or (1.0, 1.0),
     )
 
 

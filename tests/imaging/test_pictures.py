@@ -124,6 +124,16 @@ def test_a_spacing_says_where_it_holds(xray: Dataset) -> None:
     assert spacing([0, 0], [0.2, 0.3]) == ((0.2, 0.3), "detector")
 
 
+def test_an_aspect_ratio_is_read(xray: Dataset) -> None:
+    assert image_of(xray).aspect_ji == (1, 1)
+    xray.PixelAspectRatio = [4, 3]
+    assert image_of(xray).aspect_ji == (4, 3)
+    xray.PixelAspectRatio = [0, 3]
+    assert image_of(xray).aspect_ji == (1, 1)
+    xray.PixelAspectRatio = None
+    assert image_of(xray).aspect_ji == (1, 1)
+
+
 def test_an_ultrasound_region_tells_the_spacing(sample_data: Path) -> None:
     cine = dcmread(sample_data / "modalities" / "us" / "us_cine_rgb_6frames.dcm")
     with pytest.raises(InputError, match=r"multi-frame object .* 6 frames"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,18 @@ def test_an_image_is_not_mirrored() -> None:
     assert out[:9, :14].min() == 1
     assert out[11:].max() == 0
     assert out[:, 16:].max() == 0
+
+
+def test_pixels_without_a_spacing_keep_their_proportions() -> None:
+    """6\\5: a pixel of 0.30 mm between rows and 0.25 between columns (PS3.3 C.7.6.3.1.7)."""
+    steps = Preprocess(shape_ji=(60, 60), clip=(0, 1), scale_to=(0, 1))
+    plain = image(np.ones((50, 60)))
+    (square,) = prepare_image(plain, steps)
+    assert (square.max(axis=1) > 0.5).sum() == 50
+    (true,) = prepare_image(replace(plain, aspect_ji=(6.0, 5.0)), steps)
+    assert ((true.max(axis=1) > 0.5).sum(), (true.max(axis=0) > 0.5).sum()) == (60, 60)
+    measured = replace(image(np.ones((50, 60)), (1.0, 1.0)), aspect_ji=(6.0, 5.0))
+    np.testing.assert_array_equal(prepare_image(measured, steps)[0], square)
 
 
 def test_percentiles_stretch_what_has_no_unit() -> None:
