@@ -313,8 +313,24 @@ def _volume(
         series_instance_uid=series,
         part=part.label,
         headers=headers,
-        warnings=(*placed.warnings, *scale, *_shortened(noted)),
+        warnings=(*placed.warnings, *scale, *_incomplete(part), *_shortened(noted)),
     )
+
+
+def _incomplete(part: Part) -> tuple[str, ...]:
+    """Note PET that lacks slices at its ends, where no gap shows it.
+
+    Number of Slices is that of one volume, of each time or gate (PS3.3 C.8.9.4.1.9).
+    """
+    here = len(part.frames)
+    announced = max(whole(frame.header, "NumberOfSlices", 0) for frame in part.frames)
+    if text(part.frames[0].header, "Modality") != "PT" or here >= announced:
+        return ()
+    told = (
+        f"The series says that it has {announced} slices, and {here} are here: what the others "
+        "show was not looked at."
+    )
+    return (told,)
 
 
 def _shortened(noted: Sequence[str]) -> tuple[str, ...]:

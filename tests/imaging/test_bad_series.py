@@ -27,7 +27,7 @@ from pydicom.uid import (
 
 from dicomai.errors import InputError
 from dicomai.imaging.series import read_object, read_series, scan
-from dicomai.imaging.volume import volume_of
+from dicomai.imaging.volume import volume_of, volumes_of
 
 Maker = Callable[..., list[Dataset]]
 
@@ -65,6 +65,25 @@ def test_a_gap_of_a_series_from_head_to_feet_has_table_positions(make_series: Ma
     slices = make_series(first=(0, 0, 40.0), row=(-1, 0, 0), shape_kji=(5, 4, 4))
     del slices[2]
     assert "no slice at 35.0 mm, between 32.5 and 37.5 mm" in refusal(slices)
+
+
+def test_pet_that_has_fewer_slices_than_it_says_is_noted(make_series: Maker) -> None:
+    slices = make_series(shape_kji=(6, 4, 4))
+    for each in slices:
+        each.Modality, each.NumberOfSlices = "PT", 6
+    assert volume_of(slices).warnings == ()
+    (warning,) = volume_of(slices[:-2]).warnings
+    assert warning.startswith("The series says that it has 6 slices, and 4 are here:")
+
+
+def test_the_slices_of_each_time_are_counted_alone(make_series: Maker) -> None:
+    early, late = make_series(shape_kji=(6, 4, 4)), make_series(shape_kji=(6, 4, 4))
+    for time, slices in ((100, early), (200, late)):
+        for each in slices:
+            each.Modality, each.NumberOfSlices, each.FrameReferenceTime = "PT", 6, time
+            each.SeriesInstanceUID = early[0].SeriesInstanceUID
+            each.FrameOfReferenceUID = early[0].FrameOfReferenceUID
+    assert [each.warnings for each in volumes_of([*early, *late])] == [(), ()]
 
 
 def test_the_same_object_twice_is_named(make_series: Maker) -> None:
