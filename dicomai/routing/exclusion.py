@@ -94,6 +94,12 @@ def exclude(
     return (remaining if left else None), excluded
 
 
+def not_seen(series: Series, allow: Collection[Exclusion]) -> tuple[str, ...]:
+    """Return what shows the patient beside the images that a model gets, one sentence each."""
+    _, excluded = exclude(series, allow)
+    return tuple(each.sentence for each in excluded if each.kind in ("derived", "secondary"))
+
+
 def _made_by_us(attributes: Attributes) -> bool:
     return any(
         part.strip().casefold() == OURS

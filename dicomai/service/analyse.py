@@ -88,6 +88,7 @@ def load(
     data: Path,
     on_read: Callable[[float], None],
     objects: Collection[ResultObject] = DEFAULT,
+    left_out: tuple[str, ...] = (),
 ) -> Loaded:
     """Return the input of a job, read from the archive.
 
@@ -105,6 +106,8 @@ def load(
         Told the fraction that is read.
     objects
         The results that are wanted.
+    left_out
+        What a volume lacks of its series, one sentence each.
 
     Raises
     ------
@@ -122,6 +125,7 @@ def load(
             on_read(number / len(rows))
     source, inputs = source_of(package, given, missing_of(job), SharedPlanes)
     if isinstance(source, SourceVolume):
+        source = replace(source, warnings=(*source.warnings, *left_out))
         for each in (each for images in given.values() for each in images):
             each.pop("PixelData", None)  # they are in the volume, and would stay to the end
     return Loaded(

@@ -30,7 +30,7 @@ from dicomai.results.objects import DEFAULT, KINDS, kind_of
 from dicomai.results.overlay import PICTURE_NAME, overlays
 from dicomai.results.summary import line
 from dicomai.results.uids import Kind
-from dicomai.routing.exclusion import Excluded, exclude
+from dicomai.routing.exclusion import Excluded, exclude, not_seen
 from dicomai.routing.image import Image, Series, series_of
 from dicomai.routing.matching import beside, study_day
 from dicomai.routing.route import Exclusion, ResultObject
@@ -265,6 +265,9 @@ def _written_to(
             given[name] = _read(other, folder)
         nothing = {"": "Nothing in the folder fits."}
         source, seen = source_of(model.package, given, nothing)
+        if isinstance(source, SourceVolume):
+            left_out = not_seen(_whole(series, folder), folder.allow)
+            source = replace(source, warnings=(*source.warnings, *left_out))
         findings = analyse(model, source, seen, report)
     except (InputError, ResourceError) as error:
         failed = replace(outcome, because=error.sentence, failed=True)
@@ -290,11 +293,15 @@ def _written_to(
 
 def _left_out(series: Series, folder: Folder) -> tuple[str, ...]:
     """Return what was not looked at beside images that were, one sentence each."""
+    return tuple(each.sentence for each in exclude(_whole(series, folder), folder.allow)[1])
+
+
+def _whole(series: Series, folder: Folder) -> Series:
+    """Return a series with all that the folder has of it."""
     uid = series.series_instance_uid
     images = [image for image, _ in folder.images.values() if image.series_instance_uid == uid]
-    return tuple(
-        each.sentence for whole in series_of(images) for each in exclude(whole, folder.allow)[1]
-    )
+    (whole,) = series_of(images)
+    return whole
 
 
 def _told(

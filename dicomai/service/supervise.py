@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pydicom import Dataset
+from sqlalchemy import Connection
 
+from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull, IdentityError
 from dicomai.findings import Findings
 from dicomai.imaging.volume import SourceVolume
@@ -24,6 +26,8 @@ from dicomai.models.registry import Registry, open_registry
 from dicomai.net.node import Node
 from dicomai.process import release_memory
 from dicomai.results import summary
+from dicomai.routing.exclusion import kind_of, not_seen
+from dicomai.routing.image import series_of
 from dicomai.routing.route import ResultObject
 from dicomai.service import analyse, originals
 from dicomai.service.analyse import Loaded
@@ -31,6 +35,7 @@ from dicomai.service.asked import objects_of, tells_why_not
 from dicomai.service.attempt import Attempt, Lost, Worker, work_once
 from dicomai.service.intake import HANDS, Intake
 from dicomai.service.received import Reading
+from dicomai.service.whole import image_of
 from dicomai.settings import Settings
 from dicomai.spool.folder import free_bytes
 from dicomai.store import analyses, instances, jobs, lacking, predecessors
@@ -68,6 +73,8 @@ class _Facts:
     predecessor: Predecessor | None
     routes: tuple[JobRoute, ...]
     """Who asked for it."""
+    left_out: tuple[str, ...]
+    """What shows the patient in the series of its first input and is none, one sentence each."""
 
     @property
     def first(self) -> tuple[Instance, ...]:
@@ -90,6 +97,25 @@ class _Facts:
     @property
     def charset_default(self) -> str:
         return self.node.charset_default if self.node else ""
+
+
+def _left_out(connection: Connection, inputs: Sequence[tuple[str, Instance]]) -> tuple[str, ...]:
+    """Return what a job's first input lacks of its series, one sentence each.
+
+    Where an image of some kind is among the inputs, a route allows that kind.
+    """
+    if not inputs:
+        return ()
+    first, chosen = inputs[0][1], {row.sop_instance_uid for _, row in inputs}
+    rows = instances.of_series(
+        connection,
+        StudyInstanceUID(first.study_instance_uid),
+        SeriesInstanceUID(first.series_instance_uid),
+    )
+    images = [image_of(row) for row in rows]
+    kinds = {kind_of(each) for each in images if each.sop_instance_uid in chosen}
+    allowed = [kind for kind in kinds if kind is not None and kind != "no image"]
+    return tuple(told for each in series_of(images) for told in not_seen(each, allowed))
 
 
 def _is_suspect(job: Job) -> bool:
@@ -332,6 +358,7 @@ class Supervisor:
             stray = lacking.strayed(connection, job.id)
             predecessor = predecessors.of_job(connection, job.id)
             routes = jobs.routes_of(connection, job.id)
+            left_out = _left_out(connection, inputs)
         if stray is not None:
             raise IdentityError(
                 f"It compares with study {stray}, which may be another patient's. Find out whose "
@@ -340,7 +367,9 @@ class Supervisor:
             )
         sender = inputs[0][1].node if inputs else ""
         node = next((each for each in self.settings.nodes if each.name == sender), None)
-        return _Facts(inputs=inputs, node=node, predecessor=predecessor, routes=routes)
+        return _Facts(
+            inputs=inputs, node=node, predecessor=predecessor, routes=routes, left_out=left_out
+        )
 
     def _reading(self, facts: _Facts) -> Reading:
         return Reading(
@@ -365,7 +394,7 @@ class Supervisor:
             this.go_on()
 
         data, objects = self.settings.folders.data, self._objects(job)
-        return analyse.load(job, facts.inputs, package, data, on_read, objects)
+        return analyse.load(job, facts.inputs, package, data, on_read, objects, facts.left_out)
 
     def _run(self, this: Attempt, loaded: Loaded) -> Findings:
         told = "load"

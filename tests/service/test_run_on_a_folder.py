@@ -258,9 +258,12 @@ def test_images_that_are_left_out_beside_others_are_told(tmp_path: Path, plain: 
     image = pydicom.dcmread(last)
     image.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
     image.save_as(last)
-    answer, _ = _run(tmp_path, plain)
+    answer, results = _run(tmp_path, plain)
     (outcome,) = json.loads(answer.stdout)
-    assert re.search(r" 1 of \d+ objects of .* left out: derived from other", outcome["found"])
+    told = r" 1 of \d+ objects of .* left out: derived from other"
+    assert re.search(told, outcome["found"])
+    (report,) = (each for each in results if each.Modality == "SR")
+    assert re.search(f"Warning:{told}", report.to_json())
 
 
 @pytest.mark.parametrize("option", ["--allow", "--objects"])

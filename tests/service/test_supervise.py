@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import highdicom
 import numpy as np
 import pytest
 from bodies import truth, write_package
+from pydicom import dcmread
 from sqlalchemy import Connection, event
 from ward import Ward, open_ward
 
@@ -23,8 +25,9 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DiskFull
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.service.supervise import STAGES, Supervisor
-from dicomai.store import jobs, studies
+from dicomai.store import instances, jobs, studies
 from dicomai.store.engine import writing
+from dicomai.store.instances import InstanceRow
 from dicomai.store.job import Job
 
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
@@ -62,6 +65,25 @@ def test_a_job_ends_with_seg_and_sr_in_the_archive_and_every_stage_timed(
     assert seg.PatientID == "P1"
     assert np.array_equal(seg.get_volume(combine_segments=True).array > 0, truth()[1:5])
     assert not (ward.settings.folders.archive / ".results" / str(done.uuid)).exists()
+
+
+def test_the_report_tells_what_was_left_out_of_the_series(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    study = ward.study("P1")
+    job = ward.queue(study)
+    with writing(ward.engine) as connection:
+        (image, *_) = instances.of_study(connection, StudyInstanceUID(study))
+        for uid, kind in (("2.25.7", "DERIVED"), ("2.25.8", "ORIGINAL")):  # one came too late
+            values = {each.name: getattr(image, each.name) for each in fields(InstanceRow)}
+            values |= {"sop_instance_uid": uid, "path": f"archive/{uid}.dcm"}
+            values["attributes"] = {**image.attributes, "ImageType": [kind, "PRIMARY"]}
+            instances.add(connection, InstanceRow(**values), now())
+    supervisor(ward, runner).work_once()
+    assert ward.job(job).state == "done"
+    (report,) = (row for row in ward.results(job) if row.sop_class_uid == SR)
+    said = dcmread(ward.file(report)).to_json()
+    assert re.search(r"Warning: 1 of \d+ objects of series .* left out: derived from other", said)
 
 
 def test_an_input_that_was_changed_in_the_archive_is_not_analysed(
