@@ -102,7 +102,7 @@ def image_of(dataset: Dataset, intake: Intake = PLAIN) -> SourceImagePixels:
         series_instance_uid=text(dataset, "SeriesInstanceUID"),
         headers=(dataset,),
         warnings=(*noted, *stored_pixels(dataset).noted()),
-        aspect_ji=_pair(dataset, "PixelAspectRatio") or (1.0, 1.0),
+        aspect_ji=(None if spacing_ji_mm else _pair(dataset, "PixelAspectRatio")) or (1.0, 1.0),
     )
 
 

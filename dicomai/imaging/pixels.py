@@ -171,7 +171,9 @@ class StoredPixels:
     def noted(self) -> tuple[str, ...]:
         """Return what a reader should know before it is decoded, one sentence each."""
         if self.syntax not in NATIVE:
-            return ()
+            more = len(self.frames) - self.count
+            told = f"{self.name} has {more} frames more than its header announces ({self.count})."
+            return (told,) if more > 0 else ()
         bits = self.count * self.shape_ji[0] * self.shape_ji[1] * self.samples * self.allocated
         if self.photometric == "YBR_FULL_422":  # two pixels share their colour
             bits = bits * 2 // 3

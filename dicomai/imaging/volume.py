@@ -322,13 +322,15 @@ def _incomplete(part: Part) -> tuple[str, ...]:
 
     Number of Slices is that of one volume, of each time or gate (PS3.3 C.8.9.4.1.9).
     """
-    here = len(part.frames)
-    announced = max(whole(frame.header, "NumberOfSlices", 0) for frame in part.frames)
-    if text(part.frames[0].header, "Modality") != "PT" or here >= announced:
+    headers = [frame.header for frame in part.frames]
+    if text(headers[0], "Modality") != "PT":
+        return ()
+    announced = max(whole(header, "NumberOfSlices", 0) for header in headers)
+    if len(headers) >= announced:
         return ()
     told = (
-        f"The series says that it has {announced} slices, and {here} are here: what the others "
-        "show was not looked at."
+        f"The series says that it has {announced} slices, and {len(headers)} are here: what the "
+        "others show was not looked at."
     )
     return (told,)
 

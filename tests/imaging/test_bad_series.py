@@ -12,6 +12,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.filereader import _read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
 from pydicom.sequence import Sequence
@@ -186,6 +187,19 @@ def test_pixel_data_beyond_what_the_header_announces_are_noted(make_series: Make
     slices[1].PixelData += bytes(2)
     (warning,) = volume_of(slices).warnings
     assert warning.endswith("The same holds of 2 more objects of the series.")
+
+
+def test_frames_beyond_those_that_the_header_announces_are_noted(make_series: Maker) -> None:
+    slices = make_series()
+    slices[3].compress(RLELossless, generate_instance_uid=False)
+    plain = volume_of(slices)
+    assert plain.warnings == ()
+    (frame,) = generate_frames(slices[3].PixelData, number_of_frames=1)
+    slices[3].PixelData = encapsulate([frame, frame, frame])
+    longer = volume_of(slices)
+    (warning,) = longer.warnings
+    assert "has 2 frames more than its header announces (1)" in warning
+    np.testing.assert_array_equal(longer.voxels, plain.voxels)
 
 
 def test_a_byte_that_makes_the_length_even_is_no_news(make_series: Maker) -> None:

@@ -125,8 +125,9 @@ def test_a_spacing_says_where_it_holds(xray: Dataset) -> None:
 
 
 def test_an_aspect_ratio_is_read(xray: Dataset) -> None:
-    assert image_of(xray).aspect_ji == (1, 1)
     xray.PixelAspectRatio = [4, 3]
+    assert image_of(xray).aspect_ji == (1, 1)  # its spacing is known, which tells more
+    del xray.PixelSpacing, xray.ImagerPixelSpacing
     assert image_of(xray).aspect_ji == (4, 3)
     xray.PixelAspectRatio = [0, 3]
     assert image_of(xray).aspect_ji == (1, 1)
