@@ -251,7 +251,7 @@ def _check_one_kind(part: Part, series: str) -> None:
     """Refuse slices that lie side by side and are of different kinds."""
     for keyword in _ONE_KIND:
         found = {text(frame.header, keyword) for frame in part.frames}
-        values = sorted({"" if value in _USUAL_UNITS else value for value in found})
+        values = sorted({"" if value.upper() in _USUAL_UNITS else value for value in found})
         if len(values) > 1:
             told = " and ".join(value or "none" for value in values[:3])
             raise InputError(
