@@ -19,8 +19,13 @@ Point: TypeAlias = npt.NDArray[np.float64]
 """(3,) float64: LPS millimetres."""
 
 OFF_GRID_MM: Final = 0.2
-"""How far a voxel of a volume may lie from where its own image puts it. The one statement of it:
-what lies further off is refused when the volume is made, and when its results are checked."""
+"""How far a voxel of a volume may lie from where its own image puts it; see `off_grid_mm`."""
+_ROUNDED_COSINES: Final = 1e-3
+"""Some modalities write direction cosines with three decimals."""
+_TURN: Final = 2 * _ROUNDED_COSINES
+"""So far a rounded direction may be from that of the grid, which comes of rounded ones too."""
+_OF_FLOAT32: Final = 1e-4
+"""Of the last decimal: what numbers lose that were such on their way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -139,3 +144,30 @@ class Plane:
     spacing_ji_mm: tuple[float, float] | None
     sop_instance_uid: str
     spacing_at: Literal["patient", "detector", ""] = ""
+
+
+def off_grid_mm(cosines: npt.NDArray[np.float64], grid: Grid) -> float:
+    """Return how far a voxel of a slice may lie from where its own image puts it.
+
+    The one statement of it: what lies further off is refused when the volume is made, and when its
+    results are checked. Cosines of three decimals turn a slice by what was rounded: what that does
+    at its far corner is added.
+
+    Parameters
+    ----------
+    cosines : (6,) float64
+        Image Orientation (Patient) of the slice.
+    grid
+        The volume that it belongs to.
+    """
+    last = cosines / _ROUNDED_COSINES
+    along_j, along_i = grid.index_to_lps[:3, 1], grid.index_to_lps[:3, 2]
+    between_rows, between_columns = np.linalg.norm(along_j), np.linalg.norm(along_i)
+    off = (cosines[:3] - along_i / between_columns, cosines[3:] - along_j / between_rows)
+    across, down = (float(np.linalg.norm(each)) for each in off)
+    if np.abs(last - np.round(last)).max() > _OF_FLOAT32 or max(across, down) > _TURN:
+        return OFF_GRID_MM
+    _, rows, columns = grid.shape_kji
+    return float(
+        OFF_GRID_MM + across * (columns - 1) * between_columns + down * (rows - 1) * between_rows
+    )

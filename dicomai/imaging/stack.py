@@ -16,15 +16,24 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomai.errors import InputError
-from dicomai.imaging.geometry import OFF_GRID_MM, Grid
+from dicomai.imaging.geometry import Grid, off_grid_mm
 
 MIN_SLICES: Final = 3
 """With fewer there is no spacing to check, and nothing for a model of volumes."""
 ORIENTATION_TOLERANCE: Final = 1e-3
-"""Of each direction cosine; 0.06 degrees. What it makes at the far corner of a large slice is held
-to `OFF_GRID_MM`."""
+"""Of each direction cosine; 0.06 degrees, or one in the last of three decimals. What it makes at
+the far corner of a slice is held to `off_grid_mm`."""
+_SQUARE: Final = 4 * ORIENTATION_TOLERANCE
+"""How far squares and products of two directions may be from those of unit vectors at right angles:
+as three decimals are that are one off in the last."""
+_BINARY: Final = 1e-6
+"""For decimal fractions, which a binary number only comes near to."""
 POSITION_TOLERANCE_MM: Final = 0.06
-"""How far a slice may lie from its place: modalities that round to 0.1 mm are up to 0.05 off."""
+"""How far a slice may lie from its place; see `_tolerance_mm`."""
+_ROUNDED_MM: Final = 0.1
+"""Some modalities write positions with one decimal, each coordinate up to 0.05 off."""
+_LEAN: Final = math.sqrt(3) * ORIENTATION_TOLERANCE
+"""How far directions of three decimals may let slices lean, for each mm: 0.1 degrees, no gantry."""
 NOTED_MM: Final = 0.01
 """What is further from its place than this is told to the reader."""
 SPACING_TOLERANCE: Final = 1e-4
@@ -113,15 +122,17 @@ def stack(slices: Sequence[Slice], series: str, uneven_mm: float = 0.0) -> Stack
     order = np.argsort(along, kind="stable")
     named = _Named(along[order] * _sign(normal), tuple(slices[k].name for k in order))
     _check_repeats(named, refuse)
-    slope, tilted = _tilt(positions[order], normal, row, named, refuse)
-    spacing = _spacing(named, uneven_mm, refuse)
+    tolerance_mm = _tolerance_mm(positions, named)
+    slope, tilted = _tilt(positions[order], normal, row, named, tolerance_mm, refuse)
+    spacing = _spacing(named, uneven_mm, tolerance_mm, refuse)
     height, width = slices[0].shape_ji
     between_rows, between_columns = slices[0].spacing_ji_mm
     affine = np.eye(4)
     affine[:3, 0] = (normal + slope) * spacing.step_mm
     affine[:3, 1] = column * between_rows
     affine[:3, 2] = row * between_columns
-    affine[:3, 3] = positions[order[0]]
+    along_mm = np.array(spacing.steps or range(len(slices)))[:, None] * affine[:3, 0]
+    affine[:3, 3] = (positions[order] - along_mm).mean(axis=0)  # so that rounding cancels out
     grid = Grid(
         shape_kji=(len(slices), height, width),
         index_to_lps=affine,
@@ -178,7 +189,7 @@ def _check_orientation(slices: Sequence[Slice], refuse: _Refusal) -> None:
     """All slices have one pair of directions: unit vectors at right angles."""
     for each in slices:
         pair = np.stack((each.row, each.column))
-        if np.abs(pair @ pair.T - np.eye(2)).max() > ORIENTATION_TOLERANCE:
+        if np.abs(pair @ pair.T - np.eye(2)).max() > _SQUARE:
             raise refuse(
                 f"can't be placed: Image Orientation (Patient) of {each.name} "
                 "is no pair of unit vectors at right angles."
@@ -189,7 +200,7 @@ def _check_orientation(slices: Sequence[Slice], refuse: _Refusal) -> None:
             turned = np.abs(
                 np.concatenate((each.row - group[0].row, each.column - group[0].column))
             )
-            if turned.max() <= ORIENTATION_TOLERANCE:
+            if turned.max() <= ORIENTATION_TOLERANCE + _BINARY:
                 group.append(each)
                 break
         else:
@@ -262,33 +273,51 @@ def _check_repeats(named: _Named, refuse: _Refusal) -> None:
     )
 
 
+def _tolerance_mm(positions: npt.NDArray[np.float64], named: _Named) -> float:
+    """Return how far a slice may lie from the straight and even line from the first to the last.
+
+    Where coordinates have one decimal, as far as that rounds the slice itself and that line; but
+    no further than a third of a step, so that a missing slice is none that was rounded.
+    """
+    tenths = positions / _ROUNDED_MM
+    rounded = np.abs(tenths - np.round(tenths)).max(axis=0) * _ROUNDED_MM < _BINARY
+    moved = np.ptp(positions, axis=0) > 0
+    both_off = _ROUNDED_MM * math.sqrt(np.count_nonzero(rounded & moved)) + _BINARY
+    step = float(np.ptp(named.along)) / (len(named.along) - 1)
+    return max(POSITION_TOLERANCE_MM, min(both_off, step / 3))
+
+
 def _tilt(
     positions: npt.NDArray[np.float64],
     normal: Vector,
     row: Vector,
     named: _Named,
+    tolerance_mm: float,
     refuse: _Refusal,
 ) -> tuple[Vector, tuple[str, ...]]:
     """Return how far slices are shifted in their plane for each mm along their normal.
 
     Without tilt they lie straight behind each other; with a tilted gantry each is shifted by the
-    same. What else they do is refused.
+    same. What else they do is refused. What rounded directions may make is told to nobody, but
+    slices lie where their positions say.
     """
     moved = positions - positions[0]
     along = moved @ normal
     aside = moved - np.outer(along, normal)
-    if np.linalg.norm(aside, axis=1).max() <= POSITION_TOLERANCE_MM:
+    if np.linalg.norm(aside, axis=1).max() <= tolerance_mm:
         return np.zeros(3), ()
-    slope = np.asarray(along @ aside / (along @ along))
-    off = np.linalg.norm(aside - np.outer(along, slope), axis=1)
-    worst = int(off.argmax())
-    if off[worst] > POSITION_TOLERANCE_MM:
+    centred = along - along.mean()
+    slope = np.asarray(centred @ aside / (centred @ centred))
+    off = np.linalg.norm(aside - aside.mean(axis=0) - np.outer(centred, slope), axis=1)
+    if off.max() > tolerance_mm:
         worst = int(np.linalg.norm(aside - np.outer(along, aside[-1] / along[-1]), axis=1).argmax())
         raise refuse(
             f"is not stacked straight: the slice at {named.along[worst]:.1f} mm is shifted "
             f"{np.linalg.norm(aside[worst]):.1f} mm sideways against the first. Send the original "
             "series."
         )
+    if np.linalg.norm(slope) * abs(along[-1]) <= tolerance_mm + _LEAN * abs(along[-1]):
+        return slope, ()
     angle = math.degrees(math.atan(float(np.linalg.norm(slope))))
     way = "rows" if abs(float(slope @ row)) > 0.5 * float(np.linalg.norm(slope)) else "columns"
     told = f"was taken with a gantry tilt of {angle:.1f}°: each slice is shifted along its {way}"
@@ -311,7 +340,7 @@ def _check_corners(ordered: Sequence[Slice], grid: Grid, refuse: _Refusal) -> No
         ]
         placed = grid.lps_mm([(k, j, i) for j, i in corners])
         off = float(np.linalg.norm(own - placed, axis=1).max())
-        if off > OFF_GRID_MM:
+        if off > off_grid_mm(np.concatenate((each.row, each.column)), grid):
             raise refuse(
                 f"has slices that are turned against each other: a corner of "
                 f"{each.name} lies {off:.2f} mm off the common grid. Send the original "
@@ -328,12 +357,12 @@ class _Spacing:
     warnings: tuple[str, ...] = ()
 
 
-def _spacing(named: _Named, uneven_mm: float, refuse: _Refusal) -> _Spacing:
+def _spacing(named: _Named, uneven_mm: float, tolerance_mm: float, refuse: _Refusal) -> _Spacing:
     """Return how slices are spaced, or say where they are not as they should."""
     line = np.abs(named.along - named.along[0])
     gaps = np.diff(line)
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
-    told = _told_uneven(named, gaps, usual)
+    told = _told_uneven(named, gaps, usual, tolerance_mm)
     even = float(gaps.mean())
     if not told:
         off = float(np.abs(line - even * np.arange(len(line))).max())
@@ -351,10 +380,12 @@ def _spacing(named: _Named, uneven_mm: float, refuse: _Refusal) -> _Spacing:
     return _Spacing(step_mm=usual, steps=steps, warnings=(noted,))
 
 
-def _told_uneven(named: _Named, gaps: npt.NDArray[np.float64], usual: float) -> str:
+def _told_uneven(
+    named: _Named, gaps: npt.NDArray[np.float64], usual: float, tolerance_mm: float
+) -> str:
     """Return what is said of a series whose slices are not evenly spaced; "" of one that is."""
     for index, gap in enumerate(gaps):
-        if gap - usual <= max(POSITION_TOLERANCE_MM * 2, usual * 0.02):
+        if gap - usual <= max(tolerance_mm * 2, usual * 0.02):
             continue
         low, high = sorted((named.along[index], named.along[index + 1]))
         missing = round(gap / usual) - 1
@@ -368,7 +399,7 @@ def _told_uneven(named: _Named, gaps: npt.NDArray[np.float64], usual: float) -> 
     even = float(gaps.mean())
     off = np.abs(np.abs(named.along - named.along[0]) - even * np.arange(len(named.along)))
     worst = int(off.argmax())
-    if off[worst] <= POSITION_TOLERANCE_MM:
+    if off[worst] <= tolerance_mm:
         return ""
     return (
         f"is unevenly spaced: the slice at {named.along[worst]:.2f} mm is {off[worst]:.2f} mm "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from dicomai.findings import Findings
-from dicomai.imaging.geometry import OFF_GRID_MM, Grid
+from dicomai.imaging.geometry import Grid, off_grid_mm
 from dicomai.results.gate.error import refuse
 
 Corners = npt.NDArray[np.float64]
@@ -19,7 +19,7 @@ Image = tuple[str, int]
 """SOP Instance UID and frame from 1; 0 for an image of one frame."""
 
 # What imaging allowed is allowed here too, rounding apart.
-IRREGULAR_MM: Final = OFF_GRID_MM + 1e-6
+_ROUNDING_MM: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,6 +34,8 @@ class Slice:
         The object.
     corners
         The centres of four corner pixels, (4, 3) LPS mm; None for a projection image.
+    off_grid_mm
+        How far the farthest of them lies from where the grid of the findings has it.
     rescale
         Slope and intercept; None where it has none.
     thickness_mm
@@ -43,6 +45,7 @@ class Slice:
     image: Image
     source: Dataset
     corners: Corners | None
+    off_grid_mm: float = 0.0
     rescale: tuple[float, float] | None
     thickness_mm: float
 
@@ -74,9 +77,11 @@ def slices_of(uid: str, findings: Findings, sources: Sequence[Dataset]) -> list[
         one = _slice(source, (sop, frame), flat=not isinstance(where, Grid))
         if isinstance(where, Grid):
             assert one.corners is not None
-            away = np.linalg.norm(one.corners - expected_corners(where, k), axis=1).max()
-            if not away <= IRREGULAR_MM:  # nor nan
+            away = float(np.linalg.norm(one.corners - expected_corners(where, k), axis=1).max())
+            allowed = off_grid_mm(_cosines(source, frame), where) + _ROUNDING_MM
+            if not away <= allowed:  # nor nan
                 refuse("geometry", uid, f"the masks' grid does not lie on {sop} at slice {k}")
+            one = replace(one, off_grid_mm=away)
         slices.append(one)
     return slices
 
@@ -122,9 +127,19 @@ def _thickness_mm(measures: Dataset) -> float:
         return 0.0
 
 
+def _said(source: Dataset, frame: int, sequence: str) -> Dataset:
+    """Return what says it of an image, or of a frame of one."""
+    return source if not frame else group(source, frame - 1, sequence) or Dataset()
+
+
+def _cosines(source: Dataset, frame: int) -> npt.NDArray[np.float64]:
+    said = _said(source, frame, "PlaneOrientationSequence").ImageOrientationPatient
+    return np.asarray(said, dtype=np.float64)
+
+
 def _slice(source: Dataset, image: Image, *, flat: bool) -> Slice:
     def said(sequence: str) -> Dataset:
-        return source if not image[1] else group(source, image[1] - 1, sequence) or Dataset()
+        return _said(source, image[1], sequence)
 
     values = said("PixelValueTransformationSequence")
     slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")

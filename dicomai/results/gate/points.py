@@ -87,7 +87,9 @@ def _is_nearest(
     normals = np.cross(stack[:, 1] - stack[:, 0], stack[:, 2] - stack[:, 0])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     away = np.abs(((middle - stack[:, 0]) * normals).sum(axis=1))
-    if not away[k] <= away.min() + TOLERANCE_MM:
+    # Findings lie on a grid, which runs through images that are rounded, or turned by a hair.
+    tolerance_mm = TOLERANCE_MM + 2 * max(each.off_grid_mm for each in slices)
+    if not away[k] <= away.min() + tolerance_mm:
         return False
     corners = stack[k]
     rows, columns = int(slices[k].source.Rows), int(slices[k].source.Columns)
@@ -100,4 +102,4 @@ def _is_nearest(
         np.clip(moved @ down / (down @ down) + 0.5, 0, rows),
     )
     off = (point[0] - wanted[0]) * across + (point[1] - wanted[1]) * down
-    return float(np.linalg.norm(off)) <= TOLERANCE_MM
+    return float(np.linalg.norm(off)) <= tolerance_mm
