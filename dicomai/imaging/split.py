@@ -38,6 +38,16 @@ class Part:
     frames: tuple[Frame, ...]
     label: str = ""
 
+    @property
+    def words(self) -> frozenset[str]:
+        """What may name it: its label between commas, and all that its frames have in common."""
+        common = {
+            f"{mark.name} {_said(value)}"
+            for mark in _MARKS
+            for value in _only({mark.of(frame) for frame in self.frames})
+        }
+        return frozenset(common | words_of(self.label))
+
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
@@ -53,6 +63,11 @@ class _Placed:
 
     frame: Frame
     place: int
+
+
+def words_of(label: str) -> set[str]:
+    """Return what stands between the commas of a label."""
+    return {word.strip() for word in label.split(",")}
 
 
 def split(frames: Sequence[Frame]) -> tuple[Part, ...]:
@@ -122,6 +137,11 @@ def _by(mark: _Mark, placed: Sequence[_Placed]) -> list[tuple[Value, list[_Place
     return sorted(
         found.items(), key=lambda item: [(isinstance(part, str), part) for part in item[0]]
     )
+
+
+def _only(values: set[Value]) -> set[Value]:
+    """Return the one value that is stated; nothing where there are several, or none."""
+    return values - {()} if len(values) == 1 else set()
 
 
 def _said(value: Value) -> str:

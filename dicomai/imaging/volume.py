@@ -27,7 +27,7 @@ from dicomai.imaging.pixels import (
     stored_pixels,
 )
 from dicomai.imaging.quantities import suv_body_weight_factor
-from dicomai.imaging.split import Part, echo_time, split
+from dicomai.imaging.split import Part, echo_time, split, words_of
 from dicomai.imaging.stack import MIN_SLICES, stack
 
 if TYPE_CHECKING:
@@ -199,11 +199,15 @@ def volumes_of(datasets: Sequence[Dataset], intake: Intake = PLAIN) -> tuple[Sou
 
 
 def _wanted(parts: Sequence[Part], name: str, series: str) -> Part:
-    """Return the part that has a name, or the only one where none is wanted."""
-    words = {word.strip() for word in name.split(",")}
-    fits = [part for part in parts if words <= {word.strip() for word in part.label.split(",")}]
+    """Return the part that has a name, or the only one where none is wanted.
+
+    Where something else parts them, as their kind, a name may be what all frames of one say.
+    """
     if len(parts) == 1 and not name:
         return parts[0]
+    words = words_of(name)
+    fits = [part for part in parts if words <= words_of(part.label)]
+    fits = fits or [part for part in parts if words <= part.words]
     if name and len(fits) == 1:
         return fits[0]
     told = "; ".join(part.label or "a single one" for part in parts[:6])

@@ -217,6 +217,38 @@ def test_a_model_may_name_the_volume_that_it_takes(make_series: Series) -> None:
         volume_of(make_series(), Intake(part="time 1"))
 
 
+def test_a_model_may_name_a_volume_by_what_did_not_part_it(make_series: Series) -> None:
+    slices = several(
+        make_series,
+        [
+            {"ImageType": ["ORIGINAL", "PRIMARY", "DIFFUSION"], "DiffusionBValue": 0.0},
+            {"ImageType": ["ORIGINAL", "PRIMARY", "TRACEW"], "DiffusionBValue": 1000.0},
+            {"ImageType": ["DERIVED", "PRIMARY", "ADC"]},
+        ],
+    )
+    volume = volume_of(slices, Intake(part="b-value 1000"))
+    assert volume.part == "kind ORIGINAL\\PRIMARY\\TRACEW"
+    assert volume.voxels.max() == pytest.approx(10, abs=0.01)
+    assert volume_of(slices, Intake(part="kind ORIGINAL\\PRIMARY\\TRACEW, b-value 1000"))
+    for part, count in (("b-value 500", "no"), ("b-value not stated", "no"), ("", "but 3")):
+        with pytest.raises(InputError, match=count):
+            volume_of(slices, Intake(part=part))
+    for each in slices:
+        each.DiffusionBValue = 1000.0
+    with pytest.raises(InputError, match='has 3 volumes "b-value 1000", and the model takes one'):
+        volume_of(slices, Intake(part="b-value 1000"))
+
+
+def test_a_volume_whose_slices_differ_in_it_is_not_named_by_it(make_series: Series) -> None:
+    slices = make_series()
+    for each in slices:
+        each.Modality, each.DiffusionBValue = "MR", 1000.0
+    assert volume_of(slices, Intake(part="b-value 1000"))
+    slices[2].DiffusionBValue = 0.0
+    with pytest.raises(InputError, match='has no volumes "b-value 1000"'):
+        volume_of(slices, Intake(part="b-value 1000"))
+
+
 def test_files_in_memory_are_let_go_slice_by_slice_and_the_volume_is_the_same(
     make_series: Series,
 ) -> None:
