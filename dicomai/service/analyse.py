@@ -114,7 +114,7 @@ def load(
     InputError
         A file is not there any more or has changed, or the images are no input for the model.
     IdentityError
-        A further input is another patient's.
+        An input, or an image of one, is another patient's.
     TransientError
         The archive is not there.
     """

@@ -274,7 +274,8 @@ def _written_to(
         told = "NOT-ANALYSED" in objects and datasets
         return _told(model.package, datasets, failed, folder.site, place) if told else failed
     except DicomaiError as error:
-        return replace(outcome, because=error.sentence, failed=True)
+        because = f"{error.sentence}{_in_file(error.subject, folder)}"
+        return replace(outcome, because=because, failed=True)
     report("encode", 0.0)
     made: tuple[Dataset, ...] = ()
     try:
@@ -348,6 +349,12 @@ def _aside(error: DicomaiError, made: Sequence[Dataset], findings: Findings, pla
         f"{error.sentence} There is no result; its objects lie in {place / REFUSED} for a look: "
         "report this with them."
     )
+
+
+def _in_file(subject: str, folder: Folder) -> str:
+    """Return where the object lies that an error is about, as one is of another patient."""
+    image = folder.images.get(subject)
+    return f" It is {image[1].name}." if image else ""
 
 
 def _read(series: Series, folder: Folder) -> list[Dataset]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -20,6 +21,8 @@ from dicomai.models.package import Package
 
 WHOSE: Final = ("PatientID", "PatientBirthDate")
 """What must be equal in the images of all inputs, beside what the catalogue knows of them."""
+_WHERE_KNOWN: Final = ("IssuerOfPatientID", "PatientBirthDate")
+"""What must be equal in those images of one input that state it; all must have one Patient ID."""
 
 
 def source_of(
@@ -46,8 +49,10 @@ def source_of(
     InputError
         The images are no input for the model, or one that it needs is missing.
     IdentityError
-        An input is another patient's.
+        An input, or an image of one, is another patient's.
     """
+    for each in given.values():
+        _check_one_patient(each)
     first, *further = package.manifest.input
     images = given.get(first.name, ())
     subject = text(images[0], "StudyInstanceUID") if images else ""
@@ -60,21 +65,39 @@ def source_of(
         return image, inputs_of(image.headers)
     source = volume_of(images, package.manifest.intake, planes)
     named = inputs_of(source.headers)
-    for each in further:
-        others = given.get(each.name, ())
+    for wanted in further:
+        others = given.get(wanted.name, ())
         if others:
-            source, seen = _beside(package, source, each, others)
+            source, seen = _beside(package, source, wanted, others)
             named += seen
             continue
-        why = missing.get(each.name) or missing.get("") or "There is none."
-        if not each.optional:
+        why = missing.get(wanted.name) or missing.get("") or "There is none."
+        if not wanted.optional:
             raise InputError(
-                f"{package.name} needs its input {each.name}, and that is missing. {why}",
+                f"{package.name} needs its input {wanted.name}, and that is missing. {why}",
                 subject=subject,
             )
-        told = f"The input {each.name} is missing, and the model ran without it. {why}"
+        told = f"The input {wanted.name} is missing, and the model ran without it. {why}"
         source = replace(source, beside=(*source.beside, None), warnings=(*source.warnings, told))
     return source, named
+
+
+def _check_one_patient(images: Sequence[Dataset]) -> None:
+    """Raise IdentityError for an image that names another patient than most of its input."""
+    for keyword in ("PatientID", *_WHERE_KNOWN):
+        said = [(text(image, keyword).strip(" "), image) for image in images]
+        counts = Counter(value for value, _ in said if value or keyword not in _WHERE_KNOWN)
+        ((usual, count),) = counts.most_common(1) or [("", 0)]
+        for value, image in said:
+            if value == usual or value not in counts:
+                continue
+            uid = text(image, "SOPInstanceUID")
+            raise IdentityError(
+                f"Object {uid} has another {keyword} than {count} images of its series, so nobody "
+                "can say whose they are. Nothing was analysed; find out whose it is, and correct "
+                "it or take it out.",
+                subject=uid,
+            )
 
 
 def _beside(
