@@ -55,10 +55,17 @@ def check_greyscale(dataset: Dataset) -> None:
             subject=subject,
         )
     photometric = text(dataset, "PhotometricInterpretation")
+    if not photometric:
+        raise InputError(
+            f"{name} ({kind}) does not say whether it is grey or in colour: its "
+            "PhotometricInterpretation is missing. Have the modality or the PACS mend it and send "
+            "the object again.",
+            subject=subject,
+        )
     if whole(dataset, "SamplesPerPixel", 1) != 1 or photometric not in GREYSCALE:
         raise InputError(
-            f"{name} ({kind}) is a colour image ({photometric or 'no photometric interpretation'}),"
-            " and the model takes greyscale ones. Choose another series, or a model of colour.",
+            f"{name} ({kind}) is a colour image ({photometric}), and the model takes greyscale "
+            "ones. Choose another series, or a model of colour.",
             subject=subject,
         )
     if "MOSAIC" in text(dataset, "ImageType").split("\\"):

@@ -185,6 +185,13 @@ def _plane_name(each: Slice) -> str:
     return _ACROSS[int(np.abs(np.cross(each.row, each.column)).argmax())]
 
 
+def _turn_degrees(one: Slice, other: Slice) -> float:
+    """Return the angle by which one has to be turned about some axis to lie like the other."""
+    axes = [np.stack((s.row, s.column, np.cross(s.row, s.column))) for s in (one, other)]
+    half = float(np.linalg.norm(axes[0] - axes[1])) / math.sqrt(8)  # its sine
+    return math.degrees(2 * math.asin(min(half, 1.0)))
+
+
 def _check_orientation(slices: Sequence[Slice], refuse: _Refusal) -> None:
     """All slices have one pair of directions: unit vectors at right angles."""
     for each in slices:
@@ -208,6 +215,13 @@ def _check_orientation(slices: Sequence[Slice], refuse: _Refusal) -> None:
     if len(groups) == 1:
         return
     groups.sort(key=len, reverse=True)
+    most, rarest = groups[0], groups[-1]
+    if len(groups) == 2 and len(rarest) == 1 and _plane_name(rarest[0]) == _plane_name(most[0]):
+        raise refuse(
+            f"has one slice that is turned by {_turn_degrees(rarest[0], most[0]):.1f}° against "
+            f"the other {len(most)}: {rarest[0].name}. Have the modality mend it, or send the "
+            "series without it."
+        )
     told = ", ".join(
         f"{len(group)} {_plane_name(group[0])}"
         + (" (a scout)" if all(each.localizer for each in group) else "")
@@ -215,7 +229,7 @@ def _check_orientation(slices: Sequence[Slice], refuse: _Refusal) -> None:
     )
     raise refuse(
         f"has slices in {len(groups)} orientations: {told}; "
-        f"{groups[-1][0].name} is of the rarest. Send scouts and other planes as "
+        f"{rarest[0].name} is of the rarest. Send scouts and other planes as "
         "series of their own."
     )
 
@@ -250,7 +264,14 @@ def _check_alike(slices: Sequence[Slice], refuse: _Refusal) -> None:
 
 
 def _check_repeats(named: _Named, refuse: _Refusal) -> None:
-    """No position is there twice."""
+    """No position is there twice, and none so near to another that nobody can tell."""
+    widest = float(np.abs(np.diff(named.along)).max())
+    if NOTED_MM < widest < POSITION_TOLERANCE_MM:
+        raise refuse(
+            f"has slices no more than {widest:.3f} mm apart, and below "
+            f"{POSITION_TOLERANCE_MM:g} mm they can't be told from slices at one place. Have it "
+            "reconstructed with a larger spacing."
+        )
     together: list[list[int]] = []
     for index, position in enumerate(named.along):
         if together and abs(position - named.along[together[-1][0]]) < POSITION_TOLERANCE_MM:

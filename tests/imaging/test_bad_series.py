@@ -102,6 +102,40 @@ def test_a_scout_in_the_series_is_named(make_series: Maker) -> None:
     assert scout.SOPInstanceUID in sentence
 
 
+@pytest.mark.parametrize(
+    ("cosines", "degrees"),
+    [
+        ([-1, 0, 0, 0, -1, 0], "180.0"),
+        ([-1, 0, 0, 0, 1, 0], "180.0"),
+        ([0, 1, 0, -1, 0, 0], "90.0"),
+        ([0.99619, 0.08716, 0, -0.08716, 0.99619, 0], "5.0"),
+    ],
+)
+def test_a_slice_that_is_turned_in_its_plane_is_named(
+    make_series: Maker, cosines: list[float], degrees: str
+) -> None:
+    slices = make_series()
+    del slices[3].ImageOrientationPatient  # they share the element
+    slices[3].ImageOrientationPatient = cosines
+    assert refusal(slices) == (
+        f"Series {slices[0].SeriesInstanceUID} has one slice that is turned by {degrees}° against "
+        f"the other 4: object {slices[3].SOPInstanceUID}. Have the modality mend it, or send the "
+        "series without it."
+    )
+
+
+@pytest.mark.parametrize("count", [3, 5, 6, 20])
+def test_slices_that_are_too_near_to_tell_are_not_called_repeats(
+    make_series: Maker, count: int
+) -> None:
+    slices = make_series(spacing_kji=(0.05, 1, 1), shape_kji=(count, 4, 4))
+    assert refusal(slices) == (
+        f"Series {slices[0].SeriesInstanceUID} has slices no more than 0.050 mm apart, and below "
+        "0.06 mm they can't be told from slices at one place. Have it reconstructed with a larger "
+        "spacing."
+    )
+
+
 def test_a_slice_shifted_sideways_is_named(make_series: Maker) -> None:
     slices = make_series(first=(0, 0, 0))
     slices[2].ImagePositionPatient = [3, 0, 5]
@@ -149,6 +183,7 @@ def test_positions_rounded_by_the_modality_are_taken_and_noted(make_series: Make
         ("HighBit", 17, "16 bits stored of 16 allocated, high bit 17, which can't be"),
         ("SamplesPerPixel", 3, "is a colour image"),
         ("PhotometricInterpretation", "PALETTE COLOR", "is a colour image (PALETTE COLOR)"),
+        ("PhotometricInterpretation", None, "its PhotometricInterpretation is missing"),
         ("NumberOfFrames", "2", "is a multi-frame object (CT Image Storage, 2 frames)"),
         ("PixelData", None, "has no pixel data"),
     ],
