@@ -57,6 +57,13 @@ _OF_THE_OBJECT: Final = (
     "PhotometricInterpretation",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
+    "PatientWeight",
+    "TimezoneOffsetFromUTC",
+    "AcquisitionDateTime",
+    "DecayCorrected",
+    "AttenuationCorrected",
+    "DecayCorrectionDateTime",
+    "RadiopharmaceuticalInformationSequence",
 )
 _GROUPS: Final = (
     "PlanePositionSequence",
@@ -73,7 +80,8 @@ _GROUPS: Final = (
     "MREchoSequence",
     "MRDiffusionSequence",
 )
-_REAL_WORLD: Final = "RealWorldValueMappingSequence"
+_OF_SEVERAL_ITEMS: Final = "RealWorldValueMappingSequence"
+"""A group that stays one: each item is another scale of the same stored values."""
 _DIMENSIONS_OF_PLACE: Final = frozenset(
     Tag(keyword) for keyword in ("StackID", "InStackPositionNumber", "ImagePositionPatient")
 )
@@ -171,9 +179,9 @@ def _flat(dataset: Dataset, shared: Dataset, per_frame: Dataset) -> Dataset:
         out.update(items[0])
         for inner in items[0].get("DiffusionGradientDirectionSequence") or ():
             out.update(inner)
-    mapped = per_frame.get(_REAL_WORLD) or shared.get(_REAL_WORLD)
-    if mapped:  # a group with an item for each range and unit, as a single image has them
-        out.RealWorldValueMappingSequence = mapped
+    mappings = per_frame.get(_OF_SEVERAL_ITEMS) or shared.get(_OF_SEVERAL_ITEMS)
+    if mappings:
+        out.RealWorldValueMappingSequence = mappings
     if "FrameType" in out:
         out.ImageType = out.FrameType
     return out

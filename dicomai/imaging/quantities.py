@@ -1,13 +1,19 @@
-"""Standardised uptake values of PET by body weight (PS3.3 C.8.9.1; QIBA's FDG-PET profile)."""
+"""Standardised uptake values of PET by body weight (PS3.3 C.8.9.1; QIBA's FDG-PET profile).
+
+An Enhanced PET object says by other attributes the same (PS3.3 C.8.22): its units by the mapping of
+real world values, the activity in MBq, and the time that values are corrected to by itself.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from pydicom import Dataset
+from pydicom.uid import EnhancedPETImageStorage
 
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, numbers, text
@@ -21,7 +27,25 @@ _KILOGRAMS: Final = (0.2, 500.0)
 _BECQUERELS: Final = (1e5, 1e12)
 _HALF_LIFE_S: Final = (30.0, 1e7)
 """What is beyond these is in another unit."""
-_SAME: Final = ("PatientWeight", "CorrectedImage", "DecayCorrection")
+_MEGA: Final = 1e6
+_SAME: Final = (
+    "PatientWeight",
+    "CorrectedImage",
+    "DecayCorrection",
+    "DecayCorrected",
+    "AttenuationCorrected",
+    "DecayCorrectionDateTime",
+)
+_SAME_IN_ENHANCED: Final = ("RadionuclideHalfLife", "RadiopharmaceuticalStartDateTime")
+_UCUM: Final = {
+    "Bq/ml": "BQML",
+    "Bq/mL": "BQML",
+    "g/ml{SUVbw}": "GML",
+    "g/mL{SUVbw}": "GML",
+}
+"""Units of Enhanced PET (PS3.16 CID 84, 85) as PET has them; g/ml alone may be of another type."""
+_ONE_SCALE: Final = 1e-6
+"""Relative: so near are two slopes that are one."""
 _DATE: Final = re.compile("[1-9][0-9]{7}")
 _TIME: Final = re.compile(r"([0-9]{4})(?:([0-9]{2})(?:\.([0-9]{1,6}))?)?")
 """Seconds and their fraction may be left out (PS3.5 6.2); minutes too, but an hour is too long."""
@@ -36,6 +60,11 @@ def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
     Values in Bq/mL are divided by the injected activity, decayed to the time that the values are
     corrected to, and multiplied by the patient's weight. Values in g/mL are SUV already.
 
+    Parameters
+    ----------
+    headers
+        Of each slice; a frame of Enhanced PET laid out flat.
+
     Raises
     ------
     InputError
@@ -44,7 +73,7 @@ def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
     first = headers[0]
     if text(first, "Modality") != "PT":
         raise _refuse(first, f"is {text(first, 'Modality') or 'of no modality'} and no PET")
-    units = {text(header, "Units").upper() for header in headers}
+    units = {_units(header) for header in headers}
     if units == {"GML"}:
         kind = text(first, "SUVType").upper()
         if kind not in {"", "BW"}:
@@ -52,14 +81,14 @@ def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
         return 1.0
     if units != {"BQML"}:
         raise _refuse(first, f"is in units of {', '.join(sorted(units)) or 'nothing'}, not Bq/mL")
-    corrections = text(first, "CorrectedImage").upper().split("\\")
-    if not {"ATTN", "DECY"} <= set(corrections):
+    if not {"ATTN", "DECY"} <= _corrections(first):
         raise _refuse(first, "is not corrected for attenuation and decay")
     for keyword in _SAME:
         if len({text(header, keyword) for header in headers}) > 1:
             raise _refuse(first, f"has slices of different {keyword}")
-    if len({_dose(header) for header in headers}) > 1:
-        raise _refuse(first, "has slices of different RadionuclideTotalDose")
+    for keyword in ("RadionuclideTotalDose", *(_SAME_IN_ENHANCED if _is_enhanced(first) else ())):
+        if len({_of_drug(header, keyword) for header in headers}) > 1:
+            raise _refuse(first, f"has slices of different {keyword}")
     (weight_kg,) = numbers(first, "PatientWeight", 1)
     items = first.get("RadiopharmaceuticalInformationSequence")
     if not items:
@@ -67,6 +96,8 @@ def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
     if len(items) > 1:
         raise _refuse(first, f"was made with {len(items)} radiopharmaceuticals")
     (activity_bq,) = numbers(items[0], "RadionuclideTotalDose", 1)
+    if _is_enhanced(first):
+        activity_bq *= _MEGA
     if not _within(weight_kg, _KILOGRAMS) or not _within(activity_bq, _BECQUERELS):
         raise _refuse(
             first, f"has a weight of {weight_kg:g} kg and an activity of {activity_bq:g} Bq"
@@ -74,32 +105,91 @@ def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
     return weight_kg * _GRAMS / (activity_bq * _left(headers, items[0]))
 
 
+def _is_enhanced(header: Dataset) -> bool:
+    return text(header, "SOPClassUID") == EnhancedPETImageStorage
+
+
+def _units(header: Dataset) -> str:
+    """Return the units (PS3.3 C.8.9.1.1.3); those of Enhanced PET are of its rescaled values."""
+    if not _is_enhanced(header):
+        return text(header, "Units").upper()
+    said = {
+        text(unit, "CodeValue")
+        for item in header.get("RealWorldValueMappingSequence") or ()
+        for unit in item.get("MeasurementUnitsCodeSequence") or ()
+        if _is_rescale(header, item) and text(unit, "CodingSchemeDesignator") == "UCUM"
+    }
+    if len(said) != 1:
+        raise _refuse(
+            header,
+            f"gives {len(said) or 'no'} units for its rescaled values "
+            "(Real World Value Mapping Sequence)",
+        )
+    return _UCUM.get(*said, *said)
+
+
+def _is_rescale(header: Dataset, mapping: Dataset) -> bool:
+    """Tell whether a mapping of stored to real world values is that of the rescale."""
+    for keyword in ("Slope", "Intercept"):
+        (rescale,) = numbers(header, f"Rescale{keyword}", 1)
+        if not text(mapping, f"RealWorldValue{keyword}"):
+            return False  # it has a table
+        (real,) = numbers(mapping, f"RealWorldValue{keyword}", 1)
+        if not math.isclose(rescale, real, rel_tol=_ONE_SCALE):
+            return False
+    return True
+
+
+def _corrections(header: Dataset) -> set[str]:
+    if not _is_enhanced(header):
+        return set(text(header, "CorrectedImage").upper().split("\\"))
+    said = {"DECY": "DecayCorrected", "ATTN": "AttenuationCorrected"}
+    return {each for each, keyword in said.items() if text(header, keyword).upper() == "YES"}
+
+
 def _left(headers: Sequence[Dataset], item: Dataset) -> float:
     """Return the fraction of the injected activity that is left when the values count."""
     first = headers[0]
+    if _is_enhanced(first):
+        injected, scan, *acquired = _on_one_clock(
+            first,
+            text(item, "RadiopharmaceuticalStartDateTime"),
+            text(first, "DecayCorrectionDateTime"),
+            *(
+                text(header, "FrameAcquisitionDateTime") or text(header, "AcquisitionDateTime")
+                for header in headers
+            ),
+        )
+        if scan > min(acquired):
+            raise _refuse(first, "is corrected for decay to a time after its first frame")
+        return _decayed(first, item, injected, scan)
     corrected = text(first, "DecayCorrection").upper()
     if corrected == "ADMIN":
         return 1.0
     if corrected != "START":
         raise _refuse(first, f"has the decay correction {corrected or 'not stated'}")
+    scan = _time(first, "SeriesDate", "SeriesTime")
+    started = min(_time(header, "AcquisitionDate", "AcquisitionTime") for header in headers)
+    if scan > started:
+        # Some modalities give a processed series the time of the processing.
+        raise _refuse(first, "says that its series began after its first slice was acquired")
+    return _decayed(first, item, _injected(first, item, scan), scan)
+
+
+def _decayed(first: Dataset, item: Dataset, injected: datetime, scan: datetime) -> float:
+    """Return the fraction that is left of an activity from one time to another."""
     (half_life_s,) = numbers(item, "RadionuclideHalfLife", 1)
     if not _within(half_life_s, _HALF_LIFE_S):
         raise _refuse(first, f"has a half-life of {half_life_s:g} s")
-    scan = _time(first, "SeriesDate", "SeriesTime")
-    acquired = min(_time(header, "AcquisitionDate", "AcquisitionTime") for header in headers)
-    if scan > acquired:
-        # Some modalities give a processed series the time of the processing.
-        raise _refuse(first, "says that its series began after its first slice was acquired")
-    injected = _injected(first, item, scan)
     longest = min(_LONGEST, timedelta(seconds=_HALF_LIVES * half_life_s))
     if not timedelta(0) <= scan - injected <= longest:
         raise _refuse(first, f"was injected at {injected} and scanned at {scan}")
     return float(2 ** (-(scan - injected).total_seconds() / half_life_s))
 
 
-def _dose(header: Dataset) -> str:
+def _of_drug(header: Dataset, keyword: str) -> str:
     items = header.get("RadiopharmaceuticalInformationSequence")
-    return text(items[0], "RadionuclideTotalDose") if items else ""
+    return text(items[0], keyword) if items else ""
 
 
 def _within(value: float, limits: tuple[float, float]) -> bool:
@@ -116,8 +206,7 @@ def _injected(header: Dataset, item: Dataset, scan: datetime) -> datetime:
     if not stamp:
         found = _parsed(header, f"{scan:%Y%m%d}", time)
         return found if found <= scan else found - timedelta(days=1)
-    stamp, offset = (stamp[:-5], stamp[-5:]) if stamp[-5:-4] in ("+", "-") else (stamp, "")
-    found = _parsed(header, stamp[:8], stamp[8:])
+    found, offset = _stamp(header, stamp)
     if not offset:
         return found
     clock = text(header, "TimezoneOffsetFromUTC")
@@ -127,6 +216,26 @@ def _injected(header: Dataset, item: Dataset, scan: datetime) -> datetime:
     if time and abs(found - _parsed(header, stamp[:8], time)) < _ROUNDED:
         return found
     raise _refuse(header, f"gives only its injection with an offset from UTC ({offset})")
+
+
+def _stamp(header: Dataset, said: str) -> tuple[datetime, str]:
+    """Return a date and time as it stands there, and its offset from UTC; "" where it has none."""
+    plain, offset = (said[:-5], said[-5:]) if said[-5:-4] in ("+", "-") else (said, "")
+    return _parsed(header, plain[:8], plain[8:]), offset
+
+
+def _on_one_clock(header: Dataset, *said: str) -> list[datetime]:
+    """Return dates and times by one clock: their own where it is the same, else the header's."""
+    stamps = [_stamp(header, each) for each in said]
+    if len({offset for _, offset in stamps}) == 1:
+        return [found for found, _ in stamps]
+    clock = text(header, "TimezoneOffsetFromUTC")
+    if not clock:
+        raise _refuse(header, "gives times of different offsets from UTC, or only some with one")
+    local = _offset(header, clock)
+    return [
+        found - _offset(header, offset) + local if offset else found for found, offset in stamps
+    ]
 
 
 def _offset(header: Dataset, said: str) -> timedelta:

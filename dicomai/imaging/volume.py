@@ -309,7 +309,7 @@ def _volume(
     slices[0].pixels.announced(slices[0].index)
     voxels = _voxels(slices, (planes or PlanesInMemory)(placed.grid.shape_kji))
     if intake.suv_body_weight:
-        voxels = voxels * np.float32(suv_body_weight_factor(headers))
+        voxels = voxels * np.float32(suv_body_weight_factor([frame.header for frame in frames]))
     return SourceVolume(
         grid=placed.grid,
         voxels=voxels,

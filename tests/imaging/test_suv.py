@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset
-from pydicom.uid import PositronEmissionTomographyImageStorage
+from pydicom.uid import EnhancedPETImageStorage, PositronEmissionTomographyImageStorage
 
 from dicomai.errors import InputError
 from dicomai.imaging.intake import Intake
@@ -207,3 +208,185 @@ def test_a_pet_slice_without_slope_is_refused(pet: list[Dataset]) -> None:
     del pet[1].RescaleSlope
     with pytest.raises(InputError, match="RescaleSlope is missing"):
         volume_of(pet)
+
+
+@pytest.fixture
+def enhanced_pet(
+    make_series: Maker, make_enhanced: Callable[..., Dataset]
+) -> Callable[[], Dataset]:
+    """Gives the same as Enhanced PET (PS3.3 A.56): its activity is in MBq."""
+
+    def made() -> Dataset:
+        slices = make_series(shape_kji=(4, 3, 3))
+        for number, each in enumerate(slices):
+            del each.RescaleSlope
+            each.RescaleSlope = 1 + number
+            each.PixelData = np.full((3, 3), 5000 // (1 + number), "<i2").tobytes()
+        groups = []
+        for number in range(4):
+            unit = Dataset()
+            unit.CodeValue, unit.CodingSchemeDesignator = "Bq/ml", "UCUM"
+            groups.append(
+                {
+                    "FrameContentSequence": {
+                        "FrameAcquisitionDateTime": f"202603011050{number:02}.5"
+                    },
+                    "RealWorldValueMappingSequence": {
+                        "RealWorldValueSlope": 1.0 + number,
+                        "RealWorldValueIntercept": 0.0,
+                        "MeasurementUnitsCodeSequence": [unit],
+                    },
+                }
+            )
+        whole = make_enhanced(slices, groups)
+        whole.SOPClassUID, whole.Modality = EnhancedPETImageStorage, "PT"
+        whole.PatientWeight = 70
+        whole.DecayCorrected = whole.AttenuationCorrected = "YES"
+        whole.DecayCorrectionDateTime = "20260301105000"
+        drug = Dataset()
+        drug.RadionuclideTotalDose, drug.RadionuclideHalfLife = 350, HALF_LIFE_S
+        drug.RadiopharmaceuticalStartDateTime = "20260301090000"
+        whole.RadiopharmaceuticalInformationSequence = [drug]
+        return whole
+
+    return made
+
+
+Whole = Callable[[], Dataset]
+
+
+def test_enhanced_pet_has_the_values_of_its_single_images(
+    enhanced_pet: Whole, pet: list[Dataset]
+) -> None:
+    whole = enhanced_pet()
+    expected = volume_of(pet, SUV).voxels
+    np.testing.assert_allclose(volume_of([whole], SUV).voxels, expected, rtol=1e-6)
+    whole.DecayCorrectionDateTime = "20260301090000"  # to the injection
+    np.testing.assert_allclose(volume_of([whole], SUV).voxels, expected / 2, rtol=1e-6)
+
+
+def test_enhanced_pet_in_suv_stays_as_it_is(enhanced_pet: Whole) -> None:
+    whole = enhanced_pet()
+    for frame in whole.PerFrameFunctionalGroupsSequence:
+        unit = frame.RealWorldValueMappingSequence[0].MeasurementUnitsCodeSequence[0]
+        unit.CodeValue = "g/ml{SUVbw}"
+    np.testing.assert_array_equal(volume_of([whole], SUV).voxels, volume_of([whole]).voxels)
+    unit.CodeValue = "Bq/ml"
+    with pytest.raises(InputError, match="is in units of BQML, GML, not Bq/mL"):
+        volume_of([whole], SUV)
+    for frame in whole.PerFrameFunctionalGroupsSequence:
+        unit = frame.RealWorldValueMappingSequence[0].MeasurementUnitsCodeSequence[0]
+        unit.CodeValue = "g/ml{SUVlbm}"
+    with pytest.raises(InputError, match=r"is in units of g/ml\{SUVlbm\}, not Bq/mL"):
+        volume_of([whole], SUV)
+
+
+def test_of_several_scales_that_of_the_values_counts(enhanced_pet: Whole) -> None:
+    whole = enhanced_pet()
+    expected = volume_of([whole], SUV).voxels
+    for frame in whole.PerFrameFunctionalGroupsSequence:
+        other = copy.deepcopy(frame.RealWorldValueMappingSequence[0])
+        other.RealWorldValueSlope *= 3e-4
+        other.MeasurementUnitsCodeSequence[0].CodeValue = "g/ml{SUVbw}"
+        frame.RealWorldValueMappingSequence.append(other)
+    np.testing.assert_array_equal(volume_of([whole], SUV).voxels, expected)
+    other.RealWorldValueSlope = frame.RealWorldValueMappingSequence[0].RealWorldValueSlope
+    with pytest.raises(InputError, match=r"^Frame 4 of .* gives 2 units for its rescaled values"):
+        volume_of([whole], SUV)
+
+
+def test_times_of_enhanced_pet_are_put_to_one_clock(enhanced_pet: Whole) -> None:
+    whole = enhanced_pet()
+    expected = volume_of([whole], SUV).voxels
+    drug = whole.RadiopharmaceuticalInformationSequence[0]
+    drug.RadiopharmaceuticalStartDateTime = "20260301080000+0000"
+    with pytest.raises(InputError, match="gives times of different offsets from UTC"):
+        volume_of([whole], SUV)
+    whole.TimezoneOffsetFromUTC = "+0100"
+    np.testing.assert_array_equal(volume_of([whole], SUV).voxels, expected)
+    del whole.TimezoneOffsetFromUTC
+    drug.RadiopharmaceuticalStartDateTime = "20260301090000+0100"
+    whole.DecayCorrectionDateTime += "+0100"
+    for frame in whole.PerFrameFunctionalGroupsSequence:
+        frame.FrameContentSequence[0].FrameAcquisitionDateTime += "+0100"
+    np.testing.assert_array_equal(volume_of([whole], SUV).voxels, expected)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "words"),
+    [
+        ("PatientWeight", None, "PatientWeight is missing"),
+        ("PatientWeight", 70_000, "has a weight of 70000 kg and an activity of 3.5e+08 Bq"),
+        ("DecayCorrected", "NO", "is not corrected for attenuation and decay"),
+        ("AttenuationCorrected", None, "is not corrected for attenuation and decay"),
+        ("DecayCorrectionDateTime", None, "has the date and time '' ''"),
+        ("DecayCorrectionDateTime", "20260301105001", "to a time after its first frame"),
+        ("DecayCorrectionDateTime", "20260301085959", "was injected at 2026-03-01 09:00:00"),
+        ("RadiopharmaceuticalInformationSequence", None, "nothing of the radiopharmaceutical"),
+    ],
+)
+def test_what_enhanced_pet_lacks_is_said(
+    keyword: str, value: object, words: str, enhanced_pet: Whole
+) -> None:
+    whole = enhanced_pet()
+    if value is None:
+        delattr(whole, keyword)
+    else:
+        setattr(whole, keyword, value)
+    with pytest.raises(InputError) as error:
+        volume_of([whole], SUV)
+    assert words in error.value.sentence
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "words"),
+    [
+        ("RadionuclideTotalDose", 350e6, "an activity of 3.5e+14 Bq"),  # Bq, where MBq belong
+        ("RadionuclideTotalDose", None, "RadionuclideTotalDose is missing"),
+        ("RadionuclideHalfLife", 0.1, "has a half-life of 0.1 s"),
+        ("RadiopharmaceuticalStartDateTime", None, "has the date and time '' ''"),
+        ("RadiopharmaceuticalStartDateTime", "20260226090000", "was injected at 2026-02-26"),
+    ],
+)
+def test_what_can_not_be_of_enhanced_pet_is_refused(
+    keyword: str, value: object, words: str, enhanced_pet: Whole
+) -> None:
+    whole = enhanced_pet()
+    setattr(whole.RadiopharmaceuticalInformationSequence[0], keyword, value)
+    with pytest.raises(InputError) as error:
+        volume_of([whole], SUV)
+    assert words in error.value.sentence
+
+
+def test_enhanced_pet_whose_units_are_not_those_of_its_values_is_refused(
+    enhanced_pet: Whole,
+) -> None:
+    whole = enhanced_pet()
+    frame = whole.PerFrameFunctionalGroupsSequence[2]
+    mapping = frame.RealWorldValueMappingSequence[0]
+    mapping.RealWorldValueSlope = 1.0
+    with pytest.raises(InputError, match=r"^Frame 3 of .* gives no units for its rescaled values"):
+        volume_of([whole], SUV)
+    del mapping.RealWorldValueSlope  # a table
+    with pytest.raises(InputError, match="gives no units"):
+        volume_of([whole], SUV)
+    del frame.RealWorldValueMappingSequence
+    with pytest.raises(InputError, match="gives no units"):
+        volume_of([whole], SUV)
+    assert volume_of([whole])
+
+
+def test_two_enhanced_objects_of_one_volume_say_the_same(enhanced_pet: Whole) -> None:
+    whole, other = enhanced_pet(), enhanced_pet()
+    for keyword in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        setattr(other, keyword, whole[keyword].value)
+    for frame in other.PerFrameFunctionalGroupsSequence:
+        frame.PlanePositionSequence[0].ImagePositionPatient[2] += 10
+    expected = volume_of([whole], SUV).voxels
+    np.testing.assert_array_equal(volume_of([whole, other], SUV).voxels[4:], expected)
+    drug = other.RadiopharmaceuticalInformationSequence[0]
+    drug.RadiopharmaceuticalStartDateTime = "20260301093000"
+    with pytest.raises(
+        InputError, match="has slices of different RadiopharmaceuticalStartDateTime"
+    ):
+        volume_of([whole, other], SUV)
