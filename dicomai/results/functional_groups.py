@@ -13,12 +13,12 @@ from typing import Final
 
 import highdicom as hd
 import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.valuerep import DS, format_number_as_ds
+from pydicom.valuerep import DS
 
 from dicomai.imaging.attributes import numbers, whole
+from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results.explicit_vr import item, sequence, short, written
 
 _DERIVATION_IMAGE: Final = Tag("DerivationImageSequence")
@@ -59,7 +59,7 @@ class Slice:
     place: bytes
 
 
-def slices_of(result: Dataset, images: Sequence[Dataset], *, uneven: bool) -> list[Slice]:
+def slices_of(result: Dataset, images: Sequence[Dataset]) -> list[Slice]:
     """Return the slices in the order in which highdicom has frames.
 
     Parameters
@@ -69,8 +69,6 @@ def slices_of(result: Dataset, images: Sequence[Dataset], *, uneven: bool) -> li
         all of them only.
     images
         The header of each slice, by k.
-    uneven
-        They are not evenly spaced.
     """
     (shared,) = result.SharedFunctionalGroupsSequence
     (template,) = result.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence
@@ -82,8 +80,10 @@ def slices_of(result: Dataset, images: Sequence[Dataset], *, uneven: bool) -> li
     if turned:
         leave_orientation_to_frames(result)
     positions = np.array([each[_POSITION].value for each in images], dtype=np.float64)
-    if len(images) > 1:
-        _say_spacing(result, positions, directions, uneven=uneven)
+    if len(images) > 1 and "DimensionOrganizationType" in result:
+        steps, _ = hd.spatial.get_volume_positions(positions.tolist(), directions, sort=False)
+        if steps is None:
+            del result.DimensionOrganizationType
     normal = hd.spatial.get_normal_vector(directions, hd.spatial.VOLUME_INDEX_CONVENTION)
     return [
         Slice(k=int(k), derivation=derivations[k], place=_place(images[k], turned=turned))
@@ -113,32 +113,21 @@ def leave_orientation_to_frames(result: Dataset) -> None:
     result.pop("DimensionOrganizationType", None)
 
 
+def leave_out_uneven_spacing(result: Dataset, where: Grid | Plane) -> None:
+    """Take away the one distance of slices where there is none (C.7.6.16.2.1).
+
+    highdicom states it of the images that it is given, and of those that are a hundredth off.
+    """
+    if isinstance(where, Grid) and where.slice_steps:
+        (measures,) = result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+        measures.pop("SpacingBetweenSlices", None)
+
+
 def orientation_of(image: Dataset) -> Dataset:
     """Return an item of Plane Orientation Sequence."""
     orientation = Dataset()
     orientation.ImageOrientationPatient = _spelled(_ORIENTATION, image)
     return orientation
-
-
-def _say_spacing(
-    result: Dataset,
-    positions: npt.NDArray[np.float64],
-    directions: Sequence[float],
-    *,
-    uneven: bool,
-) -> None:
-    """Say whether all frames are a volume, and how far they are apart, as highdicom would."""
-    placed = positions.tolist()
-    if "DimensionOrganizationType" in result:
-        steps, _ = hd.spatial.get_volume_positions(placed, directions, sort=False)
-        if steps is None:
-            del result.DimensionOrganizationType
-    if uneven:
-        (measures,) = result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
-        measures.pop("SpacingBetweenSlices", None)  # of the first two
-        spacing, _ = hd.spatial.get_volume_positions(placed, directions)
-        if spacing is not None:
-            measures.SpacingBetweenSlices = format_number_as_ds(spacing)
 
 
 def _derivations(template: Dataset, images: Sequence[Dataset]) -> list[bytes]:

@@ -14,6 +14,7 @@ from dicomai.dicom.codes import LEFT, OURS, RIGHT
 from dicomai.findings import Segment
 from dicomai.imaging.geometry import Grid
 from dicomai.results import uids
+from dicomai.results.functional_groups import leave_out_uneven_spacing
 from dicomai.results.provenance import Job, code_item, complete, note_loss
 from dicomai.results.seg import images_of, name_dimensions, name_sources, spread
 
@@ -69,6 +70,7 @@ def _map(job: Job, segment: Segment, values: npt.NDArray[np.float32], number: in
     result.ContentCreatorName = ""  # type 2: no person made it
     result.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(segment)]
     name_dimensions(result, uids.dimension_uid(job.uuid, "PM", number))
+    leave_out_uneven_spacing(result, job.findings.where)
     name_sources(result, job.slices())
     note_loss(result, job)
     complete(result, job, "PM", number)

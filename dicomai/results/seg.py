@@ -26,6 +26,7 @@ from dicomai.results.frames import Layer, adjoining, lay_out, overlap
 from dicomai.results.functional_groups import (
     are_turned,
     leave_orientation_to_frames,
+    leave_out_uneven_spacing,
     orientation_of,
     slices_of,
 )
@@ -182,6 +183,7 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
         result.SegmentSequence = described
     result.ContentCreatorName = ""  # type 2: no person made it
     name_dimensions(result, uids.dimension_uid(job.uuid, kind, number))
+    leave_out_uneven_spacing(result, job.findings.where)
     items = [item for item in result.SegmentSequence if item.SegmentNumber != 0]
     for item, segment in zip(items, segments, strict=True):
         _mend_segment(item, segment)
@@ -197,7 +199,7 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
     note_loss(result, job)
     complete(result, job, kind, number)
     if not labels:  # after what reads all text: of frames there is none but codes
-        _fill(result, segments, form, slices, job.findings.where)
+        _fill(result, segments, form, slices)
     return Encoded(dataset=result, segments=segments)
 
 
@@ -312,12 +314,10 @@ def _fill(
     segments: tuple[Drawn, ...],
     form: ResultObject,
     slices: tuple[Dataset, ...],
-    where: Grid | Plane,
 ) -> None:
     """Put the masks, or the probabilities, in the place of what highdicom laid out."""
     _list_sources(result, slices)
-    uneven = isinstance(where, Grid) and bool(where.slice_steps)
-    planes = slices_of(result, slices, uneven=uneven)
+    planes = slices_of(result, slices)
     layers = [
         Layer(number=each.number, mask=each.mask, probability=each.probability) for each in segments
     ]

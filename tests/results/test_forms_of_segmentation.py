@@ -401,6 +401,35 @@ def test_tilted_and_uneven_slices_are_placed_one_by_one(study: Any, found: Any) 
     written(results[0])
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("off_mm", [0.09, 5.0])
+def test_uneven_slices_have_no_one_distance(
+    form: Any, off_mm: float, study: Any, lungs: Findings
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    along_mm = [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0 + off_mm]
+    for z, header in zip(along_mm, headers, strict=True):
+        header.ImagePositionPatient = [*header.ImagePositionPatient[:2], -200 + z]
+        header.SliceThickness = header.SpacingBetweenSlices = 10.0
+    affine = study.grid.index_to_lps.copy()
+    affine[:3, 0] = [0, 0, 10.0]
+    steps = tuple(each / 10 for each in along_mm)
+    grid = replace(study.grid, index_to_lps=affine, slice_steps=steps)
+    uneven, findings = replace(study, headers=headers, grid=grid), replace(lungs, where=grid)
+    wanted = (form, "SR", "PM")
+    files = uneven.files(findings, wanted)
+    check(files, findings, headers, wanted=wanted)
+    multi = [each for each in map(_read, files) if "SharedFunctionalGroupsSequence" in each]
+    assert {each.Modality for each in multi} == {"SEG", "OT"}
+    for number, each in enumerate(multi):
+        measures = each.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        assert "SpacingBetweenSlices" not in measures
+        measures.SpacingBetweenSlices = 10.0
+        others = [raw for k, raw in enumerate(files) if k != number]
+        with pytest.raises(GateError, match=r"unevenly spaced, and it says 10\.0 mm"):
+            check([_bytes(each), *others], findings, headers, wanted=wanted)
+
+
 def test_slices_that_are_turned_by_a_hair_keep_their_directions(
     peer: Callable[[str], str], study: Any, lungs: Findings, tmp_path: Path
 ) -> None:

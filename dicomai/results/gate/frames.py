@@ -228,6 +228,8 @@ def _corners(
     affine = where.index_to_lps
     normal = np.cross(affine[:3, 2], affine[:3, 1])
     step = abs(float(affine[:3, 0] @ normal)) / float(np.linalg.norm(normal))
+    if between is not None and where.slice_steps:
+        refuse("geometry", uid, f"its slices are unevenly spaced, and it says {between} mm")
     if between is not None and not abs(between - step) <= TOLERANCE_MM:  # nor nan
         refuse("geometry", uid, f"its slices are {step:.3f} mm apart, and it says {between}")
     known = [each for each in thick if each > 0] or [step]
