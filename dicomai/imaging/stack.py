@@ -27,7 +27,8 @@ _SQUARE: Final = 4 * ORIENTATION_TOLERANCE
 """How far squares and products of two directions may be from those of unit vectors at right angles:
 as three decimals are that are one off in the last."""
 _BINARY: Final = 1e-6
-"""For decimal fractions, which a binary number only comes near to."""
+_BINARY_MM: Final = 1e-4
+"""For decimal fractions, which a binary number, of 32 bits on its way, only comes near to."""
 POSITION_TOLERANCE_MM: Final = 0.06
 """How far a slice may lie from its place; see `_tolerance_mm`."""
 _ROUNDED_MM: Final = 0.1
@@ -301,9 +302,9 @@ def _tolerance_mm(positions: npt.NDArray[np.float64], named: _Named) -> float:
     no further than a third of a step, so that a missing slice is none that was rounded.
     """
     tenths = positions / _ROUNDED_MM
-    rounded = np.abs(tenths - np.round(tenths)).max(axis=0) * _ROUNDED_MM < _BINARY
+    rounded = np.abs(tenths - np.round(tenths)).max(axis=0) * _ROUNDED_MM < _BINARY_MM
     moved = np.ptp(positions, axis=0) > 0
-    both_off = _ROUNDED_MM * math.sqrt(np.count_nonzero(rounded & moved)) + _BINARY
+    both_off = _ROUNDED_MM * math.sqrt(np.count_nonzero(rounded & moved)) + _BINARY_MM
     step = float(np.ptp(named.along)) / (len(named.along) - 1)
     return max(POSITION_TOLERANCE_MM, min(both_off, step / 3))
 

@@ -82,6 +82,18 @@ def test_an_oblique_stack_of_rounded_positions_lies_straight_within_the_rounding
     assert off < ROUNDED_MM * 1.25  # two ends of a line, where each is off its own way
 
 
+def test_decimals_that_were_binary_numbers_on_their_way_are_decimals(make_series: Maker) -> None:
+    for seed in range(30):
+        turn = Rotation.random(rng=np.random.default_rng(seed)).as_matrix()
+        slices = make_series(
+            row=turn[:, 0], column=turn[:, 1], first=(-213.37, 187.21, 903.4), shape_kji=(40, 3, 3)
+        )
+        for each in rounded(slices):
+            narrow = np.float32([float(part) for part in each.ImagePositionPatient])
+            each.ImagePositionPatient = [f"{float(part):.9f}"[:16] for part in narrow]
+        assert not any("tilt" in each for each in volume_of(slices).warnings)
+
+
 @settings(max_examples=20, deadline=None)
 @given(turn=TURNS, degrees=st.floats(0.5, 30), depth=st.integers(30, 60))
 def test_a_tilt_is_found_in_rounded_positions(
