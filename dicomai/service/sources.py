@@ -87,13 +87,13 @@ def _check_one_patient(images: Sequence[Dataset]) -> None:
     for keyword in ("PatientID", *_WHERE_KNOWN):
         said = [(text(image, keyword).strip(" "), image) for image in images]
         counts = Counter(value for value, _ in said if value or keyword not in _WHERE_KNOWN)
-        ((usual, count),) = counts.most_common(1) or [("", 0)]
+        usual = max(counts, key=counts.__getitem__, default="")
         for value, image in said:
             if value == usual or value not in counts:
                 continue
             uid = text(image, "SOPInstanceUID")
             raise IdentityError(
-                f"Object {uid} has another {keyword} than {count} images of its series, so nobody "
+                f"Object {uid} has another {keyword} than other images of its series, so nobody "
                 "can say whose they are. Nothing was analysed; find out whose it is, and correct "
                 "it or take it out.",
                 subject=uid,

@@ -157,7 +157,11 @@ def _says(folder: Path, series: list[Dataset]) -> str:
         (_colour, SERIES, "is a colour image (RGB)"),
         (_two_frames_of_reference, SERIES, "2 frames of reference"),
         (_cannot_be_decoded, f"{SERIES}.5", "pixel data can't be decoded"),
-        (_of_another_patient, f"{SERIES}.7 has another PatientID than 23 images", "It is 6.dcm."),
+        (
+            _of_another_patient,
+            f"{SERIES}.7 has another PatientID than other images",
+            "It is 6.dcm.",
+        ),
         (_born_on_another_day, f"{SERIES}.7 has another PatientBirthDate", "It is 6.dcm."),
         (_no_modality_of_the_model, "Does not fit", '"Modality = CT", and it has MR'),
     ],
