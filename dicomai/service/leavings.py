@@ -81,7 +81,8 @@ def _take_out(
     if maker is not None and maker.state in UNFINISHED:
         return False  # it may be about to be named
     attempted = maker is not None and _was_there_at_the_end(folders, path, maker)
-    left = attempted or kept.have(folders.data / path)
+    name = None if attempted else kept.name_of(folders.data / path)
+    left = attempted or name is not None
     if maker is not None:
         reason = _RESULT.format(maker.title, maker.state)
     else:
@@ -100,6 +101,12 @@ def _take_out(
         if not left:
             sentence = f"{path} was set aside as {name}: {reason}"
             events.record(connection, study, "object set aside", sentence, {"file": name}, now)
+        elif name is not None:
+            sentence = (
+                f"{path}, which the catalogue does not know, was removed: its bytes are in the "
+                f"quarantine as {name}, with the reason beside them."
+            )
+            events.record(connection, study, "file removed", sentence, {"file": name}, now)
     if not left:
         log.warning("object set aside", file=name, sentence=reason)
     return True

@@ -110,8 +110,8 @@ class Contents:
                 self._linked[status.st_dev, status.st_ino] = file
                 self._unread.setdefault(status.st_size, []).append(file)
 
-    def have(self, file: Path) -> bool:
-        """Tell whether a file's bytes are there, and are there still."""
+    def name_of(self, file: Path) -> str | None:
+        """Return the name by which a file's bytes are there, if they are, and are there still."""
         status = file.stat()
         kept = self._linked.get((status.st_dev, status.st_ino))
         if kept is None:  # on another disk it is a copy
@@ -119,7 +119,7 @@ class Contents:
                 with suppress(OSError):
                     self._read[_sha256(each)] = each
             kept = self._read.get(_sha256(file)) if self._read else None
-        return kept is not None and kept.exists()
+        return kept.name if kept is not None and kept.exists() else None
 
 
 def _sha256(path: Path) -> bytes:

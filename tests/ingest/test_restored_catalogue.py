@@ -217,6 +217,8 @@ def test_what_ingest_set_aside_is_not_set_aside_again(
     assert sweep() == 1
     assert len(archived(folders)) == 1
     assert quarantine.listing(folders.quarantine) == (kept,)
+    (told,) = hospital.story("file removed")
+    assert f"its bytes are in the quarantine as {kept.name}" in told
 
 
 def test_what_was_set_aside_and_taken_away_is_not_deleted(
@@ -230,6 +232,6 @@ def test_what_was_set_aside_and_taken_away_is_not_deleted(
     )
     name = quarantine.put(folders.quarantine, file, "For a test.", now(), facts)
     kept = quarantine.Contents(folders.quarantine, but=AssociationId("archive"))
-    assert kept.have(file)
+    assert kept.name_of(file) == name
     (folders.quarantine / name).unlink()
-    assert not kept.have(file)
+    assert kept.name_of(file) is None
