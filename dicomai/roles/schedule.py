@@ -15,8 +15,8 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Engine
 
-from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.dates import now as present
+from dicomai.dicom.dates import seconds
 from dicomai.errors import ConfigError
 from dicomai.models.registry import open_registry
 from dicomai.roles.loops import Loop, keep
@@ -37,13 +37,18 @@ from dicomai.settings import Settings
 from dicomai.spool import host, reader
 from dicomai.store import hosts, jobs, waiting_routes
 from dicomai.store.engine import open_engine, reading, writing
-from dicomai.store.hosts import NameTaken
+from dicomai.store.hosts import NameTaken, Sign
 
 _PUBLISH_S: Final = 2.0
 """How often idleness is told of: decisions wait for it, and each time costs a sync."""
-_SILENT_S: Final = 60.0
-"""Another machine that tells nothing for so long goes by its host's name no more: each commit of
-ingest tells, and so does each look at an empty spool."""
+_ALIVE_S: Final = 10.0
+"""How often a host tells that it lives while it takes in what came."""
+_SILENT_S: Final = 120.0
+"""Another run that tells nothing for so long goes by its host's name no more. A connection to the
+database that hangs is given up after a minute, so after an outage a living one is heard of."""
+_GAP_S: Final = 10.0
+"""Looks at another run that are further apart don't count as one: the database was away, and
+nobody could tell of himself. So long a name is ours before we tell anything by it."""
 _PULL_S: Final = 1.0
 """How often the schedules of pulls are looked at."""
 _SEEK_S: Final = 1.0
@@ -155,9 +160,19 @@ def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) ->
         idle = not reader.waits(config.spool)
         if idle and time.monotonic() - published < _PUBLISH_S:
             return False
-        # What came in an outage may take long: each step shows that it gets on.
+        host_name, run = config.host, config.run
+
+        def after_step(_: str) -> None:
+            # What came in an outage may take long: each step shows that it gets on.
+            nonlocal published
+            pulse()
+            if time.monotonic() - published >= _ALIVE_S:
+                with writing(engine) as connection:
+                    hosts.note_alive(connection, host_name, present(), run)
+                published = time.monotonic()
+
         try:
-            done = ingest(engine, config, present, after_step=lambda _: pulse())
+            done = ingest(engine, config, present, after_step)
         except NameTaken as taken:
             name, config = host.rename(config.spool), None
             log.warning("host has a new name", name=name, why=taken.sentence)
@@ -171,27 +186,52 @@ def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) ->
 def _naming(settings: Settings, engine: Engine) -> Callable[[], Ingest | None]:
     """Return what gives this host its name; None while it is not known whose that is.
 
-    It may stand in a copy of another machine's spool. Where that machine goes on telling of itself
-    by it, this one takes another; where it does not, as the container before this one, it is ours.
+    It may stand in a copy of another host's spool. Where that host goes on telling of itself by
+    it, this one takes another; where it does not, as when its machine started again, it is ours.
     """
     machine = socket.gethostname()
-    heard: Instant | None = None
-    since_s = 0.0
+    run = ""
+    seen: Sign | None = None
+    since_s = looked_s = 0.0
 
     def named() -> Ingest | None:
-        nonlocal heard, since_s
-        new = replace(ingest_of(settings), run=hosts.run_on(machine))
+        nonlocal run, seen, since_s, looked_s
+        config = ingest_of(settings)
+        run = run or hosts.run_on(machine, host.place_of(config.spool))
+        new = replace(config, run=run)
         with writing(engine) as connection:
-            beat = hosts.heard_elsewhere(connection, new.host, machine)
-            if beat is None or (beat == heard and time.monotonic() - since_s >= _SILENT_S):
-                hosts.take_name(connection, new.host, new.run, present())
-                return new
-        if heard is None:
-            heard, since_s = beat, time.monotonic()
-        elif beat != heard:
-            heard = None
+            sign = hosts.sign_of(connection, new.host)
+            now_s = time.monotonic()
+            if now_s - looked_s > _GAP_S:
+                seen, since_s = None, now_s
+            looked_s = now_s
+            if sign is not None and sign.run == run:
+                # Who waited for it too has seen that, and is a host of its own by now.
+                return new if now_s - since_s >= _GAP_S else None
+            if hosts.is_free(connection, sign, run):
+                taken = hosts.take_name(connection, new.host, run, present(), sign)
+                return new if taken else None
+            if sign == seen and now_s - since_s >= _SILENT_S:
+                hosts.take_name(connection, new.host, run, present(), sign)
+                since_s = now_s
+                return None
+        assert sign is not None
+        if seen is None:
+            seen, since_s = sign, now_s
+            why = (
+                f"Host {new.host} was last told of on {sign.machine}, from another spool or before "
+                "a restart of the machine. If it is not told of from there, this is that host. "
+                "Until then what comes is kept in the spool."
+            )
+            log.warning("host waits for its name", name=new.host, why=why, longest_s=_SILENT_S)
+        elif sign != seen:
+            seen = None
             name = host.rename(new.spool)
-            why = f"Another machine goes by the name of host {new.host}."
+            why = (
+                f"Another scheduler, on {sign.machine}, goes by the name of host {new.host}: this "
+                "is a copy of its spool. If this one is not meant to run, stop it, and then: "
+                f"dicomai forget {name}"
+            )
             log.warning("host has a new name", name=name, why=why)
         return None
 

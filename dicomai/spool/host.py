@@ -7,6 +7,7 @@ none, and are called after their machine.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import socket
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import Final
 from dicomai.spool.part import replace_durably
 
 FILE: Final = "host"
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 def name_of(spool: Path) -> str:
@@ -30,6 +32,20 @@ def name_of(spool: Path) -> str:
         if name := (spool / FILE).read_text(encoding="utf-8").strip():
             return name
     return rename(spool)
+
+
+def place_of(spool: Path) -> str:
+    """Return where a spool is: the same for this very folder until its machine starts again.
+
+    A copy has another, and so has the same folder on a clone of the machine.
+    """
+    folder = spool.stat()
+    try:
+        boot = _BOOT.read_text(encoding="ascii").strip()
+    except OSError:  # nobody says: no two runs are in one place
+        boot = secrets.token_hex(8)
+    place = f"{boot}/{folder.st_dev}/{folder.st_ino}"
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 def rename(spool: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.errors import TransientError
@@ -28,6 +29,19 @@ class Host:
         return self.ingested_to or None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sign:
+    """The last sign of life of a host: which run of its scheduler gave it, and when."""
+
+    run: str
+    beat_at: Instant
+
+    @property
+    def machine(self) -> str:
+        """The machine that it came from; none by a version that did not say."""
+        return self.run.partition("/")[0]
+
+
 class NameTaken(TransientError):
     """Another scheduler has taken a host's name since this one did."""
 
@@ -45,33 +59,55 @@ class Worker:
     beat_at: Instant
 
 
-def run_on(machine: str) -> str:
-    """Return what a run of a scheduler on a machine is called."""
-    return f"{machine}/{secrets.token_hex(8)}"
+def run_on(machine: str, place: str) -> str:
+    """Return what a run of a scheduler is called, on a machine and at a spool's place."""
+    return f"{machine}/{place}/{secrets.token_hex(8)}"
 
 
-def heard_elsewhere(connection: Connection, name: str, machine: str) -> Instant | None:
-    """Return when a run on another machine last told of a host; None where none has the name."""
+def sign_of(connection: Connection, name: str) -> Sign | None:
+    """Return the last sign of life of a host; None where there is none of the name."""
     table = schema.hosts
     row = connection.execute(select(table).where(table.c.name == name)).one_or_none()
-    if row is None or row.run.rpartition("/")[0] in ("", machine):
-        return None
-    return Instant(row.beat_at)
+    return None if row is None else Sign(run=row.run, beat_at=row.beat_at)
 
 
-def take_name(connection: Connection, name: str, run: str, now: Instant) -> None:
+def is_free(connection: Connection, sign: Sign | None, run: str) -> bool:
+    """Tell whether nobody but the run before this one can have given a sign.
+
+    None has, or it came from this very spool; SQLite serves no second host.
+    """
+    if sign is None or not sign.run or connection.dialect.name == "sqlite":
+        return True
+    return sign.run.split("/")[1:2] == run.split("/")[1:2]
+
+
+def take_name(
+    connection: Connection, name: str, run: str, now: Instant, before: Sign | None = None
+) -> bool:
     """Have a host go by this run of its scheduler, and by none before it.
 
-    Decisions wait for it from now on, until it tells how far it has ingested.
+    Decisions wait for it from now on, until it tells how far it has ingested. False where there
+    was another sign of life than the one `before`: another run was faster.
     """
     table = schema.hosts
-    taken = connection.execute(update(table).where(table.c.name == name).values(run=run))
-    if not taken.rowcount:
-        first = Instant(0)
-        connection.execute(insert(table).values(name=name, run=run, ingested_to=first, beat_at=now))
-    # Its name before hosts were called after their spools.
-    before = table.c.name == run.rpartition("/")[0], table.c.run == ""
-    connection.execute(delete(table).where(*before))
+    if before is None:
+        taken = _add(connection, name, run, Instant(0), now)
+    else:
+        same = table.c.run == before.run, table.c.beat_at == before.beat_at
+        changed = update(table).where(table.c.name == name, *same).values(run=run)
+        taken = connection.execute(changed).rowcount == 1
+    if taken:
+        # Its name before hosts were called after their spools.
+        old = table.c.name == run.partition("/")[0], table.c.run == ""
+        connection.execute(delete(table).where(*old))
+    return taken
+
+
+def note_alive(connection: Connection, name: str, now: Instant, run: str) -> None:
+    """Note that a host is at work, and no further than it was; nothing where it has no name."""
+    table = schema.hosts
+    ours = table.c.name == name, table.c.run == run
+    connection.execute(update(table).where(*ours).values(beat_at=now))
 
 
 def note_ingested(
@@ -90,13 +126,22 @@ def note_ingested(
     ours = table.c.name == name, table.c.run == run
     if connection.execute(update(table).where(*ours).values(**values)).rowcount:
         return
-    if connection.execute(select(table.c.name).where(table.c.name == name)).first() is not None:
+    if not _add(connection, name, run, ingested_to, now):
         raise NameTaken(
             f"Another scheduler goes by the name of host {name}: a copy of its spool is at work, "
-            "or a second one on the same data folder.",
+            "or a second one on the same data folder. This one takes another name. Stop the one "
+            "that is not meant to run, then forget the name that stays silent: dicomai hosts",
             subject=name,
         )
-    connection.execute(insert(table).values(name=name, run=run, **values))
+
+
+def _add(connection: Connection, name: str, run: str, ingested_to: Instant, now: Instant) -> bool:
+    """Add a host unless there is one of the name; two may do so at the same moment."""
+    table = schema.hosts
+    into = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    row = {"name": name, "run": run, "ingested_to": ingested_to, "beat_at": now}
+    added = into(table).values(row).on_conflict_do_nothing().returning(table.c.name)
+    return connection.execute(added).first() is not None
 
 
 def listing(connection: Connection) -> tuple[Host, ...]:

@@ -4,28 +4,83 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Iterator
-from dataclasses import replace
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psycopg
 import pytest
+from bodies import new_uid, write_study
+from sqlalchemy.engine import make_url
 from ward import Ward, open_ward
 
-from dicomai.dicom.dates import now
+from dicomai.dicom.dates import Instant, now
+from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.roles import schedule
 from dicomai.roles.schedule import ingest_of
 from dicomai.settings import Settings
+from dicomai.spool import host
+from dicomai.spool.entries import opened
 from dicomai.store import hosts, schema
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Host
 
 
+@pytest.fixture(scope="module")
+def database(postgresql_cluster: str) -> str:
+    """A PostgreSQL for several hosts: an SQLite serves one."""
+    with psycopg.connect(
+        postgresql_cluster.replace("+psycopg", ""), autocommit=True
+    ) as maintenance:
+        maintenance.execute("CREATE DATABASE host_names")
+    url = make_url(postgresql_cluster).set(database="host_names")
+    return url.render_as_string(hide_password=False)
+
+
 @pytest.fixture
-def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ward]:
+def ward(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ward]:
     monkeypatch.setattr(schedule, "_PUBLISH_S", 0.0)
-    made = open_ward(tmp_path)
+    made = open_ward(tmp_path, database=database)
+    with writing(made.engine) as connection:
+        connection.execute(schema.hosts.delete())
     yield made
     made.engine.dispose()
+
+
+@dataclass
+class Watch:
+    """A clock that goes on as told."""
+
+    said_s: float
+
+    def __call__(self) -> float:
+        return self.said_s
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    """The monotonic clock of all hosts."""
+    made = Watch(time.monotonic())
+    monkeypatch.setattr(time, "monotonic", made)
+    return made
+
+
+def boots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the machine start again, or be another one with the same disk."""
+    boot = folder / "boot_id"
+    boot.write_text(new_uid())
+    monkeypatch.setattr(host, "_BOOT", boot)
+
+
+def waits_a_silence(watch: Watch, once: Callable[[], object]) -> None:
+    """Have a host look for so long that another one counts as silent."""
+    until_s = watch.said_s + schedule._SILENT_S
+    while watch.said_s < until_s:
+        once()
+        watch.said_s += 5.0
 
 
 def listed(ward: Ward) -> dict[str, Host]:
@@ -36,7 +91,6 @@ def listed(ward: Ward) -> dict[str, Host]:
 def test_a_new_container_on_the_same_spool_is_the_same_host(
     ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedule, "_SILENT_S", 0.0)
     for container in ("3f2a9c0d11aa", "9be0417c55f2"):
         monkeypatch.setattr(socket, "gethostname", lambda name=container: name)
         once = schedule._ingesting(ward.settings, ward.engine, lambda: None)
@@ -48,7 +102,7 @@ def test_a_new_container_on_the_same_spool_is_the_same_host(
 
 def test_a_host_is_waited_for_before_it_has_ingested_anything(ward: Ward) -> None:
     with writing(ward.engine) as connection:
-        hosts.take_name(connection, "h-1", hosts.run_on("h"), now())
+        hosts.take_name(connection, "h-1", hosts.run_on("h", "there"), now())
     assert listed(ward)["h-1"].ingested_to == 0
 
 
@@ -98,6 +152,7 @@ def test_machines_of_one_hostname_are_hosts_of_their_own(ward: Ward, tmp_path: P
 def test_a_copy_of_a_spool_is_a_host_of_its_own_and_is_told_of(
     ward: Ward, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Under the same hostname too, as a clone has it: the one that lives keeps its name."""
     first = schedule._ingesting(ward.settings, ward.engine, lambda: None)
     first()
     (name,) = listed(ward)
@@ -105,16 +160,164 @@ def test_a_copy_of_a_spool_is_a_host_of_its_own_and_is_told_of(
     second = schedule._ingesting(other, ward.engine, lambda: None)
     second()
     assert set(listed(ward)) == {name}
-    first()  # which had the name before
-    said = capsys.readouterr().out
-    assert f"Another scheduler goes by the name of host {name}" in said
+    assert "host waits for its name" in capsys.readouterr().out
+    first()
+    second()
+    assert f"goes by the name of host {name}" in capsys.readouterr().out
     for _ in range(3):
         first()
         second()
     assert "host has a new name" not in capsys.readouterr().out
     before = listed(ward)
     assert len(before) == 2
-    assert ingest_of(ward.settings).host in before.keys() - {name}
+    assert ingest_of(ward.settings).host == name
+    assert ingest_of(other).host in before.keys() - {name}
     first()
     second()
     assert all(each.beat_at > before[each.name].beat_at for each in listed(ward).values())
+
+
+def test_a_second_scheduler_on_a_folder_is_told_of(
+    ward: Ward, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = schedule._ingesting(ward.settings, ward.engine, lambda: None)
+    first()
+    (name,) = listed(ward)
+    second = schedule._ingesting(ward.settings, ward.engine, lambda: None)
+    second()
+    told = listed(ward)
+    assert set(told) == {name}
+    first()  # which had the name before
+    assert f"Another scheduler goes by the name of host {name}" in capsys.readouterr().out
+    assert listed(ward) == told  # it tells nothing under a name that is another's
+    first()
+    assert len(listed(ward)) == 2
+
+
+def test_a_machine_that_starts_again_has_its_name_when_nobody_else_was_heard_of(
+    ward: Ward, tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = schedule._ingesting(ward.settings, ward.engine, lambda: None)
+    first()
+    before = listed(ward)
+    boots(tmp_path, monkeypatch)
+    again = schedule._ingesting(ward.settings, ward.engine, lambda: None)
+    waits_a_silence(watch, again)
+    assert listed(ward) == before
+    for _ in range(4):
+        again()
+        watch.said_s += 5.0
+    (name,) = before
+    assert listed(ward)[name].beat_at > before[name].beat_at
+
+
+def test_a_clone_of_a_machine_takes_no_name_because_the_database_was_away(
+    ward: Ward, tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = schedule._ingesting(ward.settings, ward.engine, lambda: None)
+    first()
+    before = listed(ward)
+    (name,) = before
+    other = copied(ward, tmp_path / "clone")
+    boots(tmp_path, monkeypatch)
+    clone = schedule._ingesting(other, ward.engine, lambda: None)
+    clone()
+    watch.said_s += 2 * schedule._SILENT_S  # no one gets through
+    clone()
+    assert listed(ward) == before
+    first()
+    clone()
+    clone()
+    assert ingest_of(ward.settings).host == name
+    assert set(listed(ward)) == {name, ingest_of(other).host}
+
+
+def test_of_two_copies_that_wait_for_a_name_one_gets_it(
+    ward: Ward, tmp_path: Path, watch: Watch
+) -> None:
+    schedule._ingesting(ward.settings, ward.engine, lambda: None)()
+    told = listed(ward)
+    (name,) = told
+    others = [copied(ward, tmp_path / each) for each in "ab"]
+    copies = [schedule._ingesting(each, ward.engine, lambda: None) for each in others]
+
+    def both() -> None:
+        for each in copies:
+            each()
+
+    waits_a_silence(watch, both)
+    for _ in range(3):  # the one that gets it waits until the other one is waited for too
+        both()
+        assert listed(ward)[name] == told[name]
+    assert len(listed(ward)) == 2
+    watch.said_s += 5.0
+    both()
+    watch.said_s += 5.0
+    both()
+    assert listed(ward)[name].beat_at > told[name].beat_at
+    assert {ingest_of(each).host for each in others} == set(listed(ward))
+    assert len(listed(ward)) == 2
+    assert name in listed(ward)
+
+
+def test_two_that_take_a_new_name_at_the_same_moment_don_t_fail(ward: Ward) -> None:
+    inserted, asked = threading.Event(), threading.Event()
+
+    def take(run: str) -> bool:
+        with writing(ward.engine) as connection:
+            if run == "b/b/b":
+                inserted.wait(10)
+                asked.set()
+            taken = hosts.take_name(connection, "h-1", run, now())
+            if run == "a/a/a":
+                inserted.set()
+                asked.wait(10)
+        return taken
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(take, ("a/a/a", "b/b/b"))) == [True, False]
+    with reading(ward.engine) as connection:
+        sign = hosts.sign_of(connection, "h-1")
+    assert sign is not None
+    assert sign.run == "a/a/a"
+    with writing(ward.engine) as connection:
+        assert hosts.take_name(connection, "h-1", "c/c/c", now(), sign)
+        assert not hosts.take_name(connection, "h-1", "d/d/d", now(), sign)
+
+
+def test_the_only_host_of_an_sqlite_has_its_name_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward = open_ward(tmp_path)
+    told: list[Instant] = []
+    for _ in range(2):
+        boots(tmp_path, monkeypatch)
+        schedule._ingesting(ward.settings, ward.engine, lambda: None)()
+        (one,) = listed(ward).values()
+        told.append(one.ingested_to)
+    ward.engine.dispose()
+    assert told[1] > told[0] > 0
+
+
+def test_a_host_that_takes_in_a_backlog_tells_that_it_lives(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "_ALIVE_S", 0.0)
+    beats: list[Instant] = []
+
+    def look() -> None:
+        beats.extend(each.beat_at for each in listed(ward).values())
+
+    writer = opened(
+        ward.settings.folders.spool,
+        calling_ae="CT1",
+        called_ae="DICOMAI",
+        address="192.0.2.1",
+        node="CT1",
+        started_at=now(),
+    )
+    files = write_study(tmp_path / "sent", "P1")
+    for file in files:
+        writer.add(StudyInstanceUID(new_uid()), [file.read_bytes()])
+    schedule._ingesting(ward.settings, ward.engine, look)()
+    assert len(set(beats)) > 2 * len(files)  # one is placed after another, before any has a row
