@@ -87,7 +87,7 @@ def started(settings: Settings, engine: Engine, stop: threading.Event) -> Backgr
 def duties(settings: Settings, engine: Engine, stop: threading.Event) -> tuple[Duty, ...]:
     """Return the duties of a scheduler; those that delete go by a clock that does not leap."""
     data = settings.folders.data
-    steady = SteadyClock(engine, host.name_of(settings.folders.spool))
+    steady = SteadyClock(engine, partial(host.name_of, settings.folders.spool))
     observer = LeaseObserver(settings.worker.lease_s)
     kept = settings.retention
     keep = Keep(

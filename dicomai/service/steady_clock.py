@@ -52,7 +52,7 @@ class SteadyClock:
     engine
         The catalogue; read at once, before this host tells of itself.
     host
-        This one.
+        Says what this one is called, which may change while the service runs.
     wall, monotonic
         The machine's clocks.
     """
@@ -60,7 +60,7 @@ class SteadyClock:
     def __init__(
         self,
         engine: Engine,
-        host: str,
+        host: Callable[[], str],
         wall: Callable[[], Instant] = present,
         monotonic: Callable[[], float] = _since_boot_s,
     ) -> None:
@@ -69,11 +69,18 @@ class SteadyClock:
         self._wall = wall
         self._monotonic = monotonic
         now, monotonic_s = wall(), monotonic()
-        with reading(engine) as connection:
-            leap = clocks.leaps(connection, now).get(host)
+        self._noted_of = host()
+        with writing(engine) as connection:
+            leap = clocks.leaps(connection, now).get(self._noted_of)
             heard = hosts.last_beat(connection)
+            if heard is not None:
+                # By a clock that was behind; what was heard before that says more.
+                wrong = clocks.behind(connection, heard).values()
+                heard = max((each.before for each in wrong), default=heard)
             # Unless a clock that had leapt said so: it would be believed when it does so again.
             is_behind = heard is not None and now < heard and not clocks.leaps(connection, heard)
+            if is_behind and heard is not None and heard - now > clocks.LEAP:
+                clocks.note_behind(connection, self._noted_of, heard, now)
         believed = now
         if leap is not None:
             believed = Instant(leap.before + now - leap.at)
@@ -137,11 +144,17 @@ class SteadyClock:
     def _has_settled(self, now: Instant, monotonic_s: float) -> bool:
         """Tell whether the clock has gone on evenly since it leapt; note a new leap."""
         evenly = self._leapt is not None and abs(now - self._leapt.at(monotonic_s)) <= clocks.LEAP
-        if evenly:
-            return now - self._leapt_at >= clocks.SETTLED
+        if evenly and now - self._leapt_at >= clocks.SETTLED:
+            return True
+        host, at = self._host(), self._leapt_at if evenly else now
+        if evenly and host == self._noted_of:
+            return False
+        # After a restart it is looked for under the name that the host has then.
+        before = Instant(self._believed.at(monotonic_s) - (now - at))
         with writing(self._engine) as connection:
-            before = self._believed.at(monotonic_s)
-            leap = clocks.note_leap(connection, self._host, before, now)
-        log.warning("clock leapt", sentence=leap.sentence)
-        self._leapt, self._leapt_at = Pace(then=now, monotonic_s=monotonic_s), now
+            leap = clocks.note_leap(connection, host, before, at)
+        self._noted_of = host
+        if not evenly:
+            log.warning("clock leapt", sentence=leap.sentence)
+            self._leapt, self._leapt_at = Pace(then=now, monotonic_s=monotonic_s), now
         return False

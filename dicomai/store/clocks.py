@@ -19,13 +19,14 @@ LEAP: Final = seconds(3600)
 SETTLED: Final = seconds(86400)
 """A clock that leapt is believed when it has gone on evenly for so long."""
 _LEAPT: Final = "clock leapt"
+_BEHIND: Final = "clock was behind"
 _LEAPS: Final = 100
 """Looked at, of all hosts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leap:
-    """A machine's clock went ahead at once; `before` is what it said until then."""
+    """A machine's clock went to another time at once; `before` is what was known of it then."""
 
     before: Instant
     at: Instant
@@ -91,10 +92,29 @@ def note_leap(connection: Connection, host: str, before: Instant, at: Instant) -
     return Leap(before=before, at=at, sentence=sentence)
 
 
+def note_behind(connection: Connection, host: str, before: Instant, at: Instant) -> None:
+    """Note that a host started by a clock that is behind: soon it tells of itself by that one."""
+    sentence = (
+        f"The clock of {host} says {_shown(at)}, and a host was heard of on {_shown(before)} "
+        "already. What is deleted waits until it is right. Have it set by NTP; if it is so after "
+        "each start, the battery of the machine's clock is empty."
+    )
+    events.record(connection, None, _BEHIND, sentence, {"host": host, "before": before}, at)
+
+
 def leaps(connection: Connection, now: Instant) -> dict[str, Leap]:
     """Return the last leap of each host's clock, where it is not believed yet."""
+    return _noted(connection, _LEAPT, now)
+
+
+def behind(connection: Connection, now: Instant) -> dict[str, Leap]:
+    """Return the hosts that started by a clock that was behind, less than a day ago by it."""
+    return _noted(connection, _BEHIND, now)
+
+
+def _noted(connection: Connection, kind: str, now: Instant) -> dict[str, Leap]:
     found: dict[str, Leap] = {}
-    for event in events.of_service(connection, (_LEAPT,), _LEAPS):
+    for event in events.of_service(connection, (kind,), _LEAPS):
         if event.at <= now < event.at + SETTLED:
             before = Instant(int(str(event.data["before"])))
             leap = Leap(before=before, at=event.at, sentence=event.sentence)
@@ -112,7 +132,8 @@ def of_server(connection: Connection) -> Instant | None:
 
 def doubts(connection: Connection, now: Instant) -> tuple[str, ...]:
     """Return why what is deleted does not go by a clock as it is, one sentence each."""
-    said = tuple(leap.sentence for leap in leaps(connection, now).values())
+    noted = (*leaps(connection, now).values(), *behind(connection, now).values())
+    said = tuple(each.sentence for each in noted)
     server = of_server(connection)
     if server is None or abs(now - server) <= LEAP:
         return said

@@ -39,7 +39,8 @@ class Machine:
 
     def steady(self, ward: Ward, host: str = "h1") -> SteadyClock:
         """Have a scheduler start on it."""
-        return SteadyClock(ward.engine, host, lambda: self.wall, lambda: self.monotonic_s)
+        wall, monotonic = (lambda: self.wall), (lambda: self.monotonic_s)
+        return SteadyClock(ward.engine, lambda: host, wall, monotonic)
 
     def beats(self, ward: Ward) -> None:
         """Have its host heard of."""
@@ -139,6 +140,69 @@ def test_a_machine_that_starts_in_1970_has_not_leapt_when_ntp_sets_it_right(
     assert not remarks(ward, right)
 
 
+@pytest.mark.parametrize("is_set_right", [False, True])
+def test_a_service_that_starts_again_in_1970_has_not_leapt_when_ntp_sets_it_right(
+    ward: Ward, machine: Machine, is_set_right: bool
+) -> None:
+    """Meanwhile its host was heard of in 1970."""
+    machine.beats(ward)
+    right = Instant(machine.wall + 8 * HOUR)
+    machine.wall = Instant(seconds(30))
+    for _ in range(2):
+        assert machine.steady(ward).now() == machine.wall
+        machine.beats(ward)
+        (sentence,) = remarks(ward, machine.wall)
+        assert "have it set by ntp" in sentence.lower()
+        machine.later(60)
+    steady = machine.steady(ward)
+    machine.wall = right
+    if is_set_right:  # while the service is off
+        steady = machine.steady(ward)
+    assert steady.now() == right
+    assert not remarks(ward, right)
+
+
+def test_a_clock_that_leaps_after_1970_is_not_believed(ward: Ward, machine: Machine) -> None:
+    machine.beats(ward)
+    heard = machine.wall
+    machine.wall = Instant(seconds(30))
+    for _ in range(2):
+        machine.steady(ward)
+        machine.beats(ward)
+    machine.wall = Instant(heard + 3 * DAY)
+    assert machine.steady(ward).now() == heard
+
+
+def test_a_host_with_a_new_name_has_the_clock_that_leapt(ward: Ward, machine: Machine) -> None:
+    name = "h1"
+    steady = SteadyClock(
+        ward.engine, lambda: name, lambda: machine.wall, lambda: machine.monotonic_s
+    )
+    before = machine.wall
+    machine.wall = Instant(before + 400 * DAY)
+    assert steady.now() == before
+    machine.later(3600)
+    name = "h2"
+    assert steady.now() == before + HOUR
+    machine.beats(ward)
+    again = machine.steady(ward, "h2")
+    assert again.now() == before + HOUR
+    machine.later(23 * 3600)
+    assert again.now() == machine.wall
+
+
+def test_a_leap_is_told_of_under_the_name_that_the_host_has(ward: Ward, machine: Machine) -> None:
+    name = "h1"
+    steady = SteadyClock(
+        ward.engine, lambda: name, lambda: machine.wall, lambda: machine.monotonic_s
+    )
+    name = "h2"
+    machine.wall = Instant(machine.wall + 400 * DAY)
+    steady.now()
+    (sentence,) = remarks(ward, machine.wall)
+    assert sentence.startswith("The clock of h2 went from ")
+
+
 def test_a_clock_that_leapt_and_was_set_back_is_not_believed_when_it_leaps_again(
     ward: Ward, machine: Machine
 ) -> None:
@@ -214,7 +278,7 @@ def test_a_machine_that_sleeps_at_night_has_not_leapt_in_the_morning(
 
     monkeypatch.setattr(time, "clock_gettime", gettime)
     monkeypatch.setattr(time, "monotonic", lambda: gettime(time.CLOCK_MONOTONIC))
-    steady = SteadyClock(ward.engine, "h1", lambda: machine.wall)
+    steady = SteadyClock(ward.engine, lambda: "h1", lambda: machine.wall)
     machine.later(600)
     slept_s = 8 * 3600
     machine.wall = Instant(machine.wall + 8 * HOUR)
