@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
 
 from dicomai.cli.jobs import remark
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.net.node import Node
 from dicomai.routing.condition import parse
 from dicomai.routing.route import Route
@@ -268,6 +272,79 @@ def test_what_does_not_come_in_time_is_gone_without(
     (left,) = here.jobs(NEW)
     assert (left.id, left.state, left.error_sentence) == (job.id, "queued", "")
     assert "did not come within 0:10:00: PACS1 can't be reached" in lacking.missing_of(left)[""]
+
+
+class CutShort:
+    """A node that has one prior of two series; while `cut` says so it breaks off amid answers."""
+
+    def __init__(self, port: int, patient: Any) -> None:
+        self.cut = ""
+        self.how = ""
+        self._port = port
+        self._patient = patient
+
+    def node(self, **changes: Any) -> Node:
+        return Node(name="PACS1", ae_title="PACS1", host="127.0.0.1", port=self._port, **changes)
+
+    def find(self, event: evt.Event) -> Iterator[Any]:
+        level = str(event.identifier.QueryRetrieveLevel)
+        for number in range(1 if level == "STUDY" else 2):
+            match = Dataset()
+            match.QueryRetrieveLevel = level
+            match.StudyInstanceUID = self._patient.uid
+            match.StudyDate, match.PatientID = "20260301", self._patient.patient_id
+            if level == "SERIES":
+                match.SeriesInstanceUID = f"{self._patient.uid}.{number + 1}"
+                match.Modality, match.NumberOfSeriesRelatedInstances = "CT", 3
+            yield 0xFF00, match
+            if level == self.cut:
+                if self.how == "aborted":
+                    event.assoc.abort()
+                else:
+                    event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+                return
+
+
+@on_sqlite
+@pytest.mark.parametrize("how", ["aborted", "lost"])
+@pytest.mark.parametrize("level", ["STUDY", "SERIES"])
+def test_answers_that_are_cut_short_are_asked_for_again(
+    clinic: Callable[..., Clinic],
+    free_port: int,
+    today: list[Any],
+    mueller: Any,
+    level: str,
+    how: str,
+) -> None:
+    """What was told before says neither that there is a prior, nor that there is none."""
+    pacs = CutShort(free_port, mueller)
+    entity = AE("PACS1")
+    entity.add_supported_context(STUDY_ROOT_FIND)
+    server = entity.start_server(
+        ("127.0.0.1", free_port), block=False, evt_handlers=[(evt.EVT_C_FIND, pacs.find)]
+    )
+    try:
+        here = clinic(pacs)
+        here.send(today)
+        job = here.waiting(NEW)
+        pacs.cut, pacs.how = level, how
+        here.seeker().seek_once()
+        (waits,) = here.jobs(NEW)
+        assert (waits.state, waits.waiting_for) == ("waiting", "input")
+        assert "It is asked for again until" in remark(waits)
+        assert f"PACS1 gave no answer to a C-FIND for {level.lower()}, or broke off." in remark(
+            waits
+        )
+        assert not here.jobs(mueller.uid, "retrieve")
+        assert not lacking.missing_of(waits)
+        pacs.cut = ""
+        assert here.seeker().seek_once()
+        (fetch,) = here.jobs(mueller.uid, "retrieve")
+        (waits,) = here.jobs(NEW)
+        assert waits.id == job.id
+        assert f"Job {fetch.id} fetches 2 series of the study of 20260301" in remark(waits)
+    finally:
+        server.shutdown()
 
 
 @on_sqlite
