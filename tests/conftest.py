@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -113,6 +114,21 @@ def postgresql_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     finally:
         server.cleanup()
+
+
+@pytest.fixture(params=["no connection", "no association"])
+def silent_port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A port that answers nothing: to a connection, or to a request for an association."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        address = listener.getsockname()
+        listener.listen(0 if request.param == "no connection" else 10)
+        for _ in range(3 if request.param == "no connection" else 0):
+            # With its queue full, the kernel drops whoever else calls.
+            caller = stack.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(address)
+        yield int(address[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

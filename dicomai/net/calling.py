@@ -29,12 +29,17 @@ ACSE_TIMEOUT_S: Final = 30.0
 # A PACS may take its time over a large object before it answers.
 DIMSE_TIMEOUT_S: Final = 120.0
 MAX_PDU_BYTES: Final = 2**17
+_NO_ANSWER: Final = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
 _NO_TLS_HINT: Final = "Is it a DICOM node? If it speaks TLS there, set tls = true for it."
 
 
 GoOn = Callable[[], None]
 """Raises when nobody waits for it any more."""
 _LOOK_S: Final = 0.2
+
+
+def _whatever_it_takes() -> None:
+    """Go on."""
 
 
 class NothingAccepted(RefusedError):
@@ -52,6 +57,7 @@ def associated(
     contexts: list[PresentationContext],
     files: TlsFiles = NO_FILES,
     takes: Sequence[str] = (),
+    go_on: GoOn = _whatever_it_takes,
 ) -> Iterator[Association]:
     """Give an association with a node; it is released, or else aborted, at the end of the block.
 
@@ -67,6 +73,8 @@ def associated(
         Our certificate, and the authorities whose certificates we believe.
     takes
         SOP classes that the node may send us in this association (PS3.7 D.3.3.4).
+    go_on
+        Called often until there is one; raises to give it up.
 
     Raises
     ------
@@ -102,32 +110,44 @@ def associated(
             if impostor := _impostor(node, found):
                 found.shutdown(socket.SHUT_RDWR)  # before our request says anything
 
+    def cut() -> None:
+        for each in (wire, None if tls is None else tls.wire):
+            if each is not None:
+                # A wait for an answer ends with that too. Not its own method: see `Wire.cut`.
+                with suppress(OSError):
+                    socket.socket.shutdown(each, socket.SHUT_RDWR)
+
+    association: Association | None = None
+    began = time.monotonic()
     try:
-        association = entity.associate(
-            node.host,
-            node.port,
-            contexts=contexts,
-            ae_title=node.ae_title,
-            max_pdu=MAX_PDU_BYTES,
-            ext_neg=[build_role(uid, scp_role=True) for uid in takes],
-            tls_args=(cast("ssl.SSLContext", tls), node.host) if tls is not None else None,
-            evt_handlers=[
-                (evt.EVT_ACSE_SENT, about_to_connect),
-                (evt.EVT_CONN_OPEN, opened),
-            ],
-        )
-    except OSError as trouble:  # a name that no server knows
-        raise _unreachable(node, str(trouble.strerror or trouble)) from trouble
-    try:
+        with _called_off(go_on, cut):
+            try:
+                association = entity.associate(
+                    node.host,
+                    node.port,
+                    contexts=contexts,
+                    ae_title=node.ae_title,
+                    max_pdu=MAX_PDU_BYTES,
+                    ext_neg=[build_role(uid, scp_role=True) for uid in takes],
+                    tls_args=(cast("ssl.SSLContext", tls), node.host) if tls is not None else None,
+                    evt_handlers=[
+                        (evt.EVT_ACSE_SENT, about_to_connect),
+                        (evt.EVT_CONN_OPEN, opened),
+                    ],
+                )
+            except OSError as trouble:  # a name that no server knows
+                raise _unreachable(node, str(trouble.strerror or trouble)) from trouble
         if impostor:
             raise RefusedError(impostor, subject=node.name)
+        if not connected and time.monotonic() - began >= CONNECT_TIMEOUT_S:
+            raise _unreachable(node, _NO_ANSWER)
         if not association.is_established:
             raise _not_established(node, our_ae, association, tls, connected=connected)
         yield association
         if association.is_established:
             association.release()
     finally:
-        if association.is_established:
+        if association is not None and association.is_established:
             association.abort()
         if wire is not None:  # pynetdicom leaves it open where the peer closed first, or never came
             wire.close()
@@ -173,20 +193,32 @@ def watched(association: Association, go_on: GoOn) -> Iterator[None]:
 
     Who waits for an answer sees nothing else: pynetdicom's wait can't be called off.
     """
+
+    def end() -> None:
+        if isinstance(wire := association.dul.socket, Wire):
+            wire.cut()
+        association.abort()
+        association.dimse.msg_queue.put((None, None))
+
+    with _called_off(go_on, end):
+        yield
+
+
+@contextmanager
+def _called_off(go_on: GoOn, end: Callable[[], None]) -> Iterator[None]:
+    """Call `end` until the block is over when `go_on` raises; then raise that."""
     over = threading.Event()
     reason: list[BaseException] = []
 
     def watch() -> None:
         while not over.wait(_LOOK_S):
             try:
-                go_on()
+                if not reason:
+                    go_on()
             except BaseException as called_off:  # noqa: BLE001  raised again below
                 reason.append(called_off)
-                if isinstance(wire := association.dul.socket, Wire):
-                    wire.cut()
-                association.abort()
-                association.dimse.msg_queue.put((None, None))
-                return
+            if reason:  # again, for a connection may be made only now
+                end()
 
     watcher = threading.Thread(target=watch, name="watch", daemon=True)
     watcher.start()
@@ -305,7 +337,7 @@ def _why_not(node: Node, tls: _Tls | None) -> str:
             if tls is not None:
                 tls.context.wrap_socket(wire, server_hostname=node.host).close()
     except TimeoutError:
-        return f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
+        return _NO_ANSWER
     except OSError as trouble:
         return why(trouble)
     return "the connection broke"

@@ -14,7 +14,7 @@ from pynetdicom.presentation import build_context
 from dicomai.errors import DicomaiError, RefusedError, TransientError
 from dicomai.net import commitment_taking
 from dicomai.net.admission import COMMITMENT
-from dicomai.net.calling import NothingAccepted, associated
+from dicomai.net.calling import GoOn, NothingAccepted, associated, watched
 from dicomai.net.commitment import (
     INSTANCE,
     REQUEST,
@@ -45,6 +45,7 @@ def ask(
     request: CommitmentRequest,
     reception: Callable[[], Reception],
     listen: Callable[[], bool],
+    go_on: GoOn,
     files: TlsFiles = NO_FILES,
 ) -> None:
     """Ask a node to commit objects; its report may come long after, at our receiver.
@@ -61,6 +62,8 @@ def ask(
         Makes what keeps a report that comes in the same association.
     listen
         Called often while we stay for a moment; False: there is nothing to listen for.
+    go_on
+        Called often until the node has answered; raises to break off.
     files
         For TLS, where the node speaks it.
 
@@ -86,12 +89,15 @@ def ask(
 
     how: Ending = "aborted"
     try:
-        with associated(node, our_ae, [build_context(COMMITMENT)], files) as association:
+        with associated(
+            node, our_ae, [build_context(COMMITMENT)], files, go_on=go_on
+        ) as association:
             association.bind(evt.EVT_N_EVENT_REPORT, take)
             association.bind(evt.EVT_PDU_SENT, sent)
-            said, _ = association.send_n_action(
-                written_request(request), REQUEST, COMMITMENT, INSTANCE
-            )
+            with watched(association, go_on):
+                said, _ = association.send_n_action(
+                    written_request(request), REQUEST, COMMITMENT, INSTANCE
+                )
             _check(node, said, "a request for storage commitment")
             until = time.monotonic() + LISTEN_S
             while association.is_established and time.monotonic() < until and listen():

@@ -223,7 +223,7 @@ def find(
     root = "patient" if wanted.level == "patient" else "study"
     try:
         with (
-            associated(node, our_ae, [build_context(model)], files) as association,
+            associated(node, our_ae, [build_context(model)], files, go_on=go_on) as association,
             watched(association, go_on),
         ):
             yield from _found(node, association, wanted, model, limit, cut)

@@ -101,7 +101,7 @@ def get(
     try:
         with (
             _ended(reception),
-            associated(node, our_ae, contexts, files, takes) as association,
+            associated(node, our_ae, contexts, files, takes, go_on) as association,
             fetching(association, go_on),
         ):
             require(node, our_ae, association, STUDY_ROOT_GET, "C-GET")

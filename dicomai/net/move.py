@@ -53,7 +53,9 @@ def move(
     tally = Tally()
     try:
         with (
-            associated(node, our_ae, [build_context(STUDY_ROOT_MOVE)], files) as association,
+            associated(
+                node, our_ae, [build_context(STUDY_ROOT_MOVE)], files, go_on=go_on
+            ) as association,
             fetching(association, go_on),
         ):
             answers = association.send_c_move(

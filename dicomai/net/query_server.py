@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from socketserver import BaseServer
@@ -40,6 +41,8 @@ from dicomai.net.transcode import EXPLICIT, IMPLICIT
 from dicomai.net.upper_layer import Acceptor
 
 _POLL_S: Final = 0.1
+_STOP_S: Final = 2.0
+"""So long peers may take to be told that we stop."""
 _NATIVE: Final = frozenset({EXPLICIT, IMPLICIT})
 MAX_PDU_BYTES: Final = 2**17
 
@@ -149,11 +152,14 @@ class _Desk:
         return server
 
     def close(self) -> None:
-        """Abort what is open."""
+        """Abort what is open; who does not read what he is sent can't be told."""
         with self._lock:
-            peers = list(self._peers)
-        for peer in peers:
-            peer.abort()
+            closers = [threading.Thread(target=each.abort, daemon=True) for each in self._peers]
+        deadline = time.monotonic() + _STOP_S
+        for closer in closers:
+            closer.start()
+        for closer in closers:
+            closer.join(max(0.0, deadline - time.monotonic()))
 
     def _requested(self, event: evt.Event) -> None:
         association = event.assoc

@@ -219,7 +219,7 @@ def store_objects(
         go_on()
         try:
             with (
-                associated(node, our_ae, contexts, files) as association,
+                associated(node, our_ae, contexts, files, go_on=go_on) as association,
                 watched(association, go_on),
                 storing(association, DIMSE_TIMEOUT_S) as storer,
             ):

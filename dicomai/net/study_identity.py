@@ -68,7 +68,9 @@ def find_study_identity(
     query.PatientSex = ""
     try:
         with (
-            associated(node, our_ae, [build_context(STUDY_ROOT_FIND)], files) as association,
+            associated(
+                node, our_ae, [build_context(STUDY_ROOT_FIND)], files, go_on=go_on
+            ) as association,
             watched(association, go_on),
         ):
             found = _found(node, association, query)

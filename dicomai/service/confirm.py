@@ -140,6 +140,7 @@ class Confirmer:
             request,
             lambda: self._reception(node),
             lambda: self._is_owed(this, request),
+            this.go_on,
             self.settings.tls.files,
         )
 

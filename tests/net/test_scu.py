@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from pydicom import dcmread
 
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError, RefusedError, TransientError
-from dicomai.net import calling, scu
+from dicomai.net import calling, commitment_calling, find, move, scu
 from dicomai.net.calling import PutOff
+from dicomai.net.commitment import CommitmentRequest
 from dicomai.net.node import Node
 from dicomai.net.scu import StoreOutcome
 from dicomai.net.study_identity import StudyIdentity, find_study_identity
+from dicomai.net.suboperations import Wanted
 from dicomai.net.transcode import transcoded
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -251,6 +254,49 @@ def test_a_peer_that_is_not_there_is_worth_another_try(free_port: int, ct: Path)
     assert not scu.echo(node, "DICOMAI").ok
     with pytest.raises(TransientError):
         find_study_identity(node, "DICOMAI", STUDY)
+
+
+class CalledOff(Exception):
+    """Nobody waits any more."""
+
+
+CALLS: dict[str, Callable[[Node, Path, calling.GoOn], object]] = {
+    "store": lambda node, ct, go_on: scu.store_objects(
+        node, "US", [ct], lambda _: None, go_on=go_on
+    ),
+    "compare": lambda node, _, go_on: find_study_identity(node, "US", STUDY, go_on=go_on),
+    "find": lambda node, _, go_on: list(
+        find.find(node, "US", find.Query(level="study", keys={"StudyInstanceUID": ""}), go_on=go_on)
+    ),
+    "move": lambda node, _, go_on: move.move(
+        node, "US", Wanted(study_instance_uid=STUDY), lambda _: None, go_on
+    ),
+    "commit": lambda node, _, go_on: commitment_calling.ask(
+        node,
+        "US",
+        CommitmentRequest(transaction_uid="1.2", objects=()),
+        lambda: pytest.fail("nothing was reported"),
+        lambda: True,
+        go_on,
+    ),
+}
+
+
+# All connect in one place, so TLS is tried with one.
+@pytest.mark.parametrize(("call", "tls"), [*((call, False) for call in CALLS), ("store", True)])
+def test_a_call_that_a_silent_node_does_not_take_can_be_called_off(
+    silent_port: int, ct: Path, call: str, tls: bool
+) -> None:
+    node = Node(name="PACS1", ae_title="PACS1", host="127.0.0.1", port=silent_port, tls=tls)
+    began = time.monotonic()
+
+    def go_on() -> None:
+        if time.monotonic() - began > 0.3:
+            raise CalledOff
+
+    with pytest.raises(CalledOff):
+        CALLS[call](node, ct, go_on)
+    assert time.monotonic() - began < 5
 
 
 def test_what_listens_and_is_no_dicom_node_is_said(free_port: int) -> None:

@@ -679,6 +679,51 @@ def test_who_takes_no_answers_is_cut_off_and_frees_its_place(
     assert not serving.is_alive()
 
 
+def test_who_takes_no_answers_does_not_hold_up_the_stop(
+    free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, ready = threading.Event(), threading.Event()
+    endless = Endless()
+    given = 0
+
+    def counted(asked: Asked) -> Iterator[dict[str, list[str]]]:
+        nonlocal given
+        for each in Endless().search(asked):
+            yield each
+            given += 1
+
+    monkeypatch.setattr(endless, "search", counted)
+    config = QueryConfig(
+        ae_title="DICOMAI",
+        host="127.0.0.1",
+        port=free_port,
+        nodes=(Node(name="CLIENT", ae_title="CLIENT", may=("echo", "query")),),
+        max_associations=1,
+    )
+    serving = threading.Thread(target=answer, args=(config, endless, ready.set, stop), daemon=True)
+    serving.start()
+    assert ready.wait(20)
+    entity = AE("CLIENT")
+    entity.add_requested_context(STUDY_ROOT_FIND)
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyDescription = ""
+    deaf = entity.associate("127.0.0.1", free_port, ae_title="DICOMAI")
+    with monkeypatch.context() as patched:
+        patched.setattr(AssociationSocket, "ready", property(lambda _: False))
+        deaf.send_c_find(query, STUDY_ROOT_FIND)
+        before = -1
+        while given != before:  # until the network holds all that it can
+            before = given
+            threading.Event().wait(0.5)
+        stop.set()
+        serving.join(10)
+        assert not serving.is_alive()
+        wire = deaf.dul.socket.socket
+    deaf.abort()
+    wire.close()
+
+
 def test_the_role_wants_a_port(sqlite_engine: Any, tmp_path: Path) -> None:
     (tmp_path / "dicomai.toml").write_text('[service]\ndata = "data"\n')
     done = CliRunner().invoke(app, ["query", "-c", str(tmp_path / "dicomai.toml")])

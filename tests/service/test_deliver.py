@@ -243,6 +243,33 @@ def test_a_delivery_that_waits_for_a_slow_node_is_given_back_at_once(
     assert delivery(ward, analysis).state == "queued"
 
 
+@pytest.mark.parametrize("answers_find", [False, True])
+def test_a_delivery_that_calls_a_silent_node_is_given_back_at_once(
+    ward_of: Callable[..., tuple[Ward, JobId]],
+    until: Callable[..., None],
+    silent_port: int,
+    answers_find: bool,
+) -> None:
+    node = Node(
+        name="PACS1",
+        ae_title="FAULTY",
+        host="127.0.0.1",
+        port=silent_port,
+        answers_find=answers_find,
+    )
+    ward, analysis = ward_of(node)
+    stop = threading.Event()
+    deliverer = Deliverer(settings=ward.settings, worker=ward.worker(stop=stop))
+    working = threading.Thread(target=deliverer.work_once)
+    working.start()
+    until(lambda: delivery(ward, analysis).stage == ("compare" if answers_find else "send"))
+    stop.set()
+    working.join(5)
+    assert not working.is_alive()
+    job = delivery(ward, analysis)
+    assert (job.state, job.attempts) == ("queued", 0)
+
+
 @pytest.mark.parametrize("how", ["stop", "cancel", "pause"])
 def test_sending_to_a_slow_node_ends_soon_after_the_job_was_taken_away(
     ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer], how: str
