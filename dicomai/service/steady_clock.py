@@ -69,14 +69,18 @@ class SteadyClock:
         self._wall = wall
         self._monotonic = monotonic
         now, monotonic_s = wall(), monotonic()
+        # What clocks said that were behind, and are right again.
+        self._wrong: list[tuple[Instant, Instant]] = []
         self._noted_of = host()
         with writing(engine) as connection:
             leap = clocks.leaps(connection, now).get(self._noted_of)
             heard = hosts.last_beat(connection)
             if heard is not None:
                 # By a clock that was behind; what was heard before that says more.
-                wrong = clocks.behind(connection, heard).values()
-                heard = max((each.before for each in wrong), default=heard)
+                told = heard
+                for each in clocks.behind(connection, told).values():
+                    self._note_wrong(each.at, told, each.before)
+                    heard = max(heard, each.before)
             # Unless a clock that had leapt said so: it would be believed when it does so again.
             is_behind = heard is not None and now < heard and not clocks.leaps(connection, heard)
             if is_behind and heard is not None and heard - now > clocks.LEAP:
@@ -93,7 +97,7 @@ class SteadyClock:
         # What the clock has said since it is behind what is believed, and when that began. Where it
         # is so from the start, nobody knows for how long the machine was off.
         self._behind: Pace | None = None
-        self._behind_from_s = monotonic_s
+        self._behind_from_s, self._behind_from = monotonic_s, now
         self._near = _OFF if is_behind else clocks.LEAP
         self._apart = False
 
@@ -116,6 +120,8 @@ class SteadyClock:
         elif now - believed <= self._near or self._has_settled(now, monotonic_s):
             self._believed, self._leapt = Pace(then=now, monotonic_s=monotonic_s), None
             self._near, believed = clocks.LEAP, now
+        if self._behind is None and self._wrong:
+            self._set_forward(believed)
         if server is None:
             return believed
         apart = now - server > clocks.LEAP
@@ -124,14 +130,30 @@ class SteadyClock:
         self._apart = apart
         return min(believed, server)
 
+    def _set_forward(self, now: Instant) -> None:
+        """Have what came by a clock that was behind kept from now on, or it would go at once."""
+        with writing(self._engine) as connection:
+            for begin, end in self._wrong:
+                clocks.set_forward(connection, begin, end, now)
+
+    def _note_wrong(self, begin: Instant, end: Instant, right: Instant) -> None:
+        """Note what a clock said that was behind; what it stamps by a day or two goes no sooner."""
+        # Receivers start before this, and are stopped after it.
+        since, until = Instant(begin - clocks.SETTLED), Instant(end + clocks.SETTLED)
+        if until < right - clocks.SETTLED:
+            self._wrong.append((since, until))
+
     def _look_behind(self, now: Instant, monotonic_s: float) -> None:
         """Note whether the clock is behind what is believed, by more than clocks are set."""
         if self._believed.at(monotonic_s) - now <= clocks.LEAP:
+            if self._behind is not None:
+                wrong = self._behind.at(monotonic_s)
+                self._note_wrong(self._behind_from, wrong, self._believed.at(monotonic_s))
             self._behind = None  # it is right, or right again, or ahead
             return
         said = None if self._behind is None else self._behind.at(monotonic_s)
         if said is None or said - now > clocks.LEAP:
-            self._behind_from_s = monotonic_s
+            self._behind_from_s, self._behind_from = monotonic_s, now
         elif now - said > clocks.LEAP or (
             seconds(monotonic_s - self._behind_from_s) >= clocks.SETTLED
         ):

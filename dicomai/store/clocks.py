@@ -81,6 +81,31 @@ def set_back(connection: Connection, study: Study, now: Instant) -> None:
     events.record(connection, uid, "clock was ahead", sentence, {"until": study.decide_at}, now)
 
 
+def set_forward(connection: Connection, begin: Instant, end: Instant, now: Instant) -> None:
+    """Have the studies whose last object came by a clock that was behind count as received now.
+
+    Parameters
+    ----------
+    begin, end
+        What that clock said, at first and at last. Of what did come then the time begins anew.
+    """
+    table = schema.studies
+    stamped = table.c.last_object_at.between(begin, end), table.c.status != "deleting"
+    found = connection.execute(
+        update(table)
+        .where(*stamped)
+        .values(last_object_at=now)
+        .returning(table.c.study_instance_uid)
+    ).scalars()
+    for uid in found.all():
+        sentence = (
+            f"Study {uid} came by a clock that was behind, as it seems, and counts as received on "
+            f"{_shown(now)}: it is kept as long as any other. Have the clocks of all machines set "
+            "by NTP."
+        )
+        events.record(connection, uid, _BEHIND, sentence, {"begin": begin, "end": end}, now)
+
+
 def note_leap(connection: Connection, host: str, before: Instant, at: Instant) -> Leap:
     """Note that a host's clock leapt: after a restart it would look as if it never had."""
     sentence = (

@@ -13,9 +13,10 @@ from sqlalchemy.engine import make_url
 from ward import Ward, open_ward
 
 from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.service import overview
 from dicomai.service.steady_clock import SteadyClock
-from dicomai.store import clocks, hosts, retention
+from dicomai.store import clocks, events, hosts, retention, schema
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.migrate import upgrade
 from dicomai.store.retention import Keep
@@ -160,6 +161,54 @@ def test_a_service_that_starts_again_in_1970_has_not_leapt_when_ntp_sets_it_righ
         steady = machine.steady(ward)
     assert steady.now() == right
     assert not remarks(ward, right)
+
+
+@pytest.mark.parametrize("is_off", [False, True])
+def test_what_came_by_a_clock_that_was_behind_is_kept_as_long_as_all_else(
+    ward: Ward, machine: Machine, is_off: bool
+) -> None:
+    machine.beats(ward)
+    right = machine.wall
+    machine.wall = Instant(seconds(30))
+    steady = machine.steady(ward)
+    uid = StudyInstanceUID(ward.study("P1"))
+    with writing(ward.engine) as connection:
+        connection.execute(schema.studies.update().values(last_object_at=machine.wall))
+        connection.execute(schema.instances.update().values(received_at=machine.wall))
+    machine.beats(ward)
+    assert steady.now() == machine.wall
+    data = ward.settings.folders.data
+    machine.later(600)
+    machine.wall = Instant(right + HOUR)
+    if is_off:
+        steady = machine.steady(ward)
+    assert retention.delete_expired(ward.engine, data, KEEP, steady.now()) == 0
+    with reading(ward.engine) as connection:
+        told = [each.sentence for each in events.story(connection, uid)]
+    assert sum(" came by a clock that was behind" in each for each in told) == 1
+    assert steady.now() == machine.wall
+    with reading(ward.engine) as connection:
+        assert len(events.story(connection, uid)) == len(told)
+    machine.later(29 * 86400)
+    assert retention.delete_expired(ward.engine, data, KEEP, steady.now()) == 0
+    machine.later(2 * 86400)
+    assert retention.delete_expired(ward.engine, data, KEEP, steady.now()) == 1
+
+
+def test_a_clock_that_was_behind_by_hours_stamps_nothing_anew(ward: Ward, machine: Machine) -> None:
+    uid = StudyInstanceUID(ward.study("P1"))
+    with reading(ward.engine) as connection:
+        told = events.story(connection, uid)
+    steady = machine.steady(ward)
+    for _ in range(3):
+        machine.wall = Instant(machine.wall - 5 * HOUR)
+        steady.now()
+        machine.later(600)
+        machine.wall = Instant(machine.wall + 5 * HOUR)
+        assert steady.now() == machine.wall
+        machine.later(7200)
+    with reading(ward.engine) as connection:
+        assert events.story(connection, uid) == told
 
 
 def test_a_clock_that_leaps_after_1970_is_not_believed(ward: Ward, machine: Machine) -> None:
