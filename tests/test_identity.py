@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicomai.dicom.header import Attributes
-from dicomai.dicom.identity import Agreed, Ambiguous, identity_of, judge
+from dicomai.dicom.identity import Agreed, Ambiguous, IdentityKey, identity_of, judge
 
 
 def _key(issuer_of_node: str = "", **attributes: str | list[str]) -> str | None:
@@ -31,6 +31,14 @@ def test_without_an_id_name_birth_date_and_sex_take_its_place() -> None:
     assert _key(**jane) == "@DOE^JANE|19600131|F"
     assert _key(**{**jane, "PatientSex": "M"}) != _key(**jane)
     assert _key(**{**jane, "PatientName": "DOE^JANE^^^"}) == _key(**jane)
+
+
+def test_what_is_no_birth_date_or_sex_is_no_part_of_the_key() -> None:
+    jane = {"PatientName": "DOE^JANE", "PatientBirthDate": "19600131", "PatientSex": "F"}
+    for born in ("00000000", "1960", "19600231", "1960.01.31", "1960-1-3"):
+        assert _key(**{**jane, "PatientBirthDate": born}) == "@DOE^JANE||F"
+    for sex in ("f", "female", "U"):
+        assert _key(**{**jane, "PatientSex": sex}) == "@DOE^JANE|19600131|"
 
 
 @given(
@@ -74,6 +82,15 @@ def test_two_known_birth_dates_are_ambiguous() -> None:
         ),
         Agreed,
     )
+
+
+def test_what_is_no_day_is_no_birth_date_of_another_patient() -> None:
+    for born in ("00000000", "1960", "19600231"):
+        found = _judge(
+            {"PatientID": "1", "PatientBirthDate": "19600131"},
+            {"PatientID": "1", "PatientBirthDate": born},
+        )
+        assert found == Agreed(key=IdentityKey("1"))
 
 
 def test_several_ids_in_one_object_are_ambiguous() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import NewType
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -30,6 +30,15 @@ def seconds(value: float) -> Microseconds:
 def as_datetime(instant: Instant) -> datetime:
     """Return a moment as an aware datetime in UTC."""
     return datetime.fromtimestamp(instant / 1_000_000, UTC)
+
+
+def is_day(digits: str) -> bool:
+    """Tell whether a text is a day as DA has it, 20260131."""
+    try:
+        date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
+    except ValueError:
+        return False
+    return re.fullmatch(r"[0-9]{8}", digits) is not None
 
 
 _OFFSET = re.compile(r"[+-](?:0\d|1[0-4])[0-5]\d")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NewType
 from urllib.parse import quote
 
+from dicomai.dicom.dates import is_day
 from dicomai.dicom.header import Attributes
 
 IdentityKey = NewType("IdentityKey", str)
@@ -28,7 +29,7 @@ class Identity:
     key
         None where nobody can say: several Patient IDs in one object.
     birth_date
-        Empty where it isn't known.
+        Empty where it isn't known, or no day.
     """
 
     key: IdentityKey | None
@@ -74,8 +75,11 @@ def identity_of(
         key = _plain(trimmed) + (f"@{_plain(issuer)}" if issuer else "")
         return Identity(key=IdentityKey(key), birth_date=birth_date)
     name = _name(_text(attributes, "PatientName"))
-    sex = _text(attributes, "PatientSex")
-    without = "|".join(_plain(part) for part in (name, birth_date, sex))
+    # As results repeat them (PS3.5 6.2): they leave out what is no date or sex, and are the same
+    # patient's.
+    born, sex = _text(attributes, "PatientBirthDate"), _text(attributes, "PatientSex")
+    known = born if is_day(born) else "", sex if sex in ("M", "F", "O") else ""
+    without = "|".join(_plain(part) for part in (name, *known))
     return Identity(key=IdentityKey(f"@{without}"), birth_date=birth_date)
 
 
@@ -114,8 +118,10 @@ def _text(attributes: Attributes, keyword: str) -> str:
 
 
 def _birth_date(attributes: Attributes) -> str:
+    """Return the birth date where it is a day: 00000000 and 1960 say nothing about the patient."""
     # ACR-NEMA wrote 1960.01.31 (PS3.5 6.2, note on DA).
-    return _text(attributes, "PatientBirthDate").replace(".", "")
+    digits = _text(attributes, "PatientBirthDate").replace(".", "")
+    return digits if is_day(digits) else ""
 
 
 def _name(name: str) -> str:

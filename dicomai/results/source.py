@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from types import MappingProxyType
 from typing import Final
 
@@ -23,6 +22,7 @@ from pydicom.valuerep import PersonName
 
 from dicomai.dicom import charset
 from dicomai.dicom.charset import TEXT_VRS, Terms, UndeclaredText, UnreadableText
+from dicomai.dicom.dates import is_day
 from dicomai.errors import InputError
 
 IDENTITY: Final = frozenset(
@@ -293,7 +293,7 @@ def _sound(text: str, vr: str, path: str) -> bool:
         return text in {"", "M", "F", "O"}
     if vr in _SHAPE:
         return text == "" or (
-            _SHAPE[vr].fullmatch(text) is not None and (vr != "DA" or _is_day(text))
+            _SHAPE[vr].fullmatch(text) is not None and (vr != "DA" or is_day(text))
         )
     controls = _CONTROL_IN_LINES if vr in {"LT", "ST", "UT"} else _CONTROL
     if controls.search(text):
@@ -301,14 +301,6 @@ def _sound(text: str, vr: str, path: str) -> bool:
     if vr == "PN" and any(len(group) > 64 for group in text.split("=")):
         return False
     return len(text) <= _LENGTH.get(vr, 2**31)
-
-
-def _is_day(digits: str) -> bool:
-    try:
-        date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
-    except ValueError:
-        return False
-    return True
 
 
 def _element(tag: int, vr: str, value: object) -> DataElement:

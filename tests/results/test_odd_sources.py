@@ -18,6 +18,7 @@ from pydicom.tag import Tag
 
 from dicomai.dicom.charset import UnreadableText
 from dicomai.dicom.dates import utc_offset
+from dicomai.dicom.identity import identity_of
 from dicomai.errors import InputError
 from dicomai.results.encode import encode, written
 from dicomai.results.gate import GateError, check
@@ -105,6 +106,32 @@ def test_identity_stays_as_it_stands_in_the_images_and_is_told(
 def test_an_object_of_several_patient_ids_is_nobodys(study: Any, found: Any) -> None:
     with pytest.raises(InputError, match=r"PatientID of .* has 2 values"):
         _results(study, found, PatientID=["PID-1", "PID-2"])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientBirthDate", "00000000"),
+        ("PatientBirthDate", "1960.01.31"),
+        ("PatientSex", "f"),
+        ("PatientName", "Muster ^ Erika^^="),
+    ],
+)
+def test_results_of_a_patient_without_an_id_are_of_the_same_patient(
+    study: Any, found: Any, keyword: str, value: str
+) -> None:
+    def key(dataset: Dataset) -> str | None:
+        said = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+        told = {each: str(dataset.get(each) or "") for each in said}
+        return identity_of(told, issuer_of_node="", placeholders=()).key
+
+    source = copy.deepcopy(study.headers[0])
+    source.PatientID = ""
+    source[keyword] = DataElement(
+        Tag(keyword), dictionary_VR(Tag(keyword)), value, validation_mode=0
+    )
+    results = _results(study, found, PatientID="", **{keyword: value})
+    assert [key(each) for each in results] == [key(source)] * 2
 
 
 def test_undeclared_text_beyond_latin_1_is_no_question_mark(study: Any, found: Any) -> None:
