@@ -145,7 +145,7 @@ def _reissued(
     if left:
         octets.append(_note(_read(settings, left, job), new, unique, now))
     how = reading_of(settings, inputs)
-    key = _key(new[0], how)
+    key = _key(new[0], how) if correction.patient_id else job.patient_key
     wanted = replace(job, uuid=unique, patient_key=key)
     placed = analyse.placed(wanted, octets, settings.folders.data, how, now)
     takes = {each.name for each in settings.nodes if each.rejection_notes}

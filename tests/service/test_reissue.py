@@ -85,10 +85,12 @@ def pacs(free_port: int) -> Iterator[Pacs]:
 def analysed(
     tmp_path: Path, runner: RunnerProcess, pacs: Pacs, database: str
 ) -> Iterator[Callable[..., tuple[Ward, StudyInstanceUID, JobId]]]:
-    """A study of P1 with its results, queued for the node."""
+    """A study, of P1 unless it is said, with its results, queued for the node."""
     opened = []
 
-    def make(**node: bool) -> tuple[Ward, StudyInstanceUID, JobId]:
+    def make(
+        patient: str = "P1", key: str | None = None, **node: bool
+    ) -> tuple[Ward, StudyInstanceUID, JobId]:
         peer = Node(
             name="PACS1",
             ae_title="PACS1",
@@ -99,7 +101,7 @@ def analysed(
         )
         ward = open_ward(tmp_path, peer, database=database)
         opened.append(ward)
-        study = StudyInstanceUID(ward.study("P1"))
+        study = StudyInstanceUID(ward.study(patient, key=key))
         job = ward.queue(study, mode="live", destinations=("PACS1",))
         Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
         assert ward.job(job).state == "done"
@@ -219,6 +221,18 @@ def test_a_delivery_that_is_held_for_its_accession_number_goes_out_when_it_is_re
     ):
         with pytest.raises(InputError, match=words):
             corrected(ward, study, accession_number=number)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_patient_without_an_id_stays_the_same_when_the_accession_number_is_corrected(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs
+) -> None:
+    ward, study, _ = analysed(patient="", key="@Patient|19600101|O")
+    (new,) = corrected(ward, study, accession_number="A9")
+    assert deliver(ward)
+    assert states(ward, new) == [("done", None)]
+    assert ward.job(new).patient_key == "@Patient|19600101|O"
+    assert {(each.PatientID, each.AccessionNumber) for each in pacs.stored} == {("", "A9")}
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
