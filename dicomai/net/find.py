@@ -283,7 +283,7 @@ def _found(
             told.because = f"{node.name} has more than {limit}; the query was cancelled."
             association.send_c_cancel(_MESSAGE_ID, query_model=model)
             continue
-        yield Match(attributes=_attributes(answer, node.charset_default))
+        yield match_of(answer, node.charset_default)
 
 
 def _cut(node: Node, wanted: Query, code: int) -> str:
@@ -390,7 +390,8 @@ def terms_in(identifier: Dataset, charset_default: str) -> Terms:
     return terms_of(text.split("\\")) or terms_of(charset_default)
 
 
-def _attributes(answer: Dataset, charset_default: str) -> dict[str, MatchValue]:
+def match_of(answer: Dataset, charset_default: str) -> Match:
+    """Return what an answer tells, read as the header of an object is; none of it was looked at."""
     terms = terms_in(answer, charset_default)
     found: dict[str, MatchValue] = {}
     for tag in sorted(answer.keys()):
@@ -413,7 +414,7 @@ def _attributes(answer: Dataset, charset_default: str) -> dict[str, MatchValue]:
         whole = [int(each) if _is_whole(each) else each for each in values]
         if whole:
             found[keyword] = whole[0] if len(whole) == 1 else whole
-    return found
+    return Match(attributes=found)
 
 
 def _is_whole(value: str | float) -> bool:

@@ -6,17 +6,17 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
-from pydicom.valuerep import PersonName
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
-from dicomai.dicom.charset import decode, terms_of
+from dicomai.dicom.charset import Terms, decode
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, RefusedError, TransientError
 from dicomai.net.calling import GoOn, NothingAccepted, PutOff, associated, watched
-from dicomai.net.find import STUDY_ROOT_FIND
+from dicomai.net.find import STUDY_ROOT_FIND, Match, match_of, terms_in
 from dicomai.net.node import Node
 from dicomai.net.tls import NO_FILES, TlsFiles
 
@@ -101,45 +101,44 @@ def _found(node: Node, association: Association, query: Dataset) -> set[StudyIde
             if said.Status != 0:
                 raise _find_failed(node, query.StudyInstanceUID, said.Status)
             break
-        # A careless peer answers with more than was asked for.
-        if identifier and _text(identifier, "StudyInstanceUID") == query.StudyInstanceUID:
-            found.add(_identity(identifier, node.charset_default))
+        if identifier is None:
+            raise RefusedError(
+                f"{node.name} answered a C-FIND for study {query.StudyInstanceUID} with something "
+                "that can't be read. Look at its log.",
+                subject=query.StudyInstanceUID,
+            )
+        match = match_of(identifier, node.charset_default)
+        # A careless peer answers with more than was asked for; one that does not say which study
+        # it means was asked for this one.
+        if match.text("StudyInstanceUID") in ("", query.StudyInstanceUID):
+            found.add(_identity(match, identifier, node.charset_default))
         if len(found) > _MAX_ANSWERS:
             break
     return found
 
 
-def _identity(identifier: Dataset, charset_default: str) -> StudyIdentity:
-    birth_date, sex = _text(identifier, "PatientBirthDate"), _text(identifier, "PatientSex")
+def _identity(match: Match, identifier: Dataset, charset_default: str) -> StudyIdentity:
+    birth_date, sex = match.text("PatientBirthDate"), match.text("PatientSex")
+    terms = terms_in(identifier, charset_default)
     return StudyIdentity(
-        patient_id=_text(identifier, "PatientID"),
-        issuer_of_patient_id=_text(identifier, "IssuerOfPatientID"),
-        accession_number=_text(identifier, "AccessionNumber"),
-        patient_name=_name(identifier, charset_default),
+        patient_id=match.text("PatientID"),
+        issuer_of_patient_id=_readable(identifier, "IssuerOfPatientID", terms),
+        accession_number=match.text("AccessionNumber"),
+        patient_name=_readable(identifier, "PatientName", terms).rstrip("=^ "),
         birth_date=birth_date if re.fullmatch(r"[0-9]{8}", birth_date) else "",
         sex=sex if sex in ("M", "F", "O") else "",
     )
 
 
-def _name(identifier: Dataset, charset_default: str) -> str:
-    """Return the patient's name, empty where its bytes don't say how they are to be read."""
-    name = identifier.get("PatientName")
-    if not isinstance(name, PersonName):
-        return ""
-    terms = terms_of(identifier.get("SpecificCharacterSet")) or terms_of(charset_default)
-    raw = name.original_string
+def _readable(identifier: Dataset, keyword: str, terms: Terms) -> str:
+    """Return a text, empty where its bytes don't say how they are to be read."""
+    element: object = identifier.get_item(keyword) if keyword in identifier else None
+    raw = (element.value if isinstance(element, RawDataElement) else None) or b""
     try:
-        text = decode(raw, terms, "PN") if isinstance(raw, bytes) else raw
+        text = decode(raw, terms, dictionary_VR(keyword)).strip(" \0")
     except UnicodeError:
         return ""
-    return text.strip(" \0").rstrip("=^ ") if text.isprintable() and "\\" not in text else ""
-
-
-def _text(identifier: Dataset, keyword: str) -> str:
-    value = identifier.get(keyword)
-    if isinstance(value, MultiValue):  # an ID with a backslash in it
-        value = "\\".join(str(part) for part in value)
-    return str(value or "").rstrip("\0").strip(" ")
+    return text if text.isprintable() and "\\" not in text else ""
 
 
 def _find_failed(node: Node, study_uid: str, code: int) -> DicomaiError:

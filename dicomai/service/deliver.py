@@ -20,6 +20,7 @@ from dicomai.errors import (
 )
 from dicomai.net import scu
 from dicomai.net.calling import GoOn, PutOff
+from dicomai.net.find import Match
 from dicomai.net.node import Node
 from dicomai.net.scu import StoreOutcome
 from dicomai.net.status import meaning
@@ -328,12 +329,9 @@ def _check(outcomes: Sequence[StoreOutcome], objects: Sequence[Instance]) -> Non
 
 
 def _identity(instance: Instance) -> StudyIdentity:
-    def text(keyword: str) -> str:
-        value = instance.attributes.get(keyword, "")
-        return value.strip(" ") if isinstance(value, str) else ""
-
+    said = Match(attributes=instance.attributes)
     return StudyIdentity(
-        patient_id=text("PatientID"),
-        issuer_of_patient_id=text("IssuerOfPatientID"),
-        accession_number=text("AccessionNumber"),
+        patient_id=said.text("PatientID"),
+        issuer_of_patient_id=said.text("IssuerOfPatientID"),
+        accession_number=said.text("AccessionNumber"),
     )

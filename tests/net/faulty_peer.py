@@ -11,9 +11,12 @@ import sys
 from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE, evt
+from pynetdicom import AE, evt, service_class
+from pynetdicom.dsutils import encode
 from pynetdicom.presentation import build_context
 
+# A Patient ID of no length, which nothing ends.
+UNREADABLE = b"\x10\0\x20\0\xff\xff\xff\xffP1"
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 
@@ -40,9 +43,16 @@ def main() -> None:
                 yield found, None
                 continue
             answer = Dataset()
-            for keyword, value in found.items():
+            answer.unreadable = found is None
+            for keyword, value in (found or {}).items():
                 setattr(answer, keyword, value)
             yield 0xFF00, answer
+
+    def encoded(answer: Dataset, *syntax: bool) -> bytes | None:
+        return UNREADABLE if answer.unreadable else encode(answer, *syntax)
+
+    if None in script.get("finds", []):
+        service_class.encode = encoded
 
     left = int(script.get("dies_after_bytes", 0))
 

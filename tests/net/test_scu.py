@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,49 @@ def test_the_name_of_a_patient_is_read_and_not_guessed(
     there = find_study_identity(faulty_peer(finds=[found]), "DICOMAI", STUDY)
     assert there is not None
     assert (there.patient_name, there.birth_date, there.sex) == (name, "", "F")
+
+
+@pytest.mark.parametrize(
+    ("charset", "said", "told"),
+    [
+        ("ISO_IR 192", "Ä 1", "Ä 1"),
+        ("", "Ä 1", "Ф 1"),  # the peer writes Latin-1, and the node is one that writes Cyrillic
+        ("", ["A", "1"], "A\\1"),
+    ],
+)
+def test_an_id_is_read_in_its_character_set(
+    faulty_peer: Peer, charset: str, said: str | list[str], told: str
+) -> None:
+    found = {
+        "StudyInstanceUID": STUDY,
+        "SpecificCharacterSet": charset,
+        "PatientID": said,
+        "IssuerOfPatientID": said,
+        "AccessionNumber": said,
+    }
+    node = replace(faulty_peer(finds=[found]), charset_default="ISO_IR 144")
+    assert find_study_identity(node, "DICOMAI", STUDY) == StudyIdentity(
+        patient_id=told,
+        issuer_of_patient_id="" if "\\" in told else told,
+        accession_number=told,
+    )
+
+
+def test_an_answer_that_names_no_study_is_about_the_one_that_was_asked_for(
+    faulty_peer: Peer,
+) -> None:
+    there = find_study_identity(faulty_peer(finds=[{"PatientID": "P2"}]), "DICOMAI", STUDY)
+    assert there is not None
+    assert there.patient_id == "P2"
+
+
+@pytest.mark.parametrize("before", [[], [{"StudyInstanceUID": STUDY, "PatientID": "P2"}]])
+def test_an_answer_that_cannot_be_read_is_no_study_that_a_peer_lacks(
+    faulty_peer: Peer, before: list[object]
+) -> None:
+    node = faulty_peer(finds=[*before, None])
+    with pytest.raises(RefusedError, match=r"with something that can't be read\."):
+        find_study_identity(node, "DICOMAI", STUDY)
 
 
 def test_a_study_that_a_peer_lacks_has_no_identity_there(faulty_peer: Peer) -> None:

@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import bodies
 import pydicom
 import pytest
 from faulty_pacs import FaultyPeer
+from pydicom.dataset import Dataset
 from ward import Ward, open_ward
 
 from dicomai.dicom.dates import Instant, now, seconds
@@ -224,6 +227,25 @@ def test_results_whose_patient_agrees_with_the_node_are_sent(
     deliver(ward)
     assert delivery(ward, analysis).state == "done"
     assert len(peer.stored) == 2
+
+
+def test_a_backslash_in_an_accession_number_is_no_other_one(
+    ward_of: Callable[..., tuple[Ward, JobId]],
+    faulty: Callable[..., FaultyPeer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slice_of = bodies.ct_slice
+
+    def with_two(*args: Any) -> Dataset:
+        image = slice_of(*args)
+        image.AccessionNumber = ["A1", "A2"]
+        return image
+
+    monkeypatch.setattr(bodies, "ct_slice", with_two)
+    peer = faulty(identity=("P1", "A1\\A2"))
+    ward, analysis = ward_of(peer.node(answers_find=True))
+    deliver(ward)
+    assert delivery(ward, analysis).state == "done"
 
 
 def test_a_delivery_that_waits_for_a_slow_node_is_given_back_at_once(
