@@ -95,9 +95,11 @@ def _accept(name: str, key: str, config: Path | None) -> None:
     settings, engine = opened(config)
     with reading(engine) as connection:
         uid = _only(name, story.find(connection, name))
-    decide.accept(engine, uid, IdentityKey(key), now())
+    left = decide.accept(engine, uid, IdentityKey(key), now())
     audit.record(settings.service.data, "study --accept", f"{uid} {key}")
     say(f"Study {uid} belongs to {key} now, and is decided on anew.")
+    for sentence in left:
+        say(sentence)
 
 
 def _reissue(name: str, patient: str, accession: str, config: Path | None) -> None:

@@ -6,7 +6,7 @@ the study's lock first, then state, jobs and events together, or none of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 import structlog
@@ -31,6 +31,8 @@ from dicomai.store import (
     counts,
     events,
     hosts,
+    jobs,
+    reissues,
     retrievals,
     series,
     steps,
@@ -114,8 +116,15 @@ def decide_study(engine: Engine, uid: StudyInstanceUID, rules: Rules, now: Insta
         return _decide_open(connection, study, rules, now)
 
 
-def accept(engine: Engine, uid: StudyInstanceUID, key: IdentityKey, now: Instant) -> None:
+def accept(
+    engine: Engine, uid: StudyInstanceUID, key: IdentityKey, now: Instant
+) -> tuple[str, ...]:
     """Release a held study for the series of one patient.
+
+    Returns
+    -------
+    tuple
+        A sentence for each analysis whose results left as another patient's.
 
     Raises
     ------
@@ -139,6 +148,27 @@ def accept(engine: Engine, uid: StudyInstanceUID, key: IdentityKey, now: Instant
                 subject=uid,
             )
         studies.release(connection, uid, key, now)
+        return tuple(_left_as_anothers(connection, uid, key, now))
+
+
+def _left_as_anothers(
+    connection: Connection, uid: StudyInstanceUID, key: IdentityKey, now: Instant
+) -> Iterator[str]:
+    """Tell of results that went out for another patient, and how they are taken back."""
+    done = [each for each in jobs.of_study(connection, uid) if each.state == "done"]
+    replaced = {each.summary.get("reissue_of") for each in done}
+    for each in done:
+        gone = each.is_withdrawal or each.withdrawn_by is not None or each.id in replaced
+        if each.kind != "analyse" or each.patient_key == key or gone:
+            continue
+        if nodes := sorted(reissues.had_by(connection, each)):
+            sentence = (
+                f"{each.title}: its results went to {', '.join(nodes)} as those of "
+                f"{each.patient_key}, and the study belongs to {key}. To take them back: dicomai "
+                f"withdraw {each.id}"
+            )
+            jobs.tell(connection, each, "results of another patient", sentence, now)
+            yield sentence
 
 
 NOBODYS: Final = (

@@ -13,7 +13,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
 from dicomai.store import lacking, schema, studies
 from dicomai.store.job import NORMAL, URGENT, Held, Job, JobId, blank, job_of
-from dicomai.store.jobs import NotNow, ours, routes_of, tell
+from dicomai.store.jobs import NotNow, existing, ours, routes_of, tell
 from dicomai.store.moves import move
 from dicomai.store.states import PERHAPS_STORED, STORED, DeliveryState
 from dicomai.store.studies import Study
@@ -69,7 +69,10 @@ def start(connection: Connection, held: Held, now: Instant) -> Refusal | Literal
 def hold_unless_free(
     connection: Connection, held: Held, study: Study | None, now: Instant
 ) -> Refusal | Literal["lost"] | None:
-    """Hold a running job whose locked study is held or another patient's; None: it is free."""
+    """Hold a running job whose locked study is held or another patient's; None: it is free.
+
+    A note that withdraws results names whose they were, and waits for no more than the hold.
+    """
     # Read under the study's lock: waiting for it may have taken long.
     key = connection.execute(
         select(jobs.c.patient_key).where(*ours(held), jobs.c.state == "running")
@@ -91,6 +94,8 @@ def hold_unless_free(
             tell(connection, each, "job held", f"{each.title} waits for its study.", now)
         return "study held"
     of = connection.execute(select(jobs.c.result_of).where(jobs.c.id == held.job_id)).scalar_one()
+    if of is not None and existing(connection, JobId(of)).is_withdrawal:
+        return None  # it takes back what went out, whosever that was taken for
     stray = lacking.strayed(connection, held.job_id if of is None else JobId(of))
     if study is None or study.patient_key != key or stray is not None:
         sentence = (

@@ -15,7 +15,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.identity import IdentityKey
-from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError, NotFound
 from dicomai.routing import matching
 from dicomai.routing.condition import parse
@@ -623,6 +623,38 @@ def test_images_with_a_corrected_patient_id_count_when_that_is_accepted(
     assert not hospital.story("series left out")
 
 
+def test_results_that_left_as_another_patients_are_told_when_a_key_is_accepted(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    job = _analysed(hospital)
+    _delivered(hospital)
+    hospital.send(*_chest(make_ct, PatientID="P9"))
+    hospital.ingest_and_decide()
+
+    left = accept(hospital.engine, StudyInstanceUID("1.2.3"), IdentityKey("P9"), hospital.clock)
+
+    assert left == (
+        f"Job {job.id} (lungs): its results went to PACS1 as those of P1, and the study belongs to "
+        f"P9. To take them back: dicomai withdraw {job.id}",
+    )
+    assert hospital.story("results of another patient") == list(left)
+
+
+def test_results_that_left_as_the_accepted_patients_are_not_told(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    _analysed(hospital)
+    _delivered(hospital)
+    hospital.send(make_ct(series="1.2.3.2", PatientID="P9"))
+    hospital.ingest_and_decide()
+
+    assert not accept(hospital.engine, StudyInstanceUID("1.2.3"), IdentityKey("P1"), hospital.clock)
+
+
 def test_a_conflict_that_comes_late_parks_the_queued_job(
     hospital: Hospital, make_ct: MakeCT
 ) -> None:
@@ -666,6 +698,17 @@ def _analysed(hospital: Hospital) -> Job:
         assert job is not None
         assert analyses.finish(connection, job.held, (), {}, {}, hospital.clock) == "done"
         return job
+
+
+def _delivered(hospital: Hospital) -> None:
+    """Deliver the results of the analysis that is done."""
+    with writing(hospital.engine) as connection:
+        job = claims.claim(connection, "w1", ("deliver",), (), hospital.clock)
+        assert job is not None
+        assert deliveries.start(connection, job.held, hospital.clock) is None
+        uids = (SOPInstanceUID("2.25.1"),)
+        assert deliveries.begin_objects(connection, job.held, uids, hospital.clock)
+        assert deliveries.finish(connection, job.held, {}, {}, hospital.clock)
 
 
 def _reissued_to(hospital: Hospital, job: Job, key: str) -> JobId:

@@ -14,6 +14,7 @@ from ward import Ward, open_ward
 
 from dicomai.cli.jobs import remark, what
 from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.dicom.identity import IdentityKey
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.net.node import Node
 from dicomai.service import duties
@@ -21,7 +22,7 @@ from dicomai.service.again import again
 from dicomai.service.deliver import Deliverer
 from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
-from dicomai.store import deliveries, events, predecessors
+from dicomai.store import deliveries, events, predecessors, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
 from dicomai.store.jobs import NotNow
@@ -94,6 +95,20 @@ def test_a_rejection_note_goes_where_the_results_went(
         if read.Modality == "SR"
     )
     assert "PredecessorDocumentsSequence" not in report
+
+
+def test_what_left_under_a_patient_whose_the_study_is_no_more_can_be_withdrawn(
+    done: tuple[Ward, JobId], storescp: StorePeer
+) -> None:
+    ward, job = done
+    assert deliver(ward)
+    before = set(storescp.files())
+    with writing(ward.engine) as connection:  # as when the images came corrected
+        studies.set_patient_key(connection, ward.job(job).study_instance_uid, IdentityKey("P2"))
+    withdraw(ward.engine, ward.settings, job, REASON, now())
+    assert deliver(ward)
+    (file,) = set(storescp.files()) - before
+    assert pydicom.dcmread(file).PatientID == "P1"
 
 
 def test_a_note_that_waits_goes_out_though_a_new_run_is_asked_for(
