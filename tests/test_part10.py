@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage
+from pydicom.tag import Tag
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
 from dicomai.dicom.header import attributes, identifiers, safe
@@ -122,6 +125,19 @@ def test_names_read_as_their_character_set_says(sample_data: Path) -> None:
         if wanted is not None and str(name).rstrip("=") != safe(wanted).rstrip("="):
             wrong.append((path, name))
     assert wrong == []
+
+
+@pytest.mark.parametrize("vr", ["SH", "UN", "IS", "DS", "CS"])
+def test_an_id_is_a_text_whatever_its_file_takes_it_for(
+    sample_data: Path, tmp_path: Path, vr: str
+) -> None:
+    dataset = dcmread(sample_data / "odd" / "objects" / "seg_image_ct_binary.dcm")
+    raw = RawDataElement(Tag("PatientID"), vr, 6, b"000123", 0, False, True, True)
+    dataset._dict[Tag("PatientID")] = raw
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "odd.dcm")
+    with opened(tmp_path / "odd.dcm") as part10:
+        assert attributes(part10)["PatientID"] == "000123"
 
 
 def test_functional_groups_give_a_multi_frame_image_its_attributes(sample_data: Path) -> None:

@@ -127,7 +127,7 @@ def terms_in(elements: Elements, charset_default: str = "") -> Terms:
 
 def values_of(element: Element, terms: Terms, little: bool) -> list[str | float]:
     """Return an element's values, bounded; a sequence's is the number of its items."""
-    vr = known_vr(element.tag) if element.vr == "UN" else element.vr
+    vr = _vr(element)
     if vr == "SQ":
         return [float(len(element.items))] if element.items else []
     if element.value is None:
@@ -140,6 +140,15 @@ def values_of(element: Element, terms: Terms, little: bool) -> list[str | float]
         parts = [text] if vr in _ONE_VALUE else text.split("\\")
         return [_typed(part, vr) for part in parts[:MAX_VALUES]] if text else []
     return []
+
+
+def _vr(element: Element) -> str:
+    """Return what an element is read as: a text is one, whatever its file takes it for.
+
+    A Patient ID that says it is a number would lose its zeros, and be another patient's.
+    """
+    known = known_vr(element.tag)
+    return known if element.vr == "UN" or known in _TEXT else element.vr
 
 
 def safe(text: str) -> str:

@@ -178,9 +178,11 @@ class _Reader:
         if tag not in holder:
             return None
         raw = holder.get_item(tag)
-        vr = str(raw.VR) if raw is not None and raw.VR not in (None, "UN") else dictionary_VR(tag)
+        # What its file says may be wrong, and would be so in the result.
+        vr = dictionary_VR(tag)
         if vr == "SQ":
-            read = [self._item(item, path) for item in holder[tag].value or ()]
+            items = holder[tag].value if holder[tag].VR == "SQ" else ()
+            read = [self._item(item, path) for item in items or ()]
             items = [item for item in read if len(item)]
             return _element(tag, "SQ", items) if items else None
         try:
@@ -245,7 +247,10 @@ class _Reader:
         if vr not in TEXT_VRS:
             return raw.decode("ascii", errors="replace")
         try:
-            return charset.decode(raw, self.terms, vr)
+            text = charset.decode(raw, self.terms, vr)
+            if "\ufffd" in text:
+                raise UnicodeError("it was lost before it came here")
+            return text
         except UnicodeError as trouble:
             if not self.terms:
                 raise UndeclaredText(

@@ -635,11 +635,12 @@ def test_results_that_left_as_another_patients_are_told_when_a_key_is_accepted(
 
     left = accept(hospital.engine, StudyInstanceUID("1.2.3"), IdentityKey("P9"), hospital.clock)
 
-    assert left == (
+    (sentence,) = left
+    assert sentence == (
         f"Job {job.id} (lungs): its results went to PACS1 as those of P1, and the study belongs to "
-        f"P9. To take them back: dicomai withdraw {job.id}",
+        f"P9. To take them back: dicomai withdraw {job.id}"
     )
-    assert hospital.story("results of another patient") == list(left)
+    assert hospital.story("results of another patient") == [sentence]
 
 
 def test_results_that_left_as_the_accepted_patients_are_not_told(

@@ -103,6 +103,38 @@ def test_identity_stays_as_it_stands_in_the_images_and_is_told(
     assert value not in _words(report)
 
 
+@pytest.mark.parametrize("vr", ["SH", "UN", "IS", "CS"])
+@pytest.mark.filterwarnings("ignore:Invalid value:UserWarning")  # pydicom's, rightly
+def test_an_id_is_a_text_whatever_its_file_takes_it_for(study: Any, found: Any, vr: str) -> None:
+    headers = copy.deepcopy(study.headers)
+    tag = Tag("PatientID")
+    for header in headers:
+        header._dict[tag] = RawDataElement(tag, vr, 8, b"0001-aa ", 0, False, True, True)
+    findings = found.little(study)
+    files = [written(each) for each in encode(findings, headers, found.job, study.context)]
+    check(files, findings, headers)
+    for raw in files:
+        read = pydicom.dcmread(io.BytesIO(raw))["PatientID"]
+        assert (read.VR, read.value) == ("LO", "0001-aa")
+
+
+def test_a_character_that_was_lost_before_is_not_passed_on(study: Any, found: Any) -> None:
+    lost = "M\ufffdller".encode()
+    headers = copy.deepcopy(study.headers)
+    for header in headers:
+        header.SpecificCharacterSet = "ISO_IR 192"
+        tag = Tag("StudyDescription")
+        header._dict[tag] = RawDataElement(tag, "LO", len(lost), lost, 0, False, True, True)
+    _, report = encode(found.little(study), headers, found.job, study.context)
+    assert "StudyDescription" not in report
+    assert "StudyDescription of" in _words(report)
+    for header in headers:
+        tag = Tag("PatientName")
+        header._dict[tag] = RawDataElement(tag, "PN", len(lost), lost, 0, False, True, True)
+    with pytest.raises(UnreadableText, match=r"PatientName .* Correct it at the modality"):
+        encode(found.little(study), headers, found.job, study.context)
+
+
 def test_an_object_of_several_patient_ids_is_nobodys(study: Any, found: Any) -> None:
     with pytest.raises(InputError, match=r"PatientID of .* has 2 values"):
         _results(study, found, PatientID=["PID-1", "PID-2"])
