@@ -158,6 +158,7 @@ def _site(settings: Settings | None) -> Site:
     return Site(
         timezone=settings.service.timezone,
         charset_default=sets.pop() if len(sets) == 1 else "",  # only where all nodes agree
+        placeholder_ids=settings.decide.placeholder_ids,
     )
 
 

@@ -14,6 +14,8 @@ from typing import Final
 from pydicom import Dataset
 
 from dicomai.dicom.dates import now
+from dicomai.dicom.header import Attributes
+from dicomai.dicom.identity import Agreed, identity_of, judge
 from dicomai.dicom.version import VersionDigest
 from dicomai.errors import DicomaiError, InputError, ResourceError
 from dicomai.findings import Findings
@@ -36,9 +38,11 @@ from dicomai.routing.matching import beside, study_day
 from dicomai.routing.route import Exclusion, ResultObject
 from dicomai.routing.selection import InputSpec, choose
 from dicomai.service.analyse import ONLY_A_REPORT, image_of_source, refusal
+from dicomai.service.earlier import has_patient_id
 from dicomai.service.received import Reading
 from dicomai.service.received import read_object as read_received
-from dicomai.service.sources import WHOSE, source_of
+from dicomai.service.sources import source_of
+from dicomai.settings.tables import DecideSettings
 
 Report = Callable[[str, float], None]
 """Takes the stage and the fraction of it that is done."""
@@ -92,10 +96,13 @@ class Site:
         IANA name of the zone of the modalities.
     charset_default
         Specific Character Set of undeclared bytes above 127; empty: unknown.
+    placeholder_ids
+        Patient IDs that stand for none.
     """
 
     timezone: str = "UTC"
     charset_default: str = ""
+    placeholder_ids: tuple[str, ...] = DecideSettings().placeholder_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,10 +382,8 @@ def _beside(package: Package, first: Series, folder: Folder) -> Mapping[str, Ser
             continue
         if uid == about.get("StudyInstanceUID"):
             study.append(left)
-        elif (
-            (day is not None and at is not None and at < day)
-            and about.get("PatientID")
-            and all(theirs.get(keyword) == about.get(keyword) for keyword in WHOSE)
+        elif (day is not None and at is not None and at < day) and _is_same_patient(
+            theirs, about, folder.site
         ):
             earlier.setdefault((at, uid), []).append(left)
 
@@ -390,6 +395,20 @@ def _beside(package: Package, first: Series, folder: Folder) -> Mapping[str, Ser
 
     choices = beside(package.inputs[1:], first, study, before)
     return {each.input: each.chosen.series for each in choices if each.chosen is not None}
+
+
+def _is_same_patient(one: Attributes, other: Attributes, site: Site) -> bool:
+    """Tell whether two images name one patient by an ID, and the same birth date or none."""
+    verdict = judge(
+        identity_of(each, issuer_of_node="", placeholders=site.placeholder_ids)
+        for each in (one, other)
+    )
+    born = "PatientBirthDate"
+    return (
+        isinstance(verdict, Agreed)
+        and has_patient_id(verdict.key)
+        and one.get(born) == other.get(born)
+    )
 
 
 def _encoded(

@@ -9,6 +9,7 @@ from typing import Final
 
 from pydicom import Dataset
 
+from dicomai.dicom.dates import is_day
 from dicomai.errors import IdentityError, InputError
 from dicomai.findings import SourceImage
 from dicomai.imaging.alongside import laid_onto
@@ -19,7 +20,7 @@ from dicomai.inference.inputs import Source, inputs_of
 from dicomai.models.input import Input
 from dicomai.models.package import Package
 
-WHOSE: Final = ("PatientID", "PatientBirthDate")
+_WHOSE: Final = ("PatientID", "PatientBirthDate")
 """What must be equal in the images of all inputs, beside what the catalogue knows of them."""
 _WHERE_KNOWN: Final = ("IssuerOfPatientID", "PatientBirthDate")
 """What must be equal in those images of one input that state it; all must have one Patient ID."""
@@ -106,8 +107,10 @@ def _beside(
     """Return the volume with a further input on its grid, and the images of that."""
     first = source.headers[0]
     for image in images:
-        for keyword in WHOSE:
-            if text(image, keyword).strip(" ") != text(first, keyword).strip(" "):
+        for keyword in _WHOSE:  # beside what the catalogue knows of them
+            theirs, ours = text(image, keyword).strip(" "), text(first, keyword).strip(" ")
+            unknown = keyword == "PatientBirthDate" and not (is_day(theirs) and is_day(ours))
+            if theirs != ours and not unknown:
                 raise IdentityError(
                     f"Image {text(image, 'SOPInstanceUID')} for input {wanted.name} of "
                     f"{package.name} has another {keyword} than the study. Nothing was analysed; "

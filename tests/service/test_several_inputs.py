@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import bodies
 import highdicom
 import numpy as np
 import pydicom
 import pytest
 import torch
 from bodies import MANIFEST, truth, write_study
+from pydicom import config
+from pydicom.dataelem import DataElement
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 from ward import Ward, open_ward
@@ -179,6 +183,22 @@ def test_another_patients_images_are_never_compared_with(ward: Ward, runner: Run
     assert "has another PatientID than the study" in mistaken.error_sentence
 
 
+@pytest.mark.parametrize("born", ["", "00000000"])
+def test_a_prior_of_the_patient_whose_birth_date_is_not_known_is_compared_with(
+    ward: Ward, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch, born: str
+) -> None:
+    study, slice_of = ward.study("P1"), bodies.ct_slice
+
+    def undated(*args: Any) -> pydicom.Dataset:
+        image = slice_of(*args)
+        image.add(DataElement("PatientBirthDate", "DA", born, validation_mode=config.IGNORE))
+        return image
+
+    monkeypatch.setattr(bodies, "ct_slice", undated)
+    job = worked(ward, runner, queue(ward, "compares", study, ward.study("P1")))
+    assert (job.state, job.error_sentence) == ("done", "")
+
+
 def test_a_prior_that_is_doubted_meanwhile_holds_the_result(
     ward: Ward, runner: RunnerProcess
 ) -> None:
@@ -216,6 +236,21 @@ def test_a_folder_has_the_prior_too(tmp_path: Path) -> None:
         texts(each).partition("of the study of ")[2][:8] for each in compared
     }
     assert {each.PatientID for each in compared} == {"P1"}
+
+
+@pytest.mark.parametrize("whose", [("ANONYMOUS", ""), ("P1", "ELSEWHERE"), ("", "")])
+def test_a_folder_has_no_prior_of_a_patient_who_may_be_another(
+    tmp_path: Path, whose: tuple[str, str]
+) -> None:
+    package = written(tmp_path / "models", "compares", optional=False)
+    for day, issuer in (("20260301", ""), ("20250301", whose[1])):
+        for path in write_study(tmp_path / "images" / day, whose[0]):
+            image = pydicom.dcmread(path)
+            image.StudyDate, image.IssuerOfPatientID = day, issuer
+            image.save_as(path)
+    arguments = ["run", str(package.folder), str(tmp_path / "images"), "--device", "cpu"]
+    told = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert told.output.count("needs its input prior") == 2
 
 
 @pytest.mark.parametrize(
