@@ -103,6 +103,30 @@ def test_identity_stays_as_it_stands_in_the_images_and_is_told(
     assert value not in _words(report)
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "told"),
+    [
+        ("StudyDescription", b"CT chest\\ abdomen ", ["CT chest", "abdomen"]),
+        ("ReferringPhysicianName", b"Arzt^Anna \\ Arzt^Bert", ["Arzt^Anna", "Arzt^Bert"]),
+        ("AccessionNumber", b"A1 \\ A2", ["A1", "A2"]),
+        ("StudyID", b" \\ ", ""),
+    ],
+)
+def test_spaces_beside_a_backslash_are_no_difference(
+    study: Any, found: Any, keyword: str, value: bytes, told: object
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    tag = Tag(keyword)
+    for header in headers:
+        header._dict[tag] = RawDataElement(
+            tag, dictionary_VR(tag), len(value), value, 0, False, True, True
+        )
+    findings = found.little(study)
+    files = [written(each) for each in encode(findings, headers, found.job, study.context)]
+    check(files, findings, headers)
+    assert [pydicom.dcmread(io.BytesIO(raw))[keyword].value for raw in files] == [told] * 2
+
+
 @pytest.mark.parametrize("vr", ["SH", "UN", "IS", "CS"])
 @pytest.mark.filterwarnings("ignore:Invalid value:UserWarning")  # pydicom's, rightly
 def test_an_id_is_a_text_whatever_its_file_takes_it_for(study: Any, found: Any, vr: str) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from dicomai.results.gate.classes import ENHANCED_SR, KO, PM, SR, TEXT_SR
@@ -161,7 +162,8 @@ def _theirs(source: Dataset, keyword: str, default: str) -> str:
 def _plain(dataset: Dataset, keyword: str, default: str) -> str:
     if keyword not in dataset:
         return ""
-    text = str(dataset[keyword].value or "")
+    value = dataset[keyword].value or ""
+    text = "\\".join(map(str, value if isinstance(value, MultiValue) else [value]))
     declared = dataset.get("SpecificCharacterSet")
     if default and not (declared if isinstance(declared, str) else any(declared or ())):
         # pydicom took undeclared bytes for Latin-1; what they are, the node's configuration says.
@@ -170,5 +172,8 @@ def _plain(dataset: Dataset, keyword: str, default: str) -> str:
         except UnicodeEncodeError:
             return text
         text = decode_bytes(raw, convert_encodings(default.split("\\")), {0x5C, 0x5E, 0x3D})
-    text = text.replace(_ISO_58, "").strip(" \0")
-    return text.rstrip("=") if keyword.endswith("Name") else text
+    # Spaces mean nothing around any of several values (PS3.5 6.2), nor do values that are empty.
+    values = [each.strip(" \0") for each in text.replace(_ISO_58, "").split("\\")]
+    if keyword.endswith("Name"):
+        values = [each.rstrip("=") for each in values]
+    return "\\".join(values) if any(values) else ""
