@@ -83,6 +83,12 @@ def reissue(
             subject=study,
         )
     if correction.patient_id:
+        if correction.patient_id.strip(" ") in settings.decide.placeholder_ids:
+            raise InputError(
+                f"{correction.patient_id!a} stands for no patient (decide.placeholder_ids). Give "
+                "the Patient ID that is the patient's own.",
+                subject=study,
+            )
         person = _person(settings, study, correction.patient_id, goes_to)
         correction = replace(correction, person=person)
     return tuple(_reissued(settings, engine, job, correction, clock()) for job in counted)

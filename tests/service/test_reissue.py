@@ -422,6 +422,7 @@ def test_what_cannot_be_reissued_is_said(
         ("P1", "have that Patient ID"),
         ("山田", "does not fit the results' character set"),
         ("a\\b", "is no Patient ID"),
+        ("UNKNOWN ", "stands for no patient"),
     ):
         with pytest.raises(InputError, match=words):
             corrected(ward, study, patient_id=patient)
