@@ -86,7 +86,7 @@ def source_of(
 def _check_one_patient(images: Sequence[Dataset]) -> None:
     """Raise IdentityError for an image that names another patient than most of its input."""
     for keyword in ("PatientID", *_WHERE_KNOWN):
-        said = [(text(image, keyword).strip(" "), image) for image in images]
+        said = [(_stated(image, keyword), image) for image in images]
         counts = Counter(value for value, _ in said if value or keyword not in _WHERE_KNOWN)
         usual = max(counts, key=counts.__getitem__, default="")
         for value, image in said:
@@ -101,6 +101,12 @@ def _check_one_patient(images: Sequence[Dataset]) -> None:
             )
 
 
+def _stated(image: Dataset, keyword: str) -> str:
+    """Return what an image says of its patient; 00000000 is no birth date, and says nothing."""
+    said = text(image, keyword).strip(" ")
+    return said if keyword != "PatientBirthDate" or is_day(said.replace(".", "")) else ""
+
+
 def _beside(
     package: Package, source: SourceVolume, wanted: Input, images: Sequence[Dataset]
 ) -> tuple[SourceVolume, tuple[SourceImage, ...]]:
@@ -108,8 +114,8 @@ def _beside(
     first = source.headers[0]
     for image in images:
         for keyword in _WHOSE:  # beside what the catalogue knows of them
-            theirs, ours = text(image, keyword).strip(" "), text(first, keyword).strip(" ")
-            unknown = keyword == "PatientBirthDate" and not (is_day(theirs) and is_day(ours))
+            theirs, ours = _stated(image, keyword), _stated(first, keyword)
+            unknown = keyword == "PatientBirthDate" and not (theirs and ours)
             if theirs != ours and not unknown:
                 raise IdentityError(
                     f"Image {text(image, 'SOPInstanceUID')} for input {wanted.name} of "

@@ -17,6 +17,7 @@ from typing import NoReturn
 import pydicom
 import pytest
 from bodies import write_package, write_study
+from pydicom import config
 from pydicom.dataset import Dataset
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
@@ -337,3 +338,16 @@ def test_threads_of_a_network_spin_briefly_and_sleep(tmp_path: Path, plain: Path
     )
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in answer.stderr
     assert "GOMP_SPINCOUNT = '5000'" in answer.stderr
+
+
+def test_an_image_with_a_birth_date_that_is_none_is_of_the_same_patient(
+    tmp_path: Path, plain: Path
+) -> None:
+    file = sorted(plain.iterdir())[2]
+    image = pydicom.dcmread(file)
+    with config.disable_value_validation():
+        image.PatientBirthDate = "00000000"
+        image.save_as(file)
+    answer, results = _run(tmp_path, plain)
+    assert answer.exit_code == 0, answer.output
+    assert len(results) == 2

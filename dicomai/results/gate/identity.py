@@ -108,6 +108,8 @@ def _identity(result: Dataset, uid: str, sources: Sequence[Dataset], default: st
                 refuse("identity", uid, f"{keyword} differs from that of {source.SOPInstanceUID}")
         for keyword in ("IssuerOfPatientID", "PatientBirthDate"):  # where both are known
             theirs, ours = _theirs(source, keyword, default), _plain(result, keyword, "")
+            if keyword == "PatientBirthDate" and not _is_date(theirs):
+                continue  # 00000000 says nothing
             if theirs and ours and theirs != ours:
                 refuse("identity", uid, f"{keyword} differs from that of {source.SOPInstanceUID}")
 
