@@ -18,6 +18,7 @@ from dicomai.service.earlier import earlier_studies
 from dicomai.service.whole import image_of, whole
 from dicomai.store import analyses, instances, jobs, studies
 from dicomai.store.job import Job, JobId, JobInput
+from dicomai.store.jobs import NotNow
 
 
 def again(
@@ -39,9 +40,17 @@ def again(
     Raises
     ------
     NotFound, NotNow
-        There is no such job, its images are gone, or it is no analysis that is over.
+        There is no such job, its images are gone, or it is no analysis that is over; or the study
+        has changed since, and a later decision has queued a job for what is here now.
     """
     old = jobs.existing(connection, job)
+    newer = analyses.decided_later(connection, old)
+    if newer is not None and _is_current(connection, newer):
+        raise NotNow(
+            f"{old.title} was superseded by job {newer.id}: the study has changed since. For a new "
+            f"run of what is here now: dicomai retry {newer.id} --again",
+            subject=str(job),
+        )
     taken: list[JobInput] = []
     images: list[Image] = []
     for each in analyses.inputs(connection, job):
@@ -61,6 +70,13 @@ def again(
     package = model.package_sha256 if model is not None else old.package_sha256
     digest = fingerprint(package, images, old.generation + 1)
     return analyses.again(connection, job, tuple(taken), package, digest, now)
+
+
+def _is_current(connection: Connection, job: Job) -> bool:
+    """Tell whether all that a job took is here, and in the version that is used."""
+    here = instances.inputs_of(connection, job.id)
+    taken = analyses.inputs(connection, job.id)
+    return len(here) == len(taken) and all(row.newest for _, row in here)
 
 
 def _add_missing(

@@ -17,7 +17,7 @@ from dicomai.routing.selection import ModelInputs
 from dicomai.service.earlier import earlier_studies
 from dicomai.service.rules import Rules
 from dicomai.service.whole import Whole
-from dicomai.store import analyses, events, waiting_routes
+from dicomai.store import analyses, events, jobs, waiting_routes
 from dicomai.store.instances import Instance
 from dicomai.store.job import AddedJob, JobInput, JobRoute, NewAnalysis
 from dicomai.store.waiting_routes import WaitingRoute
@@ -202,11 +202,12 @@ def _tell_choice(
     sentence = f"Route {route.name} ({route.mode}) matches: {matched.because}."
     after = [text for choice in matched.choices for text in choice.runners_up]
     rejected = [text for choice in matched.choices for text in choice.rejected]
+    known = _known(connection, route, added)
     events.record(
         connection,
         seen.study.study_instance_uid,
         "route matched",
-        " ".join([sentence, *(f"{text[0].upper()}{text[1:]}" for text in after)]),
+        " ".join([sentence, *(f"{text[0].upper()}{text[1:]}" for text in after), *known]),
         {
             "route": route.name,
             "mode": route.mode,
@@ -216,3 +217,25 @@ def _tell_choice(
         now,
         added.job_id,
     )
+
+
+def _known(connection: Connection, route: Route, added: AddedJob) -> tuple[str, ...]:
+    """Return what a person should know where the same images were asked for before."""
+    if added.outcome in ("queued", "shared"):
+        return ()
+    job = jobs.get(connection, added.job_id)
+    if job is None:
+        by_hand = f"For a new run by hand: dicomai run {route.model} FOLDER"
+        before = f"Job {added.job_id} analysed the same images before"
+        gone = "was deleted by retention: nothing is analysed twice by itself."
+        return (f"{before}, and {gone} {by_hand}",)
+    known = f"{job.title} is of the same images, and"
+    match job.state:
+        case "done":
+            return (f"{known} is done. For a new run: dicomai retry {job.id} --again",)
+        case "cancelled":
+            return (f"{known} was cancelled. For a new run: dicomai retry {job.id} --again",)
+        case "failed":
+            return (f"{known} failed. To try it again: dicomai retry {job.id}",)
+        case "waiting" | "queued" | "running" | "held":
+            return (f"{known} is {job.state}.",)

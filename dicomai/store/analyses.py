@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from sqlalchemy import Connection, exists, insert, select
+from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
@@ -146,6 +146,25 @@ def again(
     for route in routes[1:]:
         add_destination(connection, added.job_id, route, now)
     return added.job_id
+
+
+def decided_later(connection: Connection, job: Job) -> Job | None:
+    """Return the last job that a later decision queued for other images of the same choice."""
+    found = connection.execute(
+        select(jobs)
+        .where(
+            jobs.c.id > job.id,
+            jobs.c.kind == "analyse",
+            jobs.c.study_instance_uid == job.study_instance_uid,
+            jobs.c.model == job.model,
+            jobs.c.choice == job.choice,
+            jobs.c.generation == 0,
+        )
+        .order_by(jobs.c.id.desc())
+    )
+    # A withdrawal and a reissue stand for the job that they supersede, and for its images.
+    later = (job_of(row) for row in found)
+    return next((each for each in later if not each.is_withdrawal and not each.is_reissue), None)
 
 
 def _already_again(connection: Connection, old: Job, known: JobId) -> str:
@@ -344,7 +363,19 @@ def _withdraw(connection: Connection, old: Job, new: NewAnalysis, now: Instant) 
     )
     for job in cancelled:
         tell(connection, job, "job cancelled", because, now)
+        _free_fingerprint(connection, job)
     deliveries.cancel_waiting(connection, old.id, because, now)
+
+
+def _free_fingerprint(connection: Connection, job: Job) -> None:
+    """Let the same images be analysed should they ever be the study's again: they never were."""
+    prints = schema.fingerprints
+    connection.execute(delete(prints).where(prints.c.fingerprint == job.fingerprint))
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job.id)
+        .values(fingerprint=f"{job.fingerprint} superseded {job.uuid}")
+    )
 
 
 def _insert(

@@ -30,6 +30,8 @@ CRASHES: Final = 2
 
 WITHDRAWN: Final = "withdrawn"
 """What the summary of a withdrawal says that it found."""
+REISSUE_OF: Final = "reissue_of"
+"""Key of the summary of reissued results: the job whose they are."""
 WITHDRAWN_BY: Final = "withdrawn_by"
 """Key of the summary of an analysis whose results were taken back: the job that did."""
 
@@ -123,6 +125,11 @@ class Job:
     def is_withdrawal(self) -> bool:
         """It carries the note by which the results of the job that it supersedes are taken back."""
         return self.kind == "analyse" and self.summary.get("found") == WITHDRAWN
+
+    @property
+    def is_reissue(self) -> bool:
+        """It holds the results of the job that it supersedes once more."""
+        return REISSUE_OF in self.summary
 
     @property
     def withdrawn_by(self) -> object:

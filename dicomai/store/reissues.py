@@ -14,7 +14,7 @@ from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
 from dicomai.store import deliveries, instances, schema, studies
 from dicomai.store.instances import InstanceRow
-from dicomai.store.job import Job, JobId, job_of
+from dicomai.store.job import REISSUE_OF, Job, JobId, job_of
 from dicomai.store.jobs import NotNow, get, tell
 from dicomai.store.states import PERHAPS_STORED, STORED, DeliveryState
 
@@ -132,7 +132,7 @@ def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> Job
             patient_key=new.patient_key,
             fingerprint=fingerprint,
             supersedes=old.id,
-            summary={**old.summary, "reissue_of": old.id},
+            summary={**old.summary, REISSUE_OF: old.id},
             created_at=now,
             finished_at=now,
         )
@@ -195,7 +195,7 @@ def noted_at(connection: Connection, analysis: JobId, note: SOPInstanceUID) -> f
 def lineage(connection: Connection, analysis: Job) -> tuple[Job, ...]:
     """Return an analysis and, where its results are reissued ones, those that they were before."""
     found = [analysis]
-    while (before := found[-1].summary.get("reissue_of")) is not None:
+    while (before := found[-1].summary.get(REISSUE_OF)) is not None:
         known = get(connection, JobId(int(str(before))))
         if known is None:  # pruned
             break

@@ -21,6 +21,7 @@ from dicomai.routing import matching
 from dicomai.routing.condition import parse
 from dicomai.routing.route import Route
 from dicomai.service import applied as applied_module
+from dicomai.service import duties
 from dicomai.service import ingest as ingest_module
 from dicomai.service.again import again
 from dicomai.service.decide import accept, are_due, decide_due
@@ -43,7 +44,7 @@ from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job, JobId
 from dicomai.store.jobs import NotNow
 from dicomai.store.reissues import Reissue
-from dicomai.store.retention import Candidate
+from dicomai.store.retention import Candidate, Keep
 
 Hospital = Any  # conftest's: importlib mode has no package to import it from
 MakeCT = Callable[..., Any]
@@ -318,6 +319,87 @@ def test_a_study_that_retention_deleted_and_that_came_again_can_be_run_again(
     assert [each.sop_instance_uid for _, each in taken] == [
         f"1.2.3.1.{number}" for number in range(1, 5)
     ]
+
+
+def _deleted_by_retention(hospital: Hospital, *, jobs_too: bool = False) -> None:
+    keep = Keep(received=seconds(1), produced=seconds(1), jobs=seconds(1))
+    hospital.later(10)
+    retention.delete_expired(hospital.engine, hospital.config.data, keep, hospital.clock)
+    if jobs_too:
+        duties.prune(hospital.engine, keep, hospital.clock)
+
+
+def _cancel(hospital: Hospital, job: Job) -> None:
+    with writing(hospital.engine) as connection:
+        jobs.cancel(connection, job.id, "Over.", hospital.clock)
+
+
+def test_images_that_were_superseded_before_they_were_analysed_are_when_they_come_back(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    hospital.send(make_ct(number=2, PixelData=bytes(512)))
+    hospital.ingest_and_decide()
+    first, second = hospital.jobs()
+    assert (first.state, second.supersedes) == ("cancelled", first.id)
+    _cancel(hospital, second)
+    _deleted_by_retention(hospital)
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+
+    *_, third = hospital.jobs()
+    assert (third.state, third.supersedes) == ("queued", second.id)
+
+
+def test_images_that_were_asked_for_before_say_what_became_of_that(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    (job,) = hospital.jobs()
+    _cancel(hospital, job)
+    _deleted_by_retention(hospital)
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    (told,) = hospital.story("route matched")
+    assert told.endswith(
+        f"Job {job.id} (lungs) is of the same images, and was cancelled. "
+        f"For a new run: dicomai retry {job.id} --again"
+    )
+
+    _deleted_by_retention(hospital, jobs_too=True)
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    assert hospital.jobs() == []
+    (told,) = hospital.story("route matched")
+    assert f"Job {job.id} analysed the same images before, and was deleted by retention" in told
+    assert told.endswith("dicomai run lungs FOLDER")
+
+
+def test_an_analysis_of_what_a_study_is_no_more_is_not_run_again(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    hospital.send(*_chest(make_ct, 4))
+    hospital.ingest_and_decide()
+    (old,) = hospital.jobs()
+    _cancel(hospital, old)
+    hospital.send(*_chest(make_ct, 6)[4:])
+    hospital.ingest_and_decide()
+    _, new = hospital.jobs()
+
+    with writing(hospital.engine) as connection, pytest.raises(NotNow) as no:
+        again(connection, old.id, hospital.clock)
+    assert f"dicomai retry {new.id} --again" in no.value.sentence
+    assert [each.state for each in hospital.jobs()] == ["cancelled", "queued"]
+    _cancel(hospital, new)
+    _deleted_by_retention(hospital)
+    hospital.send(*_chest(make_ct, 4))
+    hospital.ingest_and_decide()
+    with writing(hospital.engine) as connection:  # they are the study's again
+        assert again(connection, old.id, hospital.clock) > new.id
 
 
 def test_late_slices_queue_one_new_job_that_supersedes_the_old(
