@@ -123,8 +123,15 @@ def again(
             f"{old.title} is cancelled: the package of its model was replaced.",
             now,
         )
-    routes = routes_of(connection, job)
-    row = connection.execute(select(jobs.c.ageing).where(jobs.c.id == job)).scalar_one()
+    # A withdrawal is wanted by nobody but those who had the results.
+    analysed = old.supersedes if old.is_withdrawal else job
+    routes = routes_of(connection, analysed) if analysed is not None else ()
+    if not routes:
+        raise NotNow(
+            f"{old.title} can't be run again: retention deleted the job that it withdrew.",
+            subject=str(job),
+        )
+    row = connection.execute(select(jobs.c.ageing).where(jobs.c.id == analysed)).scalar_one()
     new = NewAnalysis(
         study_instance_uid=old.study_instance_uid,
         patient_key=study.patient_key or old.patient_key,

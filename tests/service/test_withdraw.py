@@ -22,7 +22,7 @@ from dicomai.service.again import again
 from dicomai.service.deliver import Deliverer
 from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
-from dicomai.store import deliveries, events, predecessors, studies
+from dicomai.store import deliveries, events, jobs, predecessors, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
 from dicomai.store.jobs import NotNow
@@ -137,6 +137,17 @@ def test_a_new_run_names_no_withdrawn_report_where_no_note_went_either(
     with writing(ward.engine) as connection:
         new = again(connection, job, now())
         assert predecessors.of_job(connection, new) is None
+
+
+def test_a_new_run_of_what_was_withdrawn_goes_where_the_analysis_was_to_go(
+    done: tuple[Ward, JobId],
+) -> None:
+    ward, job = done
+    taken = withdraw(ward.engine, ward.settings, job, REASON, now())
+    assert taken.nodes == ()  # nobody had it, so the note goes nowhere
+    with writing(ward.engine) as connection:
+        new = again(connection, taken.job, now())
+        assert jobs.routes_of(connection, new) == jobs.routes_of(connection, job)
 
 
 def test_what_was_not_sent_is_never_sent(done: tuple[Ward, JobId], storescp: StorePeer) -> None:
