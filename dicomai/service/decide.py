@@ -40,6 +40,7 @@ from dicomai.store import (
     waiting_routes,
 )
 from dicomai.store.engine import reading, writing
+from dicomai.store.job import REISSUE_OF
 from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.studies import Study
 
@@ -156,7 +157,7 @@ def _left_as_anothers(
 ) -> Iterator[str]:
     """Tell of results that went out for another patient, and how they are taken back."""
     done = [each for each in jobs.of_study(connection, uid) if each.state == "done"]
-    replaced = {each.summary.get("reissue_of") for each in done}
+    replaced = {each.summary.get(REISSUE_OF) for each in done}
     for each in done:
         gone = each.is_withdrawal or each.withdrawn_by is not None or each.id in replaced
         if each.kind != "analyse" or each.patient_key == key or gone:
