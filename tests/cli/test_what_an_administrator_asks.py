@@ -179,7 +179,9 @@ def test_a_full_disk_and_pauses_are_said_plainly(
     )
     assert any(each.startswith("Model chest-ct-nodules is drained") for each in remarks)
     looks = [each for each in dicomai("doctor", "--json").json if each["of"] == "service"]
-    assert {each["found"] for each in looks} == set(remarks)
+    # What is free on the disk may change between the two.
+    found = {re.sub(r"\d+", "N", each["found"]) for each in looks}
+    assert found == {re.sub(r"\d+", "N", each) for each in remarks}
     assert {each["verdict"] for each in looks} == {"warn"}
 
 
