@@ -20,13 +20,12 @@ from dicomai.imaging.geometry import Grid, off_grid_mm
 
 MIN_SLICES: Final = 3
 """With fewer there is no spacing to check, and nothing for a model of volumes."""
-ORIENTATION_TOLERANCE: Final = 1e-3
-"""Of each direction cosine; 0.06 degrees, or one in the last of three decimals. What it makes at
-the far corner of a slice is held to `off_grid_mm`."""
+ORIENTATION_TOLERANCE: Final = 1e-3 + 1e-6
+"""Of each direction cosine; 0.06 degrees, or one in the last of three decimals, to which a binary
+number only comes near. What it makes at the far corner of a slice is held to `off_grid_mm`."""
 _SQUARE: Final = 4 * ORIENTATION_TOLERANCE
 """How far squares and products of two directions may be from those of unit vectors at right angles:
 as three decimals are that are one off in the last."""
-_BINARY: Final = 1e-6
 _BINARY_MM: Final = 1e-4
 """For decimal fractions, which a binary number, of 32 bits on its way, only comes near to."""
 POSITION_TOLERANCE_MM: Final = 0.06
@@ -208,7 +207,7 @@ def _check_orientation(slices: Sequence[Slice], refuse: _Refusal) -> None:
             turned = np.abs(
                 np.concatenate((each.row - group[0].row, each.column - group[0].column))
             )
-            if turned.max() <= ORIENTATION_TOLERANCE + _BINARY:
+            if turned.max() <= ORIENTATION_TOLERANCE:
                 group.append(each)
                 break
         else:

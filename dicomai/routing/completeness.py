@@ -14,6 +14,7 @@ from typing import Final, Literal
 import numpy as np
 
 from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
+from dicomai.imaging.stack import ORIENTATION_TOLERANCE
 from dicomai.routing.image import Image
 
 GAP_FACTOR: Final = 1.5
@@ -310,16 +311,19 @@ def silent(late: Sequence[Host], hosts: Sequence[Host], patience: Microseconds) 
 def gaps_of(images: Iterable[Image]) -> tuple[float, ...]:
     """Return where slices are missing between others, (n,) mm along the normal.
 
-    Images are grouped by orientation; three or more different positions have a usual step, and a
-    step of half as much again misses a slice in its middle.
+    Images are grouped by orientation, which some modalities round; three or more different
+    positions have a usual step, and a step of half as much again misses a slice in its middle.
     """
     stacks: dict[tuple[float, ...], list[tuple[float, ...]]] = {}
+    alike: dict[tuple[float, ...], tuple[float, ...]] = {}
     for image in images:
         orientation = _numbers(image, "ImageOrientationPatient", 6)
         position = _numbers(image, "ImagePositionPatient", 3)
         if orientation and position:
-            key = tuple(round(each, 3) + 0.0 for each in orientation)
-            stacks.setdefault(key, []).append(position)
+            if orientation not in alike:
+                known = (each for each in stacks if _is_alike(each, orientation))
+                alike[orientation] = next(known, orientation)
+            stacks.setdefault(alike[orientation], []).append(position)
     missing: list[float] = []
     for orientation, positions in stacks.items():
         normal = np.cross(orientation[:3], orientation[3:])
@@ -330,6 +334,10 @@ def gaps_of(images: Iterable[Image]) -> tuple[float, ...]:
         wide = np.flatnonzero(steps > GAP_FACTOR * np.median(steps))
         missing += [float(round((along[at] + along[at + 1]) / 2, 2)) for at in wide]
     return tuple(missing)
+
+
+def _is_alike(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(abs(a - b) <= ORIENTATION_TOLERANCE for a, b in zip(one, other, strict=True))
 
 
 def _numbers(image: Image, keyword: str, count: int) -> tuple[float, ...]:

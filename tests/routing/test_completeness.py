@@ -181,6 +181,13 @@ def test_where_slices_are_missing(positions: list[float], missing: tuple[float, 
     assert gaps_of([_image(each) for each in positions]) == missing
 
 
+def test_slices_whose_directions_were_rounded_are_of_one_stack() -> None:
+    turned = (0.999, 0.001, 0, -0.001, 0.999, 0)
+    images = [_image(5.0 * k, turned if k == 2 else (1, 0, 0, 0, 1, 0)) for k in range(5)]
+    assert gaps_of(images) == ()
+    assert gaps_of(images[:2] + images[3:]) == (10.0,)
+
+
 def test_slices_without_a_place_have_no_gaps() -> None:
     images = [_image(0, (0, 0, 0, 0, 0, 0)), _image(5), _image(1e30), _image(10), _image(15)]
 
