@@ -85,7 +85,7 @@ def test_two_known_birth_dates_are_ambiguous() -> None:
 
 
 def test_what_is_no_day_is_no_birth_date_of_another_patient() -> None:
-    for born in ("00000000", "1960", "19600231"):
+    for born in ("00000000", "1960", "19600231", "196001" + "9" * 40):
         found = _judge(
             {"PatientID": "1", "PatientBirthDate": "19600131"},
             {"PatientID": "1", "PatientBirthDate": born},

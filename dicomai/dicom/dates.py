@@ -34,11 +34,13 @@ def as_datetime(instant: Instant) -> datetime:
 
 def is_day(digits: str) -> bool:
     """Tell whether a text is a day as DA has it, 20260131."""
+    if re.fullmatch(r"[0-9]{8}", digits) is None:
+        return False
     try:
         date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
     except ValueError:
         return False
-    return re.fullmatch(r"[0-9]{8}", digits) is not None
+    return True
 
 
 _OFFSET = re.compile(r"[+-](?:0\d|1[0-4])[0-5]\d")

@@ -39,6 +39,7 @@ _HOSTILE = {
     "an age of a million": ("PatientAge", "UN", b"9999999Y"),
     "a day that never was": ("StudyDate", "UN", b"99999999"),
     "a birthday before all": ("PatientBirthDate", "UN", b"00000000"),
+    "a birthday after all": ("PatientBirthDate", "UN", b"202001" + b"9" * 40),
     "a day with NULs": ("StudyDate", "UN", b"2026\x0001\x0001"),
     "a NUL in a text": ("AccessionNumber", "UN", b"A\x001 "),
     "half a character": ("StudyDescription", "UN", b"\xed\xa0\x80 "),
