@@ -65,7 +65,7 @@ def identity_of(
     placeholders
         Patient IDs that stand for none.
     """
-    birth_date = _birth_date(attributes)
+    birth_date = known_birth_date(_text(attributes, "PatientBirthDate"))
     patient_id = attributes.get("PatientID", "")
     if not isinstance(patient_id, str | float | int):
         return Identity(key=None, birth_date=birth_date)
@@ -110,18 +110,18 @@ def comparable_name(name: str) -> str:
     return "=".join(group.rstrip("^") for group in groups).rstrip("=")
 
 
+def known_birth_date(said: str) -> str:
+    """Return a birth date where it is a day: 00000000 and 1960 say nothing about the patient."""
+    # ACR-NEMA wrote 1960.01.31 (PS3.5 6.2, note on DA).
+    digits = said.strip(" ").replace(".", "")
+    return digits if is_day(digits) else ""
+
+
 def _text(attributes: Attributes, keyword: str) -> str:
     value = attributes.get(keyword, "")
     if isinstance(value, str | float | int):
         return str(value).strip(" ")
     return "\\".join(str(part) for part in value)
-
-
-def _birth_date(attributes: Attributes) -> str:
-    """Return the birth date where it is a day: 00000000 and 1960 say nothing about the patient."""
-    # ACR-NEMA wrote 1960.01.31 (PS3.5 6.2, note on DA).
-    digits = _text(attributes, "PatientBirthDate").replace(".", "")
-    return digits if is_day(digits) else ""
 
 
 def _name(name: str) -> str:

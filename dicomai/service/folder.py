@@ -15,7 +15,7 @@ from pydicom import Dataset
 
 from dicomai.dicom.dates import now
 from dicomai.dicom.header import Attributes
-from dicomai.dicom.identity import Agreed, identity_of, judge
+from dicomai.dicom.identity import identity_of
 from dicomai.dicom.version import VersionDigest
 from dicomai.errors import DicomaiError, InputError, ResourceError
 from dicomai.findings import Findings
@@ -399,16 +399,11 @@ def _beside(package: Package, first: Series, folder: Folder) -> Mapping[str, Ser
 
 def _is_same_patient(one: Attributes, other: Attributes, site: Site) -> bool:
     """Tell whether two images name one patient by an ID, and the same birth date or none."""
-    verdict = judge(
+    whose, whose_other = (
         identity_of(each, issuer_of_node="", placeholders=site.placeholder_ids)
         for each in (one, other)
     )
-    born = "PatientBirthDate"
-    return (
-        isinstance(verdict, Agreed)
-        and has_patient_id(verdict.key)
-        and one.get(born) == other.get(born)
-    )
+    return whose == whose_other and has_patient_id(whose.key)
 
 
 def _encoded(

@@ -9,7 +9,7 @@ from typing import Final
 
 from pydicom import Dataset
 
-from dicomai.dicom.dates import is_day
+from dicomai.dicom.identity import known_birth_date
 from dicomai.errors import IdentityError, InputError
 from dicomai.findings import SourceImage
 from dicomai.imaging.alongside import laid_onto
@@ -104,7 +104,7 @@ def _check_one_patient(images: Sequence[Dataset]) -> None:
 def _stated(image: Dataset, keyword: str) -> str:
     """Return what an image says of its patient; 00000000 is no birth date, and says nothing."""
     said = text(image, keyword).strip(" ")
-    return said if keyword != "PatientBirthDate" or is_day(said.replace(".", "")) else ""
+    return known_birth_date(said) if keyword == "PatientBirthDate" else said
 
 
 def _beside(

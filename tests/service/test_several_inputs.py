@@ -183,8 +183,8 @@ def test_another_patients_images_are_never_compared_with(ward: Ward, runner: Run
     assert "has another PatientID than the study" in mistaken.error_sentence
 
 
-@pytest.mark.parametrize("born", ["", "00000000"])
-def test_a_prior_of_the_patient_whose_birth_date_is_not_known_is_compared_with(
+@pytest.mark.parametrize("born", ["", "00000000", "1960.01.01"])
+def test_a_prior_whose_birth_date_is_not_known_or_written_otherwise_is_compared_with(
     ward: Ward, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch, born: str
 ) -> None:
     study, slice_of = ward.study("P1"), bodies.ct_slice
