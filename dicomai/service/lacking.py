@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant, as_datetime, seconds
 from dicomai.dicom.header import Attributes
+from dicomai.dicom.identity import known_birth_date
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
 from dicomai.errors import ConfigError, DatabaseError, DicomaiError, InputError, TransientError
 from dicomai.net import find as finding
@@ -364,8 +365,10 @@ def _uid(match: Match) -> str:
 
 def _is_same(match: Match, patient: str, header: Attributes) -> bool:
     """Tell whether a node speaks of the same patient; what it does not say, the objects will."""
-    return match.text("PatientID").strip(" ") == patient and all(
-        "" in (theirs := match.text(key).strip(" "), ours := str(header.get(key, "")).strip(" "))
-        or theirs == ours
-        for key in ("IssuerOfPatientID", "PatientBirthDate")
+    issuers = match.text("IssuerOfPatientID"), str(header.get("IssuerOfPatientID", ""))
+    born = match.text("PatientBirthDate"), str(header.get("PatientBirthDate", ""))
+    return (
+        match.text("PatientID").strip(" ") == patient
+        and len({each.strip(" ") for each in issuers} - {""}) <= 1
+        and len({known_birth_date(each) for each in born} - {""}) <= 1
     )

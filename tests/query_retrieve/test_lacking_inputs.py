@@ -241,6 +241,20 @@ def test_another_patients_study_is_never_a_prior(
 
 
 @on_sqlite
+@pytest.mark.parametrize("born", ["00000000", "1960.01.02"])
+def test_a_birth_date_that_is_none_or_written_otherwise_is_no_other_patients(
+    clinic: Callable[..., Clinic], full_dcmqrscp: Any, today: list[Any], mueller: Any, born: str
+) -> None:
+    here = clinic(full_dcmqrscp)
+    here.send(today, PatientBirthDate=born)
+    here.waiting(NEW)
+
+    here.seeker().seek_once()
+
+    assert len(here.jobs(mueller.uid, "retrieve")) == 1
+
+
+@on_sqlite
 def test_a_second_series_is_fetched_and_the_same_job_gets_it(
     clinic: Callable[..., Clinic], full_dcmqrscp: Any, study_files: Path, mueller: Any
 ) -> None:
