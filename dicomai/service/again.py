@@ -19,6 +19,7 @@ from dicomai.service.whole import image_of, whole
 from dicomai.store import analyses, instances, jobs, studies
 from dicomai.store.job import Job, JobId, JobInput
 from dicomai.store.jobs import NotNow
+from dicomai.store.states import UNFINISHED
 
 
 def again(
@@ -46,9 +47,12 @@ def again(
     old = jobs.existing(connection, job)
     newer = analyses.decided_later(connection, old)
     if newer is not None and _is_current(connection, newer):
+        then = f"For a new run of that: dicomai retry {newer.id} --again"
+        if newer.state in UNFINISHED:
+            then = f"It is {newer.state}; see: dicomai job {newer.id}"
         raise NotNow(
-            f"{old.title} was superseded by job {newer.id}: the study has changed since. For a new "
-            f"run of what is here now: dicomai retry {newer.id} --again",
+            f"{old.title} was superseded by job {newer.id}, which a later decision queued for what "
+            f"is here now. {then}",
             subject=str(job),
         )
     taken: list[JobInput] = []
