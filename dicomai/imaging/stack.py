@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomai.errors import InputError
-from dicomai.imaging.geometry import Grid, off_grid_mm
+from dicomai.imaging.geometry import OFF_GRID_MM, Grid, off_grid_mm
 
 MIN_SLICES: Final = 3
 """With fewer there is no spacing to check, and nothing for a model of volumes."""
@@ -145,9 +145,11 @@ def stack(slices: Sequence[Slice], series: str, uneven_mm: float = 0.0) -> Stack
         ),
         slice_steps=spacing.steps,
     )
-    _check_corners([slices[k] for k in order], grid, refuse)
+    turned = _check_corners([slices[k] for k in order], grid, refuse)
     return Stack(
-        grid=grid, order=tuple(int(k) for k in order), warnings=(*tilted, *spacing.warnings)
+        grid=grid,
+        order=tuple(int(k) for k in order),
+        warnings=(*tilted, *spacing.warnings, *turned),
     )
 
 
@@ -349,8 +351,9 @@ def _tilt(
     return slope, (f"The series {told}. It was straightened for the model.",)
 
 
-def _check_corners(ordered: Sequence[Slice], grid: Grid, refuse: _Refusal) -> None:
-    """Each corner of each slice lies where its own image puts it."""
+def _check_corners(ordered: Sequence[Slice], grid: Grid, refuse: _Refusal) -> tuple[str, ...]:
+    """Each corner of each slice lies where its own image puts it; note what rounding may turn."""
+    worst, farthest_mm = "", OFF_GRID_MM
     _, height, width = grid.shape_kji
     corners = [(j, i) for j in (0, height - 1) for i in (0, width - 1)]
     for k, each in enumerate(ordered):
@@ -367,6 +370,13 @@ def _check_corners(ordered: Sequence[Slice], grid: Grid, refuse: _Refusal) -> No
                 f"{each.name} lies {off:.2f} mm off the common grid. Send the original "
                 "series."
             )
+        if off > farthest_mm:
+            worst, farthest_mm = each.name, off
+    told = (
+        "Directions of the slices are rounded, and turned against each other by what that makes: a "
+        f"corner of {worst} lies {farthest_mm:.1f} mm off the grid that the model was given."
+    )
+    return (told,) if worst else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

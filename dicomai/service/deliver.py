@@ -121,8 +121,8 @@ class Deliverer:
                 f"run: dicomai retry {job.result_of} --again",
                 subject=job.study_instance_uid,
             )
-        if all(each.sop_class_uid == KEY_OBJECT_STORAGE for each in objects):
-            return objects  # a withdrawal: its note is all there is
+        if _only_withdraws(objects):
+            return objects
         # A report without the segments that its groups refer to says less than was found.
         segmented = referred_to({each.sop_class_uid for each in objects})
         classes = classes_for(self.settings.routes, asked) | {segmented}
@@ -162,6 +162,13 @@ class Deliverer:
             )
             if at_node and here != at_node
         ]
+        if different and _only_withdraws(objects):
+            raise IdentityError(
+                f"{node.name} has this study under another {different[0][0]} than the results that "
+                "the note takes back, and the note was not sent. Delete those results there by "
+                f"hand, and then: dicomai cancel {job.id}",
+                subject=job.study_instance_uid,
+            )
         if different:
             names, options = zip(*different, strict=True)
             raise IdentityError(
@@ -326,6 +333,11 @@ def _check(outcomes: Sequence[StoreOutcome], objects: Sequence[Instance]) -> Non
     if refused:
         more = f" ({len(refused)} of {len(objects)} objects)" if len(objects) > 1 else ""
         raise RefusedError(f"{refused[0].sentence}{more}", subject=refused[0].sop_instance_uid)
+
+
+def _only_withdraws(objects: Sequence[Instance]) -> bool:
+    """Tell whether a note that takes results back is all there is."""
+    return all(each.sop_class_uid == KEY_OBJECT_STORAGE for each in objects)
 
 
 def _identity(instance: Instance) -> StudyIdentity:

@@ -18,6 +18,9 @@ LEAP: Final = seconds(3600)
 """A clock that gets on by so much more than time does has leapt, or is wrong."""
 SETTLED: Final = seconds(86400)
 """A clock that leapt is believed when it has gone on evenly for so long."""
+FIRST: Final = Instant(1_735_689_600_000_000)
+"""2025-01-01, before there was anything of ours to receive: who says earlier has a clock that is
+behind, as in 1970, and by what it says nothing is deleted."""
 _LEAPT: Final = "clock leapt"
 _BEHIND: Final = "clock was behind"
 _LEAPS: Final = 100

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.spool.folder import free_bytes
-from dicomai.store import archive, events, promises, schema, studies, waiting_routes
+from dicomai.store import archive, clocks, events, promises, schema, studies, waiting_routes
 from dicomai.store.engine import reading, writing
 from dicomai.store.moves import unfinished
 from dicomai.store.states import UNFINISHED, Origin, StudyStatus
@@ -349,7 +349,8 @@ def _older(
 ) -> tuple[tuple[Candidate, Instant], ...]:
     """Return studies of which nothing came after a moment, and when the last did, oldest first.
 
-    None has an unfinished job or a route that waits, or was promised to a node for longer.
+    None has an unfinished job or a route that waits, or was promised to a node for longer. Of one
+    that came in 1970, by the clock of its host, nobody knows when it did.
     """
     table, instances = schema.studies, schema.instances
     jobs, inputs = schema.jobs, schema.job_inputs
@@ -368,7 +369,7 @@ def _older(
         select(table.c.study_instance_uid, table.c.last_object_at)
         .where(
             table.c.status.in_(statuses),
-            table.c.last_object_at <= before,
+            table.c.last_object_at.between(clocks.FIRST, before),
             exists().where(of_study),
             ~exists().where(of_study, instances.c.received_at > before),
             ~works,

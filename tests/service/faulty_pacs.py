@@ -22,7 +22,7 @@ class FaultyPeer:
         self.asked = threading.Event()
         self.answers = threading.Event()
         self.answers.set()
-        self._identity = identity
+        self.identity = identity
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -72,10 +72,10 @@ class FaultyPeer:
     def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         self.asked.set()
         self.answers.wait(30)
-        if self._identity is not None:
+        if self.identity is not None:
             found = Dataset()
             found.StudyInstanceUID = event.identifier.StudyInstanceUID
-            found.PatientID, found.AccessionNumber = self._identity
+            found.PatientID, found.AccessionNumber = self.identity
             found.QueryRetrieveLevel = "STUDY"
             yield 0xFF00, found
         yield 0x0000, None

@@ -23,6 +23,7 @@ from dicomai.routing.route import Route
 from dicomai.service import duties
 from dicomai.service.deliver import Deliverer
 from dicomai.service.supervise import Supervisor
+from dicomai.service.withdraw import withdraw
 from dicomai.settings import TlsSettings
 from dicomai.store import deliveries, events, jobs, nodes, pauses, studies
 from dicomai.store.engine import reading, writing
@@ -214,6 +215,25 @@ def test_results_whose_patient_is_another_one_at_the_node_are_held(
     assert (job.state, job.held_by, job.error_kind) == ("held", "identity", "identity")
     assert named in job.error_sentence
     assert not peer.stored
+
+
+def test_a_note_about_results_that_the_node_has_under_another_patient_is_held(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    peer = faulty(identity=("P1", "AP1"))
+    ward, analysis = ward_of(replace(peer.node(answers_find=True), rejection_notes=True))
+    deliver(ward)
+    peer.identity = ("P2", "AP1")
+    stored = len(peer.stored)
+    note = withdraw(ward.engine, ward.settings, analysis, "Another patient's.", now()).job
+    deliver(ward)
+    job = delivery(ward, note)
+    assert (job.state, job.held_by) == ("held", "identity")
+    assert "another Patient ID than the results that the note takes back" in job.error_sentence
+    assert job.error_sentence.endswith(f"by hand, and then: dicomai cancel {job.id}")
+    assert len(peer.stored) == stored
+    with writing(ward.engine) as connection:
+        jobs.cancel(connection, job.id, "Deleted by hand.", now())
 
 
 @pytest.mark.parametrize("identity", [("P1", "AP1"), ("P1", ""), None])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from catalogue_rows import NOW, add, arrive, claimed, finish, instance, job, sha256, wanted
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
@@ -23,6 +23,7 @@ from dicomai.store import (
     jobs,
     reissues,
     retention,
+    schema,
     studies,
     waiting_routes,
 )
@@ -106,6 +107,16 @@ def test_the_input_of_an_unfinished_job_stays(engine: Engine, tmp_path: Path, st
     assert file.exists()
     assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 1
     assert not file.exists()
+
+
+def test_a_study_that_came_by_a_clock_of_1970_stays(engine: Engine, tmp_path: Path) -> None:
+    arrive(engine)
+    decided(engine)
+    with_files(engine, tmp_path)
+    with writing(engine) as connection:
+        connection.execute(update(schema.studies).values(last_object_at=seconds(30)))
+    assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 0
+    assert retention.make_room(engine, tmp_path, 2**62, MUCH_LATER) == 0
 
 
 def test_a_study_that_a_route_waits_for_stays(engine: Engine, tmp_path: Path) -> None:
