@@ -138,12 +138,20 @@ class Plane:
         that lengths come out too long; empty without a spacing.
     sop_instance_uid
         The image.
+    aspect_ji
+        How high and how wide a pixel is, in proportion; counts where nobody knows the spacing.
     """
 
     shape_ji: tuple[int, int]
     spacing_ji_mm: tuple[float, float] | None
     sop_instance_uid: str
     spacing_at: Literal["patient", "detector", ""] = ""
+    aspect_ji: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def pixel_ji(self) -> tuple[float, float]:
+        """How high and how wide a pixel is: mm where its spacing is known, else in proportion."""
+        return self.spacing_ji_mm or self.aspect_ji
 
 
 def off_grid_mm(cosines: npt.NDArray[np.float64], grid: Grid) -> float:

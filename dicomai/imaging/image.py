@@ -47,8 +47,6 @@ class SourceImagePixels:
         What the image says of patient and acquisition.
     headers
         Its data set; empty in a runner.
-    aspect_ji
-        How high and how wide a pixel is, in proportion, where nobody knows its spacing.
     """
 
     plane: Plane
@@ -57,7 +55,6 @@ class SourceImagePixels:
     series_instance_uid: str
     headers: tuple[Dataset, ...] = ()
     warnings: tuple[str, ...] = ()
-    aspect_ji: tuple[float, float] = (1.0, 1.0)
 
     @property
     def grey(self) -> npt.NDArray[np.float32]:
@@ -96,13 +93,13 @@ def image_of(dataset: Dataset, intake: Intake = PLAIN) -> SourceImagePixels:
             spacing_ji_mm=spacing_ji_mm,
             spacing_at=spacing_at,
             sop_instance_uid=subject,
+            aspect_ji=_pair(dataset, "PixelAspectRatio") or (1.0, 1.0),
         ),
         pixels=pixels,
         facts=facts_of(dataset),
         series_instance_uid=text(dataset, "SeriesInstanceUID"),
         headers=(dataset,),
         warnings=(*noted, *stored_pixels(dataset).noted()),
-        aspect_ji=(None if spacing_ji_mm else _pair(dataset, "PixelAspectRatio")) or (1.0, 1.0),
     )
 
 

@@ -99,7 +99,7 @@ def prepare_image(source: SourceImagePixels, preprocess: Preprocess) -> npt.NDAr
     assert preprocess.shape_ji is not None
     pixels = scaled(source.pixels, preprocess)
     height, width = pixels.shape[:2]
-    between_rows, between_columns = source.plane.spacing_ji_mm or source.aspect_ji
+    between_rows, between_columns = source.plane.pixel_ji
     # Pixels are square for the network, whatever they are on the detector.
     tall, wide = height * between_rows, width * between_columns
     per_pixel = max(tall / preprocess.shape_ji[0], wide / preprocess.shape_ji[1])

@@ -315,10 +315,11 @@ def _values(measurements: tuple[Measurement, ...]) -> str:
 
 def _projection(findings: Findings, pixels: npt.NDArray[np.generic], plane: Plane) -> Image.Image:
     low, high = np.percentile(np.asarray(pixels, dtype=np.float32), (0.5, 99.5))
-    down_mm, across_mm = plane.spacing_ji_mm or (1.0, 1.0)
+    high_per_row, wide_per_column = plane.pixel_ji
     rows, columns = plane.shape_ji
-    scale = 760 / max(rows * down_mm, columns * across_mm)
-    size = (max(1, round(rows * down_mm * scale)), max(1, round(columns * across_mm * scale)))
+    height, width = rows * high_per_row, columns * wide_per_column
+    scale = 760 / max(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
     per_row, per_column = size[0] / rows, size[1] / columns
     numbers = _numbers(findings)
     frames = [

@@ -126,13 +126,14 @@ def test_a_spacing_says_where_it_holds(xray: Dataset) -> None:
 
 def test_an_aspect_ratio_is_read(xray: Dataset) -> None:
     xray.PixelAspectRatio = [4, 3]
-    assert image_of(xray).aspect_ji == (1, 1)  # its spacing is known, which tells more
+    spacing = image_of(xray).plane.spacing_ji_mm
+    assert image_of(xray).plane.pixel_ji == spacing  # which tells more
     del xray.PixelSpacing, xray.ImagerPixelSpacing
-    assert image_of(xray).aspect_ji == (4, 3)
+    assert image_of(xray).plane.pixel_ji == (4, 3)
     xray.PixelAspectRatio = [0, 3]
-    assert image_of(xray).aspect_ji == (1, 1)
+    assert image_of(xray).plane.pixel_ji == (1, 1)
     xray.PixelAspectRatio = None
-    assert image_of(xray).aspect_ji == (1, 1)
+    assert image_of(xray).plane.pixel_ji == (1, 1)
 
 
 def test_an_ultrasound_region_tells_the_spacing(sample_data: Path) -> None:

@@ -109,9 +109,10 @@ def test_pixels_without_a_spacing_keep_their_proportions() -> None:
     plain = image(np.ones((50, 60)))
     (square,) = prepare_image(plain, steps)
     assert (square.max(axis=1) > 0.5).sum() == 50
-    (true,) = prepare_image(replace(plain, aspect_ji=(6.0, 5.0)), steps)
+    (true,) = prepare_image(replace(plain, plane=replace(plain.plane, aspect_ji=(6.0, 5.0))), steps)
     assert ((true.max(axis=1) > 0.5).sum(), (true.max(axis=0) > 0.5).sum()) == (60, 60)
-    measured = replace(image(np.ones((50, 60)), (1.0, 1.0)), aspect_ji=(6.0, 5.0))
+    known = replace(plain.plane, spacing_ji_mm=(1.0, 1.0), aspect_ji=(6.0, 5.0))
+    measured = replace(plain, plane=known)
     np.testing.assert_array_equal(prepare_image(measured, steps)[0], square)
 
 
