@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dicomai.models.architecture import ARCHITECTURES, DEFAULT_CHANNELS, Architecture
-
-if TYPE_CHECKING:
-    from dicomai.models.manifest import Manifest
-    from dicomai.models.output import Output
+from dicomai.models.manifest import Manifest
+from dicomai.models.output import Output
 
 _OF_A_VOLUME: Final = (
     "limits.slice_spacing_mm",

@@ -10,7 +10,7 @@ from typing import Final
 
 from dicomai.errors import ConfigError
 from dicomai.findings import Algorithm
-from dicomai.models import manifest as manifests
+from dicomai.models import model_toml
 from dicomai.models.manifest import MANIFEST_NAME, Manifest
 from dicomai.routing.selection import InputSpec, parse_input
 
@@ -90,7 +90,7 @@ def load(folder: Path) -> Package:
         A file is missing or can't be read, or the manifest has an error; names file, key and
         remedy.
     """
-    manifest = manifests.read(folder / MANIFEST_NAME)
+    manifest = model_toml.read(folder / MANIFEST_NAME)
     return Package(manifest=manifest, sha256=digest(folder, manifest), folder=folder)
 
 
@@ -114,7 +114,7 @@ def digest(folder: Path, manifest: Manifest) -> str:
             ) from None
         except OSError as error:
             path = folder / name
-            raise ConfigError(manifests.unreadable(path, error), subject=str(path)) from None
+            raise ConfigError(model_toml.unreadable(path, error), subject=str(path)) from None
     return total.hexdigest()
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from dicomai.models import trust
 from dicomai.models.manifest import MANIFEST_NAME, Manifest
-from dicomai.models.manifest import read as read_manifest
+from dicomai.models.model_toml import read as read_manifest
 from dicomai.models.package import CARD_NAME
 from dicomai.models.package import load as load_package
 from dicomai.models.runtimes.networks import Classifier2d, UNet3d, build

@@ -24,7 +24,7 @@ from dicomai.imaging.image import image_of
 from dicomai.imaging.series import read_object
 from dicomai.imaging.volume import SourceVolume, volume_of
 from dicomai.inference.inputs import inputs_of
-from dicomai.models import manifest
+from dicomai.models import model_toml
 from dicomai.models.package import Package
 from dicomai.models.registry import BUILTIN
 from dicomai.phantom.chest import ChestPhantom
@@ -44,7 +44,7 @@ DIAMETER = Code("81827009", "SCT", "Diameter")
 def package(name: str) -> Package:
     """Return a package of the project; its weights are of no concern here."""
     folder = BUILTIN / name
-    return Package(manifest=manifest.read(folder / "model.toml"), sha256="ab" * 32, folder=folder)
+    return Package(manifest=model_toml.read(folder / "model.toml"), sha256="ab" * 32, folder=folder)
 
 
 @pytest.fixture(scope="module")

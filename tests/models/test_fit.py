@@ -8,7 +8,8 @@ import pytest
 
 from dicomai.errors import ConfigError
 from dicomai.models.architecture import ARCHITECTURES, DEFAULT_CHANNELS
-from dicomai.models.manifest import Manifest, parse
+from dicomai.models.manifest import Manifest
+from dicomai.models.model_toml import parse
 from dicomai.models.runtimes.networks import NETWORKS
 
 HEAD = """

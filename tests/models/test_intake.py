@@ -6,7 +6,8 @@ import pytest
 
 from dicomai.errors import ConfigError
 from dicomai.imaging.intake import PLAIN, Intake
-from dicomai.models.manifest import Manifest, parse
+from dicomai.models.manifest import Manifest
+from dicomai.models.model_toml import parse
 
 HEAD = """
 format = 1

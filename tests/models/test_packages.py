@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dicomai.errors import ConfigError
-from dicomai.models import manifest, package, trust
+from dicomai.models import model_toml, package, trust
 from dicomai.models.registry import Registry, open_registry
 
 
@@ -133,7 +133,7 @@ def test_listing_packages_loads_no_torch() -> None:
 
 
 def test_an_answer_of_every_kind_is_read(lungs_package: Path) -> None:
-    read = manifest.read(lungs_package / "model.toml")
+    read = model_toml.read(lungs_package / "model.toml")
     (output,) = read.output
     assert output.kind == "segment"
     assert output.type.code.meaning == "Lung"

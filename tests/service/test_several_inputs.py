@@ -25,7 +25,7 @@ from dicomai.dicom.dates import now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ConfigError
 from dicomai.inference.runner_process import RunnerProcess
-from dicomai.models import manifest, trust
+from dicomai.models import model_toml, trust
 from dicomai.models import package as packages
 from dicomai.models.runtimes.networks import build
 from dicomai.service.supervise import Supervisor
@@ -271,4 +271,4 @@ def test_inputs_that_cannot_be_are_refused(
     text = (folder / "model.toml").read_text()
     assert before in text
     with pytest.raises(ConfigError, match=words):
-        manifest.parse(text.replace(before, after, 1), "model.toml")
+        model_toml.parse(text.replace(before, after, 1), "model.toml")

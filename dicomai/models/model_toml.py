@@ -1,0 +1,87 @@
+"""A manifest is read from `model.toml` and checked, key by key and as a whole."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from dicomai.errors import ConfigError
+from dicomai.models.fit import misfits
+from dicomai.models.manifest import MANIFEST_NAME, Manifest
+
+
+def parse(text: str, where: str) -> Manifest:
+    """Return the manifest that a TOML text holds.
+
+    Parameters
+    ----------
+    text
+        The content of a `model.toml`.
+    where
+        The file, for the sentence of an error.
+
+    Raises
+    ------
+    ConfigError
+        Names the file, the key, what is wrong and what to do.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not TOML: {error}.", subject=where) from None
+    try:
+        manifest = Manifest.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(
+            "\n".join(_sentence(where, each) for each in error.errors(include_url=False)),
+            subject=where,
+        ) from None
+    for wrong in misfits(manifest):
+        raise ConfigError(f"{where}: {wrong}.", subject=where)
+    return manifest
+
+
+def read(path: Path) -> Manifest:
+    """Return the manifest in a file; raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} is missing: a model package is a folder with a {MANIFEST_NAME}.",
+            subject=str(path),
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8: {error}.", subject=str(path)) from None
+    except OSError as error:
+        raise ConfigError(unreadable(path, error), subject=str(path)) from None
+    return parse(text, str(path))
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """Return the sentence about a file of a package that is there and can't be read."""
+    return (
+        f"{path} can't be read: {error.strerror}. Copy the package again, or give the service's "
+        "user its files."
+    )
+
+
+def _sentence(where: str, error: ErrorDetails) -> str:
+    steps, kind = error["loc"], error["type"]
+    of_output = steps[2:3] if steps[:1] == ("output",) else ()  # its kind, by which pydantic chose
+    named = [*steps[:2], *steps[3:]] if of_output else steps
+    key = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in named)
+    if kind == "extra_forbidden":
+        holder = f" in an output of kind {of_output[0]!r}" if of_output else ""
+        message = f"there is no such key{holder}; remove it or correct its spelling"
+    elif kind == "missing":
+        message = "is missing; add it"
+    elif kind == "value_error":
+        message = error["msg"].removeprefix("Value error, ")
+    else:
+        given = error["input"]
+        shown = "" if isinstance(given, dict | list) or given is None else f", not {given!r}"
+        message = f"{error['msg'][:1].lower()}{error['msg'][1:]}{shown}"
+    return f"{where}, {key.lstrip('.')}: {message}." if key else f"{where}: {message}."
