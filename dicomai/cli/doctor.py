@@ -202,7 +202,8 @@ def _database(settings: Settings) -> Iterator[Check]:
             of="archive",
             verdict="warn",
             found=archive.unknown_sentence(settings.folders.data, unknown),
-            remedy="See docs/how-to/run-for-good.md, If the database was lost.",
+            remedy="Take them in: dicomai archive rescan. See docs/how-to/run-for-good.md, If the "
+            "database was lost.",
         )
     wants = [each.hold_reason or "" for each in seen.held] + [*replace(seen, unknown=0).remarks]
     for sentence in wants:

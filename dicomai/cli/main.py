@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from dicomai.cli import (
+    archive,
     backfill,
     config,
     database,
@@ -119,6 +120,7 @@ for name, group in (
     ("route", route.app),
     ("config", config.app),
     ("db", database.app),
+    ("archive", archive.app),
     ("phantom", phantom.app),
 ):
     app.add_typer(group, name=name)

@@ -1,8 +1,8 @@
-"""What arriving objects do to their study in the catalogue, in one transaction."""
+"""What objects do to their study in the catalogue, in one transaction: as they come, or later."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
@@ -22,6 +22,7 @@ from dicomai.store.associations import Association
 from dicomai.store.events import JsonValue
 from dicomai.store.instances import Added, InstanceRow
 from dicomai.store.series import SeriesIdentity
+from dicomai.store.states import Origin
 from dicomai.store.studies import Arrival, Study
 
 _WORDS: Final = {
@@ -35,20 +36,32 @@ NAMED: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrived:
+class Stored:
     """An object whose bytes lie in the archive, durably.
 
     Attributes
     ----------
     path
         Its place, relative to the data folder.
+    """
+
+    read: ReceivedObject
+    path: PurePosixPath
+    received_at: Instant
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived(Stored):
+    """One that has just come.
+
+    Attributes
+    ----------
     again
         Work on it began before: that it is known already may be our own doing.
     """
 
     entry: Entry
-    read: ReceivedObject
-    path: PurePosixPath
     again: bool
 
 
@@ -85,16 +98,32 @@ def note_arrived(
     """
     facts = arrived[0].entry.association
     study = _note_quiet(connection, node, arrived)
-    added = []
-    for each in arrived:
+    for _ in arrived:
         associations.note(connection, _association(host, facts), study.study_instance_uid)
-        added.append(instances.add(connection, _row(each, node), now))
-        series.note_identity(connection, study.study_instance_uid, _identity(each.read))
     if not facts.retrieved:
         retrievals.welcome(connection, study.study_instance_uid)
-    _judge(connection, study, now)
-    _hold_shared(connection, study.study_instance_uid, arrived, added, now)
+    added = note_stored(connection, node, study, arrived, now)
     _tell(connection, study.study_instance_uid, facts, arrived, added, now)
+    return added
+
+
+def note_stored(
+    connection: Connection, node: Node, study: Study, stored: Sequence[Stored], now: Instant
+) -> tuple[Added, ...]:
+    """Add rows of objects of a locked study, and whose they are; hold what that puts in doubt.
+
+    Returns
+    -------
+    tuple
+        What each object was to the catalogue.
+    """
+    uid = study.study_instance_uid
+    added = []
+    for each in stored:
+        added.append(instances.add(connection, _row(each, node), now))
+        series.note_identity(connection, uid, _identity(each.read))
+    _judge(connection, study, now)
+    _hold_shared(connection, uid, stored, added, now)
     return tuple(added)
 
 
@@ -102,7 +131,7 @@ def _note_quiet(connection: Connection, node: Node, arrived: Sequence[Arrived]) 
     """Note the arrival of the first and the last of them, and move the quiet time."""
     wait = wait_of(node)
     for each in (arrived[0], arrived[-1]):
-        study = studies.note_arrival(connection, _arrival(each, node, wait))
+        study = studies.note_arrival(connection, arrival_of(each, node, each.received_at))
     facts = arrived[0].entry.association
     released_before = any(
         other.node == node.name and other.release == "released" and other.id != facts.id
@@ -111,7 +140,7 @@ def _note_quiet(connection: Connection, node: Node, arrived: Sequence[Arrived]) 
     quiet = after_object(
         Quiet(until=study.quiet_until, full=study.full_quiet),
         wait,
-        max(each.entry.received_at for each in arrived),
+        max(each.received_at for each in arrived),
         released_before=released_before,
     )
     if quiet.full != study.full_quiet:
@@ -119,15 +148,15 @@ def _note_quiet(connection: Connection, node: Node, arrived: Sequence[Arrived]) 
     return study
 
 
-def _arrival(arrived: Arrived, node: Node, wait: Wait) -> Arrival:
-    at = arrived.entry.received_at
+def arrival_of(stored: Stored, node: Node, at: Instant) -> Arrival:
+    """Return an object as what its study is told of it, where it came or counts as come."""
     return Arrival(
-        study_instance_uid=arrived.read.identifiers.study_instance_uid,
+        study_instance_uid=stored.read.identifiers.study_instance_uid,
         node=node.name,
         received_at=at,
-        quiet_until=after_object(None, wait, at, released_before=False).until,
-        accession_number=_text(arrived.read, "AccessionNumber"),
-        study_date=_text(arrived.read, "StudyDate"),
+        quiet_until=after_object(None, wait_of(node), at, released_before=False).until,
+        accession_number=_text(stored.read, "AccessionNumber"),
+        study_date=_text(stored.read, "StudyDate"),
     )
 
 
@@ -143,8 +172,8 @@ def _association(host: str, facts: AssociationFacts) -> Association:
     )
 
 
-def _row(arrived: Arrived, node: Node) -> InstanceRow:
-    read = arrived.read
+def _row(stored: Stored, node: Node) -> InstanceRow:
+    read = stored.read
     return InstanceRow(
         study_instance_uid=read.identifiers.study_instance_uid,
         series_instance_uid=read.identifiers.series_instance_uid,
@@ -154,11 +183,11 @@ def _row(arrived: Arrived, node: Node) -> InstanceRow:
         header_digest=read.version.header,
         pixel_digest=read.version.pixels,
         file_sha256=read.file_sha256,
-        origin="retrieved" if arrived.entry.association.retrieved else "received",
+        origin=stored.origin,
         node=node.name,
-        received_at=arrived.entry.received_at,
+        received_at=stored.received_at,
         size_bytes=read.size_bytes,
-        path=arrived.path,
+        path=stored.path,
         attributes=read.attributes,
     )
 
@@ -193,13 +222,13 @@ def _judge(connection: Connection, study: Study, now: Instant) -> None:
 def _hold_shared(
     connection: Connection,
     study: StudyInstanceUID,
-    arrived: Sequence[Arrived],
+    stored: Sequence[Stored],
     added: Sequence[Added],
     now: Instant,
 ) -> None:
     """Hold every study that has an object which another one has too."""
     shared: dict[StudyInstanceUID, SOPInstanceUID] = {}
-    for each, result in zip(arrived, added, strict=True):
+    for each, result in zip(stored, added, strict=True):
         if result.outcome == "new":
             sop = each.read.identifiers.sop_instance_uid
             others = set(instances.studies_of_sop(connection, sop)) - {study}
@@ -230,26 +259,34 @@ def _tell(
             if result.outcome == kind and not (each.again and kind == "duplicate")
         ]
         if sops:
-            text = f"{_objects(sops)} {words.format(sender=sender)}"
+            text = f"{counted(sops)} {words.format(sender=sender)}"
             data: dict[str, JsonValue] = {
                 "count": len(sops),
                 "association": facts.id,
                 "objects": tuple(sops[:NAMED]),
             }
             events.record(connection, study, f"objects {kind}", text, data, now)
-    for remark, uids in _remarks(arrived).items():
-        text = f"{_objects(uids)} kept as received: {remark}"
+    tell_remarks(connection, study, arrived, now)
+
+
+def tell_remarks(
+    connection: Connection, study: StudyInstanceUID, stored: Iterable[Stored], now: Instant
+) -> None:
+    """Add an event for each thing that is wrong with objects and does no harm."""
+    for remark, uids in _remarks(stored).items():
+        text = f"{counted(uids)} kept as received: {remark}"
         named: dict[str, JsonValue] = {"objects": tuple(uids[:NAMED])}
         events.record(connection, study, "objects remarked", text, named, now)
 
 
-def _objects(sops: Sequence[str]) -> str:
-    return "1 object" if len(sops) == 1 else f"{len(sops)} objects"
+def counted(objects: Sized) -> str:
+    """Return how many objects there are, in words."""
+    return "1 object" if len(objects) == 1 else f"{len(objects)} objects"
 
 
-def _remarks(arrived: Iterable[Arrived]) -> dict[str, list[str]]:
+def _remarks(stored: Iterable[Stored]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for each in arrived:
+    for each in stored:
         for remark in each.read.remarks:
             found.setdefault(remark, []).append(each.read.identifiers.sop_instance_uid)
     return found

@@ -157,9 +157,17 @@ def _place(this: Pass, marked: Marked, names: Names) -> Arrived:
         read.identifiers.sop_instance_uid,
         read.file_sha256,
         names,
+        entry.received_at,
     )
     this.after_step("placed")
-    return Arrived(entry=entry, read=read, path=path, again=marked.attempt > 1)
+    return Arrived(
+        entry=entry,
+        read=read,
+        path=path,
+        received_at=entry.received_at,
+        origin="retrieved" if entry.association.retrieved else "received",
+        again=marked.attempt > 1,
+    )
 
 
 def _read(this: Pass, entry: Entry) -> ReceivedObject:

@@ -9,11 +9,12 @@ set aside after it had given it its place is there already, with its reason.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Final, get_args
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
@@ -33,7 +34,7 @@ _RESULT: Final = (
 _UNKNOWN: Final = (
     "It lay in the archive with study {}, and the catalogue did not know it: an older copy of the "
     "database was put in its place, or work on it was cut short. If the study lacks it, send it in "
-    "again."
+    "again; where more lies there, dicomai archive rescan takes it in before it is set aside too."
 )
 _SET_ASIDE: Final = AssociationId("archive")
 """In the place of who sent it: that is not known any more."""
@@ -77,7 +78,7 @@ def _take_out(
     """Set an object aside; delete it where it is kept, or an attempt at an analysis left it."""
     study = StudyInstanceUID(archive.study_of(path))
     with reading(engine) as connection:
-        maker = _maker(connection, path)
+        maker = maker_of(path, jobs.of_study(connection, study))
     if maker is not None and maker.state in UNFINISHED:
         return False  # it may be about to be named
     attempted = maker is not None and _was_there_at_the_end(folders, path, maker)
@@ -112,10 +113,10 @@ def _take_out(
     return True
 
 
-def _maker(connection: Connection, path: PurePosixPath) -> Job | None:
-    """Return the known analysis that an object is a result of; what counts of it has a row."""
+def maker_of(path: PurePosixPath, known: Iterable[Job]) -> Job | None:
+    """Return the one of a study's jobs that an object is a result of; what counts has a row."""
     series = path.parent.name
-    for job in jobs.of_study(connection, StudyInstanceUID(archive.study_of(path))):
+    for job in known:
         if any(series == series_uid(job.uuid, kind) for kind in get_args(Kind)):
             return job
     return None

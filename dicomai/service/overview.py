@@ -167,8 +167,8 @@ class Overview:
         ]
         if self.unknown:
             said.append(
-                f"{archive.unknown_sentence(self.data, self.unknown)} How to come back: "
-                "docs/how-to/run-for-good.md"
+                f"{archive.unknown_sentence(self.data, self.unknown)} To take them in: dicomai "
+                "archive rescan, see docs/how-to/run-for-good.md, If the database was lost"
             )
         return [*said, *self.clocks, *self.pulls, *self.backfills]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -47,10 +48,11 @@ def place(
     sop: SOPInstanceUID,
     file_sha256: str,
     names: Names | None = None,
+    received_at: Instant | None = None,
 ) -> PurePosixPath:
     """Give a durable file its place in the archive, durably; return it, relative to `data`.
 
-    May be repeated: a file that lies there already is left.
+    May be repeated: a file that lies there already is left, and its time of writing too.
 
     Parameters
     ----------
@@ -62,6 +64,8 @@ def place(
         Of all its bytes, lower-case hex.
     names
         Below `data`: the place is durable when they are settled. Without it, at once.
+    received_at
+        What its time of writing is to be: a rescan knows no other. Without it, the present.
 
     Raises
     ------
@@ -77,20 +81,33 @@ def place(
         new.make_folders(target.parent)
         try:
             new.link(source, target)
+            written_ns = time.time_ns() if received_at is None else received_at * 1000
         except FileExistsError:
             if not _is_file_of(target, file_sha256):
                 continue
             new.note(target)
+            written_ns = target.stat().st_mtime_ns
         if names is None:
             new.settle()
-        with suppress(PermissionError):  # another user's, as one that was restored from a backup
-            os.utime(target)  # a sweep that saw it as nobody's looks again
+        _stamp(target, written_ns)  # a sweep that saw it as nobody's looks again
         return path
     raise InputError(
         f"{target} exists and can't be read, or has other bytes than its name says. Its disk is "
         "damaged or someone changed it: move it away and send the study again.",
         subject=str(target),
     )
+
+
+def touch(data: Path, path: PurePosixPath) -> None:
+    """Have a file count as placed again, so that no sweep looks at it for a day."""
+    with suppress(FileNotFoundError):
+        _stamp(data / path, (data / path).lstat().st_mtime_ns)
+
+
+def _stamp(target: Path, written_ns: int) -> None:
+    """Note when a file was written; the time of its status becomes the present by that."""
+    with suppress(PermissionError):  # another user's, as one that was restored from a backup
+        os.utime(target, ns=(written_ns, written_ns), follow_symlinks=False)
 
 
 def _is_file_of(target: Path, file_sha256: str) -> bool:
@@ -115,11 +132,15 @@ def path_of(
     if not file_sha256.isalnum() or len(file_sha256) != 64:
         raise ValueError(f"{file_sha256!a} is no SHA-256")
     # Without its padding: a NUL can be no part of a path.
-    in_study = uid.validated(study, "StudyInstanceUID")
     in_series = uid.validated(series, "SeriesInstanceUID")
     name = uid.validated(sop, "SOPInstanceUID")
-    fan = hashlib.sha256(in_study.encode()).hexdigest()[:2]
-    return PurePosixPath(FOLDER, fan, in_study, in_series, f"{name}.{file_sha256[:digits]}.dcm")
+    return folder_of(study) / in_series / f"{name}.{file_sha256[:digits]}.dcm"
+
+
+def folder_of(study: StudyInstanceUID) -> PurePosixPath:
+    """Return the folder of a study, relative to the data folder."""
+    name = uid.validated(study, "StudyInstanceUID")
+    return PurePosixPath(FOLDER, hashlib.sha256(name.encode()).hexdigest()[:2], name)
 
 
 def unlink(data: Path, path: PurePosixPath) -> None:
@@ -190,14 +211,20 @@ def unnamed(connection: Connection, paths: tuple[PurePosixPath, ...]) -> tuple[P
     The files of a study that the catalogue does not know are no leavings of ours: it was lost, or
     an older copy of it was put in its place.
     """
-    copies = schema.copies
-    named = set(
-        connection.execute(
-            select(copies.c.path).where(copies.c.path.in_([str(path) for path in paths]))
-        ).scalars()
-    )
     strange = _strange(connection, {study_of(path) for path in paths} - {""})
-    return tuple(path for path in paths if str(path) not in named and study_of(path) not in strange)
+    return tuple(path for path in nameless(connection, paths) if study_of(path) not in strange)
+
+
+def nameless(connection: Connection, paths: Sequence[PurePosixPath]) -> tuple[PurePosixPath, ...]:
+    """Return those of some files that no row names, whatever the catalogue knows of their study."""
+    copies = schema.copies
+    named: set[str] = set()
+    for at in range(0, len(paths), _CHUNK):
+        some = [str(path) for path in paths[at : at + _CHUNK]]
+        named.update(
+            connection.execute(select(copies.c.path).where(copies.c.path.in_(some))).scalars()
+        )
+    return tuple(path for path in paths if str(path) not in named)
 
 
 def study_of(path: PurePosixPath) -> str:
@@ -207,7 +234,12 @@ def study_of(path: PurePosixPath) -> str:
 
 def studies(data: Path) -> tuple[str, ...]:
     """Return the UIDs of the studies whose files lie in the archive."""
-    return tuple(path.name for path in (data / FOLDER).glob("??/*"))
+    return tuple(folder.name for folder in folders(data))
+
+
+def folders(data: Path) -> tuple[PurePosixPath, ...]:
+    """Return the folders of the studies in the archive, relative to the data folder."""
+    return tuple(PurePosixPath(path.relative_to(data)) for path in (data / FOLDER).glob("??/*"))
 
 
 def unknown(connection: Connection, data: Path) -> int:

@@ -71,6 +71,12 @@ def sign_of(connection: Connection, name: str) -> Sign | None:
     return None if row is None else Sign(run=row.run, beat_at=row.beat_at)
 
 
+def signs(connection: Connection) -> dict[str, Sign]:
+    """Return the last sign of life of each host."""
+    rows = connection.execute(select(schema.hosts))
+    return {row.name: Sign(run=row.run, beat_at=Instant(row.beat_at)) for row in rows}
+
+
 def is_free(connection: Connection, sign: Sign | None, run: str) -> bool:
     """Tell whether nobody but the run before this one can have given a sign.
 

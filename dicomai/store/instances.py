@@ -137,6 +137,17 @@ def add(connection: Connection, row: InstanceRow, now: Instant) -> Added:
     return Added(outcome=outcome, instance_id=InstanceId(number), path=row.path)
 
 
+def use_latest(connection: Connection, study: StudyInstanceUID, sop: SOPInstanceUID) -> None:
+    """Have the version of an object be used that came last, in whatever order they were added."""
+    latest = max(_versions(connection, study, sop), key=lambda each: (each.received_at, each.id))
+    if latest.newest:
+        return
+    instances = schema.instances
+    versions = instances.c.study_instance_uid == study, instances.c.sop_instance_uid == sop
+    connection.execute(update(instances).where(*versions).values(newest=False))
+    connection.execute(update(instances).where(instances.c.id == latest.id).values(newest=True))
+
+
 def get(connection: Connection, instance: InstanceId) -> Instance | None:
     """Return one version."""
     instances = schema.instances

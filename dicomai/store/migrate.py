@@ -102,7 +102,10 @@ def _left(data: Path | None) -> str:
     if not studies:
         return ""
     known = "1 study that lies" if studies == 1 else f"{studies} studies that lie"
-    return f". An empty one knows nothing of the {known} in {data}/{archive.FOLDER}."
+    return (
+        f". An empty one knows nothing of the {known} in {data}/{archive.FOLDER} until dicomai "
+        "archive rescan takes in what lies there."
+    )
 
 
 def _refuse_unknown(connection: Connection, scripts: ScriptDirectory) -> None:

@@ -318,13 +318,20 @@ def set_decided(
     connection: Connection, study: StudyInstanceUID, because: str, now: Instant
 ) -> None:
     """Note that a locked study was decided on; what comes later opens it again."""
+    count_as_decided(connection, study, because, now)
+    events.record(connection, study, "study decided", because, {}, now)
+
+
+def count_as_decided(
+    connection: Connection, study: StudyInstanceUID, because: str, now: Instant
+) -> None:
+    """Have a locked study that is open be one that was decided on; whoever calls tells it."""
     table = schema.studies
     connection.execute(
         update(table)
         .where(table.c.study_instance_uid == study, table.c.status == "open")
         .values(status="decided", decided_at=now, decision=because)
     )
-    events.record(connection, study, "study decided", because, {}, now)
 
 
 def amend_decision(connection: Connection, study: Study, was: str, now_is: str) -> None:

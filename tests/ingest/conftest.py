@@ -157,12 +157,16 @@ class Hospital:
 
     def ingest_in_a_child(self, after_step: AfterStep = lambda _: None) -> int:
         """Ingest in a process of its own; return its exit code, negative for a signal."""
+        return self.in_a_child(lambda: self.ingest(after_step))
+
+    def in_a_child(self, work: Callable[[], object]) -> int:
+        """Do something in a process of its own; return its exit code, negative for a signal."""
         self.engine.dispose()
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                self.ingest(after_step)
+                work()
                 code = 0
             finally:
                 os._exit(code)

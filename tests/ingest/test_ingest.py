@@ -72,6 +72,19 @@ def test_the_same_bytes_again_are_a_duplicate(hospital: Hospital, make_ct: MakeC
     ]
 
 
+def test_a_file_keeps_the_time_at_which_its_object_first_came(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    came_at = hospital.clock
+    hospital.send(make_ct())
+    hospital.later(100)
+    hospital.ingest()
+    hospital.send(make_ct())
+    hospital.ingest()
+    (file,) = _archived(hospital)
+    assert file.stat().st_mtime_ns == came_at * 1000
+
+
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless])
 def test_another_transfer_syntax_is_another_copy(
     hospital: Hospital, make_ct: MakeCT, syntax: str

@@ -26,12 +26,23 @@ from dicomai.routing.condition import parse
 from dicomai.routing.pull import Pull
 from dicomai.routing.route import Route
 from dicomai.routing.selection import ModelInputs, parse_input
-from dicomai.service import backfill, overview
+from dicomai.service import backfill, overview, rescan
 from dicomai.service.backfill import TRIES, Backfiller
 from dicomai.service.decide import Rules, decide_due
 from dicomai.service.pull import Puller
+from dicomai.service.received import Reading, read_object
+from dicomai.service.rescan import Rescan
 from dicomai.service.retrieve import Retriever
-from dicomai.store import backfills, claims, events, instances, jobs, retrievals, studies
+from dicomai.store import (
+    archive,
+    backfills,
+    claims,
+    events,
+    instances,
+    jobs,
+    retrievals,
+    studies,
+)
 from dicomai.store.backfills import Backfill, NewBackfill
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import BEHIND, Job
@@ -149,8 +160,9 @@ class Past:
 def past(site: Callable[..., Any]) -> Callable[..., Past]:
     """Our side, with two live routes, of which one takes studies of any age."""
 
-    def start(pacs: Any, *routes: Route, **changes: Any) -> Past:
-        here = site(pacs.node(**{"retrieve": "get", "quiet_s": 0.01, "floor_s": 0.01} | changes))
+    def start(pacs: Any, *routes: Route, receives: bool = True, **changes: Any) -> Past:
+        node = pacs.node(**{"retrieve": "get", "quiet_s": 0.01, "floor_s": 0.01} | changes)
+        here = site(node, receives=receives)
         known = routes or (LUNGS, EVERYTHING)
         rules = Rules(
             routes=known,
@@ -271,6 +283,36 @@ def test_a_study_that_is_here_and_gone_at_the_node_is_looked_at_as_it_is(
     here.finish(begun.id)
     assert here.studies(begun.id)[f"{mueller.uid}.77"].state == "analysis"
     assert here.jobs(f"{mueller.uid}.77", "retrieve") == []
+
+
+@on_sqlite
+def test_a_study_that_was_rebuilt_from_the_archive_is_looked_at_as_it_is(
+    past: Callable[..., Past], full_orthanc: Any, study_files: Path, doe: Any
+) -> None:
+    here = past(full_orthanc, receives=False)
+    settings = here.site.settings
+    for file in (study_files / doe.accession).iterdir():
+        read = read_object(file, Reading())
+        uids = read.identifiers
+        study, series = uids.study_instance_uid, uids.series_instance_uid
+        data, digest = settings.folders.data, read.file_sha256
+        archive.place(data, file, study, series, uids.sop_instance_uid, digest)
+    plan = Rescan(folders=settings.folders, node=settings.node("PACS1"))
+    folders = rescan.folders_of(settings.folders.data, ())
+    (rebuilt,) = rescan.rescan(here.site.engine, plan, folders, now)
+    assert rebuilt.objects == 4
+    here.site.ingest()
+    assert decide_due(here.site.engine, here.rules, now()) == {}
+    assert here.jobs(doe.uid) == []
+
+    begun = here.start("2026-05-20", "2026-05-20")
+    here.finish(begun.id)
+
+    assert here.studies(begun.id)[doe.uid].state == "analysis"
+    (job,) = here.jobs(doe.uid)
+    with reading(here.site.engine) as connection:
+        assert len(instances.inputs_of(connection, job.id)) == 4
+    assert here.jobs(doe.uid, "retrieve") == []
 
 
 @on_sqlite

@@ -1,0 +1,476 @@
+"""Rows rebuilt from the files of the archive: the catalogue was lost, or an older copy put back.
+
+What is rebuilt counts as decided on, in the transaction of its rows: its results went out long ago.
+So the service is stopped meanwhile, for what ingest has placed and not committed yet nobody has
+decided on. Each batch is one transaction, and only files that no row names are looked at: a rescan
+may be killed between any two steps, and done again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from sqlalchemy import Connection, Engine
+
+from dicomai.dicom.dates import Instant, as_datetime
+from dicomai.dicom.header import identifiers
+from dicomai.dicom.part10 import Scratch, opened
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import DicomaiError, DiskFull, InputError, NotFound
+from dicomai.net.node import Node
+from dicomai.service.arrival import (
+    NAMED,
+    Stored,
+    arrival_of,
+    counted,
+    note_stored,
+    tell_remarks,
+)
+from dicomai.service.ingest import BATCH
+from dicomai.service.leavings import maker_of
+from dicomai.service.overview import ALIVE
+from dicomai.service.received import Reading, ReceivedObject, read_object
+from dicomai.service.spool_pass import AfterStep
+from dicomai.settings import Folders
+from dicomai.spool import reader
+from dicomai.spool.folder import free_bytes
+from dicomai.spool.names import Names
+from dicomai.spool.part import sync_bytes
+from dicomai.store import (
+    archive,
+    clocks,
+    events,
+    hosts,
+    instances,
+    jobs,
+    retrievals,
+    series,
+    studies,
+)
+from dicomai.store.engine import Unstorable, reading, writing
+from dicomai.store.events import JsonValue
+from dicomai.store.hosts import Sign
+from dicomai.store.instances import Added
+from dicomai.store.studies import Study, StudyGoing
+
+_UNDECIDED: Final = (
+    "no route was looked at. To have one look at it, where a PACS has the study too: dicomai "
+    "backfill, see docs/how-to/run-over-history.md"
+)
+_DECISION: Final = f"Rebuilt from the archive: {_UNDECIDED}"
+_COMING: Final = (
+    "Study {0} is left out: the spool holds objects of it that are not in the catalogue yet. Start "
+    "the service, wait until dicomai status shows the study, stop it, and within a day: dicomai "
+    "archive rescan {0} --node {1} --decide"
+)
+_GOING: Final = (
+    "Study {} is left out: retention is deleting it. That goes on when the service has started; "
+    "what it leaves can be taken in after that, within a day."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescan:
+    """What a rescan goes by.
+
+    Attributes
+    ----------
+    node
+        Counts as who sent the objects.
+    placeholder_ids
+        Patient IDs that stand for none.
+    reserve_bytes
+        Free space that reception leaves; inflating an object takes half of it at most.
+    decide
+        Routes look at what is rebuilt, as if it had just come.
+    """
+
+    folders: Folders
+    node: Node
+    placeholder_ids: tuple[str, ...] = ()
+    reserve_bytes: int = 0
+    decide: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfit:
+    """A file that is left where it lies, and why."""
+
+    path: PurePosixPath
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """What became of a study's files that no row named.
+
+    Attributes
+    ----------
+    objects
+        How many are in the catalogue now.
+    held
+        A person must say whose the study is.
+    left_out
+        Why the others were not looked at, as a sentence; empty where all were.
+    """
+
+    study_instance_uid: StudyInstanceUID
+    objects: int = 0
+    held: bool = False
+    left_out: str = ""
+    unfit: tuple[Unfit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """One rescan; `signs` are those of hosts as it began, and no other may come meanwhile."""
+
+    engine: Engine
+    config: Rescan
+    now: Callable[[], Instant]
+    after_step: AfterStep
+    reading: Reading
+    signs: Mapping[str, Sign]
+    in_spool: frozenset[StudyInstanceUID]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    path: PurePosixPath
+    written_ns: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _Study:
+    """A study as a rescan gets on with it."""
+
+    uid: StudyInstanceUID
+    objects: int = 0
+    held: bool = False
+    left_out: str = ""
+    unfit: list[Unfit] = field(default_factory=list)
+
+
+def folders_of(data: Path, wanted: Collection[StudyInstanceUID]) -> tuple[PurePosixPath, ...]:
+    """Return the folders of some studies in the archive, or of all, the oldest first.
+
+    Raises
+    ------
+    NotFound
+        One is not there.
+    TransientError
+        The archive is not.
+    """
+    archive.require(data)
+    named = [archive.folder_of(uid) for uid in wanted]
+    there = [each for each in named or archive.folders(data) if (data / each).is_dir()]
+    for folder in named:
+        if folder not in there:
+            uid = folder.name
+            raise NotFound(f"No study {uid} lies in {data / archive.FOLDER}.", subject=uid)
+    # Where the disk is full the first to be rebuilt are the first to go.
+    return tuple(sorted(there, key=lambda each: ((data / each).stat().st_mtime_ns, each)))
+
+
+def require_stopped(connection: Connection, now: Instant) -> Mapping[str, Sign]:
+    """Return the last signs of life of all hosts, none of which lives.
+
+    Raises
+    ------
+    DicomaiError
+        One does, or the clock is wrong.
+    """
+    said = f"This machine's clock says {as_datetime(now):%Y-%m-%d %H:%M} UTC"
+    if now < clocks.FIRST:
+        raise DicomaiError(f"{said}, and what is rebuilt gets its time by it. Have it set by NTP.")
+    signs = hosts.signs(connection)
+    for name, sign in sorted(signs.items()):
+        if sign.beat_at > now + clocks.AHEAD:
+            heard = f"{as_datetime(sign.beat_at):%Y-%m-%d %H:%M} UTC"
+            raise DicomaiError(
+                f"{said}, and host {name} was heard of on {heard}. Have the clocks set by NTP; if "
+                f"that host is gone for good: dicomai forget {name}",
+                subject=name,
+            )
+        if now - sign.beat_at <= ALIVE:
+            ago = max(0, now - sign.beat_at) / 1e6
+            raise DicomaiError(
+                f"Host {name} was heard of {ago:.0f} s ago, so the service runs there, and what it "
+                "takes in meanwhile would count as decided on. Stop the service on all hosts "
+                f"first: systemctl stop dicomai.target. {ALIVE / 1e6:.0f} s later, do this again.",
+                subject=name,
+            )
+    return signs
+
+
+def rescan(
+    engine: Engine,
+    config: Rescan,
+    folders: Sequence[PurePosixPath],
+    now: Callable[[], Instant],
+    after_step: AfterStep = lambda _: None,
+) -> Iterator[Rebuilt]:
+    """Take each object that no row names into the catalogue; give what became of each study.
+
+    Parameters
+    ----------
+    folders
+        Of the studies, see `folders_of`.
+    now
+        The clock.
+    after_step
+        For tests that kill.
+
+    Raises
+    ------
+    DicomaiError
+        A host lives, or began to; or the clock is wrong.
+    TransientError, OSError
+        The database is away, or names can't be made durable: to be done again.
+    """
+    with reading(engine) as connection:
+        signs = require_stopped(connection, now())
+    data = config.folders.data
+    room = max(0, free_bytes(data) - config.reserve_bytes // 2)
+    scratch = Scratch(folder=data, room_bytes=room)
+    this = _Pass(
+        engine=engine,
+        config=config,
+        now=now,
+        after_step=after_step,
+        reading=Reading(
+            issuer_of_patient_id=config.node.issuer_of_patient_id,
+            charset_default=config.node.charset_default,
+            placeholder_ids=config.placeholder_ids,
+            scratch=scratch,
+        ),
+        signs=signs,
+        in_spool=_in_spool(config.folders.spool, scratch),
+    )
+    for folder in folders:
+        yield _rebuilt(this, folder)
+
+
+def _in_spool(spool: Path, scratch: Scratch) -> frozenset[StudyInstanceUID]:
+    """Return the studies that the next ingest has something of; what it can't read has no place."""
+    found = set()
+    for entry in reader.entries(spool) if spool.is_dir() else ():
+        if entry.kind == "object":
+            with suppress(InputError, DiskFull, OSError), opened(entry.path, scratch) as part10:
+                found.add(identifiers(part10).study_instance_uid)
+    return frozenset(found)
+
+
+def _rebuilt(this: _Pass, folder: PurePosixPath) -> Rebuilt:
+    study = _Study(uid=StudyInstanceUID(folder.name))
+    files = _nameless(this, study, folder)
+    if files and study.uid in this.in_spool:
+        study.left_out = _COMING.format(study.uid, this.config.node.name)
+    else:
+        _take_in(this, study, files)
+    with reading(this.engine) as connection:
+        left = archive.nameless(connection, [each.path for each in files])
+    for path in left:
+        # Its study may be known by now, and no sweep is to come before the person who is told.
+        archive.touch(this.config.folders.data, path)
+    return Rebuilt(
+        study_instance_uid=study.uid,
+        objects=study.objects,
+        held=study.held,
+        left_out=study.left_out,
+        unfit=tuple(study.unfit),
+    )
+
+
+def _take_in(this: _Pass, study: _Study, files: Sequence[_File]) -> None:
+    try:
+        for at in range(0, len(files), BATCH):
+            _record(this, study, _readable(this, study, files[at : at + BATCH]))
+    except StudyGoing:
+        study.left_out = _GOING.format(study.uid)
+
+
+def _nameless(this: _Pass, study: _Study, folder: PurePosixPath) -> list[_File]:
+    """Return the files of objects that no row names, in the order in which they were written.
+
+    Those of a job that the catalogue knows are left to the sweep, as what never was whole is.
+    """
+    data = this.config.folders.data
+
+    def note_unfit(trouble: OSError) -> None:
+        path = PurePosixPath(Path(trouble.filename).relative_to(data))
+        study.unfit.append(Unfit(path=path, because=_unreadable(trouble)))
+
+    found = [
+        PurePosixPath(Path(inside, name).relative_to(data))
+        for inside, _, names in os.walk(data / folder, onerror=note_unfit)
+        for name in names
+    ]
+    with reading(this.engine) as connection:
+        known = jobs.of_study(connection, study.uid)
+        nameless = archive.nameless(connection, [each for each in found if archive.is_object(each)])
+    files = []
+    for path in nameless:
+        if maker_of(path, known) is not None:
+            continue
+        try:
+            status = (data / path).lstat()
+        except OSError as trouble:
+            note_unfit(trouble)
+            continue
+        if stat.S_ISREG(status.st_mode):
+            files.append(_File(path=path, written_ns=status.st_mtime_ns))
+        else:
+            study.unfit.append(Unfit(path=path, because="It is no file, but leads elsewhere."))
+    return sorted(files, key=lambda each: (each.written_ns, each.path))
+
+
+def _readable(this: _Pass, study: _Study, files: Sequence[_File]) -> list[Stored]:
+    """Read objects, and have their bytes and their names on the disk; note what can't be read."""
+    data = this.config.folders.data
+    stored = []
+    names = Names(data)
+    for file in files:
+        try:
+            stored.append(_read(this, file))
+        except (InputError, DiskFull) as wrong:
+            study.unfit.append(Unfit(path=file.path, because=wrong.sentence))
+        except OSError as trouble:
+            study.unfit.append(Unfit(path=file.path, because=_unreadable(trouble)))
+        this.after_step("read")
+    for each in stored:
+        # An ingest that was killed, or who copied the archive, may not have synced it.
+        names.make_folders((data / each.path).parent)
+        names.note(data / each.path)
+    names.settle()
+    this.after_step("settled")
+    return stored
+
+
+def _read(this: _Pass, file: _File) -> Stored:
+    path = this.config.folders.data / file.path
+    read = read_object(path, this.reading)
+    _require_place(file.path, read)
+    sync_bytes(path)
+    return Stored(
+        read=read,
+        path=file.path,
+        received_at=Instant(min(max(0, file.written_ns // 1000), this.now())),
+        origin="received",
+    )
+
+
+def _require_place(path: PurePosixPath, read: ReceivedObject) -> None:
+    """Raise InputError where a file has other bytes than its name says, or other UIDs."""
+    study, sop = read.identifiers.study_instance_uid, read.identifiers.sop_instance_uid
+    in_series = read.identifiers.series_instance_uid
+    places = [
+        archive.path_of(study, in_series, sop, read.file_sha256, digits) for digits in (8, 64)
+    ]
+    if path in places:
+        return
+    if path.suffixes[-2:] not in [each.suffixes[-2:] for each in places]:
+        raise InputError(
+            "Its bytes are not those that its name has the digest of: its disk is damaged, or "
+            "someone changed it."
+        )
+    raise InputError(
+        f"It says that it is object {sop} of series {in_series} of study {study}, and lies where "
+        "that one would not: someone moved it."
+    )
+
+
+def _unreadable(trouble: OSError) -> str:
+    return f"It can't be read: {os.strerror(trouble.errno or 0).lower()}."
+
+
+def _record(this: _Pass, study: _Study, stored: Sequence[Stored]) -> None:
+    """Commit rows and events; note an object of which the catalogue can't hold something."""
+    if not stored:
+        return
+    try:
+        _commit(this, study, stored)
+    except Unstorable as wrong:
+        if len(stored) == 1:
+            because = f"Its values don't fit into the catalogue. {wrong.sentence}"
+            study.unfit.append(Unfit(path=stored[0].path, because=because))
+            return
+        for each in stored:  # which one it is shows when each is by itself
+            _record(this, study, [each])
+
+
+def _commit(this: _Pass, study: _Study, stored: Sequence[Stored]) -> None:
+    now = this.now()
+    with writing(this.engine) as connection:
+        if hosts.signs(connection) != this.signs:
+            raise DicomaiError(
+                "The service was started while the archive was read. What is in the catalogue by "
+                "now stays. Stop the service on all hosts, and do this again: systemctl stop "
+                "dicomai.target"
+            )
+        before = studies.lock(connection, study.uid)
+        added = _note(connection, this.config, stored, now)
+        _settle(connection, this.config, before, stored, now)
+        after = studies.get(connection, study.uid)
+    this.after_step("committed")
+    study.held = after is not None and after.status == "held"
+    for each, result in zip(stored, added, strict=True):
+        if result.path == each.path:
+            study.objects += 1
+        else:
+            because = f"The catalogue has the same bytes as {result.path}: this file is too much."
+            study.unfit.append(Unfit(path=each.path, because=because))
+
+
+def _note(
+    connection: Connection, config: Rescan, stored: Sequence[Stored], now: Instant
+) -> tuple[Added, ...]:
+    """Put objects of one study into the catalogue, in the order in which they came."""
+    first, last = stored[0], stored[-1]
+    studies.note_arrival(connection, arrival_of(first, config.node, first.received_at))
+    # Retention counts from now: what kept it here until today, as a promise, is not known any more.
+    study = studies.note_arrival(connection, arrival_of(last, config.node, now))
+    added = note_stored(connection, config.node, study, stored, now)
+    for each, result in zip(stored, added, strict=True):
+        if result.outcome == "version":
+            sop = each.read.identifiers.sop_instance_uid
+            instances.use_latest(connection, study.study_instance_uid, sop)
+    return added
+
+
+def _settle(
+    connection: Connection,
+    config: Rescan,
+    before: Study | None,
+    stored: Sequence[Stored],
+    now: Instant,
+) -> None:
+    """Have a study count as decided on, unless routes are to look at it, and tell of it."""
+    uid = stored[0].read.identifiers.study_instance_uid
+    if config.decide:
+        retrievals.welcome(connection, uid)
+        what = "routes look at the study as if it had just come."
+    elif before is not None and before.status == "open":
+        what = "the study was not decided on before, so routes look at it."
+    else:
+        what = _UNDECIDED
+        changed = {each.read.identifiers.series_instance_uid for each in stored}
+        series.mark_decided(connection, uid, changed, now)
+        said = before.decision if before is not None else ""
+        because = said if _DECISION in said else f"{said} {_DECISION}".strip()
+        studies.count_as_decided(connection, uid, because, now)
+    sops = [each.read.identifiers.sop_instance_uid for each in stored]
+    text = f"{counted(sops)} rebuilt from the archive, as sent by {config.node.name}: {what}"
+    data: dict[str, JsonValue] = {
+        "count": len(sops),
+        "node": config.node.name,
+        "objects": tuple(sops[:NAMED]),
+    }
+    events.record(connection, uid, "objects rebuilt", text, data, now)
+    tell_remarks(connection, uid, stored, now)
