@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NewType
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from dicomai.dicom.dates import is_day
 from dicomai.dicom.header import Attributes
@@ -81,6 +81,12 @@ def identity_of(
     known = born if is_day(born) else "", sex if sex in ("M", "F", "O") else ""
     without = "|".join(_plain(part) for part in (name, *known))
     return Identity(key=IdentityKey(f"@{without}"), birth_date=birth_date)
+
+
+def issuer_in(key: IdentityKey) -> str:
+    """Return the issuer that a key names; empty where it names none, or no Patient ID."""
+    patient_id, _, issuer = key.partition("@")
+    return unquote(issuer) if patient_id else ""
 
 
 def judge(identities: Iterable[Identity]) -> Agreed | Ambiguous:

@@ -76,18 +76,25 @@ class Correction:
 
     Attributes
     ----------
+    issuer_of_patient_id
+        That of `person`, where the results have the same Patient ID of another issuer.
     person
         Who has the corrected Patient ID.
     """
 
     patient_id: str = ""
+    issuer_of_patient_id: str = ""
     accession_number: str = ""
     person: Person = Person()
 
     @property
     def attributes(self) -> Mapping[str, str]:
         """What changes, by keyword."""
-        given = {"PatientID": self.patient_id, "AccessionNumber": self.accession_number}
+        given = {
+            "PatientID": self.patient_id,
+            "IssuerOfPatientID": self.issuer_of_patient_id,
+            "AccessionNumber": self.accession_number,
+        }
         return {keyword: value for keyword, value in given.items() if value}
 
 
@@ -154,7 +161,8 @@ def _check(keyword: str, value: str, results: Sequence[Dataset]) -> None:
 
 def _correct_patient(result: Dataset, correction: Correction) -> bool:
     """Make a result that of the corrected patient; True where that is another person."""
-    if correction.patient_id in ("", str(result.get("PatientID") or "").strip(" ")):
+    same_id = correction.patient_id in ("", str(result.get("PatientID") or "").strip(" "))
+    if same_id and not correction.issuer_of_patient_id:
         return False
     person = correction.person
     other = not _is_same_person(result, person)

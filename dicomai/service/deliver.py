@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from dicomai.dicom.identity import IdentityKey, issuer_in
 from dicomai.dicom.uid import SOPInstanceUID
 from dicomai.errors import (
     DatabaseError,
@@ -47,6 +48,10 @@ _STATES: Final[dict[str, DeliveryState]] = {
 }
 _NOTE_S: Final = 0.5
 _LOOK_S: Final = 1.0
+_ITS_OWN: Final = (
+    ". The images name no issuer: if that is what {0} says of all such, set issuer_of_patient_id "
+    "for {0} to what it says, and retry."
+)
 _THERE: Final[tuple[DeliveryState, ...]] = ("sent", "warning", "committed")
 
 
@@ -151,16 +156,20 @@ class Deliverer:
         ours = _identity(objects[0])
         different = [
             (name, option)
-            for name, option, here, at_node in (
-                ("Patient ID", "--patient ID", ours.patient_id, there.patient_id),
+            for name, option, differs in (
+                ("Patient ID", "--patient ID", _differ(ours.patient_id, there.patient_id)),
+                (
+                    "Issuer of Patient ID",
+                    "--patient ID",
+                    is_other_issuer(node, job.patient_key, ours, there),
+                ),
                 (
                     "Accession Number",
                     "--accession NUMBER",
-                    ours.accession_number,
-                    there.accession_number,
+                    _differ(ours.accession_number, there.accession_number),
                 ),
             )
-            if at_node and here != at_node
+            if differs
         ]
         if different and _only_withdraws(objects):
             raise IdentityError(
@@ -171,12 +180,14 @@ class Deliverer:
             )
         if different:
             names, options = zip(*different, strict=True)
+            unnamed = "Issuer of Patient ID" in names and not ours.issuer_of_patient_id
+            else_own = _ITS_OWN.format(node.name) if unnamed else ""
             raise IdentityError(
                 f"{node.name} has this study under another {' and another '.join(names)} than "
                 "the images that came here. Nothing was sent. Find out which is right; when the "
                 f"images were corrected and have come again, or {node.name} was: dicomai retry "
                 f"{job.id}. If {node.name} is right: dicomai study {job.study_instance_uid} "
-                f"{' '.join(options)}",
+                f"{' '.join(dict.fromkeys(options))}{else_own}",
                 subject=job.study_instance_uid,
             )
 
@@ -338,6 +349,29 @@ def _check(outcomes: Sequence[StoreOutcome], objects: Sequence[Instance]) -> Non
 def _only_withdraws(objects: Sequence[Instance]) -> bool:
     """Tell whether a note that takes results back is all there is."""
     return all(each.sop_class_uid == KEY_OBJECT_STORAGE for each in objects)
+
+
+def _differ(here: str, at_node: str) -> bool:
+    """Tell whether a node says another value; one that it does not say is none."""
+    return bool(at_node) and here != at_node
+
+
+def is_other_issuer(
+    node: Node, key: IdentityKey, ours: StudyIdentity, there: StudyIdentity
+) -> bool:
+    """Tell whether the same Patient ID is another issuer's, and so another patient's, at a node.
+
+    Where the images name no issuer, that of the node that sent them counts as ours. A node may give
+    such images an issuer of its own, and will give it to the results too: one that the
+    configuration knows as its own is no other.
+    """
+    stated, at_node = ours.issuer_of_patient_id, there.issuer_of_patient_id
+    if not ours.patient_id or ours.patient_id != there.patient_id:
+        return False
+    if not stated and at_node == node.issuer_of_patient_id.strip(" "):
+        return False
+    here = stated or issuer_in(key)
+    return bool(here) and _differ(here, at_node)
 
 
 def _identity(instance: Instance) -> StudyIdentity:

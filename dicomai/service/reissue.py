@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant
-from dicomai.dicom.identity import IdentityKey, identity_of
+from dicomai.dicom.identity import IdentityKey, identity_of, issuer_in
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, InputError, NotFound, RefusedError, TransientError
 from dicomai.net.study_identity import find_study_identity
@@ -133,6 +133,7 @@ def _reissued(
         had_by = reissues.had_by(connection, job)
         inputs = instances.inputs_of(connection, job.id)
     old = _read(settings, rows, job)
+    correction = _with_issuer(correction, old, job)
     changes = correction.attributes
     if all(str(each.get(key) or "").strip(" ") == changes[key] for each in old for key in changes):
         names = " and ".join(map(dictionary_description, changes))
@@ -162,10 +163,20 @@ def _reissued(
         produced=placed,
         had_by=had_by,
         by_hand=sorted(had_by - takes),
-        unnamed=new[0].PatientID != old[0].PatientID and not new[0].PatientName,
+        unnamed=key != job.patient_key and not new[0].PatientName,
     )
     with writing(engine) as connection:
         return reissues.reissue(connection, job, made, now)
+
+
+def _with_issuer(correction: Correction, old: Sequence[Dataset], job: Job) -> Correction:
+    """Return a correction that says whose the Patient ID is, where that alone is wrong."""
+    there = correction.person.issuer_of_patient_id
+    ours = str(old[0].get("IssuerOfPatientID") or "").strip(" ") or issuer_in(job.patient_key)
+    same_id = str(old[0].get("PatientID") or "").strip(" ") == correction.patient_id.strip(" ")
+    if not (same_id and there and ours) or there == ours:
+        return correction
+    return replace(correction, issuer_of_patient_id=there)
 
 
 def reading_of(settings: Settings, inputs: Sequence[tuple[str, Instance]]) -> Reading:

@@ -23,6 +23,7 @@ class FaultyPeer:
         self.answers = threading.Event()
         self.answers.set()
         self.identity = identity
+        self.issuer = ""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -76,6 +77,8 @@ class FaultyPeer:
             found = Dataset()
             found.StudyInstanceUID = event.identifier.StudyInstanceUID
             found.PatientID, found.AccessionNumber = self.identity
+            if self.issuer:
+                found.IssuerOfPatientID = self.issuer
             found.QueryRetrieveLevel = "STUDY"
             yield 0xFF00, found
         yield 0x0000, None

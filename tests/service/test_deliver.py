@@ -17,11 +17,13 @@ from pydicom.dataset import Dataset
 from ward import Ward, open_ward
 
 from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.dicom.identity import IdentityKey
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.net.node import Node
+from dicomai.net.study_identity import StudyIdentity
 from dicomai.routing.route import Route
 from dicomai.service import duties
-from dicomai.service.deliver import Deliverer
+from dicomai.service.deliver import Deliverer, is_other_issuer
 from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
 from dicomai.settings import TlsSettings
@@ -234,6 +236,61 @@ def test_a_note_about_results_that_the_node_has_under_another_patient_is_held(
     assert len(peer.stored) == stored
     with writing(ward.engine) as connection:
         jobs.cancel(connection, job.id, "Deleted by hand.", now())
+
+
+def test_results_whose_patient_id_is_another_issuers_at_the_node_are_held(
+    tmp_path: Path, runner: RunnerProcess, faulty: Callable[..., FaultyPeer]
+) -> None:
+    scanner = Node(name="CT1", ae_title="CT1", issuer_of_patient_id="HOSPITAL")
+    peer = faulty(identity=("P1", "AP1"))
+    pacs = peer.node(answers_find=True)
+    ward = open_ward(tmp_path, scanner, pacs)
+    study = ward.study("P1", key="P1@HOSPITAL")
+    analysis = ward.queue(study, mode="live", destinations=(pacs.name,))
+    Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
+
+    def attempt(issuer: str, pacs: Node = pacs) -> str:
+        peer.issuer = issuer
+        deliver(replace(ward, settings=replace(ward.settings, nodes=(scanner, pacs))))
+        job = delivery(ward, analysis)
+        if job.state == "held":
+            assert (job.held_by, job.error_kind, peer.stored) == ("identity", "identity", [])
+            with writing(ward.engine) as connection:
+                jobs.retry(connection, job.id, now())
+        return job.error_sentence
+
+    held = attempt("CLINIC")
+    assert "under another Issuer of Patient ID than the images" in held
+    assert f"dicomai study {study} --patient ID" in held
+    assert "set issuer_of_patient_id for PACS1 to what it says" in held
+    # What the node says of all images that name none, it will say of results, too.
+    own = replace(pacs, issuer_of_patient_id="CLINIC")
+    assert "another Issuer of Patient ID" in attempt("OTHER", own)
+    assert attempt("CLINIC", own) == ""
+    assert delivery(ward, analysis).state == "done"
+    ward.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("stated", "key", "patient_id", "at_node", "own", "other"),
+    [
+        ("HOSPITAL", "P1@HOSPITAL", "P1", "CLINIC", "", True),
+        ("HOSPITAL", "P1@HOSPITAL", "P1", "CLINIC", "CLINIC", True),
+        ("HOSPITAL", "P1@HOSPITAL", "P1", "HOSPITAL", "", False),
+        ("", "P1@A%40B", "P1", "A@B", "", False),
+        ("", "P1@HOSPITAL", "P1", "", "", False),
+        ("", "P1@HOSPITAL", "", "CLINIC", "", False),
+        ("", "P1", "P1", "CLINIC", "", False),
+        ("", "@DOE^JANE|19600101|F", "P1", "CLINIC", "", False),
+    ],
+)
+def test_an_issuer_that_nobody_states_is_no_other_one(
+    stated: str, key: str, patient_id: str, at_node: str, own: str, other: bool
+) -> None:
+    node = Node(name="PACS1", ae_title="PACS1", issuer_of_patient_id=own)
+    ours = StudyIdentity(patient_id="P1", issuer_of_patient_id=stated, accession_number="")
+    there = StudyIdentity(patient_id=patient_id, issuer_of_patient_id=at_node, accession_number="")
+    assert is_other_issuer(node, IdentityKey(key), ours, there) == other
 
 
 @pytest.mark.parametrize("identity", [("P1", "AP1"), ("P1", ""), None])

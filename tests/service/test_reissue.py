@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import bodies
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
@@ -262,6 +263,38 @@ def test_reissued_results_name_whom_the_node_names(
     with reading(ward.engine) as connection:
         story = " ".join(each.sentence for each in events.of_job(connection, new))
     assert ("without name, birth date and sex" in story) == (not person)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_delivery_that_is_held_for_the_issuer_goes_out_when_it_is_reissued(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]],
+    pacs: Pacs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slice_of = bodies.ct_slice
+
+    def of_hospital(*args: Any) -> Dataset:
+        image = slice_of(*args)
+        image.IssuerOfPatientID = "HOSPITAL"
+        return image
+
+    monkeypatch.setattr(bodies, "ct_slice", of_hospital)
+    ward, study, old = analysed(key="P1@HOSPITAL")
+    pacs.patient_id = "P1"
+    pacs.person = {"IssuerOfPatientID": "CLINIC", "PatientName": "Roe^Ann"}
+    assert deliver(ward)
+    assert states(ward, old) == [("held", "identity")]
+    corrected(ward, study, patient_id="P1")
+    assert deliver(ward)
+    assert {
+        (each.PatientID, each.IssuerOfPatientID, str(each.PatientName)) for each in pacs.stored
+    } == {("P1", "CLINIC", "Roe^Ann")}
+    with reading(ward.engine) as connection:
+        known = studies.get(connection, study)
+    assert known is not None
+    assert known.patient_key == "P1@CLINIC"
+    with pytest.raises(InputError, match="have that Patient ID"):
+        corrected(ward, study, patient_id="P1")
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

@@ -72,7 +72,7 @@ def check_reissued(
     old
         Those that they take the place of, pixels and all.
     corrected
-        What was given: Patient ID, Accession Number, by keyword.
+        What was given: Patient ID, its issuer, Accession Number, by keyword.
     known
         What is known of the one who has the corrected Patient ID, by keyword. Where it is not the
         name and birth date of the old results, nothing of the person that these name may stay.
@@ -111,7 +111,9 @@ def _check(
     for keyword in _NEVER_ABSENT:
         if keyword not in now:
             refuse("attributes", uid, f"{keyword} is missing")
-    other_id = _text(was, "PatientID") != _text(now, "PatientID")
+    other_id = any(
+        _text(was, keyword) != _text(now, keyword) for keyword in ("PatientID", "IssuerOfPatientID")
+    )
     other_person = other_id and not _is_same_person(was, known)
     other_order = _text(was, "AccessionNumber") != _text(now, "AccessionNumber")
     wrong = {
