@@ -69,10 +69,10 @@ def identity_of(
     patient_id = attributes.get("PatientID", "")
     if not isinstance(patient_id, str | float | int):
         return Identity(key=None, birth_date=birth_date)
-    trimmed = str(patient_id).strip(" ")
-    if trimmed and trimmed not in placeholders:
+    known_id = known_patient_id(str(patient_id), placeholders)
+    if known_id:
         issuer = _text(attributes, "IssuerOfPatientID") or issuer_of_node.strip(" ")
-        key = _plain(trimmed) + (f"@{_plain(issuer)}" if issuer else "")
+        key = _plain(known_id) + (f"@{_plain(issuer)}" if issuer else "")
         return Identity(key=IdentityKey(key), birth_date=birth_date)
     name = _name(_text(attributes, "PatientName"))
     # As results repeat them (PS3.5 6.2): they leave out what is no date or sex, and are the same
@@ -114,6 +114,12 @@ def comparable_name(name: str) -> str:
         "^".join(" ".join(part.split()) for part in group.split("^")) for group in plain.split("=")
     ]
     return "=".join(group.rstrip("^") for group in groups).rstrip("=")
+
+
+def known_patient_id(said: str, placeholders: Collection[str]) -> str:
+    """Return a Patient ID without its spaces; empty where it is none, or stands for none."""
+    trimmed = said.strip(" ")
+    return "" if trimmed in placeholders else trimmed
 
 
 def known_birth_date(said: str) -> str:

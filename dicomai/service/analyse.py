@@ -89,6 +89,7 @@ def load(
     on_read: Callable[[float], None],
     objects: Collection[ResultObject] = DEFAULT,
     left_out: tuple[str, ...] = (),
+    placeholder_ids: Collection[str] = (),
 ) -> Loaded:
     """Return the input of a job, read from the archive.
 
@@ -108,6 +109,8 @@ def load(
         The results that are wanted.
     left_out
         What a volume lacks of its series, one sentence each.
+    placeholder_ids
+        Patient IDs that stand for none.
 
     Raises
     ------
@@ -123,7 +126,7 @@ def load(
         for number, ((name, _), image) in enumerate(zip(rows, images, strict=True), start=1):
             given.setdefault(name, []).append(image)
             on_read(number / len(rows))
-    source, inputs = source_of(package, given, missing_of(job), SharedPlanes)
+    source, inputs = source_of(package, given, missing_of(job), SharedPlanes, placeholder_ids)
     if isinstance(source, SourceVolume):
         source = replace(source, warnings=(*source.warnings, *left_out))
         for each in (each for images in given.values() for each in images):
@@ -270,7 +273,7 @@ def check(
     results: Sequence[bytes],
     findings: Findings,
     headers: Sequence[Dataset],
-    charset_default: str,
+    reading: Reading,
     objects: Collection[ResultObject] = DEFAULT,
 ) -> None:
     """Hold the bytes of results against findings and images.
@@ -288,7 +291,14 @@ def check(
             theirs = (
                 beside.submit(gate.check_with_dciodvfy, results, dciodvfy) if dciodvfy else None
             )
-            gate.check(results, findings, headers, charset_default=charset_default, wanted=objects)
+            gate.check(
+                results,
+                findings,
+                headers,
+                charset_default=reading.charset_default,
+                placeholder_ids=reading.placeholder_ids,
+                wanted=objects,
+            )
         for uid in theirs.result() if theirs else ():
             log.warning("dciodvfy took too long", result=uid)
     except gate.GateError as error:

@@ -15,9 +15,9 @@ from pydicom import Dataset
 
 from dicomai.dicom.dates import now
 from dicomai.dicom.header import Attributes
-from dicomai.dicom.identity import identity_of
+from dicomai.dicom.identity import IdentityKey, identity_of
 from dicomai.dicom.version import VersionDigest
-from dicomai.errors import DicomaiError, InputError, ResourceError
+from dicomai.errors import DicomaiError, IdentityError, InputError, ResourceError
 from dicomai.findings import Findings
 from dicomai.imaging.image import SourceImagePixels
 from dicomai.imaging.series import read_object
@@ -268,10 +268,14 @@ def _written_to(
     try:
         datasets += _read(series, folder)
         given: dict[str, Sequence[Dataset]] = {model.package.inputs[0].name: datasets}
-        for name, other in _beside(model.package, series, folder).items():
+        others = _beside(model.package, series, folder)
+        _check_nobody((series, *others.values()), folder.site)
+        for name, other in others.items():
             given[name] = _read(other, folder)
         nothing = {"": "Nothing in the folder fits."}
-        source, seen = source_of(model.package, given, nothing)
+        source, seen = source_of(
+            model.package, given, nothing, placeholder_ids=folder.site.placeholder_ids
+        )
         if isinstance(source, SourceVolume):
             left_out = not_seen(_whole(series, folder), folder.allow)
             source = replace(source, warnings=(*source.warnings, *left_out))
@@ -406,6 +410,28 @@ def _is_same_patient(one: Attributes, other: Attributes, site: Site) -> bool:
     return whose == whose_other and has_patient_id(whose.key)
 
 
+def _check_nobody(inputs: Sequence[Series], site: Site) -> None:
+    """Raise IdentityError for images without a Patient ID that may be of several patients."""
+    nobody = {
+        key: each.sop_instance_uid
+        for series in inputs
+        for each in series.images
+        if (key := _key_of(each.attributes, site)) is not None and not has_patient_id(key)
+    }
+    if len(nobody) > 1:
+        uid = min(nobody.values())
+        raise IdentityError(
+            f"Object {uid} and others of its series name no Patient ID, and not the same name, "
+            "birth date and sex, so nobody can say whose they are. Nothing was analysed; find out "
+            "whose they are, and correct them or take them out.",
+            subject=uid,
+        )
+
+
+def _key_of(attributes: Attributes, site: Site) -> IdentityKey | None:
+    return identity_of(attributes, issuer_of_node="", placeholders=site.placeholder_ids).key
+
+
 def _encoded(
     findings: Findings,
     source: SourceVolume | SourceImagePixels,
@@ -430,6 +456,7 @@ def _checked(
         findings,
         headers,
         charset_default=site.charset_default,
+        placeholder_ids=site.placeholder_ids,
         wanted=wanted,
     )
     return files

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant
-from dicomai.dicom.identity import IdentityKey, identity_of, issuer_in
+from dicomai.dicom.identity import IdentityKey, identity_of, issuer_in, known_patient_id
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, InputError, NotFound, RefusedError, TransientError
 from dicomai.net.study_identity import find_study_identity
@@ -83,7 +83,7 @@ def reissue(
             subject=study,
         )
     if correction.patient_id:
-        if correction.patient_id.strip(" ") in settings.decide.placeholder_ids:
+        if not known_patient_id(correction.patient_id, settings.decide.placeholder_ids):
             raise InputError(
                 f"{correction.patient_id!a} stands for no patient (decide.placeholder_ids). Give "
                 "the Patient ID that is the patient's own.",

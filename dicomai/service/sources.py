@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from pydicom import Dataset
 
-from dicomai.dicom.identity import known_birth_date
+from dicomai.dicom.identity import known_birth_date, known_patient_id
 from dicomai.errors import IdentityError, InputError
 from dicomai.findings import SourceImage
 from dicomai.imaging.alongside import laid_onto
@@ -31,6 +31,7 @@ def source_of(
     given: Mapping[str, Sequence[Dataset]],
     missing: Mapping[str, str],
     planes: MakePlanes | None = None,
+    placeholder_ids: Collection[str] = (),
 ) -> tuple[Source, tuple[SourceImage, ...]]:
     """Return what a model sees, and the images it is made of, as results name them.
 
@@ -44,6 +45,8 @@ def source_of(
         Why others have none, where that is known; "" for all of them.
     planes
         As of `volume_of`, for the first input.
+    placeholder_ids
+        Patient IDs that stand for none.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def source_of(
         An input, or an image of one, is another patient's.
     """
     for each in given.values():
-        _check_one_patient(each)
+        _check_one_patient(each, placeholder_ids)
     first, *further = package.manifest.input
     images = given.get(first.name, ())
     subject = text(images[0], "StudyInstanceUID") if images else ""
@@ -69,7 +72,10 @@ def source_of(
     for wanted in further:
         others = given.get(wanted.name, ())
         if others:
-            source, seen = _beside(package, source, wanted, others)
+            _check_same_patient(package, source.headers[0], wanted, others, placeholder_ids)
+            source, seen = _beside(
+                source, wanted, others, package.manifest.limits.uneven_spacing_mm
+            )
             named += seen
             continue
         why = missing.get(wanted.name) or missing.get("") or "There is none."
@@ -83,10 +89,10 @@ def source_of(
     return source, named
 
 
-def _check_one_patient(images: Sequence[Dataset]) -> None:
+def _check_one_patient(images: Sequence[Dataset], placeholder_ids: Collection[str]) -> None:
     """Raise IdentityError for an image that names another patient than most of its input."""
     for keyword in ("PatientID", *_WHERE_KNOWN):
-        said = [(_stated(image, keyword), image) for image in images]
+        said = [(_stated(image, keyword, placeholder_ids), image) for image in images]
         counts = Counter(value for value, _ in said if value or keyword not in _WHERE_KNOWN)
         usual = max(counts, key=counts.__getitem__, default="")
         for value, image in said:
@@ -101,20 +107,29 @@ def _check_one_patient(images: Sequence[Dataset]) -> None:
             )
 
 
-def _stated(image: Dataset, keyword: str) -> str:
-    """Return what an image says of its patient; 00000000 is no birth date, and says nothing."""
+def _stated(image: Dataset, keyword: str, placeholder_ids: Collection[str]) -> str:
+    """Return what an image says of its patient, empty where that says nothing.
+
+    So do 00000000 as a birth date, an ID that stands for none, and the issuer of such a one.
+    """
     said = text(image, keyword).strip(" ")
-    return known_birth_date(said) if keyword == "PatientBirthDate" else said
+    if keyword == "PatientBirthDate":
+        return known_birth_date(said)
+    known_id = known_patient_id(text(image, "PatientID"), placeholder_ids)
+    return known_id if keyword == "PatientID" or not known_id else said
 
 
-def _beside(
-    package: Package, source: SourceVolume, wanted: Input, images: Sequence[Dataset]
-) -> tuple[SourceVolume, tuple[SourceImage, ...]]:
-    """Return the volume with a further input on its grid, and the images of that."""
-    first = source.headers[0]
+def _check_same_patient(
+    package: Package,
+    first: Dataset,
+    wanted: Input,
+    images: Sequence[Dataset],
+    placeholder_ids: Collection[str],
+) -> None:
+    """Raise IdentityError for an image of a further input that is not the study's patient's."""
     for image in images:
         for keyword in _WHOSE:  # beside what the catalogue knows of them
-            theirs, ours = _stated(image, keyword), _stated(first, keyword)
+            theirs, ours = (_stated(each, keyword, placeholder_ids) for each in (image, first))
             unknown = keyword == "PatientBirthDate" and not (theirs and ours)
             if theirs != ours and not unknown:
                 raise IdentityError(
@@ -123,7 +138,13 @@ def _beside(
                     "find out whose it is.",
                     subject=text(image, "StudyInstanceUID"),
                 )
-    other = volume_of(images, wanted.intake(package.manifest.limits.uneven_spacing_mm))
+
+
+def _beside(
+    source: SourceVolume, wanted: Input, images: Sequence[Dataset], uneven_spacing_mm: float
+) -> tuple[SourceVolume, tuple[SourceImage, ...]]:
+    """Return the volume with a further input on its grid, and the images of that."""
+    other = volume_of(images, wanted.intake(uneven_spacing_mm))
     values = laid_onto(source.grid, other, wanted.align)
     how = (
         "by the coordinates of the patient"

@@ -315,7 +315,7 @@ class Supervisor:
         """Hold results against the findings; what breaks a rule is kept for a look."""
         with self._by_itself(this, "check"):
             try:
-                analyse.check(results, findings, headers, facts.charset_default, objects)
+                analyse.check(results, findings, headers, self._reading(facts), objects)
             except DicomaiError as error:
                 quarantine, now = self.settings.folders.quarantine, self.worker.clock()
                 raise analyse.kept(this.job, results, error, quarantine, now) from error
@@ -394,7 +394,16 @@ class Supervisor:
             this.go_on()
 
         data, objects = self.settings.folders.data, self._objects(job)
-        return analyse.load(job, facts.inputs, package, data, on_read, objects, facts.left_out)
+        return analyse.load(
+            job,
+            facts.inputs,
+            package,
+            data,
+            on_read,
+            objects,
+            facts.left_out,
+            self.settings.decide.placeholder_ids,
+        )
 
     def _run(self, this: Attempt, loaded: Loaded) -> Findings:
         told = "load"

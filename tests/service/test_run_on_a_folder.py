@@ -351,3 +351,24 @@ def test_an_image_with_a_birth_date_that_is_none_is_of_the_same_patient(
     answer, results = _run(tmp_path, plain)
     assert answer.exit_code == 0, answer.output
     assert len(results) == 2
+
+
+def test_ids_that_stand_for_none_are_one_patients_where_name_birth_date_and_sex_agree(
+    tmp_path: Path, plain: Path
+) -> None:
+    for number, file in enumerate(sorted(plain.iterdir())):
+        image = pydicom.dcmread(file)
+        image.PatientID = ("", "0", "UNKNOWN")[number % 3]
+        if image.PatientID:
+            image.IssuerOfPatientID = image.PatientID
+        image.save_as(file)
+    answer, results = _run(tmp_path, plain)
+    assert answer.exit_code == 0, answer.output
+    assert len(results) == 2
+    image.PatientName = "Other^Person"
+    image.save_as(file)
+    (tmp_path / "again").mkdir()
+    answer, _ = _run(tmp_path / "again", plain)
+    assert answer.exit_code == 1
+    (outcome,) = json.loads(answer.stdout)
+    assert "name no Patient ID, and not the same name, birth date and sex" in outcome["because"]

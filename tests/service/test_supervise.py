@@ -10,12 +10,15 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
+import bodies
 import highdicom
 import numpy as np
 import pytest
 from bodies import truth, write_package
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from sqlalchemy import Connection, event
 from ward import Ward, open_ward
 
@@ -101,6 +104,22 @@ def test_an_input_that_was_changed_in_the_archive_is_not_analysed(
     assert (failed.state, failed.error_kind, failed.error_stage) == ("failed", "input", "load")
     assert str(victim) in failed.error_sentence
     assert "has other bytes than those that were received" in failed.error_sentence
+
+
+def test_a_series_of_ids_that_stand_for_none_is_one_patients(
+    ward: Ward, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slice_of = bodies.ct_slice
+
+    def of_nobody(number: int, *args: Any) -> Dataset:
+        image = slice_of(number, *args)
+        image.PatientID = ("", "0")[number % 2]
+        return image
+
+    monkeypatch.setattr(bodies, "ct_slice", of_nobody)
+    job = ward.queue(ward.study("X", key="@Patient^X|19600101|O"))
+    assert supervisor(ward, runner).work_once()
+    assert (ward.job(job).state, ward.job(job).error_sentence) == ("done", "")
 
 
 def test_nothing_is_claimed_while_less_than_half_of_the_reserve_is_free(

@@ -25,6 +25,7 @@ from dicomai.models.registry import open_registry
 from dicomai.results.gate import GateError
 from dicomai.routing.route import Route
 from dicomai.service import analyse, overview
+from dicomai.service.received import Reading
 from dicomai.service.supervise import Supervisor
 from dicomai.spool import quarantine
 from dicomai.store import jobs
@@ -91,17 +92,20 @@ def test_a_result_of_another_patient_is_an_error_of_identity_and_any_other_of_th
         job, findings, source, timezone="UTC", charset_default="", predecessor=None
     )
     assert results == again  # a repeated job gives the same bytes
-    analyse.check(results, findings, source.headers, "")
+    analyse.check(results, findings, source.headers, Reading())
     with pytest.raises(IdentityError):
         analyse.check(
-            (results[0], changed(results[1], "PatientID", "P2")), findings, source.headers, ""
+            (results[0], changed(results[1], "PatientID", "P2")),
+            findings,
+            source.headers,
+            Reading(),
         )
     with pytest.raises(GateError):
         analyse.check(
             (results[0], changed(results[1], "VerificationFlag", "VERIFIED")),
             findings,
             source.headers,
-            "",
+            Reading(),
         )
 
 

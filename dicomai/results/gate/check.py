@@ -42,6 +42,7 @@ def check(
     source_headers: Sequence[Dataset],
     *,
     charset_default: str = "",
+    placeholder_ids: Collection[str] = (),
     wanted: Collection[ResultObject] = ("SEG", "SR"),
 ) -> None:
     """Return when the results of one analysis say what was found, about whom, and where.
@@ -56,6 +57,8 @@ def check(
         The data sets of the source images.
     charset_default
         What undeclared bytes above 127 in the sources are in.
+    placeholder_ids
+        Patient IDs that stand for none.
     wanted
         The kinds that were asked for.
 
@@ -80,7 +83,7 @@ def check(
     for each in read:
         with strictly_read(each):
             others = [other for other in read if other is not each]
-            check_header(each, others, findings, source_headers, charset_default)
+            check_header(each, others, findings, source_headers, charset_default, placeholder_ids)
     (report,) = by_class[SR]
     places: dict[str, Place] = {}
     for sop_class in (LABELMAP, SEG):  # where there are both, the report refers to the latter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from pydicom.datadict import keyword_for_tag
@@ -182,6 +182,7 @@ def check_header(
     findings: Findings,
     sources: Sequence[Dataset],
     charset_default: str,
+    placeholder_ids: Collection[str],
 ) -> None:
     """Check what stands outside the content; `others` are the other results of the analysis."""
     uid = str(result.SOPInstanceUID)
@@ -195,7 +196,7 @@ def check_header(
         refuse("attributes", uid, f"its modality is {result.Modality}")
     if "unverified" not in str(result.get("SeriesDescription", "")):
         refuse("status", uid, "its series does not say that it is unverified")
-    check_identity(result, uid, sources, charset_default)
+    check_identity(result, sources, charset_default, placeholder_ids)
     _dated(result, uid, others)
     check_request(result, uid, sources)
     _own_series(result, uid, others, findings, sources)

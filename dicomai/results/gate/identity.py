@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -77,10 +77,15 @@ _MUST_STAY_IF: Final[dict[str, Callable[[str], bool]]] = {
 
 
 def check_identity(
-    result: Dataset, uid: str, sources: Sequence[Dataset], charset_default: str
+    result: Dataset,
+    sources: Sequence[Dataset],
+    charset_default: str,
+    placeholder_ids: Collection[str],
 ) -> None:
     """Check that a result is of the patient and the study of its images, and of their part."""
+    uid = str(result.SOPInstanceUID)
     _identity(result, uid, sources, charset_default)
+    _all_of_one(result, uid, sources, charset_default, placeholder_ids)
     _body_part(result, uid, sources)
     _zone(result, uid, sources)
 
@@ -100,16 +105,30 @@ def _identity(result: Dataset, uid: str, sources: Sequence[Dataset], default: st
             refuse("identity", uid, f"{keyword} differs from that of the source images")
     if strange := _other_ids(result) - _other_ids(sources[0]):
         refuse("identity", uid, f"it knows the patient as {min(strange)}, the source images don't")
+
+
+def _all_of_one(
+    result: Dataset,
+    uid: str,
+    sources: Sequence[Dataset],
+    default: str,
+    placeholder_ids: Collection[str],
+) -> None:
+    """Check that all images are the result's patient's; an ID that stands for none is none."""
+    none = {"", *placeholder_ids}
     # Images that say the same in the same bytes need not be read each.
     distinct = {tuple(_unread(each, keyword) for keyword in _WHOSE): each for each in sources[1:]}
     for source in distinct.values():
         for keyword in ("StudyInstanceUID", "PatientID"):
-            if _theirs(source, keyword, default) != _plain(result, keyword, ""):
+            theirs, ours = _theirs(source, keyword, default), _plain(result, keyword, "")
+            if theirs != ours and not (keyword == "PatientID" and {theirs, ours} <= none):
                 refuse("identity", uid, f"{keyword} differs from that of {source.SOPInstanceUID}")
         for keyword in ("IssuerOfPatientID", "PatientBirthDate"):  # where both are known
             theirs, ours = _theirs(source, keyword, default), _plain(result, keyword, "")
             if keyword == "PatientBirthDate" and not _is_date(theirs):
                 continue  # 00000000 says nothing
+            if keyword == "IssuerOfPatientID" and _plain(result, "PatientID", "") in none:
+                continue  # of no ID
             if theirs and ours and theirs != ours:
                 refuse("identity", uid, f"{keyword} differs from that of {source.SOPInstanceUID}")
 
