@@ -177,7 +177,7 @@ def facts(known: Study) -> dict[str, object]:
 
 def _facts_of_story(told: StudyStory) -> dict[str, object]:
     return facts(told.study) | {
-        "identities": sorted({each.key for each in told.identities if each.key}),
+        "identities": list(told.keys),
         "kept_until": iso(told.kept_until),
         "series": [
             {
@@ -211,7 +211,7 @@ def _facts_of_story(told: StudyStory) -> dict[str, object]:
 
 def _show(told: StudyStory) -> None:
     known = told.study
-    keys = sorted({each.key for each in told.identities if each.key})
+    keys = told.keys
     table(
         ["study", known.study_instance_uid],
         [

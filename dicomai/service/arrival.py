@@ -238,7 +238,8 @@ def _hold_shared(
     for uid in sorted({study, *shared}):
         elsewhere = ", ".join(sorted({study, *shared} - {uid}))
         studies.lock(connection, uid)
-        sentence = shared_sentence(uid, elsewhere, next(iter(shared.values())))
+        keys = series.keys(connection, uid)
+        sentence = shared_sentence(uid, elsewhere, next(iter(shared.values())), keys)
         studies.hold(connection, uid, sentence, now)
 
 

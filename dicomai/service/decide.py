@@ -6,7 +6,7 @@ the study's lock first, then state, jobs and events together, or none of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 import structlog
@@ -142,7 +142,7 @@ def accept(
             raise InputError(
                 f"Study {uid} is {study.status}, not held: nothing is to be accepted.", subject=uid
             )
-        keys = sorted({each.key for each in series.identities(connection, uid) if each.key})
+        keys = series.keys(connection, uid)
         if key not in keys:
             raise NotFound(
                 f"Study {uid} has no objects of {key}; it has: {', '.join(keys) or 'no key'}.",
@@ -236,16 +236,19 @@ def _hold_shared(connection: Connection, uid: StudyInstanceUID, now: Instant) ->
         for held, elsewhere in ((uid, other), (other, uid)):
             study = studies.lock(connection, held)
             if study is not None and study.status != "held" and study.accepted_key is None:
-                studies.hold(connection, held, shared_sentence(held, elsewhere, sop), now)
+                sentence = shared_sentence(held, elsewhere, sop, series.keys(connection, held))
+                studies.hold(connection, held, sentence, now)
     return True
 
 
-def shared_sentence(uid: StudyInstanceUID, elsewhere: str, sop: SOPInstanceUID) -> str:
-    """Return why a study is held that has an object of another one."""
-    return (
-        f"Study {uid} is held: object {sop} came under study {elsewhere} too. Find out whose it "
-        f"is, then: dicomai study {uid} --accept KEY."
-    )
+def shared_sentence(
+    uid: StudyInstanceUID, elsewhere: str, sop: SOPInstanceUID, keys: Collection[IdentityKey]
+) -> str:
+    """Return why a study is held that has an object of another one, and what a person can do."""
+    held = f"Study {uid} is held: object {sop} came under study {elsewhere} too."
+    if not keys:
+        return f"{held} {NOBODYS}"
+    return f"{held} Find out whose it is, then: dicomai study {uid} --accept KEY."
 
 
 def _apply(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from dicomai.dicom.dates import Instant
+from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import NotFound
 from dicomai.store import deliveries, events, instances, jobs, pauses, promises, series, studies
@@ -16,7 +17,6 @@ from dicomai.store.events import Event
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobRoute
 from dicomai.store.pauses import Pause
-from dicomai.store.series import SeriesIdentity
 from dicomai.store.studies import Study
 
 
@@ -70,8 +70,8 @@ class StudyStory:
 
     Attributes
     ----------
-    identities
-        Whose its objects say they are; more than one patient holds the study.
+    keys
+        Of the patients whose its objects say they are; more than one holds the study.
     versions
         Of the objects that came with other content under the same SOP Instance UID: all of each,
         the one that is used first.
@@ -80,7 +80,7 @@ class StudyStory:
     """
 
     study: Study
-    identities: tuple[SeriesIdentity, ...]
+    keys: tuple[IdentityKey, ...]
     series: tuple[SeriesStory, ...]
     versions: tuple[Instance, ...]
     jobs: tuple[JobStory, ...]
@@ -120,7 +120,7 @@ def of_study(connection: Connection, study: Study) -> StudyStory:
     uid = study.study_instance_uid
     return StudyStory(
         study=study,
-        identities=series.identities(connection, uid),
+        keys=series.keys(connection, uid),
         series=_series(series.of_study(connection, uid), instances.of_study(connection, uid)),
         versions=instances.several_versions(connection, uid),
         jobs=tuple(of_job(connection, job) for job in jobs.of_study(connection, uid)),

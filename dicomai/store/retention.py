@@ -29,7 +29,7 @@ from sqlalchemy import (
 from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.spool.folder import free_bytes
-from dicomai.store import archive, clocks, events, promises, schema, studies, waiting_routes
+from dicomai.store import archive, clocks, events, promises, schema, series, studies, waiting_routes
 from dicomai.store.engine import reading, writing
 from dicomai.store.moves import unfinished
 from dicomai.store.states import UNFINISHED, Origin, StudyStatus
@@ -136,17 +136,17 @@ def complete(connection: Connection, candidate: Candidate, now: Instant) -> bool
     uid = candidate.study_instance_uid
     if not _is_marked(connection, candidate):
         return False
-    instances, series, table = schema.instances, schema.series, schema.studies
+    instances, listed, table = schema.instances, schema.series, schema.studies
     connection.execute(
         delete(instances).where(
             instances.c.study_instance_uid == uid, instances.c.origin.in_(candidate.origins)
         )
     )
-    in_series = (instances.c.study_instance_uid == series.c.study_instance_uid) & (
-        instances.c.series_instance_uid == series.c.series_instance_uid
+    in_series = (instances.c.study_instance_uid == listed.c.study_instance_uid) & (
+        instances.c.series_instance_uid == listed.c.series_instance_uid
     )
     connection.execute(
-        delete(series).where(series.c.study_instance_uid == uid, ~exists().where(in_series))
+        delete(listed).where(listed.c.study_instance_uid == uid, ~exists().where(in_series))
     )
     left = connection.execute(
         select(func.count())
@@ -160,6 +160,7 @@ def complete(connection: Connection, candidate: Candidate, now: Instant) -> bool
             .where(table.c.study_instance_uid == uid)
             .values(status=case((held, "held"), else_="decided"), deleting=None, instances=left)
         )
+        _amend_hold(connection, uid)
         data = {"origins": list(candidate.origins)}
         sentence = "Its objects of this origin are deleted; the others are still here."
         events.record(connection, uid, "study thinned", sentence, data, now)
@@ -171,6 +172,19 @@ def complete(connection: Connection, candidate: Candidate, now: Instant) -> bool
     connection.execute(delete(apart).where(apart.c.study_instance_uid == uid))
     connection.execute(delete(table).where(table.c.study_instance_uid == uid))
     return True
+
+
+def _amend_hold(connection: Connection, study: StudyInstanceUID) -> None:
+    """Have what holds a study say that its images, of which it speaks, are deleted."""
+    table = schema.studies
+    known = studies.get(connection, study)
+    if known is None or known.hold_reason is None or series.identities(connection, study):
+        return
+    left = ", ".join(series.keys(connection, study))
+    reason = f"{known.hold_reason} Its images are deleted by now, and results of {left} are left."
+    connection.execute(
+        update(table).where(table.c.study_instance_uid == study).values(hold_reason=reason)
+    )
 
 
 def prune_jobs(connection: Connection, before: Instant) -> int:

@@ -117,6 +117,25 @@ def identities(connection: Connection, study: StudyInstanceUID) -> tuple[SeriesI
     )
 
 
+def keys(connection: Connection, study: StudyInstanceUID) -> tuple[IdentityKey, ...]:
+    """Return the keys of patients of which a person may accept one for a study.
+
+    Of a study whose images are deleted those for which the results were made that are left.
+    """
+    found = identities(connection, study)
+    if found:
+        return tuple(sorted({each.key for each in found if each.key}))
+    jobs, instances = schema.jobs, schema.instances
+    made = connection.execute(
+        select(jobs.c.patient_key)
+        .join(instances, instances.c.job_id == jobs.c.id)
+        .where(instances.c.study_instance_uid == study)
+        .distinct()
+        .order_by(jobs.c.patient_key)
+    )
+    return tuple(IdentityKey(key) for key in made.scalars())
+
+
 def correct_key(
     connection: Connection, study: StudyInstanceUID, wrong: IdentityKey | None, right: IdentityKey
 ) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import date
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -41,6 +42,7 @@ from dicomai.store import (
     waiting_routes,
 )
 from dicomai.store.engine import reading, writing
+from dicomai.store.instances import InstanceRow
 from dicomai.store.job import Job, JobId
 from dicomai.store.jobs import NotNow
 from dicomai.store.reissues import Reissue
@@ -777,12 +779,53 @@ def test_one_object_under_two_studies_that_ingest_did_not_see_holds_both(
     assert hospital.ingest_and_decide(wait=0) == "decided"
 
 
-def _analysed(hospital: Hospital) -> Job:
+def test_a_held_study_of_which_results_are_left_is_released_for_their_patient(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    image = hospital.rows()[0]
+    result = {each.name: getattr(image, each.name) for each in fields(InstanceRow)}
+    result |= {"series_instance_uid": "1.2.3.9", "sop_instance_uid": "1.2.3.9.1"}
+    result |= {"path": PurePosixPath("archive/sr.dcm"), "file_sha256": "5" * 64}
+    _analysed(hospital, InstanceRow(**result))
+    _delivered(hospital)
+    hospital.send(make_ct(number=9, PatientID="P9"))
+    hospital.ingest()
+    hospital.later(10)
+    keep = Keep(received=seconds(1), produced=seconds(1e6), jobs=seconds(1e6))
+    retention.delete_expired(hospital.engine, hospital.config.data, keep, hospital.clock)
+    assert len(hospital.rows()) == 1
+
+    reason = str(hospital.study().hold_reason)
+    assert reason.endswith("Its images are deleted by now, and results of P1 are left.")
+    uid = StudyInstanceUID("1.2.3")
+    with pytest.raises(NotFound, match=r"no objects of P9; it has: P1\."):
+        accept(hospital.engine, uid, IdentityKey("P9"), hospital.clock)
+    assert not accept(hospital.engine, uid, IdentityKey("P1"), hospital.clock)
+    assert hospital.ingest_and_decide() == "decided"
+
+
+def test_objects_of_two_studies_that_name_several_patients_have_no_key_to_accept(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    several = ["P1", "P2"]
+    hospital.send(make_ct(PatientID=several))
+    hospital.send(make_ct(study="1.2.4", PatientID=several))
+    hospital.ingest()
+    for uid in ("1.2.3", "1.2.4"):
+        reason = str(hospital.study(uid).hold_reason)
+        assert "too. No object names one patient alone, so none can be accepted" in reason
+        assert "--accept" not in reason
+
+
+def _analysed(hospital: Hospital, *produced: InstanceRow) -> Job:
     """Run the queued analysis."""
     with writing(hospital.engine) as connection:
         job = claims.claim(connection, "w1", ("analyse",), ("lungs",), hospital.clock)
         assert job is not None
-        assert analyses.finish(connection, job.held, (), {}, {}, hospital.clock) == "done"
+        assert analyses.finish(connection, job.held, produced, {}, {}, hospital.clock) == "done"
         return job
 
 
