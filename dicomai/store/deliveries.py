@@ -71,7 +71,7 @@ def hold_unless_free(
 ) -> Refusal | Literal["lost"] | None:
     """Hold a running job whose locked study is held or another patient's; None: it is free.
 
-    A note that withdraws results names whose they were, and waits for no more than the hold.
+    A note that withdraws results names whose they were, and goes wherever they went.
     """
     # Read under the study's lock: waiting for it may have taken long.
     key = connection.execute(
@@ -79,6 +79,9 @@ def hold_unless_free(
     ).scalar_one_or_none()
     if key is None:
         return "lost"
+    of = connection.execute(select(jobs.c.result_of).where(jobs.c.id == held.job_id)).scalar_one()
+    if of is not None and existing(connection, JobId(of)).is_withdrawal:
+        return None  # it takes back what went out, whosever that was taken for
     if study is not None and study.status == "held":
         moved = move(
             connection,
@@ -93,9 +96,6 @@ def hold_unless_free(
         for each in moved:
             tell(connection, each, "job held", f"{each.title} waits for its study.", now)
         return "study held"
-    of = connection.execute(select(jobs.c.result_of).where(jobs.c.id == held.job_id)).scalar_one()
-    if of is not None and existing(connection, JobId(of)).is_withdrawal:
-        return None  # it takes back what went out, whosever that was taken for
     stray = lacking.strayed(connection, held.job_id if of is None else JobId(of))
     if study is None or study.patient_key != key or stray is not None:
         sentence = (

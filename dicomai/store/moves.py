@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import IdentityKey
@@ -54,7 +54,8 @@ def park(
 ) -> tuple[JobId, ...]:
     """Hold the queued and waiting jobs of a study; what is fetched of it may show whose it is.
 
-    One that waits for an input goes on waiting: it would run without, once it is released.
+    One that waits for an input goes on waiting: it would run without, once it is released. A note
+    that takes results back goes on: it names whose they were when they left, and nothing else.
     """
     moved = move(
         connection,
@@ -63,6 +64,7 @@ def park(
         jobs.c.study_instance_uid == study,
         jobs.c.kind != "retrieve",
         jobs.c.waiting_for.is_(None) | (jobs.c.waiting_for != "input"),
+        ~_carries_note(connection, study),
         held_by=held_by,
         error_sentence=sentence,
     )
@@ -72,7 +74,8 @@ def park(
 def unpark(connection: Connection, study: StudyInstanceUID, key: IdentityKey) -> tuple[JobId, ...]:
     """Queue the jobs that the study's hold parked, if they are this patient's.
 
-    The others are another patient's: they stay held, for their identity.
+    The others are another patient's: they stay held, for their identity; but for a note that takes
+    back what left as another patient's.
     """
     parked = jobs.c.study_instance_uid == study, jobs.c.held_by == "study"
     moved = move(
@@ -80,7 +83,7 @@ def unpark(connection: Connection, study: StudyInstanceUID, key: IdentityKey) ->
         ("held",),
         "queued",
         *parked,
-        jobs.c.patient_key == key,
+        (jobs.c.patient_key == key) | _carries_note(connection, study),
         error_sentence="",
         rank=jobs.c.created_at - jobs.c.priority * jobs.c.ageing,
     )
@@ -94,6 +97,15 @@ def unpark(connection: Connection, study: StudyInstanceUID, key: IdentityKey) ->
         )
     )
     return tuple(job.id for job in moved)
+
+
+def _carries_note(connection: Connection, study: StudyInstanceUID) -> ColumnElement[bool]:
+    """Return the condition that a job of a study sends a note that takes results back."""
+    found = connection.execute(
+        select(jobs).where(jobs.c.study_instance_uid == study, jobs.c.kind == "analyse")
+    )
+    notes = [job.id for job in map(job_of, found) if job.is_withdrawal]
+    return func.coalesce(jobs.c.result_of, 0).in_(notes)  # a NULL is in nothing, nor outside it
 
 
 def unfinished(connection: Connection, study: StudyInstanceUID) -> tuple[JobId, ...]:

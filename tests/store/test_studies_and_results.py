@@ -13,6 +13,7 @@ from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.dicom.version import with_identity
 from dicomai.store import (
+    analyses,
     associations,
     deliveries,
     events,
@@ -25,11 +26,12 @@ from dicomai.store import (
     schema,
     series,
     studies,
+    withdrawals,
 )
 from dicomai.store.associations import Association
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
-from dicomai.store.job import JobId
+from dicomai.store.job import JobId, JobRoute
 from dicomai.store.jobs import NotNow
 from dicomai.store.retention import Candidate
 from dicomai.store.series import SeriesIdentity
@@ -109,6 +111,45 @@ def test_a_job_made_for_another_patient_writes_no_result(engine: Engine) -> None
     assert (after.state, after.held_by, after.error_kind) == ("held", "identity", "identity")
     with reading(engine) as connection:
         assert not instances.of_job(connection, held.job_id)
+
+
+def note(engine: Engine) -> JobId:
+    """Deliver results, withdraw them, and return the delivery of the note."""
+    add(engine, wanted())
+    analysis = claimed(engine)
+    finish(engine, analysis.held, result())
+    sent = claimed(engine, "deliver")
+    with writing(engine) as connection:
+        assert deliveries.finish(connection, sent.held, {}, {}, NOW)
+        old = jobs.existing(connection, analysis.id)
+        new = withdrawals.add(connection, old, "withdrawal", NOW)
+        route = JobRoute(route="withdrawal", mode="live", destinations=("PACS1",))
+        analyses.add_destination(connection, new.id, route, NOW)
+        (queued,) = deliveries.of_analysis(connection, new.id)
+    return queued.id
+
+
+def test_a_note_that_takes_results_back_goes_though_its_study_is_held(engine: Engine) -> None:
+    arrive(engine)
+    number = note(engine)
+    late = add(engine, wanted(fingerprint="f2", choice="another")).job_id
+    hold(engine)
+    assert [job(engine, each).state for each in (number, late)] == ["queued", "held"]
+    sending = claimed(engine, "deliver")
+    with writing(engine) as connection:
+        assert deliveries.start(connection, sending.held, NOW) is None
+    assert job(engine, number).state == "running"
+
+
+def test_a_note_that_was_parked_goes_whosever_the_study_turns_out_to_be(engine: Engine) -> None:
+    arrive(engine)
+    number = note(engine)
+    hold(engine)
+    with writing(engine) as connection:  # as it was parked until notes went by themselves
+        parked = schema.jobs.update().where(schema.jobs.c.id == number)
+        connection.execute(parked.values(state="held", held_by="study"))
+    release(engine, OTHER)
+    assert claimed(engine, "deliver").id == number
 
 
 @pytest.mark.parametrize("trouble", ["held", "another patient"])
