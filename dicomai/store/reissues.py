@@ -120,7 +120,8 @@ def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> Job
     if new.patient_key != old.patient_key:
         studies.correct_patient(connection, study, old.patient_key, new.patient_key)
     if new.accession_number:
-        studies.set_accession_number(connection, old.study_instance_uid, new.accession_number)
+        said = _accession_numbers(connection, lineage(connection, old)[-1])
+        studies.correct_accession_number(connection, study, said, new.accession_number)
     row = connection.execute(select(jobs).where(jobs.c.id == old.id)).one()._mapping
     fingerprint = f"{old.fingerprint} reissued {new.unique}"
     added = connection.execute(
@@ -219,6 +220,14 @@ def withdrawn_at(connection: Connection, analysis: Job) -> frozenset[str]:
     """Return the nodes that have, or may have, what reissued results take the place of."""
     before = lineage(connection, analysis)[1:2]
     return had_by(connection, before[0]) if before else frozenset()
+
+
+def _accession_numbers(connection: Connection, analysis: Job) -> frozenset[str]:
+    """Return the numbers in an analysis's results: those that its images had."""
+    said = (
+        row.attributes.get("AccessionNumber") for row in instances.of_job(connection, analysis.id)
+    )
+    return frozenset(each for each in said if isinstance(each, str))
 
 
 def _nodes_with(

@@ -134,6 +134,20 @@ corrected_keys: Final = Table(
     Column("corrected_key", Text, nullable=False),
 )
 
+# The accession number that a person gave a study, instead of one that its objects have.
+corrected_accession_numbers: Final = Table(
+    "corrected_accession_numbers",
+    metadata,
+    Column(
+        "study_instance_uid",
+        Text,
+        ForeignKey("studies.study_instance_uid", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("accession_number", Text, primary_key=True),
+    Column("corrected_number", Text, nullable=False),
+)
+
 instances: Final = Table(
     "instances",
     metadata,

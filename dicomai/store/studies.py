@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Result, Row, func, literal_column, select, update
+from sqlalchemy import Connection, Result, Row, delete, func, insert, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant
@@ -185,9 +186,9 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
         Retention is deleting it, or has just done so.
     """
     table = schema.studies
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    upsert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     connection.execute(
-        insert(table)
+        upsert(table)
         .values(
             study_instance_uid=arrival.study_instance_uid,
             status="open",
@@ -217,7 +218,7 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
         update(table)
         .where(table.c.study_instance_uid == arrival.study_instance_uid)
         .values(
-            accession_number=arrival.accession_number or study.accession_number,
+            accession_number=_accession_number(connection, study, arrival.accession_number),
             study_date=arrival.study_date or study.study_date,
             nodes=sorted({*study.nodes, arrival.node}),
             last_object_at=max(study.last_object_at, arrival.received_at),
@@ -228,6 +229,20 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
     changed = get(connection, arrival.study_instance_uid)
     assert changed is not None
     return changed
+
+
+def _accession_number(connection: Connection, study: Study, said: str) -> str:
+    """Return the number that a study has once an object came: what a person corrected stays."""
+    if said in ("", study.accession_number):
+        return study.accession_number
+    table = schema.corrected_accession_numbers
+    corrected: str | None = connection.execute(
+        select(table.c.corrected_number).where(
+            table.c.study_instance_uid == study.study_instance_uid,
+            table.c.accession_number == said,
+        )
+    ).scalar_one_or_none()
+    return corrected or said
 
 
 def sharing(
@@ -278,9 +293,33 @@ def correct_patient(
     _update(connection, study.study_instance_uid, patient_key=key, accepted_key=accepted)
 
 
-def set_accession_number(connection: Connection, study: StudyInstanceUID, number: str) -> None:
-    """Note the accession number that a study has by what a person says."""
-    _update(connection, study, accession_number=number)
+def correct_accession_number(
+    connection: Connection, study: Study, said: Collection[str], number: str
+) -> None:
+    """Note a locked study's number by what a person says, instead of those that its objects say.
+
+    Parameters
+    ----------
+    said
+        What objects of it said; the number that it had counts too, unless a person gave it.
+    """
+    table, uid = schema.corrected_accession_numbers, study.study_instance_uid
+    own = table.c.study_instance_uid == uid
+    before = {
+        row.accession_number: row.corrected_number
+        for row in connection.execute(select(table).where(own))
+    }
+    wrong = {*before, *said}
+    if study.accession_number not in before.values():
+        wrong.add(study.accession_number)
+    connection.execute(delete(table).where(own))
+    for each in sorted(wrong - {"", number}):
+        connection.execute(
+            insert(table).values(
+                study_instance_uid=uid, accession_number=each, corrected_number=number
+            )
+        )
+    _update(connection, uid, accession_number=number)
 
 
 def due(connection: Connection, now: Instant, limit: int = 100) -> tuple[StudyInstanceUID, ...]:

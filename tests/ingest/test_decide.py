@@ -785,11 +785,7 @@ def test_a_held_study_of_which_results_are_left_is_released_for_their_patient(
     hospital = any_hospital
     hospital.send(*_chest(make_ct))
     hospital.ingest_and_decide()
-    image = hospital.rows()[0]
-    result = {each.name: getattr(image, each.name) for each in fields(InstanceRow)}
-    result |= {"series_instance_uid": "1.2.3.9", "sop_instance_uid": "1.2.3.9.1"}
-    result |= {"path": PurePosixPath("archive/sr.dcm"), "file_sha256": "5" * 64}
-    _analysed(hospital, InstanceRow(**result))
+    _analysed(hospital, _result(hospital))
     _delivered(hospital)
     hospital.send(make_ct(number=9, PatientID="P9"))
     hospital.ingest()
@@ -820,6 +816,16 @@ def test_objects_of_two_studies_that_name_several_patients_have_no_key_to_accept
         assert "--accept" not in reason
 
 
+def _result(hospital: Hospital, **attributes: str) -> InstanceRow:
+    """Return a result in the catalogue's words."""
+    image = hospital.rows()[0]
+    values = {each.name: getattr(image, each.name) for each in fields(InstanceRow)}
+    values |= {"series_instance_uid": "1.2.3.9", "sop_instance_uid": "1.2.3.9.1"}
+    values |= {"path": PurePosixPath("archive/sr.dcm"), "file_sha256": "5" * 64}
+    values |= {"attributes": {**image.attributes, **attributes}}
+    return InstanceRow(**values)
+
+
 def _analysed(hospital: Hospital, *produced: InstanceRow) -> Job:
     """Run the queued analysis."""
     with writing(hospital.engine) as connection:
@@ -840,19 +846,52 @@ def _delivered(hospital: Hospital) -> None:
         assert deliveries.finish(connection, job.held, {}, {}, hospital.clock)
 
 
-def _reissued_to(hospital: Hospital, job: Job, key: str) -> JobId:
-    """Have a person say whose the results of an analysis are."""
+def _reissued_to(hospital: Hospital, job: Job, key: str, accession_number: str = "") -> JobId:
+    """Have a person say whose the results of an analysis are, and of which procedure."""
     with writing(hospital.engine) as connection:
         new = Reissue(
             unique=uuid.uuid4(),
             patient_key=IdentityKey(key),
-            accession_number="",
+            accession_number=accession_number,
             produced=(),
             had_by=frozenset(),
             by_hand=(),
             unnamed=False,
         )
         return reissues.reissue(connection, job, new, hospital.clock)
+
+
+def test_what_arrives_does_not_undo_that_a_person_corrected_the_accession_number(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    number = _analysed(hospital, _result(hospital, AccessionNumber="A0")).id
+
+    def after(said: str) -> str:
+        """Have an object come that no route wants, and return the study's number."""
+        count = len(hospital.rows())
+        hospital.send(
+            make_ct(series="1.2.3.2", number=count, BodyPartExamined="HEAD", AccessionNumber=said)
+        )
+        hospital.ingest()
+        return str(hospital.study().accession_number)
+
+    def corrected(said: str) -> None:
+        nonlocal number
+        with reading(hospital.engine) as connection:
+            job = jobs.existing(connection, number)
+        number = _reissued_to(hospital, job, "P1", said)
+
+    corrected("MISTYPED")
+    corrected("A2")
+    assert (after("A1"), after(""), after("A0")) == ("A2", "A2", "A2")
+    assert after("MISTYPED") == "MISTYPED"  # now it comes from where objects come from
+    corrected("A3")
+    assert (after("A1"), after("MISTYPED")) == ("A3", "A3")
+    corrected("A1")
+    assert (after("A1"), after("MISTYPED"), after("A3")) == ("A1", "A1", "A3")
 
 
 def test_what_arrives_does_not_undo_that_a_person_corrected_the_patient(
