@@ -145,10 +145,12 @@ def values_of(element: Element, terms: Terms, little: bool) -> list[str | float]
 def _vr(element: Element) -> str:
     """Return what an element is read as: a text is one, whatever its file takes it for.
 
-    A Patient ID that says it is a number would lose its zeros, and be another patient's.
+    A Patient ID that says it is a number would lose its zeros, and be another patient's. One that
+    was written as a number has none any more: 49 is not the character that its bytes are.
     """
     known = known_vr(element.tag)
-    return known if element.vr == "UN" or known in _TEXT else element.vr
+    is_text = known in _TEXT and element.vr not in _NUMERIC
+    return known if element.vr == "UN" or is_text else element.vr
 
 
 def safe(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import NewType
+from typing import Final, NewType
 from urllib.parse import quote, unquote
 
 from dicomai.dicom.dates import is_day
@@ -20,6 +20,9 @@ IdentityKey = NewType("IdentityKey", str)
 written in percent escapes."""
 
 
+_NOBODYS: Final = "an object names several Patient IDs, or gives it as a number"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """Whose one object is.
@@ -27,7 +30,7 @@ class Identity:
     Attributes
     ----------
     key
-        None where nobody can say: several Patient IDs in one object.
+        None where nobody can say: an object has several Patient IDs, or a number for one.
     birth_date
         Empty where it isn't known, or no day.
     """
@@ -67,9 +70,9 @@ def identity_of(
     """
     birth_date = known_birth_date(_text(attributes, "PatientBirthDate"))
     patient_id = attributes.get("PatientID", "")
-    if not isinstance(patient_id, str | float | int):
+    if not isinstance(patient_id, str):  # a number may have lost zeros, and be another's
         return Identity(key=None, birth_date=birth_date)
-    known_id = known_patient_id(str(patient_id), placeholders)
+    known_id = known_patient_id(patient_id, placeholders)
     if known_id:
         issuer = _text(attributes, "IssuerOfPatientID") or issuer_of_node.strip(" ")
         key = _plain(known_id) + (f"@{_plain(issuer)}" if issuer else "")
@@ -95,7 +98,7 @@ def judge(identities: Iterable[Identity]) -> Agreed | Ambiguous:
     keys = tuple(sorted({each.key for each in seen if each.key is not None}))
     dates = sorted({each.birth_date for each in seen if each.birth_date})
     if any(each.key is None for each in seen):
-        return Ambiguous(keys=keys, because="an object names several Patient IDs")
+        return Ambiguous(keys=keys, because=_NOBODYS)
     if len(keys) != 1:
         return Ambiguous(keys=keys, because=f"its objects belong to {len(keys)} patients")
     if len(dates) > 1:

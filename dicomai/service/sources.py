@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from pydicom import Dataset
+from pydicom.valuerep import STR_VR
 
 from dicomai.dicom.identity import known_birth_date, known_patient_id
 from dicomai.errors import IdentityError, InputError
@@ -56,6 +57,7 @@ def source_of(
         An input, or an image of one, is another patient's.
     """
     for each in given.values():
+        _check_ids_are_texts(each)
         _check_one_patient(each, placeholder_ids)
     first, *further = package.manifest.input
     images = given.get(first.name, ())
@@ -87,6 +89,21 @@ def source_of(
         told = f"The input {wanted.name} is missing, and the model ran without it. {why}"
         source = replace(source, beside=(*source.beside, None), warnings=(*source.warnings, told))
     return source, named
+
+
+def _check_ids_are_texts(images: Sequence[Dataset]) -> None:
+    """Raise IdentityError for an image whose Patient ID is written as a number, or as bytes."""
+    for image in images:
+        vr = image.get_item("PatientID").VR if "PatientID" in image else None
+        if vr in (None, "UN") or vr in STR_VR:
+            continue
+        uid = text(image, "SOPInstanceUID")
+        raise IdentityError(
+            f"Object {uid} gives its Patient ID as {vr}, where it is a text (LO), so nobody can "
+            "say whose it is. Nothing was analysed; correct it at the modality or in the PACS, "
+            "and send the study again.",
+            subject=uid,
+        )
 
 
 def _check_one_patient(images: Sequence[Dataset], placeholder_ids: Collection[str]) -> None:

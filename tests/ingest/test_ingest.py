@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.dataelem import DataElement
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 from sqlalchemy import select
 
@@ -405,8 +407,14 @@ def test_an_empty_patient_id_takes_name_birth_date_and_sex(
     assert hospital.study().status == "held"
 
 
-def test_several_patient_ids_in_one_object_hold(hospital: Hospital, make_ct: MakeCT) -> None:
-    hospital.send(make_ct(PatientID=["P1", "P2"]))
+@pytest.mark.parametrize("number", [False, True])
+def test_several_patient_ids_in_one_object_or_a_number_hold(
+    hospital: Hospital, make_ct: MakeCT, number: bool
+) -> None:
+    image = make_ct(PatientID=["P1", "P2"])
+    if number:  # 49, whose bytes are the character 1
+        image["PatientID"] = DataElement(Tag("PatientID"), "US", 49)
+    hospital.send(image)
     hospital.ingest()
 
     reason = str(hospital.study().hold_reason)

@@ -18,7 +18,9 @@ import pydicom
 import pytest
 from bodies import write_package, write_study
 from pydicom import config
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
@@ -372,3 +374,17 @@ def test_ids_that_stand_for_none_are_one_patients_where_name_birth_date_and_sex_
     assert answer.exit_code == 1
     (outcome,) = json.loads(answer.stdout)
     assert "name no Patient ID, and not the same name, birth date and sex" in outcome["because"]
+
+
+@pytest.mark.parametrize(("vr", "value"), [("US", 49), ("OB", b"P1")])
+def test_an_id_that_is_no_text_is_named_before_anything_is_analysed(
+    tmp_path: Path, plain: Path, vr: str, value: object
+) -> None:
+    file = sorted(plain.iterdir())[2]
+    image = pydicom.dcmread(file)
+    image["PatientID"] = DataElement(Tag("PatientID"), vr, value)
+    image.save_as(file)
+    answer, _ = _run(tmp_path, plain)
+    assert answer.exit_code == 1
+    (outcome,) = json.loads(answer.stdout)
+    assert f"{image.SOPInstanceUID} gives its Patient ID as {vr}" in outcome["because"]
