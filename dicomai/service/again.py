@@ -17,9 +17,9 @@ from dicomai.service.applied import input_of
 from dicomai.service.earlier import earlier_studies
 from dicomai.service.whole import image_of, whole
 from dicomai.store import analyses, instances, jobs, studies
+from dicomai.store.before import became
 from dicomai.store.job import Job, JobId, JobInput
 from dicomai.store.jobs import NotNow
-from dicomai.store.states import UNFINISHED
 
 
 def again(
@@ -47,12 +47,9 @@ def again(
     old = jobs.existing(connection, job)
     newer = analyses.decided_later(connection, old)
     if newer is not None and _is_current(connection, newer):
-        then = f"For a new run of that: dicomai retry {newer.id} --again"
-        if newer.state in UNFINISHED:
-            then = f"It is {newer.state}; see: dicomai job {newer.id}"
         raise NotNow(
             f"{old.title} was superseded by job {newer.id}, which a later decision queued for what "
-            f"is here now. {then}",
+            f"is here now. It {became(newer)}",
             subject=str(job),
         )
     taken: list[JobInput] = []

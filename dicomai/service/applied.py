@@ -18,6 +18,7 @@ from dicomai.service.earlier import earlier_studies
 from dicomai.service.rules import Rules
 from dicomai.service.whole import Whole
 from dicomai.store import analyses, events, jobs, waiting_routes
+from dicomai.store.before import became, was_pruned
 from dicomai.store.instances import Instance
 from dicomai.store.job import AddedJob, JobInput, JobRoute, NewAnalysis
 from dicomai.store.waiting_routes import WaitingRoute
@@ -225,17 +226,5 @@ def _known(connection: Connection, route: Route, added: AddedJob) -> tuple[str, 
         return ()
     job = jobs.get(connection, added.job_id)
     if job is None:
-        by_hand = f"For a new run by hand: dicomai run {route.model} FOLDER"
-        before = f"Job {added.job_id} analysed the same images before"
-        gone = "was deleted by retention: nothing is analysed twice by itself."
-        return (f"{before}, and {gone} {by_hand}",)
-    known = f"{job.title} is of the same images, and"
-    match job.state:
-        case "done":
-            return (f"{known} is done. For a new run: dicomai retry {job.id} --again",)
-        case "cancelled":
-            return (f"{known} was cancelled. For a new run: dicomai retry {job.id} --again",)
-        case "failed":
-            return (f"{known} failed. To try it again: dicomai retry {job.id}",)
-        case "waiting" | "queued" | "running" | "held":
-            return (f"{known} is {job.state}.",)
+        return (was_pruned(added.job_id, route.model),)
+    return (f"{job.title} is of the same images, and {became(job)}",)

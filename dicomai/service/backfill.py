@@ -36,6 +36,7 @@ from dicomai.settings import Settings
 from dicomai.spool.folder import free_bytes
 from dicomai.store import analyses, backfills, counts, events, pauses, retrievals, studies
 from dicomai.store.backfills import Arriving, Backfill, Past
+from dicomai.store.before import was_pruned
 from dicomai.store.counts import SeriesCount
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import BEHIND
@@ -377,7 +378,7 @@ class Backfiller:
                     return backfills.move(connection, current, past, "left out", why)
             added = queued(connection, seen, plan.route, outcome, new, now)
             if added.outcome == "pruned":
-                why = "It was analysed before; the job is deleted by retention."
+                why = was_pruned(added.job_id, plan.route.model)
                 return backfills.move(connection, current, past, "left out", why)
             own = added.outcome == "queued"
             return backfills.move(

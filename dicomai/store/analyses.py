@@ -12,6 +12,7 @@ from sqlalchemy import Connection, delete, exists, insert, select, update
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.store import deliveries, instances, lacking, predecessors, schema, studies
+from dicomai.store.before import became
 from dicomai.store.instances import InstanceRow
 from dicomai.store.job import (
     NORMAL,
@@ -183,16 +184,7 @@ def _already_again(connection: Connection, old: Job, known: JobId) -> str:
             f"{sentence} retention deleted. Look for a later one: dicomai study "
             f"{old.study_instance_uid}"
         )
-    match rerun.state:
-        case "done" | "cancelled":
-            state = "is done" if rerun.state == "done" else "was cancelled"
-            state += "" if rerun.withdrawn_by is None else " and withdrawn"
-            return f"{sentence} {state}. For one more run: dicomai retry {known} --again"
-        case "failed":
-            return f"{sentence} failed. To try that again: dicomai retry {known}"
-        case "waiting" | "queued" | "running" | "held":
-            state = "runs" if rerun.state == "running" else f"is {rerun.state}"
-            return f"{sentence} {state}. See: dicomai job {known}"
+    return f"{sentence} {became(rerun)}"
 
 
 def inputs(connection: Connection, job: JobId) -> tuple[JobInput, ...]:

@@ -376,7 +376,10 @@ def test_images_that_were_asked_for_before_say_what_became_of_that(
     hospital.ingest_and_decide()
     assert hospital.jobs() == []
     (told,) = hospital.story("route matched")
-    assert f"Job {job.id} analysed the same images before, and was deleted by retention" in told
+    # It was cancelled; nothing says that it analysed them.
+    assert (
+        f"Job {job.id} was of the same images, and was deleted by retention with what became of it"
+    ) in told
     assert told.endswith("dicomai run lungs FOLDER")
 
 
@@ -394,7 +397,7 @@ def test_an_analysis_of_what_a_study_is_no_more_is_not_run_again(
 
     with writing(hospital.engine) as connection, pytest.raises(NotNow) as no:
         again(connection, old.id, hospital.clock)
-    assert no.value.sentence.endswith(f"It is queued; see: dicomai job {new.id}")
+    assert no.value.sentence.endswith(f"It is queued. See: dicomai job {new.id}")
     assert [each.state for each in hospital.jobs()] == ["cancelled", "queued"]
     _cancel(hospital, new)
     with writing(hospital.engine) as connection, pytest.raises(NotNow) as no:

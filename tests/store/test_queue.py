@@ -396,9 +396,9 @@ def test_again_makes_a_new_generation_on_the_same_input(engine: Engine) -> None:
         ("queued", "is queued. See: dicomai job {}"),
         ("running", "runs. See: dicomai job {}"),
         ("held", "is held. See: dicomai job {}"),
-        ("failed", "failed. To try that again: dicomai retry {}"),
-        ("done", "is done. For one more run: dicomai retry {} --again"),
-        ("cancelled", "was cancelled. For one more run: dicomai retry {} --again"),
+        ("failed", "failed. To try it again: dicomai retry {}"),
+        ("done", "is done. For a new run: dicomai retry {} --again"),
+        ("cancelled", "was cancelled. For a new run: dicomai retry {} --again"),
     ],
 )
 def test_what_was_run_again_already_says_as_which_job(
