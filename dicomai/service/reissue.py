@@ -151,7 +151,7 @@ def _reissued(
     check_reissued(octets, old, changes, known)
     if left:
         octets.append(_note(_read(settings, left, job), new, unique, now))
-    how = reading_of(settings, inputs)
+    how = reading_of(settings, job, inputs)
     key = _key(new[0], how) if correction.patient_id else job.patient_key
     wanted = replace(job, uuid=unique, patient_key=key)
     placed = analyse.placed(wanted, octets, settings.folders.data, how, now)
@@ -179,13 +179,16 @@ def _with_issuer(correction: Correction, old: Sequence[Dataset], job: Job) -> Co
     return replace(correction, issuer_of_patient_id=there)
 
 
-def reading_of(settings: Settings, inputs: Sequence[tuple[str, Instance]]) -> Reading:
-    """Return how the images of an analysis were read, so that its results' key comes out alike."""
+def reading_of(settings: Settings, job: Job, inputs: Sequence[tuple[str, Instance]]) -> Reading:
+    """Return how the images of an analysis were read, so that its results' key comes out alike.
+
+    Where they are deleted, or their node is configured no more, the key tells whose ID it was.
+    """
     node = next(
         (each for each in settings.nodes if inputs and each.name == inputs[0][1].node), None
     )
     return Reading(
-        issuer_of_patient_id=node.issuer_of_patient_id if node else "",
+        issuer_of_patient_id=node.issuer_of_patient_id if node else issuer_in(job.patient_key),
         charset_default=node.charset_default if node else "",
         placeholder_ids=settings.decide.placeholder_ids,
     )

@@ -105,7 +105,7 @@ def withdraw(
     if old.kind != "analyse" or old.is_withdrawal or old.state != "done" or not rows:
         raise NotNow(_nothing_to_withdraw(old), subject=str(job))
     octets = _note(settings, old, rows, before, reason, now)
-    how = reading_of(settings, inputs)
+    how = reading_of(settings, old, inputs)
     (row,) = placed(old, (octets,), settings.folders.data, how, now)
     with writing(engine) as connection:
         new = withdrawals.add(connection, old, _fingerprint(old), now)

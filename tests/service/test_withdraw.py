@@ -22,7 +22,7 @@ from dicomai.service.again import again
 from dicomai.service.deliver import Deliverer
 from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
-from dicomai.store import deliveries, events, jobs, predecessors, studies
+from dicomai.store import deliveries, events, jobs, predecessors, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
 from dicomai.store.jobs import NotNow
@@ -271,13 +271,19 @@ def test_a_job_without_results_is_not_withdrawn(done: tuple[Ward, JobId]) -> Non
         withdraw(ward.engine, ward.settings, queued, REASON, now())
 
 
+@pytest.mark.parametrize("images", ["here", "deleted"])
 def test_results_of_a_patient_whose_issuer_the_sender_has_are_withdrawn(
-    tmp_path: Path, runner: RunnerProcess
+    tmp_path: Path, runner: RunnerProcess, images: str
 ) -> None:
     ward = open_ward(tmp_path, Node(name="CT1", ae_title="CT1", issuer_of_patient_id="HOSPITAL"))
     job = ward.queue(ward.study("P1", key="P1@HOSPITAL"))
     Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
     assert ward.job(job).state == "done"
+    if images == "deleted":
+        with writing(ward.engine) as connection:
+            connection.execute(
+                schema.instances.delete().where(schema.instances.c.origin != "produced")
+            )
     taken = withdraw(ward.engine, ward.settings, job, REASON, now())
     assert len(ward.results(taken.job)) == 1
     ward.engine.dispose()
