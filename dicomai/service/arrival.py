@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from dicomai.dicom.dates import Instant, seconds
-from dicomai.dicom.identity import Agreed, judge
+from dicomai.dicom.identity import Agreed, Ambiguous, judge
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID, TransferSyntaxUID
 from dicomai.net.node import Node
 from dicomai.routing.completeness import Quiet, Wait, after_object
@@ -216,7 +216,16 @@ def _judge(connection: Connection, study: Study, now: Instant) -> None:
     if not isinstance(verdict, Agreed):
         studies.hold(connection, uid, hold_sentence(uid, verdict), now)
     elif verdict.key != study.patient_key:
-        studies.set_patient_key(connection, uid, verdict.key)
+        # Of images that retention deleted the results are left, and know whose they were.
+        made = series.results_of(connection, uid)
+        if made and verdict.key not in made:
+            others = Ambiguous(
+                keys=series.keys(connection, uid),
+                because=f"what came is of {verdict.key}, and results of {', '.join(made)} are here",
+            )
+            studies.hold(connection, uid, hold_sentence(uid, others), now)
+        else:
+            studies.set_patient_key(connection, uid, verdict.key)
 
 
 def _hold_shared(

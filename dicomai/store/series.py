@@ -120,11 +120,15 @@ def identities(connection: Connection, study: StudyInstanceUID) -> tuple[SeriesI
 def keys(connection: Connection, study: StudyInstanceUID) -> tuple[IdentityKey, ...]:
     """Return the keys of patients of which a person may accept one for a study.
 
-    Of a study whose images are deleted those for which the results were made that are left.
+    Results that are left of deleted images have theirs, where what is here has another.
     """
-    found = identities(connection, study)
-    if found:
-        return tuple(sorted({each.key for each in found if each.key}))
+    said = {each.key for each in identities(connection, study) if each.key}
+    made = set(results_of(connection, study))
+    return tuple(sorted(said | made if said.isdisjoint(made) else said))
+
+
+def results_of(connection: Connection, study: StudyInstanceUID) -> tuple[IdentityKey, ...]:
+    """Return the keys of patients for whom the results of a study were made that are here."""
     jobs, instances = schema.jobs, schema.instances
     made = connection.execute(
         select(jobs.c.patient_key)

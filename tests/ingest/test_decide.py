@@ -792,17 +792,43 @@ def test_a_held_study_of_which_results_are_left_is_released_for_their_patient(
     _delivered(hospital)
     hospital.send(make_ct(number=9, PatientID="P9"))
     hospital.ingest()
-    hospital.later(10)
-    keep = Keep(received=seconds(1), produced=seconds(1e6), jobs=seconds(1e6))
-    retention.delete_expired(hospital.engine, hospital.config.data, keep, hospital.clock)
-    assert len(hospital.rows()) == 1
-
+    _delete_images(hospital)
     reason = str(hospital.study().hold_reason)
     assert reason.endswith("Its images are deleted by now, and results of P1 are left.")
     uid = StudyInstanceUID("1.2.3")
     with pytest.raises(NotFound, match=r"no objects of P9; it has: P1\."):
         accept(hospital.engine, uid, IdentityKey("P9"), hospital.clock)
     assert not accept(hospital.engine, uid, IdentityKey("P1"), hospital.clock)
+    assert hospital.ingest_and_decide() == "decided"
+
+
+def test_objects_of_another_patient_than_the_results_that_are_left_hold_their_study(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    _analysed(hospital, _result(hospital))
+    _delivered(hospital)
+    _delete_images(hospital)
+    hospital.send(make_ct(number=9, PatientID="P9"))
+    hospital.ingest()
+    reason = str(hospital.study().hold_reason)
+    assert "what came is of P9, and results of P1 are here. Keys: P1, P9." in reason
+    uid = StudyInstanceUID("1.2.3")
+    (told,) = accept(hospital.engine, uid, IdentityKey("P9"), hospital.clock)
+    assert "as those of P1, and the study belongs to P9" in told
+
+
+def test_objects_of_the_patient_of_the_results_that_are_left_are_decided_on(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    _analysed(hospital, _result(hospital))
+    _delivered(hospital)
+    _delete_images(hospital)
+    hospital.send(*_chest(make_ct))
     assert hospital.ingest_and_decide() == "decided"
 
 
@@ -827,6 +853,14 @@ def _result(hospital: Hospital, **attributes: str) -> InstanceRow:
     values |= {"path": PurePosixPath("archive/sr.dcm"), "file_sha256": "5" * 64}
     values |= {"attributes": {**image.attributes, **attributes}}
     return InstanceRow(**values)
+
+
+def _delete_images(hospital: Hospital) -> None:
+    """Have retention delete all but the results."""
+    hospital.later(10)
+    keep = Keep(received=seconds(1), produced=seconds(1e6), jobs=seconds(1e6))
+    retention.delete_expired(hospital.engine, hospital.config.data, keep, hospital.clock)
+    assert len(hospital.rows()) == 1
 
 
 def _analysed(hospital: Hospital, *produced: InstanceRow) -> Job:
