@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 JOBS ?= auto
 DEMO ?= demo
 
-.PHONY: help install test quick ohif lint types layers demo clean
+.PHONY: help install test quick coverage ohif lint types layers demo clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,10 +26,13 @@ demo: $(BIN)/dicomai ## send two phantom studies through a real service, show wh
 	$(BIN)/dicomai demo --out $(DEMO)
 
 test: $(BIN)/dicomai lint types layers ## everything: lint, types, layers, the whole suite
-	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 quick: $(BIN)/dicomai ## the suite without its slow tests
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
+
+coverage: $(BIN)/dicomai ## which lines the suite reaches; tracing makes it take much longer
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 OHIF := @ohif/app@3.13.2
 OHIF_SHA256 := b189d3963bfc58e9394a9db8c7be75d07beb029ec211dbb126d47b62969dd3f1
