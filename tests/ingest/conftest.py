@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from dicomai.service.ingest import ingest
 from dicomai.service.spool_pass import AfterStep, Ingest, Ingested
 from dicomai.spool.entries import Writer, opened
 from dicomai.store import events, instances, jobs, schema, studies
-from dicomai.store.engine import open_engine, reading
+from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.instances import Instance
 from dicomai.store.job import Job
 from dicomai.store.studies import Study
@@ -242,7 +242,6 @@ LUNGS = Route(
 
 
 def _hospital(engine: Engine, folder: Path) -> Hospital:
-    schema.metadata.create_all(engine)
     for name in ("data", "data/spool", "data/archive", "data/quarantine"):
         (folder / name).mkdir()
     return Hospital(
@@ -273,30 +272,58 @@ def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-@pytest.fixture
-def hospital(_no_sync: None, tmp_path: Path) -> Iterator[Hospital]:
-    """A hospital on SQLite."""
-    (tmp_path / "dicomai.db").touch()
-    engine = open_engine(f"sqlite:///{tmp_path / 'dicomai.db'}")
-    yield _hospital(engine, tmp_path)
+# One engine of each kind for all tests: each new one would compile every statement again.
+
+
+@pytest.fixture(scope="session")
+def _sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Path]]:
+    """An engine, and the catalogue without a row that its file is replaced with."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    (folder / "dicomai.db").touch()
+    engine = open_engine(f"sqlite:///{folder / 'dicomai.db'}")
+    schema.metadata.create_all(engine)
     engine.dispose()
+    yield engine, shutil.copy(folder / "dicomai.db", folder / "empty.db")
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def _postgresql(postgresql_cluster: str) -> Iterator[Engine]:
+    maintenance = sqlalchemy.make_url(postgresql_cluster)
+    server = sqlalchemy.create_engine(maintenance, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE DATABASE ingest"))
+    server.dispose()
+    engine = open_engine(maintenance.set(database="ingest").render_as_string(hide_password=False))
+    schema.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def _empty_sqlite(_sqlite: tuple[Engine, Path]) -> Engine:
+    engine, empty = _sqlite
+    engine.dispose()
+    file = Path(str(engine.url.database))
+    for left in file.parent.glob(f"{file.name}*"):
+        left.unlink()
+    shutil.copy(empty, file)
+    return engine
+
+
+@pytest.fixture
+def hospital(_no_sync: None, _empty_sqlite: Engine, tmp_path: Path) -> Hospital:
+    """A hospital on SQLite."""
+    return _hospital(_empty_sqlite, tmp_path)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def any_hospital(
-    _no_sync: None, request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Hospital]:
+def any_hospital(_no_sync: None, request: pytest.FixtureRequest, tmp_path: Path) -> Hospital:
     """A hospital on each database."""
-    (tmp_path / "dicomai.db").touch()
-    url = f"sqlite:///{tmp_path / 'dicomai.db'}"
-    if request.param == "postgresql":
-        maintenance = sqlalchemy.make_url(request.getfixturevalue("postgresql_cluster"))
-        name = f"ingest_{secrets.token_hex(4)}"
-        server = sqlalchemy.create_engine(maintenance, isolation_level="AUTOCOMMIT")
-        with server.connect() as connection:
-            connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
-        server.dispose()
-        url = maintenance.set(database=name).render_as_string(hide_password=False)
-    engine = open_engine(url)
-    yield _hospital(engine, tmp_path)
-    engine.dispose()
+    if request.param == "sqlite":
+        return _hospital(request.getfixturevalue("_empty_sqlite"), tmp_path)
+    engine: Engine = request.getfixturevalue("_postgresql")
+    with writing(engine) as connection:
+        for table in reversed(schema.metadata.sorted_tables):
+            connection.execute(table.delete())
+    return _hospital(engine, tmp_path)
