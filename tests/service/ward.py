@@ -6,7 +6,9 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bodies import new_uid, write_package, write_study
 from sqlalchemy import Engine
@@ -20,7 +22,7 @@ from dicomai.service.attempt import Observe, Worker
 from dicomai.service.received import Reading, read_object
 from dicomai.settings import Settings, load
 from dicomai.store import analyses, archive, instances, jobs, studies
-from dicomai.store.engine import open_engine, reading, writing
+from dicomai.store.engine import file_of, open_engine, reading, writing
 from dicomai.store.instances import Instance, InstanceRow
 from dicomai.store.job import Job, JobId, JobInput, JobRoute, NewAnalysis
 from dicomai.store.migrate import upgrade
@@ -167,6 +169,16 @@ class Ward:
         return path
 
 
+@cache
+def _empty_catalogue() -> bytes:
+    """Return an SQLite file that was brought up to date, which takes an eighth of a second."""
+    with TemporaryDirectory() as folder:
+        engine = open_engine(f"sqlite:///{folder}/dicomai.db")
+        upgrade(engine)
+        engine.dispose()
+        return Path(folder, "dicomai.db").read_bytes()
+
+
 def open_ward(folder: Path, *nodes: Node, database: str = "") -> Ward:
     """Make a data folder with a model and an empty catalogue, or open one that is there.
 
@@ -182,5 +194,8 @@ def open_ward(folder: Path, *nodes: Node, database: str = "") -> Ward:
     environment = {"DICOMAI_DATABASE__URL": database} if database else {}
     settings = replace(load(config, environment), nodes=nodes)
     engine = open_engine(settings.database.url)
-    upgrade(engine)
+    if (file := file_of(engine)) is not None and not file.exists():
+        file.write_bytes(_empty_catalogue())
+    else:
+        upgrade(engine)
     return Ward(settings=settings, engine=engine)
