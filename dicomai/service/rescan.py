@@ -24,6 +24,7 @@ from dicomai.dicom.part10 import Scratch, opened
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, DiskFull, InputError, NotFound
 from dicomai.net.node import Node
+from dicomai.results.uids import rejection_uid, series_uid
 from dicomai.service.arrival import (
     NAMED,
     Stored,
@@ -57,6 +58,7 @@ from dicomai.store.engine import Unstorable, reading, writing
 from dicomai.store.events import JsonValue
 from dicomai.store.hosts import Sign
 from dicomai.store.instances import Added
+from dicomai.store.job import Job
 from dicomai.store.studies import Study, StudyGoing
 
 _UNDECIDED: Final = (
@@ -68,6 +70,11 @@ _COMING: Final = (
     "Study {0} is left out: the spool holds objects of it that are not in the catalogue yet. Start "
     "the service, wait until dicomai status shows the study, stop it, and within a day: dicomai "
     "archive rescan {0} --node {1} --decide"
+)
+_TAKEN_BACK: Final = (
+    "A note of study {0} is left out: it takes back what job {1} had found, and the database, "
+    "which is older, does not know that. So these results count again, and peers who ask get them. "
+    "Take them back once more: dicomai withdraw {1} --reason TEXT"
 )
 _GOING: Final = (
     "Study {} is left out: retention is deleting it. That goes on when the service has started; "
@@ -117,7 +124,7 @@ class Rebuilt:
     held
         A person must say whose the study is.
     left_out
-        Why the others were not looked at, as a sentence; empty where all were.
+        Why the others were not looked at, in sentences; empty where all were.
     """
 
     study_instance_uid: StudyInstanceUID
@@ -155,6 +162,11 @@ class _Study:
     held: bool = False
     left_out: str = ""
     unfit: list[Unfit] = field(default_factory=list)
+
+    def leave_out(self, sentence: str) -> None:
+        """Note why something was not looked at; once, of how many files it may be true."""
+        if sentence not in self.left_out:
+            self.left_out = f"{self.left_out} {sentence}".strip()
 
 
 def folders_of(data: Path, wanted: Collection[StudyInstanceUID]) -> tuple[PurePosixPath, ...]:
@@ -271,7 +283,7 @@ def _rebuilt(this: _Pass, folder: PurePosixPath) -> Rebuilt:
     study = _Study(uid=StudyInstanceUID(folder.name))
     files = _nameless(this, study, folder)
     if files and study.uid in this.in_spool:
-        study.left_out = _COMING.format(study.uid, this.config.node.name)
+        study.leave_out(_COMING.format(study.uid, this.config.node.name))
     else:
         _take_in(this, study, files)
     with reading(this.engine) as connection:
@@ -293,13 +305,14 @@ def _take_in(this: _Pass, study: _Study, files: Sequence[_File]) -> None:
         for at in range(0, len(files), BATCH):
             _record(this, study, _readable(this, study, files[at : at + BATCH]))
     except StudyGoing:
-        study.left_out = _GOING.format(study.uid)
+        study.leave_out(_GOING.format(study.uid))
 
 
 def _nameless(this: _Pass, study: _Study, folder: PurePosixPath) -> list[_File]:
     """Return the files of objects that no row names, in the order in which they were written.
 
-    Those of a job that the catalogue knows are left to the sweep, as what never was whole is.
+    Those of a job that the catalogue knows are left to the sweep, as what never was whole is. A
+    note that takes back what it had found is told of: until a person repeats that, it counts again.
     """
     data = this.config.folders.data
 
@@ -315,9 +328,13 @@ def _nameless(this: _Pass, study: _Study, folder: PurePosixPath) -> list[_File]:
     with reading(this.engine) as connection:
         known = jobs.of_study(connection, study.uid)
         nameless = archive.nameless(connection, [each for each in found if archive.is_object(each)])
+        makers = {path: maker_of(path, known) for path in nameless}
+        for path, maker in makers.items():
+            if maker is not None and _takes_back(connection, path, maker):
+                study.leave_out(_TAKEN_BACK.format(study.uid, maker.id))
     files = []
-    for path in nameless:
-        if maker_of(path, known) is not None:
+    for path, maker in makers.items():
+        if maker is not None:
             continue
         try:
             status = (data / path).lstat()
@@ -329,6 +346,14 @@ def _nameless(this: _Pass, study: _Study, folder: PurePosixPath) -> list[_File]:
         else:
             study.unfit.append(Unfit(path=path, because="It is no file, but leads elsewhere."))
     return sorted(files, key=lambda each: (each.written_ns, each.path))
+
+
+def _takes_back(connection: Connection, path: PurePosixPath, maker: Job) -> bool:
+    """Tell whether a file withdraws a job's results, and the catalogue knows of no withdrawal."""
+    if path.parent.name != series_uid(maker.uuid, "REJECTION"):
+        return False
+    note = rejection_uid(maker.uuid)
+    return instances.newest(connection, maker.study_instance_uid, note) is None
 
 
 def _readable(this: _Pass, study: _Study, files: Sequence[_File]) -> list[Stored]:

@@ -21,7 +21,7 @@ from sqlalchemy import delete, insert, update
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, NotFound
-from dicomai.results.uids import series_uid
+from dicomai.results.uids import rejection_uid, series_uid
 from dicomai.service import rescan as rescan_module
 from dicomai.service.decide import decide_due
 from dicomai.service.received import Reading, ReceivedObject
@@ -463,6 +463,22 @@ def test_half_a_file_and_the_result_of_a_known_job_are_left_to_the_sweep(
     result.parent.mkdir()
     result.write_text("a result")
     assert rescanned(stopped(hospital)) == []
+
+
+def test_results_that_a_backup_does_not_know_to_be_withdrawn_are_told_of(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*chest(make_ct))
+    hospital.ingest_and_decide()
+    (job,) = hospital.jobs()
+    series_folder = archived(hospital)[0].parent.with_name(series_uid(job.uuid, "REJECTION"))
+    series_folder.mkdir()
+    for digest in ("01234567", "01234568"):
+        (series_folder / f"{rejection_uid(job.uuid)}.{digest}.dcm").write_text("a note")
+    (left,) = rescanned(stopped(hospital))
+    assert (left.objects, left.unfit) == (0, ())
+    assert left.left_out.count("is left out") == 1
+    assert left.left_out.endswith(f"dicomai withdraw {job.id} --reason TEXT")
 
 
 STEPS = ("read", "settled", "committed")
