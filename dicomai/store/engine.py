@@ -88,6 +88,8 @@ def open_engine(url: str) -> Engine:
             event.listen(engine, "do_connect", _open_sqlite)
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
+            if parsed.database is not None:
+                _have_same_file(engine, Path(parsed.database))
         case "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
             limits = {key: limit for key, limit in _NETWORK.items() if key not in parsed.query}
@@ -263,6 +265,39 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _have_same_file(engine: Engine, file: Path) -> None:
+    """Have no connection used when the file is another one than at the first of them.
+
+    What is written to one that was taken away is lost, and nobody would know: the process that has
+    it open sees no difference. In another one the numbers of jobs are others.
+    """
+    first: list[tuple[int, int]] = []
+
+    def note(*_: object) -> None:
+        if not first:
+            first.append(_number(file))
+
+    def look(*_: object) -> None:
+        if _number(file) != first[0]:
+            raise DatabaseError(
+                f"The database {file} was taken away or replaced while this process had it open. "
+                "Stop the service, and see docs/how-to/run-for-good.md, If the database was lost.",
+                subject=str(file),
+            )
+
+    event.listen(engine, "connect", note)
+    event.listen(engine, "checkout", look)
+
+
+def _number(file: Path) -> tuple[int, int]:
+    """Return which file a name stands for; of one that is not there, which is none."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_dev, status.st_ino
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -437,3 +437,24 @@ def test_a_url_may_say_how_long_a_connection_may_take(postgresql_engine: Engine)
         told[each] = parameters["connect_timeout"], parameters["tcp_user_timeout"]
         engine.dispose()
     assert list(told.values()) == [("10", "60000"), ("10", "7000")]
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_what_would_be_lost_with_a_file_that_is_gone_is_not_written(
+    tmp_path: Path, back: bool
+) -> None:
+    file = tmp_path / "dicomai.db"
+    engine = open_engine(f"sqlite:///{file}")
+    upgrade(engine)
+    with writing(engine) as connection:
+        hosts.note_ingested(connection, "here", NOW, NOW)
+    for each in tmp_path.glob("dicomai.db*"):
+        each.rename(each.with_name(f"old-{each.name}"))
+    if back:
+        other = open_engine(f"sqlite:///{file}")
+        upgrade(other)
+        other.dispose()
+    for edge in (writing, reading):
+        with pytest.raises(DatabaseError, match=r"taken away|does not exist"), edge(engine):
+            pass
+    engine.dispose()
