@@ -325,6 +325,10 @@ def _nameless(this: _Pass, study: _Study, folder: PurePosixPath) -> list[_File]:
         for inside, _, names in os.walk(data / folder, onerror=note_unfit)
         for name in names
     ]
+    for path in found:
+        if not archive.is_text(path):
+            named = PurePosixPath(str(path).encode(errors="backslashreplace").decode())
+            study.unfit.append(Unfit(path=named, because="Its name is not UTF-8: give it another."))
     with reading(this.engine) as connection:
         known = jobs.of_study(connection, study.uid)
         nameless = archive.nameless(connection, [each for each in found if archive.is_object(each)])

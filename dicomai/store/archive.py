@@ -170,7 +170,7 @@ def stale(data: Path, now: Instant) -> Iterator[tuple[PurePosixPath, ...]]:
     for folder, _, names in os.walk(data / FOLDER):
         inside = PurePosixPath(Path(folder).relative_to(data))
         for name in names:
-            if is_stale(data, inside / name, now):
+            if is_text(inside / name) and is_stale(data, inside / name, now):
                 group.append(inside / name)
             if len(group) == _CHUNK:
                 yield tuple(group)
@@ -202,7 +202,17 @@ def is_leaving(path: PurePosixPath) -> bool:
 
 def is_object(path: PurePosixPath) -> bool:
     """Tell whether a file lies where the object of a study does."""
-    return bool(study_of(path)) and path.suffix == ".dcm" and not path.name.startswith(".")
+    there = bool(study_of(path)) and is_text(path)
+    return there and path.suffix == ".dcm" and not path.name.startswith(".")
+
+
+def is_text(path: PurePosixPath) -> bool:
+    """Tell whether a name is UTF-8; what a person gave need not be, and no catalogue holds it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def unnamed(connection: Connection, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
@@ -239,7 +249,8 @@ def studies(data: Path) -> tuple[str, ...]:
 
 def folders(data: Path) -> tuple[PurePosixPath, ...]:
     """Return the folders of the studies in the archive, relative to the data folder."""
-    return tuple(PurePosixPath(path.relative_to(data)) for path in (data / FOLDER).glob("??/*"))
+    found = (PurePosixPath(path.relative_to(data)) for path in (data / FOLDER).glob("??/*"))
+    return tuple(path for path in found if is_text(path))
 
 
 def unknown(connection: Connection, data: Path) -> int:

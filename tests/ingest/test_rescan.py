@@ -19,9 +19,11 @@ from pydicom.dataset import Dataset
 from sqlalchemy import delete, insert, update
 
 from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.dates import now as present
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, NotFound
 from dicomai.results.uids import rejection_uid, series_uid
+from dicomai.service import leavings
 from dicomai.service import rescan as rescan_module
 from dicomai.service.decide import decide_due
 from dicomai.service.received import Reading, ReceivedObject
@@ -41,6 +43,17 @@ SILENCE = 121
 KEEP = Keep(received=seconds(30 * 86400), produced=seconds(365 * 86400), jobs=DAY)
 
 
+def folders(hospital: Hospital) -> Folders:
+    data = hospital.config.data
+    return Folders(
+        data=data,
+        spool=hospital.config.spool,
+        archive=data / archive.FOLDER,
+        quarantine=hospital.config.quarantine,
+        models=data / "models",
+    )
+
+
 def rescanned(
     hospital: Hospital,
     *studies: str,
@@ -50,21 +63,14 @@ def rescanned(
 ) -> list[Rebuilt]:
     """Rescan some studies, or all; return what became of those that had something to rebuild."""
     config = hospital.config
-    data = config.data
     plan = Rescan(
-        folders=Folders(
-            data=data,
-            spool=config.spool,
-            archive=data / archive.FOLDER,
-            quarantine=config.quarantine,
-            models=data / "models",
-        ),
+        folders=folders(hospital),
         node=config.nodes[node],
         placeholder_ids=config.placeholder_ids,
         decide=decide,
     )
-    folders = folders_of(data, [StudyInstanceUID(each) for each in studies])
-    done = rescan(hospital.engine, plan, folders, lambda: hospital.clock, after_step)
+    found = folders_of(config.data, [StudyInstanceUID(each) for each in studies])
+    done = rescan(hospital.engine, plan, found, lambda: hospital.clock, after_step)
     return [each for each in done if each.objects or each.left_out or each.unfit]
 
 
@@ -463,6 +469,28 @@ def test_half_a_file_and_the_result_of_a_known_job_are_left_to_the_sweep(
     result.parent.mkdir()
     result.write_text("a result")
     assert rescanned(stopped(hospital)) == []
+
+
+def test_a_name_that_is_no_text_harms_neither_rescan_nor_sweep(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*chest(make_ct))
+    hospital.ingest()
+    lose_database(hospital)
+    first = archived(hospital)[0]
+    strange = Path(os.fsdecode(os.fsencode(first.parent) + b"/copy\xe9.dcm"))
+    shutil.copy(first, strange)
+    (folder,) = (hospital.config.data / "archive").glob("??")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xe9")).mkdir()
+    (rebuilt,) = rescanned(hospital)
+    (unfit,) = rebuilt.unfit
+    assert (rebuilt.objects, unfit.path.name) == (8, "copy\\udce9.dcm")
+    assert "not UTF-8" in unfit.because
+    hospital.clock = Instant(present() + DAY + seconds(60))
+    hospital.ingest()
+    archived(hospital)[0].with_name(".1.01234567.part").write_text("half")
+    assert leavings.sweep(hospital.engine, folders(hospital), hospital.clock) == 1
+    assert strange.exists()
 
 
 def test_results_that_a_backup_does_not_know_to_be_withdrawn_are_told_of(
