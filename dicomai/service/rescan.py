@@ -320,11 +320,13 @@ def _nameless(this: _Pass, study: _Study, folder: PurePosixPath) -> list[_File]:
         path = PurePosixPath(Path(trouble.filename).relative_to(data))
         study.unfit.append(Unfit(path=path, because=_unreadable(trouble)))
 
-    found = [
-        PurePosixPath(Path(inside, name).relative_to(data))
-        for inside, _, names in os.walk(data / folder, onerror=note_unfit)
-        for name in names
-    ]
+    found = []
+    for inside, below, names in os.walk(data / folder, onerror=note_unfit):
+        here = PurePosixPath(Path(inside).relative_to(data))
+        found += [here / name for name in names]
+        linked = [here / name for name in below if Path(inside, name).is_symlink()]
+        because = "It is no folder, but leads elsewhere."
+        study.unfit += [Unfit(path=each, because=because) for each in linked]
     for path in found:
         if not archive.is_text(path):
             named = PurePosixPath(str(path).encode(errors="backslashreplace").decode())

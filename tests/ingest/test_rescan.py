@@ -493,6 +493,18 @@ def test_a_name_that_is_no_text_harms_neither_rescan_nor_sweep(
     assert strange.exists()
 
 
+def test_a_series_that_leads_elsewhere_is_named(
+    hospital: Hospital, make_ct: MakeCT, tmp_path: Path
+) -> None:
+    hospital.send(make_ct(number=1), make_ct(number=2, series="1.2.3.2"))
+    hospital.ingest()
+    lose_database(hospital)
+    moved = archived(hospital)[0].parent
+    moved.symlink_to(moved.rename(tmp_path / "moved"), target_is_directory=True)
+    (rebuilt,) = rescanned(hospital)
+    assert (rebuilt.objects, [each.path.name for each in rebuilt.unfit]) == (1, [moved.name])
+
+
 def test_results_that_a_backup_does_not_know_to_be_withdrawn_are_told_of(
     hospital: Hospital, make_ct: MakeCT
 ) -> None:
