@@ -48,7 +48,7 @@ def kind_of(image: Image) -> Kind | None:
     """Return why an image is no input by itself, None where it may be one."""
     if PIXELS not in image.attributes or "Rows" not in image.attributes:
         return "no image"
-    if image.origin == "produced" or _made_by_us(image.attributes):
+    if image.origin == "produced" or made_by_us(image.attributes):
         return "produced"
     types = [text.upper() for text in _texts(image.attributes, "ImageType")]
     if "LOCALIZER" in types:
@@ -100,7 +100,8 @@ def not_seen(series: Series, allow: Collection[Exclusion]) -> tuple[str, ...]:
     return tuple(each.sentence for each in excluded if each.kind in ("derived", "secondary"))
 
 
-def _made_by_us(attributes: Attributes) -> bool:
+def made_by_us(attributes: Attributes) -> bool:
+    """Tell whether an object says that dicomai made it, here or elsewhere."""
     return any(
         part.strip().casefold() == OURS
         for entry in _texts(attributes, EQUIPMENT)

@@ -21,6 +21,7 @@ from dicomai.store import associations, events, instances, retrievals, series, s
 from dicomai.store.associations import Association
 from dicomai.store.events import JsonValue
 from dicomai.store.instances import Added, InstanceRow
+from dicomai.store.job import JobId
 from dicomai.store.series import SeriesIdentity
 from dicomai.store.states import Origin
 from dicomai.store.studies import Arrival, Study
@@ -43,12 +44,15 @@ class Stored:
     ----------
     path
         Its place, relative to the data folder.
+    job_id
+        The analysis that made it; None for what was received.
     """
 
     read: ReceivedObject
     path: PurePosixPath
     received_at: Instant
     origin: Origin
+    job_id: JobId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +192,7 @@ def _row(stored: Stored, node: Node) -> InstanceRow:
         received_at=stored.received_at,
         size_bytes=read.size_bytes,
         path=stored.path,
+        job_id=stored.job_id,
         attributes=read.attributes,
     )
 

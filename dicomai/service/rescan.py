@@ -25,6 +25,7 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, DiskFull, InputError, NotFound
 from dicomai.net.node import Node
 from dicomai.results.uids import rejection_uid, series_uid
+from dicomai.routing.exclusion import made_by_us
 from dicomai.service.arrival import (
     NAMED,
     Stored,
@@ -58,7 +59,7 @@ from dicomai.store.engine import Unstorable, reading, writing
 from dicomai.store.events import JsonValue
 from dicomai.store.hosts import Sign
 from dicomai.store.instances import Added
-from dicomai.store.job import Job
+from dicomai.store.job import UNKNOWN, Job
 from dicomai.store.studies import Study, StudyGoing
 
 _UNDECIDED: Final = (
@@ -389,11 +390,13 @@ def _read(this: _Pass, file: _File) -> Stored:
     read = read_object(path, this.reading)
     _require_place(file.path, read)
     sync_bytes(path)
+    ours = made_by_us(read.attributes)
     return Stored(
         read=read,
         path=file.path,
         received_at=Instant(min(max(0, file.written_ns // 1000), this.now())),
-        origin="received",
+        origin="produced" if ours else "received",
+        job_id=UNKNOWN if ours else None,
     )
 
 

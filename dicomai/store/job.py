@@ -19,6 +19,9 @@ from dicomai.store.states import HeldBy, JobKind, JobState, RouteMode, WaitingFo
 JobId = NewType("JobId", int)
 InstanceId = NewType("InstanceId", int)
 
+UNKNOWN: Final = JobId(0)
+"""Made a result that a rescan of the archive found: its job went with a lost database."""
+
 URGENT: Final = 0
 NORMAL: Final = 1
 BEHIND: Final = 1000

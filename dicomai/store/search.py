@@ -5,7 +5,7 @@ both databases answer alike.
 
 Results are kept back here as they are from delivery: those of a route in shadow, those that another
 analysis, a reissue or a withdrawal took the place of, and those of a study that is held or another
-patient's by now.
+patient's by now; and those of which nobody knows that any more, for a rescan found their files.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dicomai.dicom.matching import Key
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.store import headers, instances, schema
 from dicomai.store.instances import Instance
+from dicomai.store.job import UNKNOWN
 
 Level = Literal["patient", "study", "series", "image"]
 Found = dict[str, AttributeValue]
@@ -121,10 +122,10 @@ def objects(
         query = query.where(table.c.study_instance_uid.in_(tuple(studies)))
     chosen, named = frozenset(series), frozenset(images)
     for uid in connection.execute(query).scalars().all():
-        kept_back = frozenset(_kept_back(connection, (uid,)))
+        kept_back = _kept_back(connection, (uid,))
         for each in instances.of_study(connection, StudyInstanceUID(uid)):
             if (
-                each.job_id not in kept_back
+                each.job_id not in (UNKNOWN, *kept_back)
                 and (not chosen or each.series_instance_uid in chosen)
                 and (not named or each.sop_instance_uid in named)
             ):
@@ -173,7 +174,7 @@ def _kept_back(connection: Connection, studies: _Studies) -> tuple[int, ...]:
 def _shown(connection: Connection, study: StudyInstanceUID) -> ColumnElement[bool]:
     """Return the condition that an object of a study is not kept back."""
     job = schema.instances.c.job_id
-    return job.is_(None) | job.not_in(_kept_back(connection, (study,)))
+    return job.is_(None) | job.not_in((UNKNOWN, *_kept_back(connection, (study,))))
 
 
 def _left_out(connection: Connection, studies: _Studies) -> dict[str, _LeftOut]:
@@ -181,10 +182,15 @@ def _left_out(connection: Connection, studies: _Studies) -> dict[str, _LeftOut]:
     table, series, of = schema.instances, schema.series, schema.study_headers
     kept_back = _kept_back(connection, studies)
     hidden: dict[str, dict[str, int]] = {}
-    for at in range(0, len(kept_back), PAGE):
+    of_known = (
+        table.c.job_id.in_(kept_back[at : at + PAGE]) for at in range(0, len(kept_back), PAGE)
+    )
+    # By the index of studies, as the sum says: after a rescan a great many are of no known job.
+    of_unknown = and_(table.c.study_instance_uid.in_(studies), table.c.job_id + 0 == UNKNOWN)
+    for those in (*of_known, of_unknown):
         for row in connection.execute(
             select(table.c.study_instance_uid, table.c.series_instance_uid, func.count().label("n"))
-            .where(table.c.job_id.in_(kept_back[at : at + PAGE]), table.c.newest)
+            .where(those, table.c.newest)
             .group_by(table.c.study_instance_uid, table.c.series_instance_uid)
         ):
             some = hidden.setdefault(row.study_instance_uid, {})

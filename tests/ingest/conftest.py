@@ -305,9 +305,9 @@ def _empty_sqlite(_sqlite: tuple[Engine, Path]) -> Engine:
     engine, empty = _sqlite
     engine.dispose()
     file = Path(str(engine.url.database))
-    for left in file.parent.glob(f"{file.name}*"):
+    for left in file.parent.glob(f"{file.name}-*"):
         left.unlink()
-    shutil.copy(empty, file)
+    shutil.copy(empty, file)  # into the same file: an engine takes no other
     return engine
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import delete, insert, update
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.dates import now as present
+from dicomai.dicom.matching import Key
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, NotFound
 from dicomai.results.uids import rejection_uid, series_uid
@@ -29,7 +30,7 @@ from dicomai.service.decide import decide_due
 from dicomai.service.received import Reading, ReceivedObject
 from dicomai.service.rescan import Rebuilt, Rescan, folders_of, rescan
 from dicomai.settings import Folders
-from dicomai.store import archive, hosts, instances, retention, schema, series
+from dicomai.store import archive, hosts, instances, retention, schema, search, series
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Keep
 
@@ -197,7 +198,7 @@ def test_what_came_after_the_backup_becomes_rows(hospital: Hospital, make_ct: Ma
     hospital.send(make_ct(study="1.2.5", series="1.2.5.1"))
     hospital.ingest()
     hospital.engine.dispose()
-    file = hospital.folder / "dicomai.db"
+    file = Path(hospital.engine.url.database)
     shutil.copy(file, hospital.folder / "backup")
     for study in ("1.2.3", "1.2.5", "1.2.6"):
         hospital.send(make_ct(number=9, study=study, series=f"{study}.1"))
@@ -605,6 +606,38 @@ def test_our_own_earlier_results_become_rows_and_are_no_input(
     with reading(hospital.engine) as connection:
         inputs = instances.inputs_of(connection, job.id)
     assert {row.series_instance_uid for _, row in inputs} == {"1.2.3.1"}
+
+
+def test_no_peer_gets_results_of_which_nobody_knows_whether_they_were_withdrawn(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    equipment = Dataset()
+    equipment.Manufacturer = equipment.ManufacturerModelName = "dicomai"
+    hospital.send(make_ct(), make_ct(series="1.2.3.2", ContributingEquipmentSequence=[equipment]))
+    hospital.send(make_ct(study="1.2.4", series="1.2.4.1"))
+    hospital.ingest()
+    lose_database(hospital)
+    rescanned(hospital)
+    with reading(hospital.engine) as connection:
+        keys = [
+            Key(keyword="StudyInstanceUID", vr="UI", kind="values", values=("1.2.3",)),
+        ]
+        (study,) = search.page(connection, "study", keys, ["NumberOfStudyRelatedSeries"]).found
+        (of_images,) = search.page(connection, "series", keys, []).found
+        for number, found in ((1, 1), (2, 0)):
+            which = Key(
+                keyword="SeriesInstanceUID", vr="UI", kind="values", values=(f"1.2.3.{number}",)
+            )
+            page = search.page(connection, "image", [*keys, which], [])
+            assert len(page.found) == found
+        (patient,) = search.page(connection, "patient", [], []).found
+        (given,) = search.objects(connection, studies=["1.2.3"])
+    assert study["NumberOfStudyRelatedSeries"] == study["NumberOfStudyRelatedInstances"] == 1
+    assert of_images["SeriesInstanceUID"] == "1.2.3.1"
+    assert given.series_instance_uid == "1.2.3.1"
+    assert patient["NumberOfPatientRelatedInstances"] == 2
+    assert [row.origin for row in hospital.rows()] == ["received", "produced"]
 
 
 def test_a_study_that_does_not_lie_there_is_code_4(hospital: Hospital, make_ct: MakeCT) -> None:
