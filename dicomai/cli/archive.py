@@ -125,7 +125,10 @@ def _show(done: Sequence[Rebuilt], node: str, decide: bool) -> None:
     for each in done:
         if each.held:
             uid = each.study_instance_uid
-            say(f"Study {uid} is held, for whose it is is not clear. See: dicomai study {uid}")
+            say(
+                f"Study {uid} is held, for whose it is is not clear. If a person corrected its "
+                f"patient before, audit.jsonl has the ID to accept. See: dicomai study {uid}"
+            )
         if each.left_out:
             say(each.left_out)
     unfit = [file for each in done for file in each.unfit]

@@ -156,9 +156,16 @@ class _File:
 
 @dataclass(slots=True, kw_only=True)
 class _Study:
-    """A study as a rescan gets on with it."""
+    """A study as a rescan gets on with it.
+
+    Attributes
+    ----------
+    analysed
+        Results of it are among the files, so that it was decided on, whatever a backup knows.
+    """
 
     uid: StudyInstanceUID
+    analysed: bool = False
     objects: int = 0
     held: bool = False
     left_out: str = ""
@@ -302,6 +309,10 @@ def _rebuilt(this: _Pass, folder: PurePosixPath) -> Rebuilt:
 
 
 def _take_in(this: _Pass, study: _Study, files: Sequence[_File]) -> None:
+    with reading(this.engine) as connection:
+        known = studies.get(connection, study.uid)
+    if known is not None and known.status == "open":
+        study.analysed = any(_is_result(this, each) for each in files)
     try:
         for at in range(0, len(files), BATCH):
             _record(this, study, _readable(this, study, files[at : at + BATCH]))
@@ -400,6 +411,12 @@ def _read(this: _Pass, file: _File) -> Stored:
     )
 
 
+def _is_result(this: _Pass, file: _File) -> bool:
+    with suppress(InputError, DiskFull, OSError):
+        return _read(this, file).origin == "produced"
+    return False
+
+
 def _require_place(path: PurePosixPath, read: ReceivedObject) -> None:
     """Raise InputError where a file has other bytes than its name says, or other UIDs."""
     study, sop = read.identifiers.study_instance_uid, read.identifiers.sop_instance_uid
@@ -450,7 +467,7 @@ def _commit(this: _Pass, study: _Study, stored: Sequence[Stored]) -> None:
             )
         before = studies.lock(connection, study.uid)
         added = _note(connection, this.config, stored, now)
-        _settle(connection, this.config, before, stored, now)
+        _settle(connection, this.config, study, before, stored, now)
         after = studies.get(connection, study.uid)
     this.after_step("committed")
     study.held = after is not None and after.status == "held"
@@ -481,20 +498,23 @@ def _note(
 def _settle(
     connection: Connection,
     config: Rescan,
+    this: _Study,
     before: Study | None,
     stored: Sequence[Stored],
     now: Instant,
 ) -> None:
     """Have a study count as decided on, unless routes are to look at it, and tell of it."""
-    uid = stored[0].read.identifiers.study_instance_uid
+    uid = this.uid
     if config.decide:
         retrievals.welcome(connection, uid)
         what = "routes look at the study as if it had just come."
-    elif before is not None and before.status == "open":
+    elif before is not None and before.status == "open" and not this.analysed:
         what = "the study was not decided on before, so routes look at it."
     else:
         what = _UNDECIDED
         changed = {each.read.identifiers.series_instance_uid for each in stored}
+        if this.analysed:
+            changed = {each.series_instance_uid for each in series.of_study(connection, uid)}
         series.mark_decided(connection, uid, changed, now)
         said = before.decision if before is not None else ""
         because = said if _DECISION in said else f"{said} {_DECISION}".strip()

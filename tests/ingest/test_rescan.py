@@ -226,6 +226,32 @@ def test_what_came_after_the_backup_becomes_rows(hospital: Hospital, make_ct: Ma
     assert hospital.jobs("1.2.6") == []
 
 
+def test_a_study_that_was_analysed_after_the_backup_is_not_looked_at_again(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    equipment = Dataset()
+    equipment.Manufacturer = equipment.ManufacturerModelName = "dicomai"
+    hospital.send(*chest(make_ct))
+    hospital.ingest()
+    hospital.engine.dispose()
+    file = Path(hospital.engine.url.database)
+    shutil.copy(file, hospital.folder / "backup")
+    hospital.send(make_ct(series="1.2.3.2", ContributingEquipmentSequence=[equipment]))
+    hospital.ingest()
+    hospital.engine.dispose()
+    shutil.copy(hospital.folder / "backup", file)
+    assert hospital.study().status == "open"
+
+    rescanned(stopped(hospital))
+
+    assert hospital.study().status == "decided"
+    assert decided(hospital) == {}
+    assert hospital.jobs() == []
+    hospital.send(make_ct(number=9))  # a late image is decided on as any
+    assert hospital.ingest_and_decide() == "decided"
+    assert len(hospital.jobs()) == 1
+
+
 def test_the_newest_version_is_the_one_that_came_last(hospital: Hospital, make_ct: MakeCT) -> None:
     """Also where it came between two receipts of the first, and where only it is known."""
     other = make_ct(PixelData=bytes(512))
