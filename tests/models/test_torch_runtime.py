@@ -37,7 +37,9 @@ def test_bfloat16_is_used_where_the_device_has_it_and_float32_where_not(
     manifest = lungs_package / "model.toml"
     text = manifest.read_text(encoding="utf-8")
     manifest.write_text(text.replace("[infer]", '[infer]\nprecision = "bfloat16"'))
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": able}
+    )
     out = torch_runtime.load(package.load(lungs_package), "cpu")(shown)
     assert torch.allclose(out, exact, atol=0.02)
     assert (out == exact).all() != able

@@ -236,14 +236,15 @@ def _memory_format(inputs: torch.Tensor) -> torch.memory_format:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device has instructions for bfloat16; without, it takes longer than float32.
+    """Tell whether a device computes faster in bfloat16 than in float32.
 
-    A package that allows bfloat16 is run in float32 where there are none.
+    A package that allows bfloat16 is run in float32 where it does not. Of a processor only the
+    matrix unit does: with the vector instructions alone a window of 64³ took 1.34 times as long in
+    bfloat16, with 8 channels and with 12 (median of nine in turn, an Intel Xeon with avx512_bf16).
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    able = torch.cpu.get_capabilities()
-    return any(able.get(each, False) for each in ("amx_bf16", "avx512_bf16", "bf16"))
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def resolve_device(device: str) -> torch.device:
