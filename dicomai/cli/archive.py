@@ -57,6 +57,7 @@ def rescan(
     from dicomai.dicom.dates import now
     from dicomai.dicom.uid import StudyInstanceUID, validated
     from dicomai.service import rescan as rescans
+    from dicomai.service.standstill import require_stopped
     from dicomai.store.engine import reading
 
     try:
@@ -73,7 +74,7 @@ def rescan(
     )
     folders = rescans.folders_of(settings.folders.data, wanted)
     with reading(engine) as connection:
-        rescans.require_stopped(connection, now())
+        require_stopped(connection, now())
     action = "archive rescan --decide" if decide else "archive rescan"
     for subject in [f"{node} {uid}" for uid in wanted] or [node]:
         audit.record(settings.service.data, action, subject)

@@ -8,8 +8,6 @@ may be killed between any two steps, and done again.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,13 +16,11 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
-from dicomai.dicom.dates import Instant, as_datetime
-from dicomai.dicom.header import identifiers
-from dicomai.dicom.part10 import Scratch, opened
+from dicomai.dicom.dates import Instant
+from dicomai.dicom.part10 import Scratch
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, DiskFull, InputError, NotFound
 from dicomai.net.node import Node
-from dicomai.results.uids import rejection_uid, series_uid
 from dicomai.routing.exclusion import made_by_us
 from dicomai.service.arrival import (
     NAMED,
@@ -35,22 +31,19 @@ from dicomai.service.arrival import (
     tell_remarks,
 )
 from dicomai.service.ingest import BATCH
-from dicomai.service.leavings import maker_of
-from dicomai.service.overview import ALIVE
-from dicomai.service.received import Reading, ReceivedObject, read_object
+from dicomai.service.nameless import NamelessFile, Unfit, nameless_in, require_place, unreadable
+from dicomai.service.received import Reading, read_object
 from dicomai.service.spool_pass import AfterStep
+from dicomai.service.standstill import in_spool, require_stopped
 from dicomai.settings import Folders
-from dicomai.spool import reader
 from dicomai.spool.folder import free_bytes
 from dicomai.spool.names import Names
 from dicomai.spool.part import sync_bytes
 from dicomai.store import (
     archive,
-    clocks,
     events,
     hosts,
     instances,
-    jobs,
     retrievals,
     series,
     studies,
@@ -59,7 +52,7 @@ from dicomai.store.engine import Unstorable, reading, writing
 from dicomai.store.events import JsonValue
 from dicomai.store.hosts import Sign
 from dicomai.store.instances import Added
-from dicomai.store.job import UNKNOWN, Job
+from dicomai.store.job import UNKNOWN
 from dicomai.store.studies import Study, StudyGoing
 
 _UNDECIDED: Final = (
@@ -107,14 +100,6 @@ class Rescan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unfit:
-    """A file that is left where it lies, and why."""
-
-    path: PurePosixPath
-    because: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
     """What became of a study's files that no row named.
 
@@ -146,12 +131,6 @@ class _Pass:
     reading: Reading
     signs: Mapping[str, Sign]
     in_spool: frozenset[StudyInstanceUID]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _File:
-    path: PurePosixPath
-    written_ns: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -198,37 +177,6 @@ def folders_of(data: Path, wanted: Collection[StudyInstanceUID]) -> tuple[PurePo
     return tuple(sorted(there, key=lambda each: ((data / each).stat().st_mtime_ns, each)))
 
 
-def require_stopped(connection: Connection, now: Instant) -> Mapping[str, Sign]:
-    """Return the last signs of life of all hosts, none of which lives.
-
-    Raises
-    ------
-    DicomaiError
-        One does, or the clock is wrong.
-    """
-    said = f"This machine's clock says {as_datetime(now):%Y-%m-%d %H:%M} UTC"
-    if now < clocks.FIRST:
-        raise DicomaiError(f"{said}, and what is rebuilt gets its time by it. Have it set by NTP.")
-    signs = hosts.signs(connection)
-    for name, sign in sorted(signs.items()):
-        if sign.beat_at > now + clocks.AHEAD:
-            heard = f"{as_datetime(sign.beat_at):%Y-%m-%d %H:%M} UTC"
-            raise DicomaiError(
-                f"{said}, and host {name} was heard of on {heard}. Have the clocks set by NTP; if "
-                f"that host is gone for good: dicomai forget {name}",
-                subject=name,
-            )
-        if now - sign.beat_at <= ALIVE:
-            ago = max(0, now - sign.beat_at) / 1e6
-            raise DicomaiError(
-                f"Host {name} was heard of {ago:.0f} s ago, so the service runs there, and what it "
-                "takes in meanwhile would count as decided on. Stop the service on all hosts "
-                f"first: systemctl stop dicomai.target. {ALIVE / 1e6:.0f} s later, do this again.",
-                subject=name,
-            )
-    return signs
-
-
 def rescan(
     engine: Engine,
     config: Rescan,
@@ -271,25 +219,19 @@ def rescan(
             scratch=scratch,
         ),
         signs=signs,
-        in_spool=_in_spool(config.folders.spool, scratch),
+        in_spool=in_spool(config.folders.spool, scratch),
     )
     for folder in folders:
         yield _rebuilt(this, folder)
 
 
-def _in_spool(spool: Path, scratch: Scratch) -> frozenset[StudyInstanceUID]:
-    """Return the studies that the next ingest has something of; what it can't read has no place."""
-    found = set()
-    for entry in reader.entries(spool) if spool.is_dir() else ():
-        if entry.kind == "object":
-            with suppress(InputError, DiskFull, OSError), opened(entry.path, scratch) as part10:
-                found.add(identifiers(part10).study_instance_uid)
-    return frozenset(found)
-
-
 def _rebuilt(this: _Pass, folder: PurePosixPath) -> Rebuilt:
     study = _Study(uid=StudyInstanceUID(folder.name))
-    files = _nameless(this, study, folder)
+    found = nameless_in(this.engine, this.config.folders.data, folder)
+    files = found.files
+    study.unfit += found.unfit
+    for job in found.taken_back:
+        study.leave_out(_TAKEN_BACK.format(study.uid, job))
     if files and study.uid in this.in_spool:
         study.leave_out(_COMING.format(study.uid, this.config.node.name))
     else:
@@ -308,7 +250,7 @@ def _rebuilt(this: _Pass, folder: PurePosixPath) -> Rebuilt:
     )
 
 
-def _take_in(this: _Pass, study: _Study, files: Sequence[_File]) -> None:
+def _take_in(this: _Pass, study: _Study, files: Sequence[NamelessFile]) -> None:
     with reading(this.engine) as connection:
         known = studies.get(connection, study.uid)
     if known is not None and known.status == "open":
@@ -320,61 +262,7 @@ def _take_in(this: _Pass, study: _Study, files: Sequence[_File]) -> None:
         study.leave_out(_GOING.format(study.uid))
 
 
-def _nameless(this: _Pass, study: _Study, folder: PurePosixPath) -> list[_File]:
-    """Return the files of objects that no row names, in the order in which they were written.
-
-    Those of a job that the catalogue knows are left to the sweep, as what never was whole is. A
-    note that takes back what it had found is told of: until a person repeats that, it counts again.
-    """
-    data = this.config.folders.data
-
-    def note_unfit(trouble: OSError) -> None:
-        path = PurePosixPath(Path(trouble.filename).relative_to(data))
-        study.unfit.append(Unfit(path=path, because=_unreadable(trouble)))
-
-    found = []
-    for inside, below, names in os.walk(data / folder, onerror=note_unfit):
-        here = PurePosixPath(Path(inside).relative_to(data))
-        found += [here / name for name in names]
-        linked = [here / name for name in below if Path(inside, name).is_symlink()]
-        because = "It is no folder, but leads elsewhere."
-        study.unfit += [Unfit(path=each, because=because) for each in linked]
-    for path in found:
-        if not archive.is_text(path):
-            named = PurePosixPath(str(path).encode(errors="backslashreplace").decode())
-            study.unfit.append(Unfit(path=named, because="Its name is not UTF-8: give it another."))
-    with reading(this.engine) as connection:
-        known = jobs.of_study(connection, study.uid)
-        nameless = archive.nameless(connection, [each for each in found if archive.is_object(each)])
-        makers = {path: maker_of(path, known) for path in nameless}
-        for path, maker in makers.items():
-            if maker is not None and _takes_back(connection, path, maker):
-                study.leave_out(_TAKEN_BACK.format(study.uid, maker.id))
-    files = []
-    for path, maker in makers.items():
-        if maker is not None:
-            continue
-        try:
-            status = (data / path).lstat()
-        except OSError as trouble:
-            note_unfit(trouble)
-            continue
-        if stat.S_ISREG(status.st_mode):
-            files.append(_File(path=path, written_ns=status.st_mtime_ns))
-        else:
-            study.unfit.append(Unfit(path=path, because="It is no file, but leads elsewhere."))
-    return sorted(files, key=lambda each: (each.written_ns, each.path))
-
-
-def _takes_back(connection: Connection, path: PurePosixPath, maker: Job) -> bool:
-    """Tell whether a file withdraws a job's results, and the catalogue knows of no withdrawal."""
-    if path.parent.name != series_uid(maker.uuid, "REJECTION"):
-        return False
-    note = rejection_uid(maker.uuid)
-    return instances.newest(connection, maker.study_instance_uid, note) is None
-
-
-def _readable(this: _Pass, study: _Study, files: Sequence[_File]) -> list[Stored]:
+def _readable(this: _Pass, study: _Study, files: Sequence[NamelessFile]) -> list[Stored]:
     """Read objects, and have their bytes and their names on the disk; note what can't be read."""
     data = this.config.folders.data
     stored = []
@@ -385,7 +273,7 @@ def _readable(this: _Pass, study: _Study, files: Sequence[_File]) -> list[Stored
         except (InputError, DiskFull) as wrong:
             study.unfit.append(Unfit(path=file.path, because=wrong.sentence))
         except OSError as trouble:
-            study.unfit.append(Unfit(path=file.path, because=_unreadable(trouble)))
+            study.unfit.append(Unfit(path=file.path, because=unreadable(trouble)))
         this.after_step("read")
     for each in stored:
         # An ingest that was killed, or who copied the archive, may not have synced it.
@@ -396,10 +284,10 @@ def _readable(this: _Pass, study: _Study, files: Sequence[_File]) -> list[Stored
     return stored
 
 
-def _read(this: _Pass, file: _File) -> Stored:
+def _read(this: _Pass, file: NamelessFile) -> Stored:
     path = this.config.folders.data / file.path
     read = read_object(path, this.reading)
-    _require_place(file.path, read)
+    require_place(file.path, read)
     sync_bytes(path)
     ours = made_by_us(read.attributes)
     return Stored(
@@ -411,34 +299,10 @@ def _read(this: _Pass, file: _File) -> Stored:
     )
 
 
-def _is_result(this: _Pass, file: _File) -> bool:
+def _is_result(this: _Pass, file: NamelessFile) -> bool:
     with suppress(InputError, DiskFull, OSError):
         return _read(this, file).origin == "produced"
     return False
-
-
-def _require_place(path: PurePosixPath, read: ReceivedObject) -> None:
-    """Raise InputError where a file has other bytes than its name says, or other UIDs."""
-    study, sop = read.identifiers.study_instance_uid, read.identifiers.sop_instance_uid
-    in_series = read.identifiers.series_instance_uid
-    places = [
-        archive.path_of(study, in_series, sop, read.file_sha256, digits) for digits in (8, 64)
-    ]
-    if path in places:
-        return
-    if path.suffixes[-2:] not in [each.suffixes[-2:] for each in places]:
-        raise InputError(
-            "Its bytes are not those that its name has the digest of: its disk is damaged, or "
-            "someone changed it."
-        )
-    raise InputError(
-        f"It says that it is object {sop} of series {in_series} of study {study}, and lies where "
-        "that one would not: someone moved it."
-    )
-
-
-def _unreadable(trouble: OSError) -> str:
-    return f"It can't be read: {os.strerror(trouble.errno or 0).lower()}."
 
 
 def _record(this: _Pass, study: _Study, stored: Sequence[Stored]) -> None:
