@@ -14,6 +14,7 @@ from pydicom import DataElement, Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID
 
 from dicomai.errors import InputError
 
@@ -44,6 +45,12 @@ def name_of(dataset: Dataset) -> str:
     uid = uid or "without SOP Instance UID"
     frame = text(dataset, "ReferencedFrameNumber")
     return f"Frame {frame} of object {uid}" if frame else f"Object {uid}"
+
+
+def sop_class_name(dataset: Dataset) -> str:
+    """Return what kind of object it is, in words."""
+    uid = text(dataset, "SOPClassUID")
+    return UID(uid).name if uid else "without SOP Class"
 
 
 def text(dataset: Dataset, keyword: str) -> str:

@@ -25,8 +25,7 @@ from pydicom.uid import (
 )
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, numbers, text, value_of, whole
-from dicomai.imaging.pixels import sop_class_name
+from dicomai.imaging.attributes import name_of, numbers, sop_class_name, text, value_of, whole
 from dicomai.imaging.stack import Slice
 
 ENHANCED: Final = frozenset(

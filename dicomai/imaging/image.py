@@ -12,14 +12,15 @@ from pydicom import Dataset
 
 from dicomai.dicom.body_parts import LIMBS
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, numbers, text, whole
+from dicomai.imaging.attributes import name_of, numbers, sop_class_name, text, whole
 from dicomai.imaging.display import displayed, rgb
 from dicomai.imaging.facts import Facts, facts_of
 from dicomai.imaging.frame import check_single_frame
 from dicomai.imaging.geometry import Plane
+from dicomai.imaging.greyscale import check_greyscale
 from dicomai.imaging.intake import PLAIN, Intake
 from dicomai.imaging.modality import modality_values
-from dicomai.imaging.pixels import check_greyscale, sop_class_name, stored_pixels
+from dicomai.imaging.pixels import stored_pixels
 
 MODALITIES: Final = ("CR", "DX", "RG", "MG", "PX", "IO")
 """Of projection X-rays."""

@@ -16,7 +16,13 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, text, values_checked_here, whole
+from dicomai.imaging.attributes import (
+    name_of,
+    sop_class_name,
+    text,
+    values_checked_here,
+    whole,
+)
 from dicomai.imaging.decoders import (
     DECODERS,
     LOSSLESS,
@@ -28,7 +34,6 @@ from dicomai.imaging.decoders import (
     rle_samples,
 )
 
-GREYSCALE: Final = ("MONOCHROME1", "MONOCHROME2")
 MOST_BYTES: Final = 1 << 33
 """Of the pixels of one frame, decoded; what says that it is larger is damaged or hostile."""
 
@@ -37,49 +42,6 @@ Samples: TypeAlias = npt.NDArray[np.integer]
 """Stored values; floating point ones only for Float and Double Float Pixel Data."""
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
-
-
-def check_greyscale(dataset: Dataset) -> None:
-    """Raise InputError unless the object holds greyscale images of whole numbers."""
-    name = name_of(dataset)
-    subject = text(dataset, "SOPInstanceUID")
-    kind = sop_class_name(dataset)
-    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-        raise InputError(
-            f"{name} ({kind}) holds floating point pixels, which dicomai does not read.",
-            subject=subject,
-        )
-    if "PixelData" not in dataset:
-        raise InputError(
-            f"{name} ({kind}) has no pixel data, so it is no image. Leave it out of the series.",
-            subject=subject,
-        )
-    photometric = text(dataset, "PhotometricInterpretation")
-    if not photometric:
-        raise InputError(
-            f"{name} ({kind}) does not say whether it is grey or in colour: its "
-            "PhotometricInterpretation is missing. Have the modality or the PACS mend it and send "
-            "the object again.",
-            subject=subject,
-        )
-    if whole(dataset, "SamplesPerPixel", 1) != 1 or photometric not in GREYSCALE:
-        raise InputError(
-            f"{name} ({kind}) is a colour image ({photometric}), and the model takes greyscale "
-            "ones. Choose another series, or a model of colour.",
-            subject=subject,
-        )
-    if "MOSAIC" in text(dataset, "ImageType").split("\\"):
-        raise InputError(
-            f"{name} is a mosaic of many slices in one picture, which dicomai does not take apart. "
-            "Have the modality send single slices or enhanced MR.",
-            subject=subject,
-        )
-
-
-def sop_class_name(dataset: Dataset) -> str:
-    """Return what kind of object it is, in words."""
-    uid = text(dataset, "SOPClassUID")
-    return UID(uid).name if uid else "without SOP Class"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -367,7 +329,7 @@ def stored_pixels(dataset: Dataset) -> StoredPixels:
         shape_ji=shape_ji,
         samples=samples,
         planar=whole(dataset, "PlanarConfiguration", 0) if samples > 1 else 0,
-        photometric=text(dataset, "PhotometricInterpretation") or GREYSCALE[1],
+        photometric=text(dataset, "PhotometricInterpretation") or "MONOCHROME2",
         allocated=allocated,
         stored=stored,
         shift=shift,

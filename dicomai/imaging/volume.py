@@ -17,15 +17,10 @@ from dicomai.imaging.attributes import name_of, text, values_checked_here, whole
 from dicomai.imaging.facts import Facts, facts_of
 from dicomai.imaging.frame import frames_of
 from dicomai.imaging.geometry import Grid
+from dicomai.imaging.greyscale import check_greyscale
 from dicomai.imaging.intake import PLAIN, Intake
 from dicomai.imaging.modality import ModalityTransform, check_one_scale, modality_transform
-from dicomai.imaging.pixels import (
-    Samples,
-    StoredPixels,
-    check_greyscale,
-    in_parallel,
-    stored_pixels,
-)
+from dicomai.imaging.pixels import Samples, StoredPixels, in_parallel, stored_pixels
 from dicomai.imaging.quantities import suv_body_weight_factor
 from dicomai.imaging.split import Part, echo_time, split, words_of
 from dicomai.imaging.stack import MIN_SLICES, stack

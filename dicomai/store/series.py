@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, insert, select, update
+from sqlalchemy import Connection, and_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant
@@ -138,33 +138,6 @@ def results_of(connection: Connection, study: StudyInstanceUID) -> tuple[Identit
         .order_by(jobs.c.patient_key)
     )
     return tuple(IdentityKey(key) for key in made.scalars())
-
-
-def correct_key(
-    connection: Connection, study: StudyInstanceUID, wrong: IdentityKey | None, right: IdentityKey
-) -> None:
-    """Note that a study's objects of one patient are another's, and so are those yet to come.
-
-    Only keys that objects have are noted: what a person mistyped and took back stands for nobody.
-    """
-    said, corrected = schema.series_identities, schema.corrected_keys
-    own = corrected.c.study_instance_uid == study
-    before = {
-        row.patient_key: row.corrected_key
-        for row in connection.execute(
-            select(corrected.c.patient_key, corrected.c.corrected_key).where(own)
-        )
-    }
-    keys = select(said.c.patient_key).where(said.c.study_instance_uid == study).distinct()
-    for key in connection.execute(keys).scalars().all():
-        if key and before.get(key, key) == wrong:
-            connection.execute(delete(corrected).where(own, corrected.c.patient_key == key))
-            if key != right:
-                connection.execute(
-                    insert(corrected).values(
-                        study_instance_uid=study, patient_key=key, corrected_key=right
-                    )
-                )
 
 
 def mark_decided(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Result, Row, delete, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Result, Row, func, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant
@@ -15,7 +15,7 @@ from dicomai.dicom.header import Attributes
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import TransientError
-from dicomai.store import events, moves, schema, series
+from dicomai.store import corrections, events, moves, schema
 from dicomai.store.states import StudyStatus
 
 
@@ -186,9 +186,9 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
         Retention is deleting it, or has just done so.
     """
     table = schema.studies
-    upsert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     connection.execute(
-        upsert(table)
+        insert(table)
         .values(
             study_instance_uid=arrival.study_instance_uid,
             status="open",
@@ -218,7 +218,7 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
         update(table)
         .where(table.c.study_instance_uid == arrival.study_instance_uid)
         .values(
-            accession_number=_accession_number(connection, study, arrival.accession_number),
+            accession_number=_accession_number(connection, study, arrival),
             study_date=arrival.study_date or study.study_date,
             nodes=sorted({*study.nodes, arrival.node}),
             last_object_at=max(study.last_object_at, arrival.received_at),
@@ -231,18 +231,12 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
     return changed
 
 
-def _accession_number(connection: Connection, study: Study, said: str) -> str:
+def _accession_number(connection: Connection, study: Study, arrival: Arrival) -> str:
     """Return the number that a study has once an object came: what a person corrected stays."""
+    said = arrival.accession_number
     if said in ("", study.accession_number):
         return study.accession_number
-    table = schema.corrected_accession_numbers
-    corrected: str | None = connection.execute(
-        select(table.c.corrected_number).where(
-            table.c.study_instance_uid == study.study_instance_uid,
-            table.c.accession_number == said,
-        )
-    ).scalar_one_or_none()
-    return corrected or said
+    return corrections.accession_number(connection, study.study_instance_uid, said)
 
 
 def sharing(
@@ -288,7 +282,7 @@ def correct_patient(
     connection: Connection, study: Study, wrong: IdentityKey, key: IdentityKey
 ) -> None:
     """Note whose a locked study is by what a person says; what arrives later changes nothing."""
-    series.correct_key(connection, study.study_instance_uid, wrong, key)
+    corrections.correct_key(connection, study.study_instance_uid, wrong, key)
     accepted = key if study.accepted_key == wrong else study.accepted_key
     _update(connection, study.study_instance_uid, patient_key=key, accepted_key=accepted)
 
@@ -296,29 +290,9 @@ def correct_patient(
 def correct_accession_number(
     connection: Connection, study: Study, said: Collection[str], number: str
 ) -> None:
-    """Note a locked study's number by what a person says, instead of those that its objects say.
-
-    Parameters
-    ----------
-    said
-        What objects of it said; the number that it had counts too, unless a person gave it.
-    """
-    table, uid = schema.corrected_accession_numbers, study.study_instance_uid
-    own = table.c.study_instance_uid == uid
-    before = {
-        row.accession_number: row.corrected_number
-        for row in connection.execute(select(table).where(own))
-    }
-    wrong = {*before, *said}
-    if study.accession_number not in before.values():
-        wrong.add(study.accession_number)
-    connection.execute(delete(table).where(own))
-    for each in sorted(wrong - {"", number}):
-        connection.execute(
-            insert(table).values(
-                study_instance_uid=uid, accession_number=each, corrected_number=number
-            )
-        )
+    """Note a locked study's number by what a person says, instead of those that objects said."""
+    uid = study.study_instance_uid
+    corrections.correct_accession_number(connection, uid, said, study.accession_number, number)
     _update(connection, uid, accession_number=number)
 
 

@@ -14,10 +14,11 @@ from pydicom import Dataset
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import values_checked_here
 from dicomai.imaging.frame import frames_of
+from dicomai.imaging.greyscale import check_greyscale
 from dicomai.imaging.image import image_of
 from dicomai.imaging.intake import Intake
 from dicomai.imaging.modality import modality_transform
-from dicomai.imaging.pixels import check_greyscale, stored_pixels
+from dicomai.imaging.pixels import stored_pixels
 from dicomai.imaging.series import read_object, scan
 from dicomai.imaging.volume import volumes_of
 
