@@ -71,7 +71,7 @@ class Turns(Protocol):
 class NoOthers:
     """Nobody else wants the device."""
 
-    def alone(self, work: Callable[[], _Item], silent: Stage | None = None) -> _Item:  # noqa: ARG002
+    def alone(self, work: Callable[[], _Item], silent: Stage | None = None) -> _Item:  # noqa: ARG002  the protocol's
         """Do it at once."""
         return work()
 

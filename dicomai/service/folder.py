@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,10 +27,9 @@ from dicomai.models.runtimes.torch_runtime import LoadedModel
 from dicomai.results import gate
 from dicomai.results.context import ResultContext
 from dicomai.results.encode import encode, written
-from dicomai.results.objects import DEFAULT, KINDS, kind_of
-from dicomai.results.overlay import PICTURE_NAME, overlays
+from dicomai.results.objects import DEFAULT
+from dicomai.results.overlay import overlays
 from dicomai.results.summary import line
-from dicomai.results.uids import Kind
 from dicomai.routing.exclusion import Excluded, exclude, not_seen
 from dicomai.routing.image import Image, Series, series_of
 from dicomai.routing.matching import beside, study_day
@@ -41,20 +39,15 @@ from dicomai.service.analyse import ONLY_A_REPORT, image_of_source, refusal
 from dicomai.service.earlier import has_patient_id
 from dicomai.service.received import Reading
 from dicomai.service.received import read_object as read_received
+from dicomai.service.result_files import file_name, put, remove, set_aside
 from dicomai.service.sources import source_of
 from dicomai.settings.tables import DecideSettings
 
 Report = Callable[[str, float], None]
 """Takes the stage and the fraction of it that is done."""
 
-REFUSED: Final = "refused"
-"""The folder, beside where results would lie, of objects that broke a rule of the gate."""
-
 # Lies beside DICOM without being meant as such.
 _COMPANIONS: Final = frozenset({".json", ".txt", ".xml", ".csv", ".png", ".jpg", ".pdf", ".md"})
-
-_UNFINISHED: Final = "."
-"""Stands before the name of a file until all of its result are written; such are no input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +207,7 @@ def remove_earlier(package: Package, folder: Folder, out: Path) -> None:
     What other models wrote stays, and so does what is not of dicomai.
     """
     for uid in {image.series_instance_uid for image, _ in folder.images.values()}:
-        _remove(package.name, out / uid)
+        remove(package.name, out / uid)
 
 
 def analysed(
@@ -251,7 +244,7 @@ def analysed(
     try:
         return _written_to(place, model, series, folder, report, objects)
     except BaseException:
-        _remove(model.package.name, place)  # a part of a result may say something else
+        remove(model.package.name, place)  # a part of a result may say something else
         raise
 
 
@@ -293,12 +286,12 @@ def _written_to(
         made = _encoded(findings, source, folder.site, objects)
         files = _checked(made, findings, source.headers, folder.site, objects)
     except DicomaiError as error:
-        return replace(outcome, because=_aside(error, made, findings, place), failed=True)
+        return replace(outcome, because=set_aside(error, made, findings, place), failed=True)
     return replace(
         outcome,
         found=" ".join([line(findings), *_left_out(series, folder)]),
         stages_s=findings.stages_s,
-        objects=_put(files, place),
+        objects=put(files, place),
         pictures=tuple(overlays(findings, image_of_source(source), place)),
     )
 
@@ -332,34 +325,7 @@ def _told(
     except DicomaiError:
         return failed  # and its sentence stays: whose images these are can't be told
     name = f"{package.name}-sr.dcm"
-    return replace(failed, found=line(made.findings), objects=_put({name: made.report}, place))
-
-
-def _put(files: Mapping[str, bytes], place: Path) -> tuple[Path, ...]:
-    """Write files that belong together: none has its name before all are written."""
-    place.mkdir(parents=True, exist_ok=True)
-    for name, octets in files.items():
-        (place / f"{_UNFINISHED}{name}").write_bytes(octets)
-    return tuple((place / f"{_UNFINISHED}{name}").replace(place / name) for name in files)
-
-
-def _remove(model: str, place: Path) -> None:
-    """Take away what a model wrote about one series, unfinished and refused files too."""
-    for each in (*place.glob("*"), *(place / REFUSED).glob("*")):
-        if each.is_file() and _is_of(model, each.name.removeprefix(_UNFINISHED)):
-            each.unlink()
-
-
-def _aside(error: DicomaiError, made: Sequence[Dataset], findings: Findings, place: Path) -> str:
-    """Keep objects that break a rule, apart from results; return what is to be said of them."""
-    if not isinstance(error, gate.GateError):
-        return error.sentence
-    files = {_file_name(each, findings): written(each) for each in made}
-    _put(files, place / REFUSED)
-    return (
-        f"{error.sentence} There is no result; its objects lie in {place / REFUSED} for a look: "
-        "report this with them."
-    )
+    return replace(failed, found=line(made.findings), objects=put({name: made.report}, place))
 
 
 def _in_file(subject: str, folder: Folder) -> str:
@@ -450,7 +416,7 @@ def _checked(
     wanted: Collection[ResultObject],
 ) -> dict[str, bytes]:
     """Return the checked objects by the names of their files."""
-    files = {_file_name(each, findings): written(each) for each in made}
+    files = {file_name(each, findings): written(each) for each in made}
     gate.check(
         list(files.values()),
         findings,
@@ -469,20 +435,3 @@ def _context(site: Site) -> ResultContext:
         charset_default=site.charset_default,
         timezone=site.timezone,
     )
-
-
-def _file_name(result: Dataset, findings: Findings) -> str:
-    kind = kind_of(result.SOPClassUID)
-    number = f"-{result.InstanceNumber}" if kind in ("SC", "PR", "PM", "LABELMAP") else ""
-    return f"{findings.algorithm.name}-{_in_names(kind)}{number}.dcm"
-
-
-def _is_of(model: str, name: str) -> bool:
-    """Tell whether `_file_name` or `overlays` call a file of a model so."""
-    kinds = "|".join(map(_in_names, KINDS))
-    own = rf"{re.escape(model)}-(({kinds})(-\d+)?\.dcm|({PICTURE_NAME})\.png)"
-    return re.fullmatch(own, name) is not None
-
-
-def _in_names(kind: Kind) -> str:
-    return kind.lower().replace(":", "-")

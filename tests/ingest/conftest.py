@@ -27,6 +27,7 @@ from dicomai.routing.selection import ModelInputs, parse_input
 from dicomai.service.decide import Outcome, Rules, decide_study
 from dicomai.service.ingest import ingest
 from dicomai.service.spool_pass import AfterStep, Ingest, Ingested
+from dicomai.settings import Folders
 from dicomai.spool.entries import Writer, opened
 from dicomai.store import events, instances, jobs, schema, studies
 from dicomai.store.engine import open_engine, reading, writing
@@ -146,6 +147,18 @@ class Hospital:
         entry = writer.add(StudyInstanceUID("1.2.3"), [path.read_bytes()])
         # The receiver stamps with the real time; the test has its own.
         entry.path.rename(entry.path.with_name(f"{entry.counter:06d}-{self.clock:016d}.dcm"))
+
+    @property
+    def folders(self) -> Folders:
+        """Where all that is kept lies."""
+        data = self.config.data
+        return Folders(
+            data=data,
+            spool=self.config.spool,
+            archive=data / "archive",
+            quarantine=self.config.quarantine,
+            models=data / "models",
+        )
 
     def later(self, second: float) -> None:
         """Let time pass."""

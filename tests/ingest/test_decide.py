@@ -786,10 +786,7 @@ def test_a_held_study_of_which_results_are_left_is_released_for_their_patient(
     any_hospital: Hospital, make_ct: MakeCT
 ) -> None:
     hospital = any_hospital
-    hospital.send(*_chest(make_ct))
-    hospital.ingest_and_decide()
-    _analysed(hospital, _result(hospital))
-    _delivered(hospital)
+    _analyse_and_deliver(hospital, make_ct)
     hospital.send(make_ct(number=9, PatientID="P9"))
     hospital.ingest()
     _delete_images(hospital)
@@ -806,10 +803,7 @@ def test_objects_of_another_patient_than_the_results_that_are_left_hold_their_st
     any_hospital: Hospital, make_ct: MakeCT
 ) -> None:
     hospital = any_hospital
-    hospital.send(*_chest(make_ct))
-    hospital.ingest_and_decide()
-    _analysed(hospital, _result(hospital))
-    _delivered(hospital)
+    _analyse_and_deliver(hospital, make_ct)
     _delete_images(hospital)
     hospital.send(make_ct(number=9, PatientID="P9"))
     hospital.ingest()
@@ -823,10 +817,7 @@ def test_objects_of_another_patient_than_the_results_that_are_left_hold_their_st
 def test_objects_of_the_patient_of_the_results_that_are_left_are_decided_on(
     hospital: Hospital, make_ct: MakeCT
 ) -> None:
-    hospital.send(*_chest(make_ct))
-    hospital.ingest_and_decide()
-    _analysed(hospital, _result(hospital))
-    _delivered(hospital)
+    _analyse_and_deliver(hospital, make_ct)
     _delete_images(hospital)
     hospital.send(*_chest(make_ct))
     assert hospital.ingest_and_decide() == "decided"
@@ -853,6 +844,14 @@ def _result(hospital: Hospital, **attributes: str) -> InstanceRow:
     values |= {"path": PurePosixPath("archive/sr.dcm"), "file_sha256": "5" * 64}
     values |= {"attributes": {**image.attributes, **attributes}}
     return InstanceRow(**values)
+
+
+def _analyse_and_deliver(hospital: Hospital, make_ct: MakeCT) -> None:
+    """Have a study of P1 decided on, with a result that is kept and delivered."""
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    _analysed(hospital, _result(hospital))
+    _delivered(hospital)
 
 
 def _delete_images(hospital: Hospital) -> None:

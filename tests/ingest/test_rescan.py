@@ -29,7 +29,6 @@ from dicomai.service import rescan as rescan_module
 from dicomai.service.decide import decide_due
 from dicomai.service.received import Reading, ReceivedObject
 from dicomai.service.rescan import Rebuilt, Rescan, folders_of, rescan
-from dicomai.settings import Folders
 from dicomai.store import archive, hosts, instances, retention, schema, search, series
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Keep
@@ -44,17 +43,6 @@ SILENCE = 121
 KEEP = Keep(received=seconds(30 * 86400), produced=seconds(365 * 86400), jobs=DAY)
 
 
-def folders(hospital: Hospital) -> Folders:
-    data = hospital.config.data
-    return Folders(
-        data=data,
-        spool=hospital.config.spool,
-        archive=data / archive.FOLDER,
-        quarantine=hospital.config.quarantine,
-        models=data / "models",
-    )
-
-
 def rescanned(
     hospital: Hospital,
     *studies: str,
@@ -65,7 +53,7 @@ def rescanned(
     """Rescan some studies, or all; return what became of those that had something to rebuild."""
     config = hospital.config
     plan = Rescan(
-        folders=folders(hospital),
+        folders=hospital.folders,
         node=config.nodes[node],
         placeholder_ids=config.placeholder_ids,
         decide=decide,
@@ -516,7 +504,7 @@ def test_a_name_that_is_no_text_harms_neither_rescan_nor_sweep(
     hospital.clock = Instant(present() + DAY + seconds(60))
     hospital.ingest()
     archived(hospital)[0].with_name(".1.01234567.part").write_text("half")
-    assert leavings.sweep(hospital.engine, folders(hospital), hospital.clock) == 1
+    assert leavings.sweep(hospital.engine, hospital.folders, hospital.clock) == 1
     assert strange.exists()
 
 

@@ -29,14 +29,8 @@ Sweep = Callable[[], int]
 
 @pytest.fixture
 def folders(hospital: Hospital) -> Folders:
-    data = hospital.config.data
-    return Folders(
-        data=data,
-        spool=hospital.config.spool,
-        archive=data / archive.FOLDER,
-        quarantine=hospital.config.quarantine,
-        models=data / "models",
-    )
+    folders: Folders = hospital.folders
+    return folders
 
 
 @pytest.fixture
