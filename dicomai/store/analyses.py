@@ -40,16 +40,16 @@ FinishOutcome = Literal["done", "lost", "study held", "other identity", "other p
 def add_analysis(connection: Connection, new: NewAnalysis, now: Instant) -> AddedJob:
     """Queue an analysis, once; its study is locked.
 
-    An analysis that was asked for before is shared: the route's destinations are added to it, and
-    get its results at once where it is done. The last analysis of the same study, model and choice
-    with another fingerprint is superseded.
+    An analysis that was asked for before is shared: the route's destinations are added to it, or to
+    what took its place for the same images, and get its results at once where it is done. The last
+    analysis of the same study, model and choice with another fingerprint is superseded.
     """
     prints = schema.fingerprints
     known = connection.execute(
         select(prints.c.job_id).where(prints.c.fingerprint == new.fingerprint)
     ).scalar_one_or_none()
     if known is not None:
-        return _share(connection, JobId(known), new.route, now)
+        return _share(connection, JobId(known), new, now)
     older = _last_of_choice(connection, new)
     if older is not None and lacking.complete(connection, older, new, now):
         add_destination(connection, older, new.route, now)
@@ -322,25 +322,44 @@ def finish(
     return "done"
 
 
-def _share(connection: Connection, known: JobId, route: JobRoute, now: Instant) -> AddedJob:
-    current = get(connection, known)
-    if current is None:
+def _share(connection: Connection, known: JobId, new: NewAnalysis, now: Instant) -> AddedJob:
+    asked_for = get(connection, known)
+    if asked_for is None:
         return AddedJob(outcome="pruned", job_id=known)
-    if not add_destination(connection, known, route, now):
+    stands = _standing(connection, asked_for, new)
+    if stands is None:
         return AddedJob(outcome="present", job_id=known)
-    sentence = f"Route {route.route} shares {current.title}: same model, same images."
-    tell(connection, current, "job shared", sentence, now)
-    return AddedJob(outcome="shared", job_id=known)
+    if not add_destination(connection, stands.id, new.route, now):
+        return AddedJob(outcome="present", job_id=stands.id)
+    sentence = f"Route {new.route.route} shares {stands.title}: same model, same images."
+    tell(connection, stands, "job shared", sentence, now)
+    return AddedJob(outcome="shared", job_id=stands.id)
 
 
-def _last_of_choice(connection: Connection, new: NewAnalysis) -> JobId | None:
+def _standing(connection: Connection, known: Job, new: NewAnalysis) -> Job | None:
+    """Return the analysis whose results stand for the images that are asked for; None: none does.
+
+    A new run and a reissue take the place of the first. Of what was withdrawn, or replaced as that
+    of other images or another package, nobody is to get the results any more.
+    """
+    number = _last_of_choice(connection, known)
+    if number is None or number == known.id:
+        return known
+    last = existing(connection, number)
+    if last.is_withdrawal or last.package_sha256 != known.package_sha256:
+        return None
+    taken = {each.instance_id for each in inputs(connection, last.id)}
+    return last if taken == {each.instance_id for each in new.inputs} else None
+
+
+def _last_of_choice(connection: Connection, like: Job | NewAnalysis) -> JobId | None:
     number = connection.execute(
         select(jobs.c.id)
         .where(
-            jobs.c.study_instance_uid == new.study_instance_uid,
+            jobs.c.study_instance_uid == like.study_instance_uid,
             jobs.c.kind == "analyse",
-            jobs.c.model == new.model,
-            jobs.c.choice == new.choice,
+            jobs.c.model == like.model,
+            jobs.c.choice == like.choice,
         )
         .order_by(jobs.c.id.desc())
         .limit(1)

@@ -268,7 +268,8 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
     )
     if newer is not None:
         raise NotNow(
-            f"{current.title} was superseded by job {newer}: the study has changed since.",
+            f"{current.title} can't be tried again: job {newer} has taken the place of its "
+            f"analysis. See: dicomai job {newer}",
             subject=str(job),
         )
     if current.held_by == "study":

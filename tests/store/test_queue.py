@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import uuid
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -28,10 +29,11 @@ from dicomai.store import (
     retrievals,
     schema,
     studies,
+    withdrawals,
 )
 from dicomai.store.backfills import NewBackfill
 from dicomai.store.engine import reading, writing
-from dicomai.store.job import Held, JobId, JobRoute, jitter_of, policy
+from dicomai.store.job import AddedJob, Held, JobId, JobRoute, jitter_of, policy
 from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.states import JOB_STATES, MOVES, JobState
 
@@ -463,6 +465,51 @@ def test_two_routes_share_one_analysis_and_each_node_gets_it_once(engine: Engine
     late = wanted(route="c", destinations=("PACS2", "VNA"))
     assert add(engine, late).outcome == "shared"
     assert delivered_to(engine, first.job_id) == ["PACS1", "PACS2", "VNA"]
+
+
+def test_no_route_that_comes_later_has_withdrawn_results_delivered(engine: Engine) -> None:
+    added = arrive(engine)
+    inputs = (added[0].instance_id,)
+    old = add(engine, wanted(inputs=inputs)).job_id
+    finish(engine, claimed(engine).held)
+    with writing(engine) as connection:
+        withdrawals.add(connection, jobs.existing(connection, old), "w1", NOW)
+    later = wanted(route="b", destinations=("PACS2",), inputs=inputs)
+    assert add(engine, later) == AddedJob(outcome="present", job_id=old)
+    assert delivered_to(engine, old) == ["PACS1"]
+
+
+def test_a_route_that_comes_later_shares_the_new_run_and_not_what_it_replaces(
+    engine: Engine,
+) -> None:
+    added = arrive(engine)
+    inputs = (added[0].instance_id,)
+    first = wanted(inputs=inputs)
+    old = add(engine, first).job_id
+    finish(engine, claimed(engine).held)
+    with writing(engine) as connection:
+        taken = analyses.inputs(connection, old)
+        new = analyses.again(connection, old, taken, first.package_sha256, "f2", NOW)
+    finish(engine, claimed(engine).held)
+    later = wanted(route="b", destinations=("PACS2",), inputs=inputs)
+    assert add(engine, later) == AddedJob(outcome="shared", job_id=new)
+    assert "PACS2" in delivered_to(engine, new)
+    assert "PACS2" not in delivered_to(engine, old)
+
+
+@pytest.mark.parametrize("other", ["images", "package"])
+def test_results_that_others_replaced_go_nowhere_anew(engine: Engine, other: str) -> None:
+    added = arrive(engine, count=2)
+    before, after = (added[0].instance_id,), tuple(each.instance_id for each in added)
+    old = add(engine, wanted(inputs=before)).job_id
+    finish(engine, claimed(engine).held)
+    newer = wanted(fingerprint="f2", inputs=after if other == "images" else before)
+    if other == "package":
+        newer = replace(newer, package_sha256="a" * 64)
+    add(engine, newer)
+    later = wanted(route="b", destinations=("PACS2",), inputs=before)
+    assert add(engine, later) == AddedJob(outcome="present", job_id=old)
+    assert "PACS2" not in delivered_to(engine, old)
 
 
 def delivered_to(engine: Engine, number: JobId) -> list[str]:

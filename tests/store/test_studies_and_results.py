@@ -238,7 +238,7 @@ def test_what_was_superseded_is_not_sent_afterwards(engine: Engine) -> None:
     new = superseded(engine)
     with (
         writing(engine) as connection,
-        pytest.raises(NotNow, match=f"superseded by job {new}"),
+        pytest.raises(NotNow, match=f"job {new} has taken the place"),
     ):
         jobs.retry(connection, delivery.id, NOW)
 
