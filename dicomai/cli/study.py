@@ -53,6 +53,13 @@ def study(
             help="Its images have a wrong accession number: reissue the results with this one.",
         ),
     ] = "",
+    decide: Annotated[
+        bool,
+        typer.Option(
+            "--decide",
+            help="Have the routes look at it again, as after a change of the configuration.",
+        ),
+    ] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -64,11 +71,18 @@ def study(
     from dicomai.service import story
     from dicomai.store.engine import reading
 
+    if sum((bool(accept), bool(patient or accession), decide)) > 1:
+        raise typer.BadParameter(
+            "--accept, --decide, and --patient with --accession, are done one after the other."
+        )
     if accept:
         _accept(name, accept, config)
         return
     if patient or accession:
         _reissue(name, patient, accession, config)
+        return
+    if decide:
+        _decide(name, config)
         return
     _, engine = opened(config)
     with reading(engine) as connection:
@@ -100,6 +114,22 @@ def _accept(name: str, key: str, config: Path | None) -> None:
     say(f"Study {uid} belongs to {key} now, and is decided on anew.")
     for sentence in left:
         say(sentence)
+
+
+def _decide(name: str, config: Path | None) -> None:
+    from dicomai.dicom.dates import now
+    from dicomai.service import decide, story
+    from dicomai.store.engine import reading
+
+    settings, engine = opened(config)
+    with reading(engine) as connection:
+        uid = _only(name, story.find(connection, name))
+    decide.decide_again(engine, uid, now())
+    audit.record(settings.service.data, "study --decide", uid)
+    say(
+        f"Study {uid}: the routes of the running service look at it again. What they make of it: "
+        f"dicomai study {uid}"
+    )
 
 
 def _reissue(name: str, patient: str, accession: str, config: Path | None) -> None:

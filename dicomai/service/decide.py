@@ -117,6 +117,37 @@ def decide_study(engine: Engine, uid: StudyInstanceUID, rules: Rules, now: Insta
         return _decide_open(connection, study, rules, now)
 
 
+def decide_again(engine: Engine, uid: StudyInstanceUID, now: Instant) -> None:
+    """Have all routes look at a study again, as if it had just come, whatever it came for.
+
+    What they ask for that was analysed already is not analysed again.
+
+    Raises
+    ------
+    NotFound
+        There is no such study.
+    InputError
+        It is held, or being deleted.
+    """
+    with writing(engine) as connection:
+        study = studies.lock(connection, uid)
+        if study is None:
+            raise _no_study(uid)
+        if study.status == "held":
+            raise InputError(
+                f"Study {uid} is held, so no route may look at it. Why, and what helps: dicomai "
+                f"study {uid}",
+                subject=uid,
+            )
+        if study.status == "deleting":
+            raise InputError(
+                f"Study {uid} is being deleted by retention. Send it again, and routes look at it.",
+                subject=uid,
+            )
+        retrievals.welcome(connection, uid)
+        studies.reopen(connection, uid, now)
+
+
 def accept(
     engine: Engine, uid: StudyInstanceUID, key: IdentityKey, now: Instant
 ) -> tuple[str, ...]:
@@ -137,7 +168,7 @@ def accept(
     with writing(engine) as connection:
         study = studies.lock(connection, uid)
         if study is None:
-            raise NotFound(f"There is no study {uid}. See: dicomai status.", subject=uid)
+            raise _no_study(uid)
         if study.status != "held":
             raise InputError(
                 f"Study {uid} is {study.status}, not held: nothing is to be accepted.", subject=uid
@@ -150,6 +181,10 @@ def accept(
             )
         studies.release(connection, uid, key, now)
         return tuple(_left_as_anothers(connection, uid, key, now))
+
+
+def _no_study(uid: StudyInstanceUID) -> NotFound:
+    return NotFound(f"There is no study {uid}. See: dicomai status.", subject=uid)
 
 
 def _left_as_anothers(

@@ -55,11 +55,7 @@ from dicomai.store.instances import Added
 from dicomai.store.job import UNKNOWN
 from dicomai.store.studies import Study, StudyGoing
 
-_UNDECIDED: Final = (
-    "no route was looked at. To have one look at it, where a PACS has the study too: dicomai "
-    "backfill, see docs/how-to/run-over-history.md"
-)
-_DECISION: Final = f"Rebuilt from the archive: {_UNDECIDED}"
+_UNDECIDED: Final = "no route was looked at. To have them look at it: dicomai study {} --decide"
 _COMING: Final = (
     "Study {0} is left out: the spool holds objects of it that are not in the catalogue yet. Start "
     "the service, wait until dicomai status shows the study, stop it, and within a day: dicomai "
@@ -375,13 +371,14 @@ def _settle(
     elif before is not None and before.status == "open" and not this.analysed:
         what = "the study was not decided on before, so routes look at it."
     else:
-        what = _UNDECIDED
+        what = _UNDECIDED.format(uid)
+        decision = f"Rebuilt from the archive: {what}"
         changed = {each.read.identifiers.series_instance_uid for each in stored}
         if this.analysed:
             changed = {each.series_instance_uid for each in series.of_study(connection, uid)}
         series.mark_decided(connection, uid, changed, now)
         said = before.decision if before is not None else ""
-        because = said if _DECISION in said else f"{said} {_DECISION}".strip()
+        because = said if decision in said else f"{said} {decision}".strip()
         studies.count_as_decided(connection, uid, because, now)
     sops = [each.read.identifiers.sop_instance_uid for each in stored]
     text = f"{counted(sops)} rebuilt from the archive, as sent by {config.node.name}: {what}"

@@ -77,7 +77,8 @@ def _why_queued(job: Job, new: NewAnalysis, before: Job | None) -> str:
         return (
             f"{sentence}. It replaces none: the results of job {before.supersedes} are withdrawn."
         )
-    return f"{sentence} and replaces job {before.id}, whose input has changed."
+    what = "input" if before.package_sha256 == new.package_sha256 else "package"
+    return f"{sentence} and replaces job {before.id}, whose {what} has changed."
 
 
 def again(
@@ -369,9 +370,13 @@ def _last_of_choice(connection: Connection, like: Job | NewAnalysis) -> JobId | 
 
 def _withdraw(connection: Connection, old: Job, new: NewAnalysis, now: Instant) -> None:
     """Cancel what of a superseded analysis has not gone out."""
-    because = "The study's images have changed; a newer job takes its place."
     if new.supersedes is not None:
-        because = "A person had the analysis run again; a newer job takes its place."
+        why = "A person had the analysis run again"
+    elif old.package_sha256 != new.package_sha256:
+        why = "The package of its model has changed"
+    else:
+        why = "The study's images have changed"
+    because = f"{why}; a newer job takes its place."
     cancelled = move(
         connection,
         ("waiting", "queued", "running", "held"),

@@ -389,11 +389,7 @@ def release(
     )
     if not freed.rowcount:
         return
-    connection.execute(
-        update(schema.series)
-        .where(schema.series.c.study_instance_uid == study)
-        .values(decided_at=None)
-    )
+    _have_all_looked_at(connection, study)
     resumed = moves.unpark(connection, study, key)
     events.record(
         connection,
@@ -402,6 +398,22 @@ def release(
         f"A person accepted {key} as the patient of this study.",
         {"jobs": list(resumed)},
         now,
+    )
+
+
+def reopen(connection: Connection, study: StudyInstanceUID, now: Instant) -> None:
+    """Have a locked study that is open, or was decided on, be decided on at once, all of it."""
+    _update(connection, study, status="open", decide_at=now)
+    _have_all_looked_at(connection, study)
+    sentence = "A person had the routes look at this study again."
+    events.record(connection, study, "study reopened", sentence, {}, now)
+
+
+def _have_all_looked_at(connection: Connection, study: StudyInstanceUID) -> None:
+    """Have no series of a study count as decided on."""
+    table = schema.series
+    connection.execute(
+        update(table).where(table.c.study_instance_uid == study).values(decided_at=None)
     )
 
 

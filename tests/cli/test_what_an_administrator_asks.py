@@ -416,6 +416,24 @@ def test_a_held_study_is_released_for_one_of_its_patients(
     assert (released.status, released.patient_key) == ("open", "777")
 
 
+def test_routes_are_had_look_at_a_study_again(
+    service: Engine, dicomai: Dicomai, tmp_path: Path
+) -> None:
+    arrive(service, UID)
+    with writing(service) as connection:
+        studies.set_decided(connection, StudyInstanceUID(UID), "There is no route.", NOW)
+    answer = dicomai("study", UID, "--decide")
+    assert answer.code == 0
+    assert answer.out.endswith(f"What they make of it: dicomai study {UID}\n")
+    assert dicomai("study", UID, "--json").json["status"] == "open"
+    (line,) = map(json.loads, (tmp_path / "audit.jsonl").read_text().splitlines())
+    assert (line["action"], line["subject"]) == ("study --decide", UID)
+    assert dicomai("study", "1.2.99", "--decide").code == 4
+    both = dicomai("study", UID, "--decide", "--accept", "777")
+    assert both.code == 2
+    assert "one after the other" in both.err
+
+
 def test_what_a_peer_sent_moves_no_cursor_and_is_no_markup(
     service: Engine, dicomai: Dicomai
 ) -> None:

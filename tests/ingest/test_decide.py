@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+from sqlalchemy import insert
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.identity import IdentityKey
@@ -25,7 +26,7 @@ from dicomai.service import applied as applied_module
 from dicomai.service import duties
 from dicomai.service import ingest as ingest_module
 from dicomai.service.again import again
-from dicomai.service.decide import accept, are_due, decide_due
+from dicomai.service.decide import accept, are_due, decide_again, decide_due
 from dicomai.service.waiting_routes import take_up
 from dicomai.spool import entries
 from dicomai.store import (
@@ -47,6 +48,8 @@ from dicomai.store.job import Job, JobId
 from dicomai.store.jobs import NotNow
 from dicomai.store.reissues import Reissue
 from dicomai.store.retention import Candidate, Keep
+
+STUDY = StudyInstanceUID("1.2.3")
 
 Hospital = Any  # conftest's: importlib mode has no package to import it from
 MakeCT = Callable[..., Any]
@@ -1057,3 +1060,89 @@ def test_two_studies_of_one_association_keep_their_patients(
         with reading(any_hospital.engine) as connection:
             taken = analyses.inputs(connection, job.id)
         assert {each.study_instance_uid for each in taken} == {uid}
+
+
+def test_a_route_that_came_later_looks_at_what_a_person_names(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    (lungs,) = any_hospital.rules.routes
+    _with(any_hospital)
+    any_hospital.send(*_chest(make_ct))
+    any_hospital.ingest_and_decide()
+    _with(any_hospital, lungs)
+    any_hospital.later(3600)
+    assert any_hospital.decide() == "nothing to do"
+
+    decide_again(any_hospital.engine, STUDY, any_hospital.clock)
+
+    assert any_hospital.decide() == "decided"
+    (job,) = any_hospital.jobs()
+    assert (job.model, job.state) == ("lungs", "queued")
+    assert any_hospital.story("study reopened") == [
+        "A person had the routes look at this study again."
+    ]
+    # And once more: the same images are not analysed twice.
+    decide_again(any_hospital.engine, STUDY, any_hospital.clock)
+    assert any_hospital.decide() == "decided"
+    assert [each.id for each in any_hospital.jobs()] == [job.id]
+
+
+def test_routes_look_again_at_a_study_that_came_for_a_backfill_alone(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest()
+    with writing(hospital.engine) as connection:
+        apart = {"study_instance_uid": STUDY, "purpose": "backfill 1", "at": hospital.clock}
+        connection.execute(insert(schema.studies_apart).values(**apart))
+    hospital.ingest_and_decide()
+    assert hospital.jobs() == []
+
+    decide_again(hospital.engine, STUDY, hospital.clock)
+
+    assert hospital.decide() == "decided"
+    assert len(hospital.jobs()) == 1
+
+
+def test_a_newer_package_replaces_the_results_of_a_study_that_is_looked_at_again(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    (old,) = hospital.jobs()
+    models = {
+        name: replace(each, package_sha256="b" * 64) for name, each in hospital.rules.models.items()
+    }
+    hospital.rules = replace(hospital.rules, models=models)
+
+    decide_again(hospital.engine, STUDY, hospital.clock)
+
+    assert hospital.decide() == "decided"
+    was, new = hospital.jobs()
+    assert (was.id, was.state, new.supersedes) == (old.id, "cancelled", old.id)
+    assert hospital.story("job cancelled") == [
+        "The package of its model has changed; a newer job takes its place."
+    ]
+    assert hospital.story("job queued")[-1].endswith(
+        f"replaces job {old.id}, whose package has changed."
+    )
+
+
+def test_no_route_looks_again_at_a_study_that_is_held_or_going(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    with pytest.raises(NotFound, match="There is no study"):
+        decide_again(hospital.engine, StudyInstanceUID("1.2.99"), hospital.clock)
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    with writing(hospital.engine) as connection:
+        studies.hold(connection, STUDY, "Two patients.", hospital.clock)
+    with pytest.raises(InputError, match="is held, so no route may look at it"):
+        decide_again(hospital.engine, STUDY, hospital.clock)
+    received = Candidate(study_instance_uid=STUDY, origins=("received",))
+    (job,) = hospital.jobs()
+    with writing(hospital.engine) as connection:
+        jobs.cancel(connection, job.id, "Not wanted.", hospital.clock)
+        assert retention.begin(connection, received, hospital.clock, hospital.clock)
+    with pytest.raises(InputError, match="is being deleted by retention"):
+        decide_again(hospital.engine, STUDY, hospital.clock)

@@ -26,7 +26,7 @@ from dicomai.errors import DicomaiError, NotFound
 from dicomai.results.uids import rejection_uid, series_uid
 from dicomai.service import leavings
 from dicomai.service import rescan as rescan_module
-from dicomai.service.decide import decide_due
+from dicomai.service.decide import decide_again, decide_due
 from dicomai.service.received import Reading, ReceivedObject
 from dicomai.service.rescan import Rebuilt, Rescan, folders_of, rescan
 from dicomai.store import archive, hosts, instances, retention, schema, search, series
@@ -144,12 +144,24 @@ def test_all_that_was_known_of_objects_and_versions_comes_back_and_nothing_is_de
     assert told.startswith(
         "9 objects rebuilt from the archive, as sent by CT1: no route was looked"
     )
-    assert "dicomai backfill" in told
+    assert told.endswith(f"To have them look at it: dicomai study {STUDY} --decide")
     with reading(hospital.engine) as connection:
         assert not any(each.changed for each in series.of_study(connection, STUDY))
     assert decided(hospital) == {}
     assert hospital.jobs() == []
     assert rescanned(stopped(hospital)) == []
+
+
+def test_routes_look_at_a_rebuilt_study_when_a_person_asks(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*chest(make_ct))
+    hospital.ingest()
+    lose_database(hospital)
+    rescanned(hospital)
+    decide_again(hospital.engine, STUDY, hospital.clock)
+    assert decided(hospital) == {STUDY: "decided"}
+    assert [each.state for each in hospital.jobs()] == ["queued"]
 
 
 def test_a_late_image_of_a_rebuilt_study_is_decided_on_as_any(
