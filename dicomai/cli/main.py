@@ -94,6 +94,7 @@ for command in (
     status.status,
     jobs.jobs,
     jobs.job,
+    study.studies,
     study.study,
     jobs.retry,
     jobs.cancel,

@@ -1,7 +1,11 @@
-"""`dicomai study`: the whole story of one study."""
+"""`dicomai studies`, and `study`: the whole story of one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -19,12 +23,73 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
+    from dicomai.dicom.dates import Instant
     from dicomai.dicom.uid import StudyInstanceUID
     from dicomai.service.story import StudyStory
     from dicomai.store.instances import Instance
+    from dicomai.store.states import StudyStatus
     from dicomai.store.studies import Study
 
 _VERSIONS_SHOWN: Final = 20
+_NONE_YET: Final = "No study was received yet."
+_STATES: Final[Mapping[StudyStatus, str]] = MappingProxyType(
+    {"open": "arriving", "decided": "decided", "held": "held", "deleting": "deleting"}
+)
+
+
+def studies(
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state", metavar="STATE", help=f"{', '.join(_STATES.values())}; may be repeated."
+        ),
+    ] = None,
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="Only those of which something came since: 2026-01-31, or '2026-01-31 18:00', in "
+            "this machine's local time.",
+        ),
+    ] = "",
+    without_results: Annotated[
+        bool,
+        typer.Option("--without-results", help="Only those with images and no results of ours."),
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 30,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List the studies that are here, those first that changed last."""
+    from dicomai.store import studies as catalogue
+    from dicomai.store.engine import reading
+
+    wanted = [status for status, word in _STATES.items() if word in (state or ())]
+    if len(wanted) != len(set(state or ())):
+        raise typer.BadParameter(f"states are {', '.join(_STATES.values())}", param_hint="--state")
+    began = _instant(since) if since else None
+    _, engine = opened(config)
+    with reading(engine) as connection:
+        found = catalogue.listing(connection, limit, wanted, began, without_results=without_results)
+    if json:
+        print_json([facts(each) for each in found])
+    else:
+        asked = state or since or without_results
+        show_studies(found, empty="There is no such study." if asked else _NONE_YET)
+
+
+def _instant(value: str) -> Instant:
+    """Return a local time as people write it."""
+    from dicomai.dicom.dates import Instant, seconds
+
+    for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"):
+        with suppress(ValueError):
+            at = datetime.strptime(value, form)  # noqa: DTZ007  local, as it is shown
+            return Instant(seconds(at.timestamp()))
+    raise typer.BadParameter(
+        f"--since {value!a} is no time. Write it as 2026-01-31 or '2026-01-31 18:00'."
+    )
 
 
 def study(
@@ -160,7 +225,7 @@ def _only(name: str, found: Sequence[Study]) -> StudyInstanceUID:
     return found[0].study_instance_uid
 
 
-def show_studies(found: Sequence[Study]) -> None:
+def show_studies(found: Sequence[Study], empty: str = _NONE_YET) -> None:
     """Print studies as a table."""
     table(
         ["state", "objects#", "last object", "accession", "study"],
@@ -174,15 +239,14 @@ def show_studies(found: Sequence[Study]) -> None:
             )
             for each in found
         ],
-        empty="No study was received yet.",
+        empty=empty,
     )
 
 
 def status_of(known: Study) -> Text:
     """Return a study's state in a word."""
-    words = {"open": "arriving", "decided": "decided", "held": "held", "deleting": "deleting"}
     looks = {"held": "warn", "deleting": "quiet"}
-    return text(words[known.status], looks.get(known.status, ""))
+    return text(_STATES[known.status], looks.get(known.status, ""))
 
 
 def facts(known: Study) -> dict[str, object]:

@@ -242,7 +242,7 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         jobs=jobs.counts(connection),
         nodes=nodes.listing(connection),
         pauses=pauses.listing(connection),
-        held=studies.listing(connection, _MOST_HELD, "held"),
+        held=studies.listing(connection, _MOST_HELD, ["held"]),
         recent=latest,
         refused=jobs.held_by(connection, "person", _MOST_HELD),
         backfills=tuple(

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Result, Row, func, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Result,
+    Row,
+    exists,
+    func,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant
@@ -158,14 +168,40 @@ def before(
 
 
 def listing(
-    connection: Connection, limit: int, status: StudyStatus | None = None
+    connection: Connection,
+    limit: int,
+    states: Collection[StudyStatus] = (),
+    since: Instant | None = None,
+    *,
+    without_results: bool = False,
 ) -> tuple[Study, ...]:
-    """Return the studies that changed last, newest first."""
+    """Return the studies that changed last, newest first.
+
+    Parameters
+    ----------
+    states
+        Only studies in one of these; empty: in any.
+    since
+        Only those of which an object came then or later.
+    without_results
+        Only those that have images, and no results of ours.
+    """
     table = schema.studies
     query = select(table).order_by(table.c.last_object_at.desc()).limit(limit)
-    if status is not None:
-        query = query.where(table.c.status == status)
+    if states:
+        query = query.where(table.c.status.in_(tuple(states)))
+    if since is not None:
+        query = query.where(table.c.last_object_at >= since)
+    if without_results:
+        produced = schema.instances.c.origin == "produced"
+        query = query.where(_has(~produced), ~_has(produced))
     return _all(connection.execute(query))
+
+
+def _has(which: ColumnElement[bool]) -> ColumnElement[bool]:
+    instances = schema.instances
+    own = instances.c.study_instance_uid == schema.studies.c.study_instance_uid
+    return exists().where(own, which)
 
 
 def arriving(connection: Connection, limit: int) -> tuple[Study, ...]:

@@ -12,7 +12,7 @@ import pytest
 from catalogue_rows import NOW, add, arrive, claimed, finish, instance, sha256, wanted
 from sqlalchemy import Engine
 
-from dicomai.dicom.dates import Instant, now, seconds
+from dicomai.dicom.dates import Instant, as_datetime, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import ErrorKind
@@ -414,6 +414,21 @@ def test_a_held_study_is_released_for_one_of_its_patients(
         released = studies.get(connection, uid)
     assert released is not None
     assert (released.status, released.patient_key) == ("open", "777")
+
+
+def test_studies_are_listed(service: Engine, dicomai: Dicomai) -> None:
+    assert dicomai("studies").out == "No study was received yet.\n"
+    arrive(service, UID)
+    assert UID in dicomai("studies", "--state", "arriving", "--without-results").out
+    assert dicomai("studies", "--state", "held").out == "There is no such study.\n"
+    shown = f"{as_datetime(NOW).astimezone():%Y-%m-%d %H:%M}"
+    (listed,) = dicomai("studies", "--since", shown, "--json").json
+    assert (listed["study"], listed["status"]) == (UID, "open")
+    assert dicomai("studies", "--since", "2999-01-31", "--json").json == []
+    for wrong in (("--state", "open"), ("--since", "31.1.2026")):
+        answer = dicomai("studies", *wrong)
+        assert answer.code == 2
+        assert "arriving, decided" in answer.err or "Write it as 2026-01-31" in answer.err
 
 
 def test_routes_are_had_look_at_a_study_again(

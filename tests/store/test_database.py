@@ -252,6 +252,8 @@ QUERIES = {
     "leases": lambda c: LeaseObserver(60.0).observe(c, 0.0),
     "jobs of a study": lambda c: jobs.of_study(c, StudyInstanceUID("1.2.7")),
     "arriving": lambda c: studies.arriving(c, 100),
+    "listing": lambda c: studies.listing(c, 30),
+    "without results": lambda c: studies.listing(c, 30, since=NOW, without_results=True),
     "sharing": lambda c: studies.sharing(c, StudyInstanceUID("1.2.7")),
     "accession": lambda c: studies.find_by_accession(c, "A7"),
     "marked studies": retention.going,

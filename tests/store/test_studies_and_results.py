@@ -35,7 +35,7 @@ from dicomai.store.job import JobId, JobRoute
 from dicomai.store.jobs import NotNow
 from dicomai.store.retention import Candidate
 from dicomai.store.series import SeriesIdentity
-from dicomai.store.states import DeliveryState
+from dicomai.store.states import DeliveryState, StudyStatus
 
 STUDY = StudyInstanceUID("1.2.3")
 OTHER = IdentityKey("99999@HOSPITAL")
@@ -437,6 +437,28 @@ def test_an_accession_number_lists_its_studies(engine: Engine) -> None:
         newest = studies.listing(connection, 1)
     assert [each.study_instance_uid for each in found] == ["1.2.3", "1.2.4"]
     assert [each.study_instance_uid for each in newest] == ["1.2.4"]
+
+
+def test_studies_are_listed_by_state_by_time_and_by_what_they_lack(engine: Engine) -> None:
+    def listed(*states: StudyStatus, since: Instant | None = None, **more: bool) -> list[str]:
+        with reading(engine) as connection:
+            found = studies.listing(connection, 9, states, since, **more)
+        return [each.study_instance_uid for each in found]
+
+    for number, uid in enumerate(("1.2.3", "1.2.4", "1.2.5")):
+        arrive(engine, uid, received_at=Instant(NOW + number))
+    add(engine, wanted("1.2.4"))
+    finish(engine, claimed(engine).held, (instance("1.2.4", "1.2.4.9", file="sr"),))
+    with writing(engine) as connection:
+        studies.set_decided(connection, StudyInstanceUID("1.2.5"), "Whole.", NOW)
+
+    assert listed() == ["1.2.5", "1.2.4", "1.2.3"]
+    assert listed("decided") == ["1.2.5"]
+    assert listed("open", "decided") == ["1.2.5", "1.2.4", "1.2.3"]
+    assert listed("held") == []
+    assert listed(since=Instant(NOW + 1)) == ["1.2.5", "1.2.4"]
+    assert listed(without_results=True) == ["1.2.5", "1.2.3"]
+    assert listed("open", since=Instant(NOW + 1), without_results=True) == []
 
 
 def test_each_series_keeps_whose_it_is(engine: Engine) -> None:
