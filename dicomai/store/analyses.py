@@ -349,8 +349,17 @@ def _standing(connection: Connection, known: Job, new: NewAnalysis) -> Job | Non
     last = existing(connection, number)
     if last.is_withdrawal or last.package_sha256 != known.package_sha256:
         return None
-    taken = {each.instance_id for each in inputs(connection, last.id)}
-    return last if taken == {each.instance_id for each in new.inputs} else None
+    return last if _takes_the_same(connection, last, new.inputs) else None
+
+
+def _takes_the_same(connection: Connection, job: Job, wanted: Sequence[JobInput]) -> bool:
+    """Tell whether a job took these images; those that came again have another row since."""
+    taken = {each.sop_instance_uid: each.instance_id for each in inputs(connection, job.id)}
+    here = {each.sop_instance_uid: each.instance_id for each in wanted}
+    return taken.keys() == here.keys() and not any(
+        here[uid] != row and instances.get(connection, row) is not None
+        for uid, row in taken.items()
+    )
 
 
 def _last_of_choice(connection: Connection, like: Job | NewAnalysis) -> JobId | None:

@@ -326,6 +326,28 @@ def test_a_study_that_retention_deleted_and_that_came_again_can_be_run_again(
     ]
 
 
+def test_a_route_that_changed_shares_the_newest_run_of_a_study_that_came_again(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+    (old,) = hospital.jobs()
+    _cancel(hospital, old)
+    with writing(hospital.engine) as connection:
+        new = again(connection, old.id, hospital.clock)
+        jobs.cancel(connection, new, "Over.", hospital.clock)
+    _deleted_by_retention(hospital)
+    (lungs,) = hospital.rules.routes
+    _with(hospital, replace(lungs, destinations=("VNA",)))
+
+    hospital.send(*_chest(make_ct))
+    assert hospital.ingest_and_decide() == "decided"
+
+    with reading(hospital.engine) as connection:
+        assert [each.destinations for each in jobs.routes_of(connection, new)] == [("VNA",)]
+        assert [each.destinations for each in jobs.routes_of(connection, old.id)] == [("PACS1",)]
+
+
 def _deleted_by_retention(hospital: Hospital, *, jobs_too: bool = False) -> None:
     keep = Keep(received=seconds(1), produced=seconds(1), jobs=seconds(1))
     hospital.later(10)
