@@ -192,8 +192,8 @@ def _decide(name: str, config: Path | None) -> None:
     decide.decide_again(engine, uid, now())
     audit.record(settings.service.data, "study --decide", uid)
     say(
-        f"Study {uid}: the routes of the running service look at it again. What they make of it: "
-        f"dicomai study {uid}"
+        f"Study {uid} is open again: the service has its routes look at it when it runs. What they "
+        f"make of it: dicomai study {uid}"
     )
 
 

@@ -439,9 +439,9 @@ def release(
 
 def reopen(connection: Connection, study: StudyInstanceUID, now: Instant) -> None:
     """Have a locked study that is open, or was decided on, be decided on at once, all of it."""
-    _update(connection, study, status="open", decide_at=now)
-    _have_all_looked_at(connection, study)
     sentence = "A person had the routes look at this study again."
+    _update(connection, study, status="open", decide_at=now, decision=sentence)
+    _have_all_looked_at(connection, study)
     events.record(connection, study, "study reopened", sentence, {}, now)
 
 

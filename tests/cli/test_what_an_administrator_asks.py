@@ -440,7 +440,9 @@ def test_routes_are_had_look_at_a_study_again(
     answer = dicomai("study", UID, "--decide")
     assert answer.code == 0
     assert answer.out.endswith(f"What they make of it: dicomai study {UID}\n")
-    assert dicomai("study", UID, "--json").json["status"] == "open"
+    told = dicomai("study", UID, "--json").json
+    assert told["status"] == "open"
+    assert told["decision"] == "A person had the routes look at this study again."
     (line,) = map(json.loads, (tmp_path / "audit.jsonl").read_text().splitlines())
     assert (line["action"], line["subject"]) == ("study --decide", UID)
     assert dicomai("study", "1.2.99", "--decide").code == 4
