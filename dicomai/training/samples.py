@@ -7,9 +7,10 @@ from a finer series; so samples are drawn on the model's grid at once.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from dicomai.phantom.chest import ChestPhantom
 from dicomai.phantom.xray import Exposure, attenuation, ball_attenuation, chest_exposure, developed
 
 Array = npt.NDArray[np.float32]
+_Patient = TypeVar("_Patient")
 
 CELL: Final = 16
 """Edge of a cell of the map of an X-ray, in pixels of the network's input."""
@@ -39,6 +41,21 @@ class Sample:
 
     inputs: Array
     targets: Array
+
+
+def in_turns(
+    draw: Callable[[], _Patient], patients: int, turns: int, rng: np.random.Generator
+) -> Iterator[tuple[int, _Patient]]:
+    """Give the number of a turn and one of the patients that are kept, without end.
+
+    `patients` are kept, at least 1, and a new one takes the place of the oldest after every
+    `turns`. The first of them come one by one, a turn each.
+    """
+    kept: deque[_Patient] = deque(maxlen=patients)
+    for turn in itertools.count():
+        if len(kept) < patients or turn % turns == 0:
+            kept.append(draw())
+        yield turn, kept[int(rng.integers(len(kept)))]
 
 
 def _grid(
@@ -113,11 +130,7 @@ def nodule_samples(
     way.
     """
     rng = np.random.default_rng(seed)
-    kept: list[_Torso] = []
-    for turn in itertools.count():
-        if len(kept) < patients or turn % turns == 0:
-            kept = [*kept[-patients + 1 :], _torso(preprocess, rng)]
-        torso = kept[int(rng.integers(len(kept)))]
+    for turn, torso in in_turns(lambda: _torso(preprocess, rng), patients, turns, rng):
         if turn % 6 < 3:
             middle = torso.nodules_kji[int(rng.integers(len(torso.nodules_kji)))]
             middle = middle + rng.uniform(-0.35, 0.35, 3) * window_kji
@@ -211,20 +224,19 @@ def xray_samples(
 
     A patient is projected once, without nodules; a ball that takes the place of lung adds the
     difference of attenuation along each ray. So one patient gives several images: `patients` are
-    kept, and a new one takes the place of one of them after every `turns` images. A nodule absorbs
+    kept, and a new one takes the place of the oldest after every `turns` images. A nodule absorbs
     up to `strongest` times what it should: what is faint is learned from what is plain.
     """
     rng = np.random.default_rng(seed)
-    kept: list[tuple[ChestPhantom, Exposure, Array]] = []
-    for turn in itertools.count():
-        if len(kept) < patients or turn % turns == 0:
-            phantom = ChestPhantom(
-                int(rng.integers(2**40)), nodule_diameters_mm=(), vessels=int(rng.integers(80, 200))
-            )
-            exposure = chest_exposure(phantom, rows=256)
-            lines = attenuation(phantom, exposure, step_mm=3.0)
-            kept = [*kept[-patients + 1 :], (phantom, exposure, lines)]
-        phantom, exposure, lines = kept[int(rng.integers(len(kept)))]
+
+    def projected() -> tuple[ChestPhantom, Exposure, Array]:
+        phantom = ChestPhantom(
+            int(rng.integers(2**40)), nodule_diameters_mm=(), vessels=int(rng.integers(80, 200))
+        )
+        exposure = chest_exposure(phantom, rows=256)
+        return phantom, exposure, attenuation(phantom, exposure, step_mm=3.0)
+
+    for turn, (phantom, exposure, lines) in in_turns(projected, patients, turns, rng):
         mark = np.zeros(exposure.shape_ji, dtype=np.float32)
         if turn % 2:
             placed = phantom.with_nodules([rng.uniform(15, 30)], int(rng.integers(2**40)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,13 @@ from dicomai.training.evaluation import (
     score_nodules,
 )
 from dicomai.training.losses import dice_and_binary_cross_entropy, dice_and_cross_entropy
-from dicomai.training.samples import lung_samples, nodule_samples, xray_crops, xray_samples
+from dicomai.training.samples import (
+    in_turns,
+    lung_samples,
+    nodule_samples,
+    xray_crops,
+    xray_samples,
+)
 from dicomai.training.trainer import Schedule, train
 
 COARSE = Preprocess(spacing_mm=(9.0, 9.0, 9.0), clip=(-1024, 300))
@@ -87,6 +93,34 @@ def test_nodule_samples_mark_what_is_bright() -> None:
     assert len(marked) >= 3
     for each in marked:
         assert each.inputs[each.targets > 0].mean() > 0.55
+
+
+@pytest.mark.parametrize("patients", [1, 2, 5])
+def test_no_more_patients_are_kept_than_said(patients: int) -> None:
+    drawn: list[int] = []
+
+    def draw() -> int:
+        drawn.append(len(drawn))
+        return drawn[-1]
+
+    shown = in_turns(draw, patients, 4, np.random.default_rng(1))
+    ages = {drawn[-1] - patient for turn, patient in islice(shown, 400)}
+    assert ages == set(range(patients))
+    assert len(drawn) >= 100
+
+
+def test_as_many_patients_are_drawn_as_the_cards_say() -> None:
+    def drawn(patients: int, turns: int, shown: int) -> int:
+        numbers = count()
+        rng = np.random.default_rng(1)
+        for _ in islice(in_turns(lambda: next(numbers), patients, turns, rng), shown):
+            pass
+        return next(numbers)
+
+    nodules, xray = (builtin.RECIPES[each] for each in ("nodules", "xray"))
+    windows = [each.schedule.steps * each.schedule.batch for each in nodules.stages]
+    assert f"{sum(drawn(32, 100, each) for each in windows)} in all" in nodules.drawn
+    assert f"700 images of {drawn(30, 50, 700)} patients" in xray.drawn
 
 
 def test_x_ray_samples_take_turns() -> None:
