@@ -28,6 +28,8 @@ from dicomai.training.evaluation import (
     dice,
     score_lungs,
     score_nodules,
+    unseen_diameters_mm,
+    unseen_scan,
 )
 from dicomai.training.losses import dice_and_binary_cross_entropy, dice_and_cross_entropy
 from dicomai.training.samples import (
@@ -212,6 +214,15 @@ def _scored(found_at: list[float], *nodules: tuple[float, float]) -> NoduleScore
             for x, diameter in nodules
         ],
     )
+
+
+def test_each_protocol_shows_chests_with_nodules_and_without() -> None:
+    phantom = ChestPhantom(4)
+    noise = [unseen_scan(phantom, number).noise_hu for number in range(16)]
+    shown = {(each, bool(unseen_diameters_mm(n))) for n, each in enumerate(noise)}
+    assert shown == {(each, some) for each in (10, 12, 25, 35) for some in (True, False)}
+    # The card tells of eight: each protocol has its nodules in them.
+    assert {noise[n] for n in range(8) if unseen_diameters_mm(n)} == set(noise)
 
 
 def test_a_missed_nodule_is_infinitely_far() -> None:
