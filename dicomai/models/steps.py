@@ -26,10 +26,11 @@ def _patient_axes(value: str) -> str:
 
 
 class Preprocess(Table):
-    """The way from voxels in modality units to what the network takes, in this order.
+    """The way from voxels in modality units to what the network takes.
 
-    Turn to `axes`, resample to `spacing_mm` (volume) or `shape_ji` (image, kept in proportion and
-    padded), clip, scale linearly from the clipped range to `scale_to`.
+    Of a volume in this order: turn to `axes`, resample to `spacing_mm`, clip, scale linearly from
+    the clipped range to `scale_to`. Of an image: clip, scale, resample to `shape_ji`, kept in
+    proportion, and pad.
     """
 
     axes: Annotated[str, AfterValidator(_patient_axes)] = "HPL"

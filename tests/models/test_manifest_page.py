@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
+from dicomai.imaging.facts import Facts
+from dicomai.imaging.geometry import Grid, Plane
+from dicomai.imaging.image import SourceImagePixels
+from dicomai.imaging.resample import resampling
+from dicomai.imaging.volume import SourceVolume
+from dicomai.inference.preprocess import prepare_image, prepare_volume
 from dicomai.models import input as inputs
 from dicomai.models import manifest, output, steps
 
@@ -33,3 +40,31 @@ def test_the_page_names_every_key_and_no_other(table: str) -> None:
     if table == "Top":
         keys -= {"limits", "input", "preprocess", "infer", "postprocess", "output", "measure"}
     assert told == keys
+
+
+def test_the_page_tells_in_which_order_an_input_is_prepared() -> None:
+    """A model that was trained in another order is shown what it does not know."""
+    page = " ".join(PAGE.read_text().split())
+    bright = np.zeros((2, 2, 2), dtype=np.int16)
+    bright[0, 0, 0] = 800
+    preprocess = steps.Preprocess(spacing_mm=(2, 2, 2), shape_ji=(1, 1), clip=(0, 80))
+
+    assert "Of a volume in this order: turn, resample, clip, scale." in page
+    grid = Grid(shape_kji=(2, 2, 2), index_to_lps=np.eye(4), frame_of_reference_uid="1.2")
+    volume = SourceVolume(
+        grid=grid, voxels=bright, facts=Facts(modality="CT"), series_instance_uid="1.2.3"
+    )
+    infer = steps.Infer(network="unet3d", inferer="whole", activation="sigmoid", arguments={})
+    way = resampling(grid, "HPL", preprocess.spacing_mm)
+    assert way.model.shape_kji == (1, 1, 1)
+    inputs = prepare_volume(volume, way, preprocess, infer, None).inputs
+    assert inputs.item() == 1  # 800 / 8 is above 80
+
+    assert "Of an image: clip, scale, resample, pad" in page
+    image = SourceImagePixels(
+        plane=Plane(shape_ji=(2, 2), spacing_ji_mm=None, sop_instance_uid="1.2"),
+        pixels=bright[0].astype(np.float32),
+        facts=Facts(modality="DX"),
+        series_instance_uid="1.2.3",
+    )
+    assert prepare_image(image, preprocess).item() == 0.25
