@@ -9,7 +9,7 @@ package is pinned.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import structlog
 import torch
 from safetensors.torch import load_file, save_file
 
+from dicomai.errors import ConfigError
 from dicomai.models import trust
 from dicomai.models.manifest import MANIFEST_NAME, Manifest
 from dicomai.models.model_toml import read as read_manifest
@@ -27,7 +28,7 @@ from dicomai.models.package import load as load_package
 from dicomai.models.runtimes.networks import Classifier2d, UNet3d, build
 from dicomai.models.runtimes.torch_runtime import LoadedModel
 from dicomai.models.runtimes.torch_runtime import load as load_model
-from dicomai.models.steps import Preprocess
+from dicomai.models.steps import Argument, Preprocess
 from dicomai.training import card as cards
 from dicomai.training.evaluation import evaluate_lungs, evaluate_nodules, evaluate_xray
 from dicomai.training.losses import (
@@ -37,7 +38,7 @@ from dicomai.training.losses import (
     dice_and_cross_entropy,
     whole_and_cells,
 )
-from dicomai.training.samples import Sample, lung_samples, nodule_samples, xray_crops
+from dicomai.training.samples import CELL, Sample, lung_samples, nodule_samples, xray_crops
 from dicomai.training.trainer import Loss, Schedule, train
 
 _REPORT_EVERY: Final = 50
@@ -109,6 +110,8 @@ class Recipe:
         Of the first weights.
     rare
         Hardly a voxel holds what is sought, so the last layer starts by saying so.
+    teaches
+        What its samples and losses are made for, by key of the manifest.
     figures
         Measures a model on so many phantoms, and gives the table for its card.
     drawn, made, shown, remark
@@ -118,6 +121,7 @@ class Recipe:
 
     package: str
     seed: int
+    teaches: Mapping[str, Argument]
     stages: tuple[Stage, ...]
     figures: Callable[[LoadedModel, int, Progress], str]
     drawn: str
@@ -131,6 +135,7 @@ RECIPES: Final[dict[str, Recipe]] = {
     "lungs": Recipe(
         package="chest-ct-lungs",
         seed=11,
+        teaches={"preprocess.axes": "HPL", "infer.activation": "softmax"},
         stages=(
             Stage(
                 samples=_lungs,
@@ -156,6 +161,7 @@ RECIPES: Final[dict[str, Recipe]] = {
     "nodules": Recipe(
         package="chest-ct-nodules",
         seed=12,
+        teaches={"preprocess.axes": "HPL", "infer.activation": "sigmoid"},
         stages=(
             Stage(
                 samples=_nodules,
@@ -185,6 +191,11 @@ RECIPES: Final[dict[str, Recipe]] = {
     "xray": Recipe(
         package="chest-xray-nodule",
         seed=13,
+        teaches={
+            "preprocess.shape_ji": (12 * CELL, 12 * CELL),
+            "infer.arguments.pool": "max",
+            "infer.activation": "sigmoid",
+        },
         stages=(
             Stage(
                 samples=_plain_parts,
@@ -227,6 +238,26 @@ def _write_weights(network: torch.nn.Module, path: Path) -> None:
     save_file({key: w.half() if w.is_floating_point() else w for key, w in state.items()}, path)
 
 
+def _check_is_taught(recipe: Recipe, manifest: Manifest, path: Path) -> None:
+    """Raise ConfigError where a network would be taught other than the engine uses it.
+
+    It would learn all the same: turned round, right and left change places.
+    """
+    says: Mapping[str, Argument | None] = {
+        "preprocess.axes": manifest.preprocess.axes,
+        "preprocess.shape_ji": manifest.preprocess.shape_ji,
+        "infer.activation": manifest.infer.activation,
+        "infer.arguments.pool": manifest.infer.arguments.get("pool"),
+    }
+    for key, taught in recipe.teaches.items():
+        if says[key] != taught:
+            raise ConfigError(
+                f"{path}, {key}: the recipe of {recipe.package} trains for {taught!r} only, and "
+                f"this is {says[key]!r}. Nothing was trained; write {taught!r} there.",
+                subject=str(path),
+            )
+
+
 def train_package(
     recipe: Recipe, folder: Path, *, steps: int | None = None, from_stage: int = 0
 ) -> list[float]:
@@ -242,9 +273,15 @@ def train_package(
         Of each stage, instead of those of the recipe.
     from_stage
         Start with this stage, counted from 0, and the weights that are there.
+
+    Raises
+    ------
+    ConfigError
+        The `model.toml` can't be read, or asks for what the recipe does not teach.
     """
     log = structlog.get_logger("dicomai.training").bind(model=recipe.package)
     manifest = read_manifest(folder / MANIFEST_NAME)
+    _check_is_taught(recipe, manifest, folder / MANIFEST_NAME)
     weights = folder / manifest.weights
     unfinished = folder / f"{manifest.weights}{_UNFINISHED}"
     torch.manual_seed(recipe.seed)

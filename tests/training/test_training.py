@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from dicomai.errors import ConfigError
 from dicomai.findings import Detection, Findings, Segment, Sphere
 from dicomai.imaging.geometry import Grid
 from dicomai.models import trust
@@ -352,6 +353,36 @@ def test_weights_stay_until_training_has_ended(
         builtin.train_package(replace(recipe, stages=(ends,)), folder, steps=2)
     assert load(folder) == before
     assert (folder / "weights.safetensors.part").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "instead"),
+    [
+        ("lungs", 'axes = "HPL"', 'axes = "HPR"'),
+        ("nodules", 'axes = "HPL"', 'axes = "PHL"'),
+        ("nodules", 'activation = "sigmoid"', 'activation = "softmax"'),
+        ("xray", 'pool = "max"', 'pool = "mean"'),
+        ("xray", 'pool = "max", ', ""),
+        ("xray", "[192, 192]", "[128, 128]"),
+    ],
+)
+def test_nothing_is_taught_that_the_engine_uses_otherwise(
+    name: str, says: str, instead: str, tmp_path: Path
+) -> None:
+    recipe = builtin.RECIPES[name]
+    folder = tmp_path / recipe.package
+    shutil.copytree(BUILTIN / recipe.package, folder)
+    manifest = (folder / "model.toml").read_text()
+    assert says in manifest
+    manifest = manifest.replace(says, instead)
+    if "softmax" in instead:
+        manifest = manifest.replace("out_channels = 1", "out_channels = 2")
+        manifest = manifest.replace("threshold = 0.5", "threshold = 0.5\nchannel = 1")
+    (folder / "model.toml").write_text(manifest)
+    before = load(folder)
+    with pytest.raises(ConfigError, match=r"Nothing was trained; write"):
+        builtin.train_package(recipe, folder, steps=1)
+    assert load(folder) == before
 
 
 def test_the_cards_say_what_the_recipes_say() -> None:
