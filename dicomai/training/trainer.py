@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dicomai.errors import InputError
 from dicomai.training.samples import Sample
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -48,6 +49,11 @@ def train(
         the network is built.
     on_step
         Called after each step with its number and loss.
+
+    Raises
+    ------
+    InputError
+        A loss or its gradient is no number: each step after it would make every weight so too.
     """
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
@@ -72,7 +78,13 @@ def train(
             logits = network(inputs)
         value = loss(logits.float(), targets)
         value.backward()  # type: ignore[no-untyped-call]  # torch declares no types here
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        length = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        if not (torch.isfinite(value) and torch.isfinite(length)):
+            raise InputError(
+                f"Training, step {step + 1} of {schedule.steps}: the loss is "
+                f"{float(value.detach()):g} and its gradient {float(length):g}, so nothing more "
+                "can be learned. Look for NaN in the samples, or take a lower learning rate."
+            )
         optimiser.step()
         losses.append(float(value.detach()))
         on_step(step, losses[-1])
