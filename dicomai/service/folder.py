@@ -14,7 +14,7 @@ from pydicom import Dataset
 
 from dicomai.dicom.dates import now
 from dicomai.dicom.header import Attributes
-from dicomai.dicom.identity import IdentityKey, identity_of
+from dicomai.dicom.identity import Agreed, Identity, identity_of, judge
 from dicomai.dicom.version import VersionDigest
 from dicomai.errors import DicomaiError, IdentityError, InputError, ResourceError
 from dicomai.findings import Findings
@@ -368,12 +368,9 @@ def _beside(package: Package, first: Series, folder: Folder) -> Mapping[str, Ser
 
 
 def _is_same_patient(one: Attributes, other: Attributes, site: Site) -> bool:
-    """Tell whether two images name one patient by an ID, and the same birth date or none."""
-    whose, whose_other = (
-        identity_of(each, issuer_of_node="", placeholders=site.placeholder_ids)
-        for each in (one, other)
-    )
-    return whose == whose_other and has_patient_id(whose.key)
+    """Tell whether two images name one patient by an ID, and no two birth dates."""
+    agreed = judge(_whose(each, site) for each in (one, other))
+    return isinstance(agreed, Agreed) and has_patient_id(agreed.key)
 
 
 def _check_nobody(inputs: Sequence[Series], site: Site) -> None:
@@ -382,7 +379,7 @@ def _check_nobody(inputs: Sequence[Series], site: Site) -> None:
         key: each.sop_instance_uid
         for series in inputs
         for each in series.images
-        if (key := _key_of(each.attributes, site)) is not None and not has_patient_id(key)
+        if (key := _whose(each.attributes, site).key) is not None and not has_patient_id(key)
     }
     if len(nobody) > 1:
         uid = min(nobody.values())
@@ -394,8 +391,8 @@ def _check_nobody(inputs: Sequence[Series], site: Site) -> None:
         )
 
 
-def _key_of(attributes: Attributes, site: Site) -> IdentityKey | None:
-    return identity_of(attributes, issuer_of_node="", placeholders=site.placeholder_ids).key
+def _whose(attributes: Attributes, site: Site) -> Identity:
+    return identity_of(attributes, issuer_of_node="", placeholders=site.placeholder_ids)
 
 
 def _encoded(

@@ -238,6 +238,26 @@ def test_a_folder_has_the_prior_too(tmp_path: Path) -> None:
     assert {each.PatientID for each in compared} == {"P1"}
 
 
+@pytest.mark.parametrize(
+    ("born", "compared"),
+    [(("19600101", ""), 1), (("", "19600101"), 1), (("", ""), 1), (("19600101", "19600102"), 0)],
+)
+def test_a_folder_has_a_prior_whose_birth_date_is_not_known_but_none_of_another_day(
+    tmp_path: Path, born: tuple[str, str], compared: int
+) -> None:
+    package = written(tmp_path / "models", "compares", optional=False)
+    for day, birth_date in zip(("20260301", "20250301"), born, strict=True):
+        for path in write_study(tmp_path / "images" / day, "P1"):
+            image = pydicom.dcmread(path)
+            image.StudyDate, image.PatientBirthDate = day, birth_date
+            image.save_as(path)
+    arguments = ["run", str(package.folder), str(tmp_path / "images"), "--device", "cpu"]
+    told = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert told.output.count("needs its input prior") == 2 - compared
+    reports = [pydicom.dcmread(path) for path in (tmp_path / "out").rglob("*sr.dcm")]
+    assert sum("PertinentOtherEvidenceSequence" in each for each in reports) == compared
+
+
 @pytest.mark.parametrize("whose", [("ANONYMOUS", ""), ("P1", "ELSEWHERE"), ("", "")])
 def test_a_folder_has_no_prior_of_a_patient_who_may_be_another(
     tmp_path: Path, whose: tuple[str, str]
