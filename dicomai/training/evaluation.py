@@ -79,6 +79,16 @@ def unseen_diameters_mm(number: int) -> list[float]:
     return diameters
 
 
+def unseen_nodule(number: int) -> tuple[float, int]:
+    """Return diameter of the nodule in an X-ray, 15 to 30 mm, and the seed that draws its place.
+
+    Not the seed of the diameter: what is drawn first from both would be the same number, and large
+    nodules would lie in one lung and small ones in the other.
+    """
+    rng = np.random.default_rng(number)
+    return float(rng.uniform(15, 30)), int(rng.integers(2**40))
+
+
 def source_of(phantom: ChestPhantom, scan: Scan) -> SourceVolume:
     """Return a phantom's scan as the engine reads it from files."""
     voxels = scanned(phantom, scan, seed=1)
@@ -224,9 +234,10 @@ def evaluate_xray(
     """
     said: dict[bool, list[float]] = {True: [], False: []}
     for number in range(phantoms):
-        rng = np.random.default_rng(number)
+        diameter_mm, place = unseen_nodule(number)
+        rng = np.random.default_rng((FIRST_UNSEEN_SEED, number))
         empty = ChestPhantom(FIRST_UNSEEN_SEED + number, nodule_diameters_mm=())
-        for phantom in (empty, empty.with_nodules([rng.uniform(15, 30)], number)):
+        for phantom in (empty, empty.with_nodules([diameter_mm], place)):
             exposure = chest_exposure(phantom, rows=512)
             pixels = developed(attenuation(phantom, exposure, step_mm=2.0), rng)
             image = image_of_phantom(pixels.astype(np.float32), exposure)

@@ -31,6 +31,7 @@ from dicomai.training.evaluation import (
     score_lungs,
     score_nodules,
     unseen_diameters_mm,
+    unseen_nodule,
     unseen_scan,
 )
 from dicomai.training.losses import dice_and_binary_cross_entropy, dice_and_cross_entropy
@@ -228,6 +229,13 @@ def test_each_protocol_shows_chests_with_nodules_and_without() -> None:
     assert shown == {(each, some) for each in (10, 12, 25, 35) for some in (True, False)}
     # The card tells of eight: each protocol has its nodules in them.
     assert {noise[n] for n in range(8) if unseen_diameters_mm(n)} == set(noise)
+
+
+def test_nodules_of_all_sizes_lie_in_both_lungs_of_x_rays() -> None:
+    phantom = ChestPhantom(4, nodule_diameters_mm=(), vessels=5)
+    drawn = [phantom.with_nodules([size], place) for size, place in map(unseen_nodule, range(24))]
+    large = {(each.nodules[0].side, each.nodules[0].diameter_mm > 22.5) for each in drawn}
+    assert large == {("left", True), ("left", False), ("right", True), ("right", False)}
 
 
 def test_a_missed_nodule_is_infinitely_far() -> None:
