@@ -11,7 +11,13 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 
 from dicomai.models.manifest import Manifest
-from dicomai.training.evaluation import NEAR_MM, LungScore, NoduleScore, area_under_curve
+from dicomai.training.evaluation import (
+    NEAR_MM,
+    LungScore,
+    NoduleScore,
+    area_interval,
+    area_under_curve,
+)
 
 _WIDTH: Final = 100
 
@@ -64,12 +70,16 @@ def nodule_figures(scores: Sequence[NoduleScore]) -> str:
 def xray_figures(
     positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64], threshold: float
 ) -> str:
-    """Return the table of what was measured, Markdown."""
+    """Return the table of what was measured, Markdown; each patient has one of both."""
+    interval = area_interval(positive, negative)
+    area = f"{area_under_curve(positive, negative):.3f}"
+    if interval is not None:
+        area += f" ({interval[0]:.2f} to {interval[1]:.2f})"
     sensitivity, specificity = _share(positive >= threshold), _share(negative < threshold)
     return "\n".join(
         [
             _SHARES,
-            f"| area under the ROC curve | {area_under_curve(positive, negative):.3f} |",
+            f"| area under the ROC curve, interval by Obuchowski over patients | {area} |",
             f"| sensitivity at {threshold:g}, nodules of 15 to 30 mm | {sensitivity} |",
             f"| specificity at {threshold:g} | {specificity} |",
         ]

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
+from scipy.special import expit, logit
 
 from dicomai.findings import Findings, Mask, Sphere
 from dicomai.imaging.facts import Facts
@@ -47,6 +48,35 @@ def area_under_curve(positive: npt.NDArray[np.float64], negative: npt.NDArray[np
     above = (positive[:, None] > negative[None, :]).mean()
     same = (positive[:, None] == negative[None, :]).mean()
     return float(above + same / 2)
+
+
+def area_interval(
+    positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]
+) -> tuple[float, float] | None:
+    """Return between which areas the true one may well lie, at 95 %.
+
+    Two images of one patient are not as good as those of two: Obuchowski, Nonparametric analysis of
+    clustered ROC curve data, Biometrics 1997; on the scale of the logit.
+
+    Parameters
+    ----------
+    positive, negative : (N,) float64
+        Each patient's own two, in one order.
+
+    Returns
+    -------
+    tuple or None
+        None where it can't be told: of one patient, or where the patients do not differ.
+    """
+    patients, area = len(positive), area_under_curve(positive, negative)
+    above = np.sign(positive[:, None] - negative[None, :]) / 2 + 0.5
+    own = above.mean(axis=1) + above.mean(axis=0) - 2 * area
+    if patients < 2 or not own.any() or not 0 < area < 1:
+        return None
+    error = np.sqrt((own**2).sum() / (patients * (patients - 1)))
+    reach = 1.96 * error / (area * (1 - area))
+    low, high = (float(expit(logit(area) + each)) for each in (-reach, reach))
+    return low, high
 
 
 def unseen_scan(phantom: ChestPhantom, number: int) -> Scan:
@@ -230,7 +260,8 @@ def evaluate_xray(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the probabilities of X-rays with a nodule of 15 to 30 mm, and of those without.
 
-    Each patient is projected twice, whole: nothing of training's shortcut is in it.
+    Both are in the order of the patients. Each patient is projected twice, whole: nothing of
+    training's shortcut is in it.
     """
     said: dict[bool, list[float]] = {True: [], False: []}
     for number in range(phantoms):

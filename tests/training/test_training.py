@@ -26,6 +26,7 @@ from dicomai.training import builtin
 from dicomai.training.card import nodule_figures, xray_figures
 from dicomai.training.evaluation import (
     NoduleScore,
+    area_interval,
     area_under_curve,
     dice,
     score_lungs,
@@ -162,6 +163,32 @@ def test_dice_and_area_under_the_curve_have_their_known_values() -> None:
     assert dice(a, np.array([True, False, True, False])) == 0.5
     assert dice(~a & a, ~a & a) == 1
     assert area_under_curve(np.array([0.9, 0.4]), np.array([0.4, 0.1])) == 0.875
+
+
+def test_the_interval_of_an_area_is_that_of_patients_drawn_again() -> None:
+    rng = np.random.default_rng(5)
+    patients = 60
+    own = rng.normal(0, 2, patients)  # the two images of a patient are alike
+    negative = own + rng.normal(size=patients)
+    positive = own + rng.normal(2.5, 1, patients)
+    again = rng.integers(patients, size=(2000, patients))
+    areas = [area_under_curve(positive[each], negative[each]) for each in again]
+    interval = area_interval(positive, negative)
+    assert interval == pytest.approx(np.percentile(areas, [2.5, 97.5]), abs=0.015)
+    assert interval == pytest.approx(area_interval(positive[::-1], negative[::-1]))
+    # As if all were other patients', it would be another.
+    mixed = area_interval(positive, np.roll(negative, 7))
+    assert mixed is not None
+    assert interval is not None
+    assert mixed[1] - mixed[0] > 1.2 * (interval[1] - interval[0])
+
+
+@pytest.mark.parametrize("scores", [([0.9], [0.1]), ([0.9, 0.8], [0.1, 0.2]), ([1, 1], [1, 1])])
+def test_no_interval_is_told_where_none_can_be(scores: tuple[list[float], list[float]]) -> None:
+    positive, negative = (np.array(each, dtype=float) for each in scores)
+    assert area_interval(positive, negative) is None
+    figures = xray_figures(positive, negative, 0.5)
+    assert re.search(r"over patients \| [01]\.[05]00 \|", figures)
 
 
 def test_lungs_that_are_exactly_right_score_so() -> None:
