@@ -182,10 +182,12 @@ RECIPES: Final[dict[str, Recipe]] = {
         "elsewhere, is mirrored in its own way, and has noise of another strength and grain; "
         "kernel and field of view are always the same.",
         made="A small 3-D U-Net learned to mark nodules in windows of 2 mm voxels, half of which "
-        "held one; then it looked more at what it got wrong.",
+        "lay about one; then it looked more at what it got wrong.",
         shown=_CT_SERIES,
         remark="The phantoms' nodules are solid, almost round, and surrounded by lung: nothing was "
-        "learned of ground glass, of nodules that touch the pleura, or of spiculation.",
+        "learned of ground glass, of nodules that touch the pleura, or of spiculation. The "
+        "interval of the nodules takes those of one patient for as many patients, so it is "
+        "narrow.",
         rare=True,
     ),
     "xray": Recipe(
