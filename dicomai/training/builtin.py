@@ -9,14 +9,16 @@ package is pinned.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dicomai.errors import ConfigError
@@ -45,6 +47,9 @@ _REPORT_EVERY: Final = 50
 _RARE_LOGIT: Final = -4.0
 _MODULE: Final = "python -m dicomai.training.builtin"
 _UNFINISHED: Final = ".part"
+_RUNS: Final = "dicomai.training.runs"
+"""Key of what weights say about how they were trained."""
+_NOT_MEASURED: Final = "Not measured yet.\n"
 _CT_SERIES: Final = (
     "as CT series of four protocols (slices 1.5 to 3 mm apart, 256 to 320 pixels across, noise of "
     "10 to 35 HU), taken through the whole engine, and measured where the images lie"
@@ -129,6 +134,26 @@ class Recipe:
     shown: str
     remark: str
     rare: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One training, as its command asked for it.
+
+    Attributes
+    ----------
+    steps
+        Of each stage; None are those of the recipe.
+    from_stage
+        The first stage of it, counted from 0.
+    """
+
+    steps: int | None = None
+    from_stage: int = 0
+
+
+WHOLE: Final = (Run(),)
+"""A recipe from its beginning to its end."""
 
 
 RECIPES: Final[dict[str, Recipe]] = {
@@ -234,10 +259,21 @@ RECIPES: Final[dict[str, Recipe]] = {
 }
 
 
-def _write_weights(network: torch.nn.Module, path: Path) -> None:
+def _write_weights(network: torch.nn.Module, path: Path, runs: tuple[Run, ...]) -> None:
     """Write weights in half precision: they take half the room, and results stay what they are."""
     state = network.state_dict()
-    save_file({key: w.half() if w.is_floating_point() else w for key, w in state.items()}, path)
+    half = {key: w.half() if w.is_floating_point() else w for key, w in state.items()}
+    save_file(half, path, metadata={_RUNS: json.dumps([asdict(each) for each in runs])})
+
+
+def runs_of(weights: Path) -> tuple[Run, ...]:
+    """Return the trainings that made weights, in their order.
+
+    Those that do not say are of before they did, and of a whole recipe.
+    """
+    with safe_open(weights, framework="pt") as file:
+        said = (file.metadata() or {}).get(_RUNS)
+    return tuple(Run(**each) for each in json.loads(said)) if said else WHOLE
 
 
 def _check_is_taught(recipe: Recipe, manifest: Manifest, path: Path) -> None:
@@ -265,7 +301,8 @@ def train_package(
 ) -> list[float]:
     """Train a package's network and write its weights into its folder; return the losses.
 
-    What is learned so far lies beside the weights, which stay as they are until the end.
+    What is learned so far lies beside the weights, which stay as they are until the end. So does
+    the card: its figures are of the weights before.
 
     Parameters
     ----------
@@ -291,8 +328,10 @@ def train_package(
     if recipe.rare and isinstance(network, UNet3d):
         assert network.last.bias is not None
         torch.nn.init.constant_(network.last.bias, _RARE_LOGIT)
+    runs: tuple[Run, ...] = (Run(steps=steps, from_stage=from_stage),)
     if from_stage:
         network.load_state_dict(load_file(weights))
+        runs = (*runs_of(weights), *runs)
     taught = WithMap(network) if isinstance(network, Classifier2d) else network
     losses: list[float] = []
 
@@ -301,12 +340,13 @@ def train_package(
         if (step + 1) % _REPORT_EVERY == 0:
             mean = sum(losses[-_REPORT_EVERY:]) / _REPORT_EVERY
             log.info("step", step=step + 1, loss=round(mean, 4))
-            _write_weights(network, unfinished)
+            _write_weights(network, unfinished, runs)
 
     for stage in recipe.stages[from_stage:]:
         schedule = stage.schedule if steps is None else replace(stage.schedule, steps=steps)
         train(taught, stage.samples(manifest.preprocess, stage.seed), stage.loss, schedule, report)
-    _write_weights(network, unfinished)
+    _write_weights(network, unfinished, runs)
+    (folder / CARD_NAME).write_text(_NOT_MEASURED, encoding="utf-8")
     unfinished.replace(weights)
     return losses
 
@@ -324,34 +364,62 @@ def measure_package(recipe: Recipe, name: str, folder: Path, phantoms: int) -> N
     log = structlog.get_logger("dicomai.training").bind(model=recipe.package)
     path = folder / CARD_NAME
     if not path.exists():
-        path.write_text("Not measured yet.\n", encoding="utf-8")
+        path.write_text(_NOT_MEASURED, encoding="utf-8")
     model = load_model(load_package(folder), "cpu")
     manifest = model.package.manifest
     figures = recipe.figures(model, phantoms, lambda line: log.info("phantom", measured=line))
-    path.write_text(card(recipe, name, manifest, phantoms, figures), encoding="utf-8")
+    runs = runs_of(model.package.weights)
+    path.write_text(card(recipe, name, manifest, phantoms, figures, runs), encoding="utf-8")
     pins = folder.parent / trust.PINS_NAME
     own = {manifest.name: frozenset({load_package(folder).sha256})}
     trust.write_pins(pins, {**trust.read_pins(pins), **own})
 
 
-def card(recipe: Recipe, name: str, manifest: Manifest, phantoms: int, figures: str) -> str:
-    """Return the card of a package of which some phantoms gave a table of figures."""
-    steps = " and ".join(
-        f"{each.schedule.steps} steps of {each.schedule.batch}" for each in recipe.stages
-    )
+def card(
+    recipe: Recipe,
+    name: str,
+    manifest: Manifest,
+    phantoms: int,
+    figures: str,
+    runs: tuple[Run, ...] = WHOLE,
+) -> str:
+    """Return the card of a package of which some phantoms gave a table of figures.
+
+    `runs` are those that made its weights.
+    """
     command = f"{_MODULE} {name} --into FOLDER"
+    made = f"{recipe.made} In numbers: {_steps(recipe, runs)} samples, first seed {recipe.seed}, "
+    made += "on a CPU. "
+    if runs != WHOLE:
+        made += (
+            f"The recipe, of which all this tells, asks for {_steps(recipe, WHOLE)}: these weights "
+            "were made otherwise. "
+        )
     return cards.card(
         manifest,
         drawn=recipe.drawn,
-        made=f"{recipe.made} In numbers: {steps} samples, first seed {recipe.seed}, on a CPU. "
-        "FOLDER holds a copy of this package:",
-        train_command=command,
+        made=f"{made}FOLDER holds a copy of this package:",
+        train_command="\n".join(command + _options(each) for each in runs),
         measure_command=f"{command} --measure {phantoms}",
         phantoms=phantoms,
         shown=recipe.shown,
         figures=figures,
         remark=recipe.remark,
     )
+
+
+def _steps(recipe: Recipe, runs: tuple[Run, ...]) -> str:
+    """Return how many steps of how many samples there were, in words."""
+    return " and ".join(
+        f"{run.steps or stage.schedule.steps} steps of {stage.schedule.batch}"
+        for run in runs
+        for stage in recipe.stages[run.from_stage :]
+    )
+
+
+def _options(run: Run) -> str:
+    steps = "" if run.steps is None else f" --steps {run.steps}"
+    return steps + (f" --from-stage {run.from_stage}" if run.from_stage else "")
 
 
 def _count(text: str) -> int:

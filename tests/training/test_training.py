@@ -341,6 +341,9 @@ def test_a_recipe_makes_a_package_with_card_and_pin(tmp_path: Path) -> None:
     package = load(folder)
     text = package.card.read_text()
     assert "| right |" in text
+    assert "In numbers: 2 steps of 1 samples" in " ".join(text.split())
+    assert "made otherwise" in " ".join(text.split())
+    assert "lungs --into FOLDER --steps 2\n" in text
     assert "--measure 1" in text
     assert "Not for" in text
     assert trust.trusts(trust.read_pins(tmp_path / "pins.toml"), package)
@@ -444,6 +447,30 @@ def test_training_ends_where_a_loss_is_no_number(spoilt: str, tmp_path: Path) ->
     assert load(folder) == before
 
 
+def test_weights_that_were_trained_anew_keep_no_figures_of_others(tmp_path: Path) -> None:
+    recipe = builtin.RECIPES["lungs"]
+    folder = tmp_path / recipe.package
+    shutil.copytree(BUILTIN / recipe.package, folder)
+    stage = replace(
+        recipe.stages[0],
+        samples=lambda preprocess, seed: lung_samples(seed, preprocess, (16, 16, 16)),
+        schedule=IN_SMALL,
+    )
+    recipe = replace(recipe, stages=(stage, stage))
+    assert "| right |" in load(folder).card.read_text()
+    builtin.train_package(recipe, folder, steps=1)
+    builtin.train_package(recipe, folder, steps=2, from_stage=1)
+    package = load(folder)
+    assert "| right |" not in package.card.read_text()
+    runs = builtin.runs_of(package.weights)
+    text = builtin.card(recipe, "lungs", package.manifest, 1, "", runs)
+    assert "1 steps of 1 and 1 steps of 1 and 2 steps of 1 samples" in " ".join(text.split())
+    assert "FOLDER --steps 1\n" in text
+    assert "FOLDER --steps 2 --from-stage 1\n" in text
+    builtin.train_package(recipe, folder, steps=1)  # from the beginning
+    assert len(builtin.runs_of(package.weights)) == 1
+
+
 def test_the_cards_say_what_the_recipes_say() -> None:
     for name, recipe in builtin.RECIPES.items():
         package = load(BUILTIN / recipe.package)
@@ -451,7 +478,9 @@ def test_the_cards_say_what_the_recipes_say() -> None:
         phantoms = re.search(r"On (\d+) phantoms", text)
         assert phantoms
         figures = "\n".join(line for line in text.splitlines() if line.startswith("|"))
-        written = builtin.card(recipe, name, package.manifest, int(phantoms[1]), figures)
+        runs = builtin.runs_of(package.weights)
+        written = builtin.card(recipe, name, package.manifest, int(phantoms[1]), figures, runs)
+        assert runs == builtin.WHOLE
         assert text == written, f"measure {package.name} again"
 
 
