@@ -86,6 +86,11 @@ def identity_of(
     return Identity(key=IdentityKey(f"@{without}"), birth_date=birth_date)
 
 
+def has_patient_id(key: IdentityKey | None) -> bool:
+    """Tell whether a key names a patient by an ID, and not by what others may share."""
+    return key is not None and not key.startswith("@")
+
+
 def issuer_in(key: IdentityKey) -> str:
     """Return the issuer that a key names; empty where it names none, or no Patient ID."""
     patient_id, _, issuer = key.partition("@")

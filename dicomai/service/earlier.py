@@ -11,7 +11,7 @@ from datetime import date, timedelta
 
 from sqlalchemy import Connection
 
-from dicomai.dicom.identity import Agreed, Identity, IdentityKey, judge
+from dicomai.dicom.identity import Agreed, Identity, IdentityKey, has_patient_id, judge
 from dicomai.routing.image import Series
 from dicomai.routing.matching import Earlier, study_day
 from dicomai.routing.selection import InputSpec
@@ -33,11 +33,6 @@ def earlier_studies(connection: Connection, seen: Whole) -> Earlier:
             yield known[uid].series
 
     return of
-
-
-def has_patient_id(key: IdentityKey | None) -> bool:
-    """Tell whether a key names a patient by an ID, and not by what others may share."""
-    return key is not None and not key.startswith("@")
 
 
 def _candidates(connection: Connection, study: Study, max_age_days: int | None) -> Iterator[Study]:

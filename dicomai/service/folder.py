@@ -13,10 +13,8 @@ from typing import Final
 from pydicom import Dataset
 
 from dicomai.dicom.dates import now
-from dicomai.dicom.header import Attributes
-from dicomai.dicom.identity import Agreed, Identity, identity_of, judge
 from dicomai.dicom.version import VersionDigest
-from dicomai.errors import DicomaiError, IdentityError, InputError, ResourceError
+from dicomai.errors import DicomaiError, InputError, ResourceError
 from dicomai.findings import Findings
 from dicomai.imaging.image import SourceImagePixels
 from dicomai.imaging.series import read_object
@@ -36,7 +34,7 @@ from dicomai.routing.matching import beside, study_day
 from dicomai.routing.route import Exclusion, ResultObject
 from dicomai.routing.selection import InputSpec, choose
 from dicomai.service.analyse import ONLY_A_REPORT, image_of_source, refusal
-from dicomai.service.earlier import has_patient_id
+from dicomai.service.one_patient import check_somebodys, is_same_patient
 from dicomai.service.received import Reading
 from dicomai.service.received import read_object as read_received
 from dicomai.service.result_files import file_name, put, remove, set_aside
@@ -262,7 +260,10 @@ def _written_to(
         datasets += _read(series, folder)
         given: dict[str, Sequence[Dataset]] = {model.package.inputs[0].name: datasets}
         others = _beside(model.package, series, folder)
-        _check_nobody((series, *others.values()), folder.site)
+        check_somebodys(
+            (image for each in (series, *others.values()) for image in each.images),
+            folder.site.placeholder_ids,
+        )
         for name, other in others.items():
             given[name] = _read(other, folder)
         nothing = {"": "Nothing in the folder fits."}
@@ -352,8 +353,8 @@ def _beside(package: Package, first: Series, folder: Folder) -> Mapping[str, Ser
             continue
         if uid == about.get("StudyInstanceUID"):
             study.append(left)
-        elif (day is not None and at is not None and at < day) and _is_same_patient(
-            theirs, about, folder.site
+        elif (day is not None and at is not None and at < day) and is_same_patient(
+            theirs, about, folder.site.placeholder_ids
         ):
             earlier.setdefault((at, uid), []).append(left)
 
@@ -365,34 +366,6 @@ def _beside(package: Package, first: Series, folder: Folder) -> Mapping[str, Ser
 
     choices = beside(package.inputs[1:], first, study, before)
     return {each.input: each.chosen.series for each in choices if each.chosen is not None}
-
-
-def _is_same_patient(one: Attributes, other: Attributes, site: Site) -> bool:
-    """Tell whether two images name one patient by an ID, and no two birth dates."""
-    agreed = judge(_whose(each, site) for each in (one, other))
-    return isinstance(agreed, Agreed) and has_patient_id(agreed.key)
-
-
-def _check_nobody(inputs: Sequence[Series], site: Site) -> None:
-    """Raise IdentityError for images without a Patient ID that may be of several patients."""
-    nobody = {
-        key: each.sop_instance_uid
-        for series in inputs
-        for each in series.images
-        if (key := _whose(each.attributes, site).key) is not None and not has_patient_id(key)
-    }
-    if len(nobody) > 1:
-        uid = min(nobody.values())
-        raise IdentityError(
-            f"Object {uid} and others of its series name no Patient ID, and not the same name, "
-            "birth date and sex, so nobody can say whose they are. Nothing was analysed; find out "
-            "whose they are, and correct them or take them out.",
-            subject=uid,
-        )
-
-
-def _whose(attributes: Attributes, site: Site) -> Identity:
-    return identity_of(attributes, issuer_of_node="", placeholders=site.placeholder_ids)
 
 
 def _encoded(

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant, as_datetime, seconds
 from dicomai.dicom.header import Attributes
-from dicomai.dicom.identity import known_birth_date
+from dicomai.dicom.identity import has_patient_id, known_birth_date
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
 from dicomai.errors import ConfigError, DatabaseError, DicomaiError, InputError, TransientError
 from dicomai.net import find as finding
@@ -29,7 +29,6 @@ from dicomai.routing.selection import InputSpec
 from dicomai.routing.wanted import may_fit
 from dicomai.service.applied import applied
 from dicomai.service.count import ANSWER_S, series_at
-from dicomai.service.earlier import has_patient_id
 from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
 from dicomai.settings import Settings
