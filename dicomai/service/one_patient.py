@@ -28,10 +28,8 @@ from dicomai.models.input import Input
 from dicomai.models.package import Package
 from dicomai.routing.image import Image
 
-_WHOSE: Final = ("PatientID", "PatientBirthDate")
-"""What must be equal in the images of all inputs, beside what the catalogue knows of them."""
 _WHERE_KNOWN: Final = ("IssuerOfPatientID", "PatientBirthDate")
-"""What must be equal in those images of one input that state it; all must have one Patient ID."""
+"""What must be equal in those images that state it; all must have one Patient ID."""
 
 
 def check_one_patient(images: Sequence[Dataset], placeholder_ids: Collection[str]) -> None:
@@ -65,9 +63,9 @@ def check_same_patient(
 ) -> None:
     """Raise IdentityError for an image of a further input that is not the study's patient's."""
     for image in images:
-        for keyword in _WHOSE:  # beside what the catalogue knows of them
+        for keyword in ("PatientID", *_WHERE_KNOWN):
             theirs, ours = (_stated(each, keyword, placeholder_ids) for each in (image, first))
-            unknown = keyword == "PatientBirthDate" and not (theirs and ours)
+            unknown = keyword in _WHERE_KNOWN and not (theirs and ours)
             if theirs != ours and not unknown:
                 raise IdentityError(
                     f"Image {text(image, 'SOPInstanceUID')} for input {wanted.name} of "

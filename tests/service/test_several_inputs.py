@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from bodies import MANIFEST, truth, write_study
+from bodies import MANIFEST, new_uid, truth, write_study
 from pydicom import config
 from pydicom.dataelem import DataElement
 from safetensors.torch import save_file
@@ -236,6 +236,27 @@ def test_a_folder_has_the_prior_too(tmp_path: Path) -> None:
         texts(each).partition("of the study of ")[2][:8] for each in compared
     }
     assert {each.PatientID for each in compared} == {"P1"}
+
+
+@pytest.mark.parametrize(
+    ("issuers", "analysed"), [(("WARD", "ELSEWHERE"), 0), (("WARD", ""), 2), (("", ""), 2)]
+)
+def test_a_folder_lays_no_series_of_another_issuers_patient_beside_one(
+    tmp_path: Path, issuers: tuple[str, str], analysed: int
+) -> None:
+    package = written(tmp_path / "models", "compares", optional=False)
+    manifest = package.folder / "model.toml"
+    manifest.write_text(manifest.read_text().replace('source = "prior"\nmax_age_days = 700\n', ""))
+    study = new_uid()
+    for number, issuer in enumerate(issuers):
+        for path in write_study(tmp_path / "images" / str(number), "P1", study=study):
+            image = pydicom.dcmread(path)
+            image.IssuerOfPatientID = issuer
+            image.save_as(path)
+    arguments = ["run", str(package.folder), str(tmp_path / "images"), "--device", "cpu"]
+    told = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert len(list((tmp_path / "out").rglob("*sr.dcm"))) == analysed, told.output
+    assert told.output.count("another IssuerOfPatientID than the study") == 2 - analysed
 
 
 @pytest.mark.parametrize(
