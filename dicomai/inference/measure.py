@@ -79,7 +79,7 @@ def longest_diameter_mm(mask: Mask, grid: Grid, first_k: int = 0) -> float:
 
 
 def centre_lps_mm(mask: Mask, cut: Cut, grid: Grid) -> tuple[float, float, float]:
-    """Return the mean of a mask's voxel centres, LPS mm.
+    """Return the mean of a mask's voxel centres, LPS mm; each counts as in `voxel_count`.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def centre_lps_mm(mask: Mask, cut: Cut, grid: Grid) -> tuple[float, float, float
         The part of the grid that `cut` names.
     """
     kji = np.argwhere(mask) + np.array([part.start for part in cut])
-    x, y, z = grid.lps_mm(kji).mean(axis=0)
+    x, y, z = np.average(grid.lps_mm(kji), axis=0, weights=grid.thickness_k[kji[:, 0]])
     return float(x), float(y), float(z)
 
 
@@ -119,7 +119,7 @@ def measurements(
         if name == "volume":
             out.append(Measurement(name=VOLUME, value=volume_ml(count, grid), unit=MILLILITRE))
         elif name == "mean" and modality == "CT":
-            mean = _mean(voxels, mask)
+            mean = _mean(voxels, mask, grid.thickness_k[first_k : first_k + len(mask)])
             out.append(Measurement(name=ATTENUATION, value=mean, unit=HOUNSFIELD, derivation=MEAN))
         elif name == "diameter":
             size = equivalent_diameter_mm(count, grid)
@@ -130,12 +130,17 @@ def measurements(
     return tuple(out)
 
 
-def _mean(voxels: npt.NDArray[np.int16] | npt.NDArray[np.float32], mask: Mask) -> float:
-    if voxels.dtype.kind == "f":
-        return float(voxels[mask].mean(dtype=np.float64))
+def _mean(
+    voxels: npt.NDArray[np.int16] | npt.NDArray[np.float32],
+    mask: Mask,
+    thickness_k: npt.NDArray[np.float64],
+) -> float:
+    """Return the mean of a mask's voxels; each counts for what its slice stands for."""
     # Whole numbers add up exactly in any order: slice by slice nothing large is copied.
-    inside = [plane[part] for plane, part in zip(voxels, mask, strict=True)]
-    return sum(int(each.sum(dtype=np.int64)) for each in inside) / sum(map(len, inside))
+    wide = np.float64 if voxels.dtype.kind == "f" else np.int64
+    sums = [plane[part].sum(dtype=wide) for plane, part in zip(voxels, mask, strict=True)]
+    counts = np.count_nonzero(mask, axis=(1, 2))
+    return float(np.array(sums) @ thickness_k / (counts @ thickness_k))
 
 
 def labelled(mask: Mask) -> tuple[npt.NDArray[np.int32], int]:

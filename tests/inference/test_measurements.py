@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,26 @@ def test_a_centre_counts_from_the_whole_grid() -> None:
     mask = np.ones((1, 1, 3), dtype=np.bool_)
     cut = (slice(4, 5), slice(2, 3), slice(5, 8))
     assert centre_lps_mm(mask, cut, where) == pytest.approx((6 * 1.5, 2.0, 8.0))
+
+
+@pytest.mark.parametrize("far", [1.0, 2.0, 3.0])
+def test_a_ball_where_slices_grow_sparse_has_its_centre_and_mean(far: float) -> None:
+    z = np.concatenate([np.arange(0.0, 20.0), np.arange(20.0, 40.0, far)])
+    where = replace(grid((len(z), 25, 25), (1.0, 1.0, 1.0)), slice_steps=tuple(z.tolist()))
+    k, j, i = np.meshgrid(z - 20, np.arange(-12, 13), np.arange(-12, 13), indexing="ij")
+    ball = k**2 + j**2 + i**2 <= 10**2
+    cut = bounds(ball)
+    assert cut is not None
+    assert centre_lps_mm(ball[cut], cut, where) == pytest.approx((12, 12, 20), abs=0.25)
+    # What grows to the head with the place has the value of its middle on the average.
+    voxels = np.broadcast_to(10 * k, ball.shape).astype(np.int16)
+    names = ("mean",)
+    (mean,) = measurements(names, ball[cut], voxels[cut], where, "CT", cut[0].start)
+    assert mean.value == pytest.approx(0, abs=2.5)
+    (as_float,) = measurements(
+        names, ball[cut], voxels[cut].astype(np.float32), where, "CT", cut[0].start
+    )
+    assert as_float.value == pytest.approx(mean.value, abs=1e-9)
 
 
 def test_each_measure_has_its_code_and_unit() -> None:
