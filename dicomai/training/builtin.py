@@ -18,10 +18,10 @@ from typing import Final
 
 import structlog
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from dicomai.errors import ConfigError
+from dicomai.errors import ConfigError, DicomaiError
 from dicomai.models import trust
 from dicomai.models.manifest import MANIFEST_NAME, Manifest
 from dicomai.models.model_toml import read as read_manifest
@@ -316,7 +316,8 @@ def train_package(
     Raises
     ------
     ConfigError
-        The `model.toml` can't be read, or asks for what the recipe does not teach.
+        The `model.toml` can't be read, or asks for what the recipe does not teach; or the weights
+        to go on from can't be read, or are of another network.
     """
     log = structlog.get_logger("dicomai.training").bind(model=recipe.package)
     manifest = read_manifest(folder / MANIFEST_NAME)
@@ -330,8 +331,15 @@ def train_package(
         torch.nn.init.constant_(network.last.bias, _RARE_LOGIT)
     runs: tuple[Run, ...] = (Run(steps=steps, from_stage=from_stage),)
     if from_stage:
-        network.load_state_dict(load_file(weights))
-        runs = (*runs_of(weights), *runs)
+        try:
+            network.load_state_dict(load_file(weights))
+            runs = (*runs_of(weights), *runs)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"{weights}: nothing can be learned on from it: {reason}. Leave --from-stage out.",
+                subject=str(weights),
+            ) from None
     taught = WithMap(network) if isinstance(network, Classifier2d) else network
     losses: list[float] = []
 
@@ -363,6 +371,7 @@ def measure_package(recipe: Recipe, name: str, folder: Path, phantoms: int) -> N
     """
     log = structlog.get_logger("dicomai.training").bind(model=recipe.package)
     path = folder / CARD_NAME
+    read_manifest(folder / MANIFEST_NAME)  # where there is none, there shall be no card
     if not path.exists():
         path.write_text(_NOT_MEASURED, encoding="utf-8")
     model = load_model(load_package(folder), "cpu")
@@ -445,10 +454,13 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--from-stage: {given.model} has the stages 0 to {len(recipe.stages) - 1}")
     torch.set_num_threads(given.threads)
     folder = given.into / recipe.package
-    if given.measure is not None:
-        measure_package(recipe, given.model, folder, given.measure)
-    else:
-        train_package(recipe, folder, steps=given.steps, from_stage=given.from_stage)
+    try:
+        if given.measure is not None:
+            measure_package(recipe, given.model, folder, given.measure)
+        else:
+            train_package(recipe, folder, steps=given.steps, from_stage=given.from_stage)
+    except DicomaiError as error:
+        parser.exit(error.exit_code, f"{error.sentence}\n")
 
 
 if __name__ == "__main__":

@@ -372,6 +372,26 @@ def test_what_would_spoil_weights_is_no_command(arguments: list[str], tmp_path: 
     assert load(folder) == before
 
 
+@pytest.mark.parametrize("what", [["--steps", "1"], ["--measure", "1"], ["--from-stage", "1"]])
+def test_what_can_not_be_trained_or_measured_is_told_in_a_sentence(
+    what: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "chest-ct-nodules"
+    arguments = ["nodules", "--into", str(tmp_path), *what]
+    with pytest.raises(SystemExit) as ended:
+        builtin.main(arguments)
+    assert ended.value.code == 3
+    assert "model.toml" in capsys.readouterr().err
+    shutil.copytree(BUILTIN / "chest-ct-nodules", folder)
+    if what[0] == "--steps":
+        return
+    (folder / "weights.safetensors").write_bytes(b"cut off")
+    with pytest.raises(SystemExit) as ended:
+        builtin.main(arguments)
+    assert ended.value.code == 3
+    assert "weights.safetensors" in capsys.readouterr().err
+
+
 def test_a_command_that_says_no_folder_touches_none() -> None:
     before = load(BUILTIN / "chest-ct-lungs")
     with pytest.raises(SystemExit):
