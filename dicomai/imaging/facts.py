@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
 from pydicom import Dataset
 
+from dicomai.dicom.view_codes import view_position
 from dicomai.imaging.attributes import text
 
 _AGE: Final = re.compile(r"(\d{3})([DWMY])", re.ASCII)
@@ -19,7 +21,8 @@ _DAYS: Final = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 class Facts:
     """None or "" where the object does not say.
 
-    `view_position` is LATERAL where only Patient Orientation tells.
+    `view_position` is that of the View Code where View Position is not said, and LATERAL where only
+    Patient Orientation tells.
     """
 
     modality: str = ""
@@ -43,7 +46,11 @@ def facts_of(dataset: Dataset) -> Facts:
 
 
 def _view_position(dataset: Dataset) -> str:
-    """Return LATERAL for an image whose rows run to the front or the back, else ""."""
+    """Return the view by its code; LATERAL where rows run to the front or the back, else ""."""
+    codes: Sequence[Dataset] = dataset.get("ViewCodeSequence") or []
+    for code in codes[:1]:
+        if said := view_position(text(code, "CodeValue"), text(code, "CodingSchemeDesignator")):
+            return said
     rows_to = text(dataset, "PatientOrientation").upper()[:1]
     return "LATERAL" if rows_to in {"A", "P"} else ""
 

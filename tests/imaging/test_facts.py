@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicomai.errors import InputError
@@ -87,6 +89,33 @@ def test_a_lateral_view_that_does_not_say_so_is_known_by_its_orientation() -> No
     assert image_of(dataset).facts.view_position == "LATERAL"
     dataset.ViewPosition = "LL"
     assert image_of(dataset).facts.view_position == "LL"
+
+
+@pytest.mark.parametrize(
+    ("concept", "older", "position"),
+    [
+        (codes.cid4010.AnteroPosterior, "R-10206", "AP"),
+        (codes.cid4010.PosteroAnterior, "R-10214", "PA"),
+        (codes.cid4010.LateralProjection, "R-102CD", "LATERAL"),
+        (codes.cid4010.LeftLateral, "R-10236", "LL"),
+        (codes.cid4010.AnteroPosteriorOblique, "R-10208", "OBLIQUE"),
+        (codes.cid4014.MedioLateralObliqueProjection, "R-10226", "MLO"),
+        (codes.cid4014.CranioCaudal, "R-10242", "CC"),
+        (codes.cid4010.Frontal, "R-10202", ""),
+    ],
+)
+def test_a_view_that_only_its_code_tells_is_known(concept: Code, older: str, position: str) -> None:
+    dataset = radiograph()
+    del dataset.ViewPosition
+    for value, scheme in ((concept.value, "SCT"), (older, "SRT"), (older, "SNM3")):
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator = value, scheme
+        dataset.ViewCodeSequence = [code]
+        assert image_of(dataset).facts.view_position == position
+    code.CodingSchemeDesignator = "99LOCAL"
+    assert image_of(dataset).facts.view_position == ""
+    dataset.ViewPosition = "PA"
+    assert image_of(dataset).facts.view_position == "PA"
 
 
 @pytest.mark.parametrize("orientation", [["R", "H"], ["L", "H"], ["RP", "H"]])
