@@ -253,7 +253,7 @@ def _dx(ds: Dataset) -> None:
     ds.DetectorType = "DIRECT"
     ds.PositionerType = "NONE"
     ds.AnatomicRegionSequence = [_code("51185008", "Thorax")]
-    ds.ViewCodeSequence = [_code("399348003", "Postero-anterior")]
+    ds.ViewCodeSequence = [_code("272479007", "postero-anterior")]
     ds.ViewCodeSequence[0].ViewModifierCodeSequence = []
     ds.AcquisitionContextSequence = []
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from dicomai.phantom import (
     ChestPhantom,
@@ -172,6 +174,16 @@ def test_an_x_ray_shows_the_heart_on_the_patients_left(tmp_path: Path) -> None:
     reach = round(70 / exposure.spacing_mm)
     centre = round(middle)
     assert line[centre : centre + reach].mean() > 1.1 * line[centre - reach : centre].mean()
+
+
+def test_an_xray_says_its_view_and_its_code_alike(patient: ChestPhantom, tmp_path: Path) -> None:
+    exposure = chest_exposure(patient, rows=64)
+    image = pydicom.dcmread(write_xray(tmp_path, phantom=patient, exposure=exposure).file)
+    (view,) = image.ViewCodeSequence
+    assert image.ViewPosition == "PA"
+    assert Code(view.CodeValue, view.CodingSchemeDesignator, view.CodeMeaning) == (
+        codes.cid4010.PosteroAnterior
+    )
 
 
 @pytest.mark.parametrize("kind", ["ct", "xray"])
