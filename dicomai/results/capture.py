@@ -9,6 +9,8 @@ from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import Code
 from dicomai.errors import InputError
+from dicomai.imaging.attributes import text
+from dicomai.imaging.image import PICTURES
 from dicomai.results.overlay import Picture, pictures
 from dicomai.results.provenance import Job, code_item, complete, note_loss, reference
 
@@ -48,7 +50,8 @@ def _image(job: Job, picture: Picture, number: int) -> Dataset:
     result.PixelData = octets + b"\0" * (len(octets) % 2)
     # Model, version and that it is no diagnosis are burnt in; the patient's name is not.
     result.BurnedInAnnotation = "YES"
-    result.RecognizableVisualFeatures = "NO"
+    if visible := _recognizable(job):
+        result.RecognizableVisualFeatures = visible
     result.PatientOrientation = list(picture.sides) if picture.sides else ""
     result.DerivationDescription = (
         f"{picture.name}: images with what {job.findings.algorithm.name} found drawn on them; "
@@ -61,6 +64,15 @@ def _image(job: Job, picture: Picture, number: int) -> Dataset:
     note_loss(result, job)
     complete(result, job, "SC", number)
     return result
+
+
+def _recognizable(job: Job) -> str:
+    """Return whether a person can be known by his picture; "" of a photograph that doesn't say."""
+    said = {text(each, "RecognizableVisualFeatures") for each in job.sources}
+    if "YES" in said:
+        return "YES"
+    pictures_say = said == {"NO"} or text(job.sources[0], "Modality") not in PICTURES
+    return "NO" if pictures_say else ""
 
 
 def _source(source: Dataset, purpose: list[Dataset]) -> Dataset:

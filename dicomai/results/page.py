@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from PIL import Image, ImageDraw
@@ -12,6 +13,8 @@ from pydicom.dataset import Dataset
 from dicomai.dicom.codes import Code
 from dicomai.dicom.dates import as_datetime
 from dicomai.errors import InputError
+from dicomai.imaging.attributes import text
+from dicomai.imaging.image import PICTURES
 from dicomai.results.drawing import NOT_FOR_DIAGNOSIS, paragraph, typeface
 from dicomai.results.overlay import pictures
 from dicomai.results.provenance import Job, code_item, complete, reference
@@ -43,7 +46,8 @@ def encode_pdf(job: Job) -> Dataset:
     result = Dataset()
     result.ConversionType = "WSD"
     result.AcquisitionDateTime = ""
-    result.BurnedInAnnotation = "NO"  # nothing in it names the patient
+    # The words name nobody; the pictures show what stands in the images.
+    result.BurnedInAnnotation = "YES" if _may_name_the_patient(job.sources) else "NO"
     result.DocumentTitle = f"AI result, unverified: {job.findings.algorithm.name}"
     result.ConceptNameCodeSequence = []
     result.VerificationFlag = "UNVERIFIED"
@@ -53,6 +57,18 @@ def encode_pdf(job: Job) -> Dataset:
     result.SourceInstanceSequence = [_source(each) for each in job.sources]
     complete(result, job, "PDF")
     return result
+
+
+def _may_name_the_patient(sources: Sequence[Dataset]) -> bool:
+    """Tell whether images have the patient burnt in, or are pictures that don't say they haven't.
+
+    Scanners of slices and X-rays seldom say, and burn in nothing.
+    """
+    said = {(text(each, "BurnedInAnnotation"), text(each, "Modality")) for each in sources}
+    return any(
+        burnt_in == "YES" or (burnt_in != "NO" and modality in PICTURES)
+        for burnt_in, modality in said
+    )
 
 
 def _source(source: Dataset) -> Dataset:
@@ -93,9 +109,9 @@ def page(job: Job) -> Image.Image:
         shown.thumbnail((inner, 480))
         sheet.paste(shown, (x, y))
         y += shown.height + 16
-    for _, text in words(job):
+    for _, said in words(job):
         if y > _A4_PX[1] - _MARGIN - 30:
             draw.text((x, y), "The report says more.", font=typeface(20), fill=_GREY)
             break
-        y = paragraph(draw, (x, y), text, typeface(20), _BLACK, inner) + 6
+        y = paragraph(draw, (x, y), said, typeface(20), _BLACK, inner) + 6
     return sheet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import subprocess
 from collections.abc import Callable
@@ -152,6 +153,41 @@ def test_a_projection_has_a_page_and_no_contours(xray: Any, found: Any) -> None:
     files = xray.files(found.on_xray(xray), ALL)
     check(files, found.on_xray(xray), xray.headers, wanted=ALL)
     assert sorted(_by_class(files)) == ["Comprehensive 3D SR Storage", PAGE]
+
+
+@pytest.mark.parametrize(
+    ("modality", "said", "page", "picture"),
+    [
+        ("CR", None, "NO", "NO"),
+        ("CR", "YES", "YES", "YES"),
+        ("US", None, "YES", None),
+        ("US", "NO", "NO", "NO"),
+        ("XC", "YES", "YES", "YES"),
+    ],
+)
+def test_a_page_and_a_picture_say_who_can_be_known_by_them(
+    xray: Any, found: Any, modality: str, said: str | None, page: str, picture: str | None
+) -> None:
+    headers = copy.deepcopy(xray.headers)
+    for each in headers:
+        each.Modality = modality
+        if said is not None:
+            each.BurnedInAnnotation = each.RecognizableVisualFeatures = said
+    source = replace(xray, headers=headers)
+    files = source.made_anew(found.on_xray(source), ("SR", "SC", "PDF"))
+    check(files, found.on_xray(source), headers, wanted=("SR", "SC", "PDF"))
+    results = _by_class(files)
+    assert _read(results[PAGE][0]).BurnedInAnnotation == page
+    shown = _read(results["Secondary Capture Image Storage"][0])
+    assert shown.get("RecognizableVisualFeatures") == picture
+
+
+def test_a_page_that_hides_whom_it_names_is_refused(xray: Any, found: Any) -> None:
+    files = xray.files(found.on_xray(xray), ("SR", "PDF"))
+    headers = copy.deepcopy(xray.headers)
+    headers[0].BurnedInAnnotation = "YES"
+    with pytest.raises(GateError, match="the patient is burnt into what it shows"):
+        check(files, found.on_xray(xray), headers, wanted=("SR", "PDF"))
 
 
 def test_dciodvfy_finds_no_error(peer: Callable[[str], str], made: Any, tmp_path: Path) -> None:

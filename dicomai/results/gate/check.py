@@ -138,7 +138,7 @@ def _check_shown(
             check_plain_report(plain, findings, numbers=plain.SOPClassUID == ENHANCED_SR)
     for page in by_class.get(PDF, ()):
         with strictly_read(page):
-            check_page(page, findings)
+            check_page(page, findings, sources)
     for contours in by_class.get(RTSTRUCT, ()):
         with strictly_read(contours):
             check_contours(contours, findings, sources)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydicom.dataset import Dataset
 
 from dicomai.findings import Findings
 from dicomai.results.gate.error import refuse
 
 
-def check_page(result: Dataset, findings: Findings) -> None:
-    """Check that an Encapsulated PDF is whole and says that no one has checked it."""
+def check_page(result: Dataset, findings: Findings, sources: Sequence[Dataset]) -> None:
+    """Check that an Encapsulated PDF is whole and says that no one has checked it.
+
+    And that it hides not that its images name the patient.
+    """
     uid = str(result.SOPInstanceUID)
     if result.MIMETypeOfEncapsulatedDocument != "application/pdf":
         refuse("attributes", uid, "it is not said to be a PDF")
@@ -23,3 +28,6 @@ def check_page(result: Dataset, findings: Findings) -> None:
         refuse("status", uid, "it does not say that no one has checked it")
     if findings.algorithm.name not in str(result.DocumentTitle):
         refuse("provenance", uid, "its title does not name the model")
+    burnt_in = any(str(each.get("BurnedInAnnotation") or "").strip() == "YES" for each in sources)
+    if burnt_in and result.BurnedInAnnotation != "YES":
+        refuse("status", uid, "it does not say that the patient is burnt into what it shows")
