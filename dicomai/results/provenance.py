@@ -30,7 +30,7 @@ from dicomai.imaging.geometry import Grid
 from dicomai.results import uids
 from dicomai.results.context import ResultContext
 from dicomai.results.objects import KINDS
-from dicomai.results.source import REQUEST, Carried, carried, put, texts
+from dicomai.results.source import REQUEST, Carried, carried, put, sides_of, texts
 
 ACQUISITION_EQUIPMENT: Final = Code("109101", "DCM", "Acquisition Equipment")
 PROCESSING_EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
@@ -273,7 +273,7 @@ def _body_part(result: Dataset, sources: Sequence[Dataset]) -> None:
         result.BodyPartExamined = part
     if result.SOPClassUID == KINDS["PM"].sop_class_uid:
         return  # its frames say on which side they are, and then the series may not
-    sides = {text(each, "Laterality") or text(each, "ImageLaterality") for each in sources}
+    sides = {side for each in sources for side in sides_of(each) or {""}}
     side = sides.pop() if len(sides) == 1 else ""
     if known and side in {"L", "R"}:
         result.Laterality = side

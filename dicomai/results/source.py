@@ -24,6 +24,7 @@ from dicomai.dicom import charset
 from dicomai.dicom.charset import TEXT_VRS, Terms, UndeclaredText, UnreadableText
 from dicomai.dicom.dates import is_day
 from dicomai.errors import InputError
+from dicomai.imaging.attributes import text
 
 IDENTITY: Final = frozenset(
     {"PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID"}
@@ -148,7 +149,19 @@ def carried(source: Dataset, charset_default: str = "") -> Carried:
             dataset.add(element)
         elif keyword in _NEVER_ABSENT:
             dataset.add(_element(tag, dictionary_VR(tag), ""))
+    if sides_of(source) == {"L", "R"}:
+        reader.notes.append(
+            f"{source.get('SOPInstanceUID', '?')} says that it shows the side "
+            f"{text(source, 'Laterality')} (Laterality) and {text(source, 'ImageLaterality')} "
+            "(Image Laterality). The result names none; look at the image for its side."
+        )
     return Carried(dataset=dataset, terms=reader.terms, notes=tuple(reader.notes))
+
+
+def sides_of(image: Dataset) -> frozenset[str]:
+    """Return the sides that an image says it shows: of its series and of itself (C.7.3.1)."""
+    said = (text(image, keyword) for keyword in ("Laterality", "ImageLaterality"))
+    return frozenset(each for each in said if each)
 
 
 def texts(dataset: Dataset) -> Iterator[tuple[str, str]]:

@@ -261,6 +261,16 @@ def test_the_side_goes_with_the_body_part(study: Any, found: Any) -> None:
     assert "Laterality" not in seg
 
 
+def test_no_side_is_named_where_an_image_says_two(study: Any, found: Any) -> None:
+    two = {"BodyPartExamined": "BREAST", "Laterality": "L", "ImageLaterality": "R"}
+    seg, report = _results(study, found, **two)
+    assert "Laterality" not in seg
+    assert "shows the side L (Laterality) and R (Image Laterality)" in _words(report)
+    seg, report = _results(study, found, **two | {"ImageLaterality": "L"})
+    assert seg.Laterality == "L"
+    assert "shows the side" not in _words(report)
+
+
 def test_the_issuer_goes_with_the_accession_number(study: Any, found: Any) -> None:
     issuer = Dataset()
     issuer.LocalNamespaceEntityID = "RIS"

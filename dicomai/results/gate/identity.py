@@ -148,13 +148,17 @@ def _body_part(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None:
     document = result.SOPClassUID in _DOCUMENTS
     if ours != (theirs if _BODY_PART.fullmatch(theirs) and not document else ""):
         refuse("identity", uid, "BodyPartExamined differs from that of the source images")
-    sides = {
-        _theirs(each, "Laterality", "") or _theirs(each, "ImageLaterality", "") for each in sources
-    }
+    sides = {_side(each) for each in sources}
     one_side = sides in ({"L"}, {"R"}) and bool(ours) and result.SOPClassUID != PM
     side = _plain(result, "Laterality", "")  # the frames of a map say theirs
     if {side} != (sides if one_side else {""}):
         refuse("identity", uid, "Laterality differs from that of the source images")
+
+
+def _side(source: Dataset) -> str:
+    """Return the side that an image says it shows, "" where it says two."""
+    said = {_theirs(source, keyword, "") for keyword in ("Laterality", "ImageLaterality")} - {""}
+    return said.pop() if len(said) == 1 else ""
 
 
 def _unread(source: Dataset, keyword: str) -> bytes | str:
