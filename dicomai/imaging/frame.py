@@ -71,6 +71,7 @@ _GROUPS: Final = (
     "PixelValueTransformationSequence",
     "FrameVOILUTSequence",
     "FrameContentSequence",
+    "FrameAnatomySequence",
     "TemporalPositionSequence",
     "CardiacSynchronizationSequence",
     "CTImageFrameTypeSequence",

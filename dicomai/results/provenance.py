@@ -242,7 +242,7 @@ def complete(result: Dataset, job: Job, kind: uids.Kind, number: int = 1) -> Non
     result.SeriesInstanceUID = uids.series_uid(job.uuid, kind)
     _series(result, job, kind, number)
     if kind not in _DOCUMENTS:
-        _body_part(result, job.sources)
+        _body_part(result, job)
     _equipment(result, job)
     result.TimezoneOffsetFromUTC = job.offset
     terms = charset.chosen_for(job.carried.terms, texts(result))
@@ -266,19 +266,26 @@ def _series(result: Dataset, job: Job, kind: uids.Kind, number: int) -> None:
         setattr(result, f"{keyword}Time", time)
 
 
-def _body_part(result: Dataset, sources: Sequence[Dataset]) -> None:
-    part = text(sources[0], "BodyPartExamined")
+def _body_part(result: Dataset, job: Job) -> None:
+    part = text(job.sources[0], "BodyPartExamined")
     known = re.fullmatch(r"[A-Z0-9_ ]{1,16}", part) is not None  # some write prose here
     if known:
         result.BodyPartExamined = part
     if result.SOPClassUID == KINDS["PM"].sop_class_uid:
         return  # its frames say on which side they are, and then the series may not
-    sides = {side for each in sources for side in sides_of(each) or {""}}
-    side = sides.pop() if len(sides) == 1 else ""
+    side = _side(job)
     if known and side in {"L", "R"}:
         result.Laterality = side
     elif part not in UNPAIRED and result.Modality in {"OT", "PR", "DOC"}:
         result.Laterality = ""  # of a body part that may be one of a pair (PS3.3 C.7.3.1)
+
+
+def _side(job: Job) -> str:
+    """Return the side that every slice says it shows, its object or its frame; else ""."""
+    objects = {str(each.SOPInstanceUID): sides_of(each) for each in job.sources}
+    said = {objects[str(each.SOPInstanceUID)] | sides_of(each) for each in job.slices()}
+    sides = said.pop() if len(said) == 1 else frozenset()
+    return next(iter(sides)) if len(sides) == 1 else ""
 
 
 def _equipment(result: Dataset, job: Job) -> None:

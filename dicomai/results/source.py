@@ -159,8 +159,9 @@ def carried(source: Dataset, charset_default: str = "") -> Carried:
 
 
 def sides_of(image: Dataset) -> frozenset[str]:
-    """Return the sides that an image says it shows: of its series and of itself (C.7.3.1)."""
-    said = (text(image, keyword) for keyword in ("Laterality", "ImageLaterality"))
+    """Return the sides that an image or a flat frame says it shows, or its series (C.7.3.1)."""
+    keywords = ("Laterality", "ImageLaterality", "FrameLaterality")
+    said = (text(image, keyword) for keyword in keywords)
     return frozenset(each for each in said if each)
 
 

@@ -233,6 +233,38 @@ def test_results_on_an_enhanced_source_name_its_frames(
         assert not _errors(peer("dciodvfy"), raws[0], tmp_path / f"{kind}.dcm"), kind
 
 
+def _framed(study: Any, enhanced: Dataset) -> Any:
+    """Return the study as the first frames of an enhanced object, in their order."""
+    depth = study.grid.shape_kji[0]
+    grid = replace(
+        study.grid,
+        sop_instance_uids=(enhanced.SOPInstanceUID,) * depth,
+        frame_numbers=tuple(range(1, depth + 1)),
+    )
+    return replace(study, headers=[enhanced], grid=grid)
+
+
+def test_the_side_of_the_frames_that_were_looked_at_stands_on_results(
+    study: Any, found: Any
+) -> None:
+    slices = list(range(9))
+    enhanced = _enhanced(study.headers, [*slices, 0], 0)  # the last one is of another volume
+    enhanced.BodyPartExamined = "KNEE"
+    for groups, side in zip(enhanced.PerFrameFunctionalGroupsSequence, "LLLLLLLLLR", strict=True):
+        anatomy = Dataset()
+        anatomy.FrameLaterality = side
+        groups.FrameAnatomySequence = [anatomy]
+
+    def named() -> set[str]:
+        source = _framed(study, enhanced)
+        made = source.by_modality(found.little(source), ("SEG", "SR", "RTSTRUCT"))
+        return {str(_read(made[kind][0]).get("Laterality", "")) for kind in ("SEG", "RTSTRUCT")}
+
+    assert named() == {"L"}
+    enhanced.PerFrameFunctionalGroupsSequence[4].FrameAnatomySequence[0].FrameLaterality = "R"
+    assert named() == {""}
+
+
 def _one_off(seg: Dataset) -> None:
     pixels = bytearray(seg.PixelData)
     pixels[len(pixels) // 2] ^= 3

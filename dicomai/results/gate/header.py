@@ -196,7 +196,7 @@ def check_header(
         refuse("attributes", uid, f"its modality is {result.Modality}")
     if "unverified" not in str(result.get("SeriesDescription", "")):
         refuse("status", uid, "its series does not say that it is unverified")
-    check_identity(result, sources, charset_default, placeholder_ids)
+    check_identity(result, findings, sources, charset_default, placeholder_ids)
     _dated(result, uid, others)
     check_request(result, uid, sources)
     _own_series(result, uid, others, findings, sources)

@@ -13,8 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
+from dicomai.findings import Findings
 from dicomai.results.gate.classes import ENHANCED_SR, KO, PM, SR, TEXT_SR
 from dicomai.results.gate.error import refuse
+from dicomai.results.gate.planes import group, images_of
 
 _SAME: Final = (
     "StudyInstanceUID",
@@ -78,6 +80,7 @@ _MUST_STAY_IF: Final[dict[str, Callable[[str], bool]]] = {
 
 def check_identity(
     result: Dataset,
+    findings: Findings,
     sources: Sequence[Dataset],
     charset_default: str,
     placeholder_ids: Collection[str],
@@ -86,7 +89,7 @@ def check_identity(
     uid = str(result.SOPInstanceUID)
     _identity(result, uid, sources, charset_default)
     _all_of_one(result, uid, sources, charset_default, placeholder_ids)
-    _body_part(result, uid, sources)
+    _body_part(result, uid, sources, findings)
     _zone(result, uid, sources)
 
 
@@ -141,23 +144,28 @@ def _other_ids(dataset: Dataset) -> set[str]:
     return {each.strip(" \0") for each in said if each.isascii()} - {""}
 
 
-def _body_part(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None:
+def _body_part(result: Dataset, uid: str, sources: Sequence[Dataset], findings: Findings) -> None:
     """Check that a series is of the part and the side of its images (PS3.3 C.7.3.1)."""
     ours = _plain(result, "BodyPartExamined", "")
     theirs = _theirs(sources[0], "BodyPartExamined", "")
     document = result.SOPClassUID in _DOCUMENTS
     if ours != (theirs if _BODY_PART.fullmatch(theirs) and not document else ""):
         refuse("identity", uid, "BodyPartExamined differs from that of the source images")
-    sides = {_side(each) for each in sources}
+    by_uid = {str(each.SOPInstanceUID): each for each in sources}
+    shown = [(by_uid[sop], frame) for sop, frame in images_of(findings) if sop in by_uid]
+    sides = {_side(*each) for each in shown}
     one_side = sides in ({"L"}, {"R"}) and bool(ours) and result.SOPClassUID != PM
     side = _plain(result, "Laterality", "")  # the frames of a map say theirs
     if {side} != (sides if one_side else {""}):
         refuse("identity", uid, "Laterality differs from that of the source images")
 
 
-def _side(source: Dataset) -> str:
-    """Return the side that an image says it shows, "" where it says two."""
-    said = {_theirs(source, keyword, "") for keyword in ("Laterality", "ImageLaterality")} - {""}
+def _side(source: Dataset, frame: int) -> str:
+    """Return the side that an image, or a frame of one, says it shows, "" where it says two."""
+    said = {_theirs(source, keyword, "") for keyword in ("Laterality", "ImageLaterality")}
+    if frame and (anatomy := group(source, frame - 1, "FrameAnatomySequence")) is not None:
+        said.add(_theirs(anatomy, "FrameLaterality", ""))
+    said.discard("")
     return said.pop() if len(said) == 1 else ""
 
 
