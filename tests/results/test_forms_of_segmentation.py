@@ -265,6 +265,23 @@ def test_the_side_of_the_frames_that_were_looked_at_stands_on_results(
     assert named() == {""}
 
 
+def test_a_group_that_is_empty_in_each_frame_is_the_one_that_all_share(
+    study: Any, found: Any
+) -> None:
+    enhanced = _enhanced(study.headers, list(range(9)), 0)
+    (shared,) = enhanced.SharedFunctionalGroupsSequence
+    frames = enhanced.PerFrameFunctionalGroupsSequence
+    shared.PixelValueTransformationSequence = frames[0].PixelValueTransformationSequence
+    for groups in frames:
+        groups.PixelMeasuresSequence = groups.PlaneOrientationSequence = []
+        groups.PixelValueTransformationSequence = []
+    source = _framed(study, enhanced)
+    kinds = ("SEG", "SR", "PR", "PM", "RTSTRUCT")
+    made = source.by_modality(found.everything(source), kinds)  # by the gate
+    (state,) = (_read(raw) for raw in made["PR"])
+    assert (state.RescaleSlope, state.RescaleIntercept) == (1, -1024)
+
+
 def _one_off(seg: Dataset) -> None:
     pixels = bytearray(seg.PixelData)
     pixels[len(pixels) // 2] ^= 3

@@ -113,10 +113,13 @@ def corners_of(
 
 
 def group(holder: Dataset, number: int, keyword: str) -> Dataset | None:
-    """Return what a functional group says of a frame, from 0: its own, else that of all frames."""
+    """Return what a functional group says of a frame, from 0: its own, else that of all frames.
+
+    A group without an item says nothing.
+    """
     per_frame = holder.PerFrameFunctionalGroupsSequence[number]
     shared = (holder.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    items = (per_frame if keyword in per_frame else shared).get(keyword)
+    items = per_frame.get(keyword) or shared.get(keyword)
     return items[0] if items else None
 
 
