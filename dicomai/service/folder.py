@@ -240,10 +240,14 @@ def analysed(
     """
     place = out / series.series_instance_uid
     try:
-        return _written_to(place, model, series, folder, report, objects)
+        outcome = _written_to(place, model, series, folder, report, objects)
     except BaseException:
         remove(model.package.name, place)  # a part of a result may say something else
         raise
+    others = _other_images(series, folder)
+    if outcome.objects:
+        return replace(outcome, found=" ".join([outcome.found, *others]))
+    return replace(outcome, because=" ".join([outcome.because, *others]))
 
 
 def _written_to(
@@ -295,6 +299,19 @@ def _written_to(
         objects=put(files, place),
         pictures=tuple(overlays(findings, image_of_source(source), place)),
     )
+
+
+def _other_images(series: Series, folder: Folder) -> tuple[str, ...]:
+    """Return which of several images a model of one image got, in a sentence."""
+    left, _ = exclude(_whole(series, folder), folder.allow)
+    if left is None or len(left.images) == len(series.images):
+        return ()
+    _, file = folder.images[series.images[0].sop_instance_uid]
+    told = (
+        f"Of the {len(left.images)} images of the series only {file.name} was looked at, as the "
+        "model takes one. For another give its file as PATH, with an --out of its own."
+    )
+    return (told,)
 
 
 def _left_out(series: Series, folder: Folder) -> tuple[str, ...]:

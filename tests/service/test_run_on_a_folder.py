@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from dicomai.cli.main import app
+from dicomai.phantom import ChestPhantom, chest_exposure, write_xray
 from dicomai.results.objects import KINDS
 from dicomai.routing.route import RESULT_OBJECTS
 
@@ -267,6 +268,32 @@ def test_images_that_are_left_out_beside_others_are_told(tmp_path: Path, plain: 
     assert re.search(told, outcome["found"])
     (report,) = (each for each in results if each.Modality == "SR")
     assert re.search(f"Warning:{told}", report.to_json())
+
+
+@pytest.mark.parametrize("view", ["PA", "LL"])
+def test_images_of_a_series_of_which_a_model_takes_one_are_told(tmp_path: Path, view: str) -> None:
+    patient = ChestPhantom(2, nodule_diameters_mm=())
+    taken = write_xray(
+        tmp_path / "study", phantom=patient, exposure=chest_exposure(patient, rows=64)
+    ).file
+    image = pydicom.dcmread(taken)
+    image.ViewPosition = view
+    image.save_as(taken)
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = "2.25.77"
+    image.InstanceNumber = 2
+    image.save_as(taken.with_name("other.dcm"))
+    out = tmp_path / "out"
+    answer = CliRunner().invoke(
+        app, ["run", "chest-xray-nodule", str(taken.parent), "--out", str(out), "--json"]
+    )
+    (outcome,) = json.loads(answer.stdout)
+    assert (bool(outcome["objects"]), answer.exit_code) == (
+        (True, 0) if view == "PA" else (False, 1)
+    )
+    assert outcome["found" if view == "PA" else "because"].endswith(
+        f" Of the 2 images of the series only {taken.name} was looked at, as the model takes one. "
+        "For another give its file as PATH, with an --out of its own."
+    )
 
 
 @pytest.mark.parametrize("option", ["--allow", "--objects"])
