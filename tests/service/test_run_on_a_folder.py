@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pydicom
 import pytest
@@ -270,30 +270,44 @@ def test_images_that_are_left_out_beside_others_are_told(tmp_path: Path, plain: 
     assert re.search(f"Warning:{told}", report.to_json())
 
 
-@pytest.mark.parametrize("view", ["PA", "LL"])
-def test_images_of_a_series_of_which_a_model_takes_one_are_told(tmp_path: Path, view: str) -> None:
+def _two_views(folder: Path, first: str, second: str) -> Path:
+    """Write a series of two chest X-rays, and return the file of the first."""
     patient = ChestPhantom(2, nodule_diameters_mm=())
-    taken = write_xray(
-        tmp_path / "study", phantom=patient, exposure=chest_exposure(patient, rows=64)
-    ).file
-    image = pydicom.dcmread(taken)
-    image.ViewPosition = view
-    image.save_as(taken)
+    file = write_xray(folder, phantom=patient, exposure=chest_exposure(patient, rows=64)).file
+    image = pydicom.dcmread(file)
+    image.ViewPosition = first
+    image.save_as(file)
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = "2.25.77"
-    image.InstanceNumber = 2
-    image.save_as(taken.with_name("other.dcm"))
-    out = tmp_path / "out"
-    answer = CliRunner().invoke(
-        app, ["run", "chest-xray-nodule", str(taken.parent), "--out", str(out), "--json"]
-    )
+    image.ViewPosition, image.InstanceNumber = second, 2
+    image.save_as(file.with_name("second.dcm"))
+    return file
+
+
+def _chest_xray(tmp_path: Path, study: Path) -> tuple[Result, dict[str, Any]]:
+    arguments = ["run", "chest-xray-nodule", str(study), "--out", str(tmp_path / "out"), "--json"]
+    answer = CliRunner().invoke(app, arguments)
     (outcome,) = json.loads(answer.stdout)
-    assert (bool(outcome["objects"]), answer.exit_code) == (
-        (True, 0) if view == "PA" else (False, 1)
-    )
-    assert outcome["found" if view == "PA" else "because"].endswith(
-        f" Of the 2 images of the series only {taken.name} was looked at, as the model takes one. "
+    return answer, outcome
+
+
+@pytest.mark.parametrize(("view", "told"), [("PA", "found"), ("LL", "because")])
+def test_images_of_a_series_of_which_a_model_takes_one_are_told(
+    tmp_path: Path, view: str, told: str
+) -> None:
+    first = _two_views(tmp_path / "study", view, view)
+    answer, outcome = _chest_xray(tmp_path, first.parent)
+    assert answer.exit_code == (1 if told == "because" else 0)
+    assert outcome[told].endswith(
+        f" Of the 2 images of the series only {first.name} was looked at, as the model takes one. "
         "For another give its file as PATH, with an --out of its own."
     )
+
+
+def test_a_frontal_chest_goes_before_a_lateral_one(tmp_path: Path) -> None:
+    first = _two_views(tmp_path / "study", "LL", "PA")
+    answer, outcome = _chest_xray(tmp_path, first.parent)
+    assert answer.exit_code == 0, outcome
+    assert "only second.dcm was looked at" in outcome["found"]
 
 
 @pytest.mark.parametrize("option", ["--allow", "--objects"])
