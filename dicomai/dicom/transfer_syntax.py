@@ -8,6 +8,8 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
 )
 
 GE_PRIVATE: Final = "1.2.840.113619.5.2"
@@ -28,6 +30,9 @@ DEFLATED: Final[frozenset[str]] = frozenset(
     }
 )
 """Explicit VR little endian, once inflated."""
+
+LOSSY: Final[frozenset[str]] = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit})
+"""Always lose something; near-lossless JPEG-LS and JPEG 2000 may."""
 
 LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """Those with a length of four bytes (PS3.5 7.1.2)."""

@@ -21,6 +21,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from dicomai.dicom import charset, dates
 from dicomai.dicom.body_parts import UNPAIRED
 from dicomai.dicom.codes import Code
+from dicomai.dicom.transfer_syntax import LOSSY
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import InputError
 from dicomai.findings import Findings
@@ -109,7 +110,12 @@ class Job:
     def compressed_with_loss(self) -> Dataset | None:
         """A source image that was once compressed with loss (PS3.3 C.7.6.1.1.5), if there is."""
         return next(
-            (each for each in self.sources if text(each, "LossyImageCompression") == "01"), None
+            (
+                each
+                for each in self.sources
+                if text(each, "LossyImageCompression") == "01" or _came_with_loss(each)
+            ),
+            None,
         )
 
     @property
@@ -367,6 +373,12 @@ def _acquisition(source: Dataset) -> Dataset:
     return _contribution(ACQUISITION_EQUIPMENT, {"Manufacturer": "unknown", **known})
 
 
+def _came_with_loss(image: Dataset) -> bool:
+    """Tell whether an image is compressed with loss as it came, whatever it says of that."""
+    meta = getattr(image, "file_meta", None) or FileMetaDataset()
+    return meta.get("TransferSyntaxUID") in LOSSY
+
+
 def note_loss(result: Dataset, job: Job) -> None:
     """Hand on that images were once compressed with loss: it is never taken back."""
     lossy = job.compressed_with_loss
@@ -376,6 +388,8 @@ def note_loss(result: Dataset, job: Job) -> None:
     for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
         if text(lossy, keyword):
             result[keyword] = lossy[keyword]
+    if _came_with_loss(lossy) and "LossyImageCompressionMethod" not in result:
+        result.LossyImageCompressionMethod = "ISO_10918_1"
 
 
 def _contribution(purpose: Code, attributes: dict[str, str]) -> Dataset:

@@ -13,8 +13,9 @@ import pydicom
 import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
+from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit
 
 from dicomai.dicom.charset import UnreadableText
 from dicomai.dicom.dates import utc_offset
@@ -240,6 +241,25 @@ def test_loss_is_never_taken_back(study: Any, found: Any) -> None:
     seg, report = _results(study, found)
     assert seg.LossyImageCompression == "00"
     assert "compressed with loss" not in _words(report)
+
+
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit])
+def test_loss_shows_in_the_transfer_syntax_too(study: Any, found: Any, syntax: str) -> None:
+    headers = copy.deepcopy(study.headers)
+    for header in headers:
+        header.file_meta = FileMetaDataset()
+        header.file_meta.TransferSyntaxUID = syntax
+    kinds: tuple[ResultObject, ...] = ("SEG", "SR", "SC")
+    source, findings = replace(study, headers=headers), found.little(study)
+    made = source.by_modality(findings, kinds)
+    for kind in ("SEG", "OT"):
+        result = pydicom.dcmread(io.BytesIO(made[kind][0]))
+        assert result.LossyImageCompression == "01"
+        assert result.LossyImageCompressionMethod == "ISO_10918_1"
+    assert "compressed with loss" in _words(pydicom.dcmread(io.BytesIO(made["SR"][0])))
+    said = [written(each) for each in encode(findings, study.headers, found.job, study.context)]
+    with pytest.raises(GateError, match="its images were compressed with loss"):
+        check(said, findings, headers)
 
 
 def test_a_scanner_of_several_versions_is_named_by_its_first(study: Any, found: Any) -> None:

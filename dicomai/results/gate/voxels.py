@@ -27,6 +27,7 @@ _ALL: Final[dict[str, object]] = {
     "SamplesPerPixel": 1,
     "PhotometricInterpretation": "MONOCHROME2",
 }
+_DCT: Final = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 _BYTES: Final[dict[str, object]] = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
 _PIXELS: Final[dict[str, dict[str, object]]] = {
     "BINARY": {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0},
@@ -146,9 +147,14 @@ def _header(
     for keyword, value in pixels.items():
         if seg.get(keyword) != value:
             refuse("attributes", uid, f"{keyword} is {seg.get(keyword)}, not {value}")
-    lossy = any(source.get("LossyImageCompression") == "01" for source in sources)
-    if lossy and seg.LossyImageCompression != "01":
+    if any(map(_lost, sources)) and seg.LossyImageCompression != "01":
         refuse("attributes", uid, "it does not say that its images were compressed with loss")
+
+
+def _lost(source: Dataset) -> bool:
+    """Tell whether an image was compressed with loss: it says so, or came as DCT-based JPEG."""
+    meta = getattr(source, "file_meta", None) or {}
+    return source.get("LossyImageCompression") == "01" or meta.get("TransferSyntaxUID") in _DCT
 
 
 def _frames(seg: Dataset, uid: str, kind: str, slices: Sequence[Slice], described: int) -> _Frames:
