@@ -153,6 +153,25 @@ def frames_of(dataset: Dataset) -> Iterator[Frame]:
         )
 
 
+def header_of_only_frame(dataset: Dataset) -> Dataset:
+    """Return what an object of one frame says of it, its functional groups laid out flat.
+
+    So has a mammogram that was made of a tomosynthesis (PS3.3 A.55). Without pixels; what has no
+    functional groups is its own header.
+    """
+    shared, per_frame = (
+        next(iter(dataset.get(keyword) or ()), Dataset())
+        for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    )
+    if not shared and not per_frame:
+        return dataset
+    out = Dataset()
+    out.update(dataset)  # elements are shared: they are replaced, never changed
+    out.pop("PixelData", None)
+    out.update(_flat(dataset, shared, per_frame))
+    return out
+
+
 def check_single_frame(dataset: Dataset) -> None:
     """Raise InputError for a multi-frame object whose frames are no slices."""
     frames = whole(dataset, "NumberOfFrames", 1)

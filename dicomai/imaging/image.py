@@ -15,7 +15,7 @@ from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, numbers, sop_class_name, text, whole
 from dicomai.imaging.display import displayed, rgb
 from dicomai.imaging.facts import Facts, facts_of
-from dicomai.imaging.frame import check_single_frame
+from dicomai.imaging.frame import check_single_frame, header_of_only_frame
 from dicomai.imaging.geometry import Plane
 from dicomai.imaging.greyscale import check_greyscale
 from dicomai.imaging.intake import PLAIN, Intake
@@ -86,8 +86,9 @@ def image_of(dataset: Dataset, intake: Intake = PLAIN) -> SourceImagePixels:
             subject=subject,
         )
     noted = (*_check_hanging(dataset), *_inverted(dataset)) if modality in MODALITIES else ()
-    pixels = rgb(dataset) if intake.colour else _grey(dataset, intake)
-    spacing_ji_mm, spacing_at = _spacing(dataset)
+    header = header_of_only_frame(dataset)
+    pixels = rgb(dataset) if intake.colour else _grey(dataset, header, intake)
+    spacing_ji_mm, spacing_at = _spacing(header)
     return SourceImagePixels(
         plane=Plane(
             shape_ji=(pixels.shape[0], pixels.shape[1]),
@@ -104,8 +105,8 @@ def image_of(dataset: Dataset, intake: Intake = PLAIN) -> SourceImagePixels:
     )
 
 
-def _grey(dataset: Dataset, intake: Intake) -> npt.NDArray[np.float32]:
-    values, padding = modality_values(dataset)
+def _grey(dataset: Dataset, header: Dataset, intake: Intake) -> npt.NDArray[np.float32]:
+    values, padding = modality_values(dataset, header)
     pixels = values.astype(np.float32)
     kept = pixels if padding is None else pixels[~padding]
     if not kept.size:
@@ -113,7 +114,7 @@ def _grey(dataset: Dataset, intake: Intake) -> npt.NDArray[np.float32]:
             f"{name_of(dataset)} is nothing but padding.", subject=text(dataset, "SOPInstanceUID")
         )
     if intake.displayed:
-        return displayed(pixels, padding, dataset)
+        return displayed(pixels, padding, header)
     if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
         # Low values are shown bright, so they are what is dense; the range stays the same.
         pixels = kept.max() + kept.min() - pixels

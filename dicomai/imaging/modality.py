@@ -239,9 +239,12 @@ def _only_mapped(header: Dataset) -> tuple[tuple[str, str], ...]:
     )
 
 
-def modality_values(dataset: Dataset) -> tuple[Values, Padding]:
-    """Return an image of one frame in modality units; see `ModalityTransform.values`."""
-    transform = modality_transform(dataset)
+def modality_values(dataset: Dataset, header: Dataset | None = None) -> tuple[Values, Padding]:
+    """Return an image of one frame in modality units; see `ModalityTransform.values`.
+
+    `header` is what says how, where that is not the object itself.
+    """
+    transform = modality_transform(dataset if header is None else header)
     pixels = stored_pixels(dataset)
     with values_checked_here():
         return transform.values(*pixels.frame_and_words(0))

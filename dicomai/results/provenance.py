@@ -26,7 +26,7 @@ from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 from dicomai.errors import InputError
 from dicomai.findings import Findings
 from dicomai.imaging.attributes import text
-from dicomai.imaging.frame import frames_of
+from dicomai.imaging.frame import frames_of, header_of_only_frame
 from dicomai.imaging.geometry import Grid
 from dicomai.results import uids
 from dicomai.results.context import ResultContext
@@ -289,7 +289,8 @@ def _body_part(result: Dataset, job: Job) -> None:
 def _side(job: Job) -> str:
     """Return the side that every slice says it shows, its object or its frame; else ""."""
     objects = {str(each.SOPInstanceUID): sides_of(each) for each in job.sources}
-    said = {objects[str(each.SOPInstanceUID)] | sides_of(each) for each in job.slices()}
+    frames = map(header_of_only_frame, job.slices())
+    said = {objects[str(each.SOPInstanceUID)] | sides_of(each) for each in frames}
     sides = said.pop() if len(said) == 1 else frozenset()
     return next(iter(sides)) if len(sides) == 1 else ""
 

@@ -56,6 +56,30 @@ def test_windows_do_what_pydicom_makes_of_them(function: str, xray: Dataset) -> 
     np.testing.assert_allclose(image_of(xray, SHOWN).pixels, theirs, atol=1e-5)
 
 
+def test_an_image_whose_only_frame_has_functional_groups_is_shown_by_these(xray: Dataset) -> None:
+    classic, calibrated = image_of(xray, SHOWN), copy.deepcopy(xray)
+    calibrated.PixelSpacing, calibrated.RescaleSlope = [0.1, 0.2], 3
+    values = image_of(calibrated)
+    levels, measures, rescale = Dataset(), Dataset(), Dataset()
+    for keyword in ("WindowCenter", "WindowWidth"):
+        levels[keyword] = xray[keyword]
+        del xray[keyword]
+    measures.PixelSpacing = [0.1, 0.2]
+    rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = 1, 0, "US"
+    shared, frame = Dataset(), Dataset()
+    shared.PixelMeasuresSequence, shared.PixelValueTransformationSequence = [measures], [rescale]
+    frame.FrameVOILUTSequence = [levels]
+    xray.SharedFunctionalGroupsSequence = [shared]
+    xray.PerFrameFunctionalGroupsSequence = [frame]
+    shown = image_of(xray, SHOWN)
+    np.testing.assert_array_equal(shown.pixels, classic.pixels)
+    assert shown.plane.spacing_ji_mm == (0.1, 0.2)
+    rescale.RescaleSlope = 3
+    np.testing.assert_array_equal(image_of(xray).pixels, values.pixels)
+    assert shown.headers == (xray,)
+    assert "WindowCenter" not in xray
+
+
 def test_without_a_window_the_full_range_is_shown(xray: Dataset) -> None:
     del xray.WindowCenter, xray.WindowWidth
     shown = image_of(xray, SHOWN).pixels

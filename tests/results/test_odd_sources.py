@@ -291,6 +291,22 @@ def test_no_side_is_named_where_an_image_says_two(study: Any, found: Any) -> Non
     assert "shows the side" not in _words(report)
 
 
+@pytest.mark.parametrize("frames", [[], [Dataset()]])
+def test_the_only_frame_of_a_mammogram_says_its_side(
+    xray: Any, found: Any, frames: list[Dataset]
+) -> None:
+    headers = copy.deepcopy(xray.headers)
+    anatomy, shared = Dataset(), Dataset()
+    anatomy.FrameLaterality = "R"
+    shared.FrameAnatomySequence = [anatomy]
+    headers[0].Modality, headers[0].BodyPartExamined = "MG", "BREAST"
+    headers[0].SharedFunctionalGroupsSequence = [shared]
+    headers[0].PerFrameFunctionalGroupsSequence = frames
+    source = replace(xray, headers=headers)
+    made = source.by_modality(found.on_xray(source), ("SR", "SC"))
+    assert pydicom.dcmread(io.BytesIO(made["OT"][0])).Laterality == "R"
+
+
 def test_the_issuer_goes_with_the_accession_number(study: Any, found: Any) -> None:
     issuer = Dataset()
     issuer.LocalNamespaceEntityID = "RIS"

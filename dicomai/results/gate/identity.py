@@ -163,7 +163,8 @@ def _body_part(result: Dataset, uid: str, sources: Sequence[Dataset], findings: 
 def _side(source: Dataset, frame: int) -> str:
     """Return the side that an image, or a frame of one, says it shows, "" where it says two."""
     said = {_theirs(source, keyword, "") for keyword in ("Laterality", "ImageLaterality")}
-    if frame and (anatomy := group(source, frame - 1, "FrameAnatomySequence")) is not None:
+    # An object of one frame may say it there too.
+    if (anatomy := group(source, max(frame - 1, 0), "FrameAnatomySequence")) is not None:
         said.add(_theirs(anatomy, "FrameLaterality", ""))
     said.discard("")
     return said.pop() if len(said) == 1 else ""

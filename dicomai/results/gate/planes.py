@@ -117,7 +117,8 @@ def group(holder: Dataset, number: int, keyword: str) -> Dataset | None:
 
     A group without an item says nothing.
     """
-    per_frame = holder.PerFrameFunctionalGroupsSequence[number]
+    frames = holder.get("PerFrameFunctionalGroupsSequence") or []
+    per_frame = frames[number] if number < len(frames) else Dataset()
     shared = (holder.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     items = per_frame.get(keyword) or shared.get(keyword)
     return items[0] if items else None
