@@ -31,7 +31,17 @@ from dicomai.imaging.geometry import Grid
 from dicomai.results import uids
 from dicomai.results.context import ResultContext
 from dicomai.results.objects import KINDS
-from dicomai.results.source import REQUEST, Carried, carried, put, sides_of, texts
+from dicomai.results.source import (
+    REQUEST,
+    Carried,
+    carried,
+    decimal,
+    is_sound,
+    put,
+    sides_of,
+    stated,
+    texts,
+)
 
 ACQUISITION_EQUIPMENT: Final = Code("109101", "DCM", "Acquisition Equipment")
 PROCESSING_EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
@@ -225,7 +235,7 @@ def stand_in(source: Dataset) -> Dataset:
         if tag in source and (element := source[tag]).value is not None:
             bare.add(copy.copy(element))  # what is set on it is not set on the source
     indicator = text(source, "PositionReferenceIndicator")
-    if indicator.isascii():
+    if indicator.isascii() and is_sound(indicator, "LO"):
         bare.PositionReferenceIndicator = indicator
     bare.update(_NOBODY)
     bare.file_meta = FileMetaDataset()
@@ -386,9 +396,12 @@ def note_loss(result: Dataset, job: Job) -> None:
     if lossy is None:
         return
     result.LossyImageCompression = "01"
-    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        if text(lossy, keyword):
-            result[keyword] = lossy[keyword]
+    ratios = [decimal(each) for each in stated(lossy, "LossyImageCompressionRatio")]
+    if ratios and all(ratios):
+        result.LossyImageCompressionRatio = ratios
+    methods = stated(lossy, "LossyImageCompressionMethod")
+    if methods and all(is_sound(each, "CS") for each in methods):
+        result.LossyImageCompressionMethod = methods
     if _came_with_loss(lossy) and "LossyImageCompressionMethod" not in result:
         result.LossyImageCompressionMethod = "ISO_10918_1"
 

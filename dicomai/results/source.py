@@ -7,6 +7,7 @@ rather than handed on to a PACS that would refuse the whole object.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.valuerep import PersonName
+from pydicom.valuerep import PersonName, format_number_as_ds
 
 from dicomai.dicom import charset
 from dicomai.dicom.charset import TEXT_VRS, Terms, UndeclaredText, UnreadableText
@@ -163,6 +164,30 @@ def sides_of(image: Dataset) -> frozenset[str]:
     keywords = ("Laterality", "ImageLaterality", "FrameLaterality")
     said = (text(image, keyword) for keyword in keywords)
     return frozenset(each for each in said if each)
+
+
+def stated(image: Dataset, keyword: str) -> list[str]:
+    """Return the values of an attribute as an image spells them, none where they can't be read."""
+    try:
+        return text(image, keyword).split("\\")
+    except (InputError, ValueError):
+        return []
+
+
+def is_sound(value: str, vr: str) -> bool:
+    """Tell whether a value that stands for something keeps to its representation."""
+    return value != "" and _sound(value, vr, "")
+
+
+def decimal(value: str) -> str:
+    """Return a number as a DS, rounded where it has too many digits; "" for what is none."""
+    if is_sound(value, "DS"):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    return format_number_as_ds(number) if math.isfinite(number) else ""
 
 
 def texts(dataset: Dataset) -> Iterator[tuple[str, str]]:

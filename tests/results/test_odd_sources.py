@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from dicomai.dicom.dates import utc_offset
 from dicomai.dicom.identity import identity_of
 from dicomai.errors import InputError
 from dicomai.results.encode import encode, written
-from dicomai.results.gate import GateError, check
+from dicomai.results.gate import GateError, check, check_with_dciodvfy
 from dicomai.routing.route import ResultObject
 
 
@@ -260,6 +261,47 @@ def test_loss_shows_in_the_transfer_syntax_too(study: Any, found: Any, syntax: s
     said = [written(each) for each in encode(findings, study.headers, found.job, study.context)]
     with pytest.raises(GateError, match="its images were compressed with loss"):
         check(said, findings, headers)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "method", "told", "how"),
+    [
+        (b"10:1", b"jpeg lossy", None, None),
+        (b"10\\2.5", b"ISO_10918_1\\ISO_15444_1", [10, 2.5], ["ISO_10918_1", "ISO_15444_1"]),
+        (b"10.333333333333333333", b"JPEG COMPRESSION METHOD", 10.3333333333333, None),
+        (b"", b"", None, None),
+    ],
+)
+def test_what_is_said_badly_of_loss_is_left_out(
+    peer: Callable[[str], str],
+    study: Any,
+    found: Any,
+    ratio: bytes,
+    method: bytes,
+    told: object,
+    how: object,
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    for header in headers:
+        header.LossyImageCompression = "01"
+        for keyword, value in (
+            ("LossyImageCompressionRatio", ratio),
+            ("LossyImageCompressionMethod", method),
+            ("PositionReferenceIndicator", b"far too long for an LO" * 4),
+        ):
+            tag = Tag(keyword)
+            header._dict[tag] = RawDataElement(
+                tag, dictionary_VR(tag), len(value), value, 0, False, True, True
+            )
+    source = replace(study, headers=headers)
+    findings = found.little(source)
+    files = source.made_anew(findings, ("SEG", "SR", "SC"))
+    check(files, findings, headers, wanted=("SEG", "SR", "SC"))
+    check_with_dciodvfy(files, peer("dciodvfy"))
+    for result in (pydicom.dcmread(io.BytesIO(raw)) for raw in files[:2]):
+        assert result.LossyImageCompression == "01"
+        assert result.get("LossyImageCompressionRatio") == told
+        assert result.get("LossyImageCompressionMethod") == how
 
 
 def test_a_scanner_of_several_versions_is_named_by_its_first(study: Any, found: Any) -> None:
