@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.valuerep import DS
 
 from dicomai.errors import InputError
 from dicomai.findings import Box, Detection, Findings, PixelBox, Sphere
@@ -27,9 +28,11 @@ from dicomai.results.drawing import NOT_FOR_DIAGNOSIS
 from dicomai.results.outline import outlines
 from dicomai.results.overlay import window
 from dicomai.results.provenance import Job, complete, reference
+from dicomai.results.source import decimal, is_sound, stated
 
 # Graphic Data are FL, and an element in Explicit VR ends at 65534 bytes: longer lines are parted.
 _LONGEST: Final = 8000
+_CURVES: Final = ("LINEAR_EXACT", "SIGMOID")
 _WORDS: Final = "RESULT"
 _TOUCHES_MM: Final = 1e-3  # a slice that a ball only touches does not show it
 _NEAR: Final = 1e-6  # rounding of a fractional index
@@ -209,10 +212,16 @@ def _state(job: Job, pixels: _Pixels, marked: Sequence[_Marked], number: int) ->
 
 def _rescale(source: Dataset) -> _Rescale:
     """Return Rescale Intercept, Slope and Type: the state's replaces the image's (C.11.6)."""
-    slope, intercept = text(source, "RescaleSlope"), text(source, "RescaleIntercept")
+    slope, intercept = _first(source, "RescaleSlope"), _first(source, "RescaleIntercept")
     if not slope or not intercept:
         return ("", "", "")
-    return (intercept, slope, text(source, "RescaleType") or "US")
+    kind = text(source, "RescaleType")
+    return (intercept, slope, kind if is_sound(kind, "LO") else "US")
+
+
+def _first(source: Dataset, keyword: str) -> str:
+    """Return the first of some numbers as a DS, "" where it is none."""
+    return next(map(decimal, stated(source, keyword)), "")
 
 
 def _lut(source: Dataset, keyword: str) -> _Lut | None:
@@ -241,13 +250,14 @@ def _table(lut: _Lut) -> Dataset:
 def _levels(job: Job, source: Dataset) -> Dataset | None:
     """Return the image's own first window, else its table, else the window of the pictures."""
     item = Dataset()
-    centre = text(source, "WindowCenter").partition("\\")[0]
-    width = text(source, "WindowWidth").partition("\\")[0]
+    centre, width = _first(source, "WindowCenter"), _first(source, "WindowWidth")
     where = job.findings.where
-    if centre and width:
+    if centre and width and float(width) > 0:
         item.WindowCenter, item.WindowWidth = centre, width
         function = text(source, "VOILUTFunction").partition("\\")[0].strip().upper()
-        if function in {"LINEAR_EXACT", "SIGMOID"}:
+        if function not in _CURVES and float(width) < 1:
+            function = "LINEAR_EXACT"  # the other begins at 1 (C.11.2.1.2.1)
+        if function in _CURVES:
             item.VOILUTFunction = function
     elif (lut := _lut(source, "VOILUTSequence")) is not None:
         item.VOILUTSequence = [_table(lut)]
@@ -268,7 +278,8 @@ def _area(image: Dataset) -> Dataset:
     item.PresentationSizeMode = "SCALE TO FIT"
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
         if text(image, keyword):
-            item.PresentationPixelSpacing = list(numbers(image, keyword, 2))
+            spacing = numbers(image, keyword, 2)
+            item.PresentationPixelSpacing = [DS(each, auto_format=True) for each in spacing]
             return item
     ratio = text(image, "PixelAspectRatio").split("\\")
     known = len(ratio) == 2 and all(each.isdecimal() and int(each) for each in ratio)

@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicomai.results.gate import GateError, check
+from dicomai.results.gate import GateError, check, check_with_dciodvfy
 
 ALL = ("SEG", "SR", "SC", "KO", "PR")
 
@@ -236,6 +238,49 @@ def test_a_window_spelt_oddly_goes_by_its_first_function_or_is_linear(
 ) -> None:
     state, _ = _state_on(xray, found, WindowCenter=40, WindowWidth=400, VOILUTFunction=said)
     assert state.SoftcopyVOILUTSequence[0].get("VOILUTFunction") == told
+
+
+@pytest.mark.parametrize(
+    ("centre", "width", "told"),
+    [
+        (b"40", b"0", None),
+        (b"40", b"-400", None),
+        (b"abc", b"400", None),
+        (b"40", b"NaN", None),
+        (b"0", b"400", (0, 400, None)),
+        (b"0.5", b"0.25", (0.5, 0.25, "LINEAR_EXACT")),
+        (b"40.333333333333333333", b"400.00000000000000001", (40.3333333333333, 400, None)),
+    ],
+)
+def test_a_window_that_can_not_be_keeps_no_result_back(
+    peer: Callable[[str], str],
+    xray: Any,
+    found: Any,
+    centre: bytes,
+    width: bytes,
+    told: tuple[float, float, str | None] | None,
+) -> None:
+    image = copy.deepcopy(xray.headers[0])
+    for keyword, value in (
+        ("WindowCenter", centre),
+        ("WindowWidth", width),
+        ("RescaleSlope", b"1.00000000000000000001"),
+        ("RescaleIntercept", b"-0.33333333333333333333"),
+        ("PixelSpacing", b"0.33333333333333333333\\0.33333333333333333333"),
+    ):
+        tag = Tag(keyword)
+        image._dict[tag] = RawDataElement(tag, "DS", len(value), value, 0, False, True, True)
+    source = replace(xray, headers=[image])
+    findings = found.on_xray(source)
+    files = source.made_anew(findings, ("SR", "PR"))
+    check(files, findings, [image], wanted=("SR", "PR"))
+    check_with_dciodvfy(files, peer("dciodvfy"))
+    (state,) = (each for each in map(_read, files) if each.Modality == "PR")
+    levels = state.get("SoftcopyVOILUTSequence")
+    assert (levels is None) == (told is None)
+    if told is not None:
+        level = levels[0]
+        assert (level.WindowCenter, level.WindowWidth, level.get("VOILUTFunction")) == told
 
 
 @pytest.mark.parametrize("ratio", [["0", "0"], ["1", "0"], "2"])

@@ -27,6 +27,7 @@ from dicomai.results.gate.planes import (
 
 TOLERANCE_PX: Final = 0.01
 _ROUNDING: Final = 1e-5
+_DIGITS: Final = 1e-9  # a DS of a negative power of ten has ten of them
 _NEAR: Final = 1e-3  # pixels of one series differ in size by a hair
 _EDGE: Final = 0.01  # slices, or millimetres
 
@@ -201,7 +202,12 @@ def _window(state: Dataset, uid: str, shown: Slice) -> None:
     (item,) = items or [Dataset()]
     wanted = _levels(image)
     if wanted is not None:
-        same = _levels(item) == wanted
+        ours = _levels(item)
+        same = (
+            ours is not None
+            and ours[2] == wanted[2]
+            and np.allclose(ours[:2], wanted[:2], rtol=_DIGITS, atol=0)
+        )
     else:
         table = _table(image, "VOILUTSequence")
         same = table is None or _table(item, "VOILUTSequence") == table
@@ -210,15 +216,24 @@ def _window(state: Dataset, uid: str, shown: Slice) -> None:
 
 
 def _levels(holder: Dataset) -> tuple[float, float, str] | None:
-    """Return the first window and its function, LINEAR where that is none of the others."""
-    centre, width, function = (
-        next(iter(_values(holder.get(each))), None)
-        for each in ("WindowCenter", "WindowWidth", "VOILUTFunction")
-    )
-    if centre in (None, "") or width in (None, ""):
+    """Return the first window and its function, LINEAR where that is none of the others.
+
+    None where it has no window that can be (C.11.2.1.2.1); one that is too narrow for LINEAR counts
+    as exact.
+    """
+    try:
+        centre, width, function = (
+            next(iter(_values(holder.get(each))), None)
+            for each in ("WindowCenter", "WindowWidth", "VOILUTFunction")
+        )
+        low, wide = (np.nan if each in (None, "") else float(each) for each in (centre, width))
+    except ValueError:  # words
+        return None
+    if not (np.isfinite(low) and np.isfinite(wide) and wide > 0):
         return None
     function = str(function).strip().upper()
-    return float(centre), float(width), function if function in _CURVES else "LINEAR"
+    linear = "LINEAR" if wide >= 1 else "LINEAR_EXACT"
+    return low, wide, function if function in _CURVES else linear
 
 
 def _values(value: object) -> Sequence[Any]:
