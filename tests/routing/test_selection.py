@@ -9,6 +9,8 @@ from datetime import date
 import pytest
 
 from dicomai.dicom.header import AttributeValue
+from dicomai.models.package import load
+from dicomai.models.registry import BUILTIN
 from dicomai.routing.condition import parse
 from dicomai.routing.exclusion import Excluded, exclude, kind_of
 from dicomai.routing.fingerprint import fingerprint
@@ -282,3 +284,17 @@ def test_a_fingerprint_is_of_package_versions_and_generation() -> None:
     assert fingerprint("a", images, 1) != same
     changed = replace(images[0], pixel_digest="q")
     assert fingerprint("a", (changed, *images[1:]), 0) != same
+
+
+def test_the_model_of_chest_x_rays_takes_the_view_and_the_image_that_it_is_for() -> None:
+    (spec,) = load(BUILTIN / "chest-xray-nodule").inputs
+    lateral = _series("1.1", 1, Modality="DX", ViewPosition="LL")
+    raw = _series(
+        "1.2", 1, Modality="DX", ViewPosition="PA", PresentationIntentType="FOR PROCESSING"
+    )
+    shown = _series(
+        "1.3", 1, Modality="DX", ViewPosition="PA", PresentationIntentType="FOR PRESENTATION"
+    )
+    assert _chosen(choose(spec, [lateral, raw, shown])) == "1.3"
+    assert _chosen(choose(spec, [lateral, _series("1.4", 1, Modality="CR")])) == "1.1"
+    assert choose(spec, [raw]).chosen is None
