@@ -181,7 +181,11 @@ def choose(spec: InputSpec, series: Sequence[Series], also: Sequence[Condition] 
     fitting: list[Candidate] = []
     rejected: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in (each for one in series for each in _candidates(spec, one)):
-        reason = _misfit(candidate, also, "route") or _misfit(candidate, spec.when, "model")
+        reason = (
+            _misfit(candidate, also, "route")
+            or _misfit(candidate, spec.when, "model")
+            or (_several_frames(candidate) if spec.kind == "image" else None)
+        )
         if reason is None:
             fitting.append(candidate)
         else:
@@ -230,6 +234,14 @@ def _misfit(candidate: Candidate, conditions: Sequence[Condition], whose: str) -
                 has = _has(candidate, image, condition.subject)
                 return f'the {whose} wants "{condition}", and it has {has}'
     return None
+
+
+def _several_frames(candidate: Candidate) -> str | None:
+    """Return that a candidate for a single image is a loop or a stack, which no model can take."""
+    frames = candidate.images[0].attributes.get("NumberOfFrames")
+    if not isinstance(frames, float | int) or frames <= 1:
+        return None
+    return f"the model wants a single image, and it has {frames:.12g} frames"
 
 
 def _has(candidate: Candidate, image: Image, subject: str) -> str:

@@ -298,3 +298,17 @@ def test_the_model_of_chest_x_rays_takes_the_view_and_the_image_that_it_is_for()
     assert _chosen(choose(spec, [lateral, raw, shown])) == "1.3"
     assert _chosen(choose(spec, [lateral, _series("1.4", 1, Modality="CR")])) == "1.1"
     assert choose(spec, [raw]).chosen is None
+
+
+def test_a_still_goes_before_the_loop_beside_it() -> None:
+    loop, still = (
+        _image("1.2", number, Modality="US", InstanceNumber=number, **frames)
+        for number, frames in ((1, {"NumberOfFrames": 60.0}), (2, {"NumberOfFrames": 1.0}))
+    )
+    choice = choose(_spec(kind="image"), series_of([loop, still]))
+    assert choice.chosen is not None
+    assert choice.chosen.images == (still,)
+    (misfit,) = choice.rejected
+    assert misfit.endswith("not fit: the model wants a single image, and it has 60 frames.")
+    assert choose(_spec(kind="image"), series_of([loop])).chosen is None
+    assert _chosen(choose(_spec(), series_of([loop]))) == "1.2"  # its frames may be slices
