@@ -202,8 +202,8 @@ def _state(job: Job, pixels: _Pixels, marked: Sequence[_Marked], number: int) ->
         modality = _table(lut)
         modality.ModalityLUTType = "US"  # unspecified
         result.ModalityLUTSequence = [modality]
-    if (levels := _levels(job, images[0])) is not None:
-        result.SoftcopyVOILUTSequence = [levels]
+    if levels := _levels_of_all(job, images):
+        result.SoftcopyVOILUTSequence = levels
     inverse = text(images[0], "PhotometricInterpretation") == "MONOCHROME1"
     result.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
     complete(result, job, "PR", number)
@@ -245,6 +245,23 @@ def _table(lut: _Lut) -> Dataset:
     item.add(DataElement(0x00283002, "SS" if signed else "US", list(descriptor)))
     item.add(DataElement(0x00283006, "OW", octets))
     return item
+
+
+def _levels_of_all(job: Job, images: Sequence[Dataset]) -> list[Dataset]:
+    """Return the window of all images, or each of several with the images that have it (C.11.8)."""
+    groups: list[tuple[Dataset | None, list[Dataset]]] = []
+    for image in images:
+        levels = _levels(job, image)
+        same = next((each for known, each in groups if known == levels), None)
+        if same is None:
+            groups.append((levels, [image]))
+        else:
+            same.append(image)
+    found = [(levels, each) for levels, each in groups if levels is not None]
+    if len(groups) > 1:
+        for levels, each in found:
+            levels.ReferencedImageSequence = _references(each)
+    return [levels for levels, _ in found]
 
 
 def _levels(job: Job, source: Dataset) -> Dataset | None:

@@ -159,6 +159,42 @@ def test_states_are_parted_where_images_have_another_rescale(study: Any, found: 
     assert [each.InstanceNumber for each in states] == [1, 2]
 
 
+def test_each_image_is_shown_in_its_own_window(
+    peer: Callable[[str], str], study: Any, found: Any
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    for k, header in enumerate(headers):
+        header.WindowCenter, header.WindowWidth = (40, 400) if k in (2, 5) else (-600, 1500)
+    source = replace(study, headers=headers)
+    findings = found.everything(source)
+    files = source.made_anew(findings, ("SEG", "SR", "PR"))
+    check(files, findings, headers, wanted=("SEG", "SR", "PR"))
+    check_with_dciodvfy(files, peer("dciodvfy"))
+    (state,) = (each for each in map(_read, files) if each.Modality == "PR")
+    windows = {
+        str(one.ReferencedSOPInstanceUID): (each.WindowCenter, each.WindowWidth)
+        for each in state.SoftcopyVOILUTSequence
+        for one in each.ReferencedImageSequence
+    }
+    marked = state.ReferencedSeriesSequence[0].ReferencedImageSequence
+    assert windows == {
+        header.SOPInstanceUID: (header.WindowCenter, header.WindowWidth)
+        for header in headers
+        if header.SOPInstanceUID in {each.ReferencedSOPInstanceUID for each in marked}
+    }
+    for change, words in (
+        (lambda _, other: setattr(other, "WindowCenter", 50), "its window is not that of"),
+        (lambda _, other: delattr(other, "ReferencedImageSequence"), "several windows"),
+    ):
+        changed = copy.deepcopy(state)
+        change(*changed.SoftcopyVOILUTSequence)
+        out = io.BytesIO()
+        changed.save_as(out)
+        changed_files = [raw for raw in files if _read(raw).Modality != "PR"] + [out.getvalue()]
+        with pytest.raises(GateError, match=words):
+            check(changed_files, findings, headers, wanted=("SEG", "SR", "PR"))
+
+
 def _table(*words: int) -> Dataset:
     item = Dataset()
     item.LUTDescriptor = [len(words), 0, 16]

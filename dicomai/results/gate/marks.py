@@ -72,7 +72,7 @@ def check_marks(states: Sequence[Dataset], findings: Findings, sources: Sequence
             if image not in by_image:
                 refuse("references", uid, f"it marks {image[0]}, where nothing was looked for")
             _shown_right(state, uid, by_image[image])
-        _window(state, uid, by_image[images[0]])
+            _window(state, uid, by_image[image])
         _banner(state, uid, findings)
         _gather(state, uid, set(images), drawn)
     uid = str(states[0].SOPInstanceUID)
@@ -192,13 +192,18 @@ def _table(holder: Dataset, keyword: str) -> _Table | None:
 
 
 def _window(state: Dataset, uid: str, shown: Slice) -> None:
-    """Check that dark and bright begin where the first image has it, if it says so (C.11.8)."""
+    """Check that dark and bright begin where an image has it, if it says so (C.11.8)."""
     image = shown.source
     if shown.image[1]:
         image = group(image, shown.image[1] - 1, "FrameVOILUTSequence") or Dataset()
-    items = list(state.get("SoftcopyVOILUTSequence") or [])
-    if len(items) > 1 or any("ReferencedImageSequence" in each for each in items):
-        refuse("geometry", uid, "it has several windows")
+    items = [
+        each
+        for each in state.get("SoftcopyVOILUTSequence") or []
+        if "ReferencedImageSequence" not in each
+        or any(shown.image in _images(one) for one in each.ReferencedImageSequence)
+    ]
+    if len(items) > 1:
+        refuse("geometry", uid, f"it has several windows for {shown.image[0]}")
     (item,) = items or [Dataset()]
     wanted = _levels(image)
     if wanted is not None:
