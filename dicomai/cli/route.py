@@ -92,18 +92,12 @@ def _show_all(explained: Explained) -> None:
 
 def _models(settings: Settings) -> Mapping[str, ModelInputs]:
     from dicomai.models.registry import open_registry
-    from dicomai.routing.selection import ModelInputs, parse_input
+    from dicomai.routing.selection import ModelInputs
 
     registry = open_registry(settings.folders.models)
     packages = {route.model: registry.get(route.model) for route in settings.routes}
     return {
-        name: ModelInputs(
-            package_sha256=package.sha256,
-            inputs=tuple(
-                parse_input(each.name, each.kind, each.when, each.prefer)
-                for each in package.manifest.input
-            ),
-        )
+        name: ModelInputs(package_sha256=package.sha256, inputs=package.inputs)
         for name, package in packages.items()
     }
 

@@ -313,3 +313,30 @@ def test_inputs_that_cannot_be_are_refused(
     assert before in text
     with pytest.raises(ConfigError, match=words):
         model_toml.parse(text.replace(before, after, 1), "model.toml")
+
+
+def test_what_a_route_would_give_is_explained_with_priors(tmp_path: Path) -> None:
+    written(tmp_path / "models", "compares", optional=False)
+    written(tmp_path / "models", "may-compare", optional=True)
+    (tmp_path / "dicomai.toml").write_text(
+        '[service]\ndata = "."\n'
+        + "".join(
+            f'[[routes]]\nname = "{name}"\nmodel = "{name}"\nwhen = ["Modality = CT"]\n'
+            for name in ("compares", "may-compare")
+        )
+    )
+    study = bodies.new_uid()
+    for _ in "12":  # another series of the same study is no prior
+        write_study(tmp_path / "study" / bodies.new_uid(), "P1", study=study)
+    answer = CliRunner().invoke(
+        app,
+        ["route", "test", str(tmp_path / "study"), "--config", str(tmp_path / "dicomai.toml"),
+         "--json"],
+    )  # fmt: skip
+    (explained,) = json.loads(answer.stdout)["studies"]
+    compares, may = explained["routes"]
+    assert compares["because"].endswith(
+        "prior of compares: no earlier study of the patient is here"
+    )
+    assert "prior: nothing" in may["because"]
+    assert [each["matches"] for each in (compares, may)] == [False, True]
