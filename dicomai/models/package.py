@@ -63,6 +63,7 @@ class Package:
                 source=each.source,
                 max_age_days=each.max_age_days,
                 optional=each.optional,
+                for_processing=self.manifest.limits.for_processing,
             )
             for each in self.manifest.input
         )

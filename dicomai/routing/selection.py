@@ -55,6 +55,8 @@ class InputSpec:
         A prior is at most so much older; None: of any age.
     optional
         The model runs without it too.
+    for_processing
+        Whether an image may hold the raw values of a detector.
     """
 
     name: str
@@ -64,6 +66,7 @@ class InputSpec:
     source: InputSource = "study"
     max_age_days: int | None = None
     optional: bool = False
+    for_processing: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +142,7 @@ def parse_input(
     source: InputSource = "study",
     max_age_days: int | None = None,
     optional: bool = False,
+    for_processing: bool = True,
 ) -> InputSpec:
     """Return an input from the texts of a manifest; a ConfigError says which is wrong."""
     return InputSpec(
@@ -149,6 +153,7 @@ def parse_input(
         source=source,
         max_age_days=max_age_days,
         optional=optional,
+        for_processing=for_processing,
     )
 
 
@@ -184,7 +189,7 @@ def choose(spec: InputSpec, series: Sequence[Series], also: Sequence[Condition] 
         reason = (
             _misfit(candidate, also, "route")
             or _misfit(candidate, spec.when, "model")
-            or (_several_frames(candidate) if spec.kind == "image" else None)
+            or (_no_single_image(spec, candidate) if spec.kind == "image" else None)
         )
         if reason is None:
             fitting.append(candidate)
@@ -236,12 +241,15 @@ def _misfit(candidate: Candidate, conditions: Sequence[Condition], whose: str) -
     return None
 
 
-def _several_frames(candidate: Candidate) -> str | None:
-    """Return that a candidate for a single image is a loop or a stack, which no model can take."""
-    frames = candidate.images[0].attributes.get("NumberOfFrames")
-    if not isinstance(frames, float | int) or frames <= 1:
-        return None
-    return f"the model wants a single image, and it has {frames:.12g} frames"
+def _no_single_image(spec: InputSpec, candidate: Candidate) -> str | None:
+    """Return why a candidate would be refused as a single image: it is a loop, or raw values."""
+    said = candidate.images[0].attributes
+    frames = said.get("NumberOfFrames")
+    if isinstance(frames, float | int) and frames > 1:
+        return f"the model wants a single image, and it has {frames:.12g} frames"
+    if said.get("PresentationIntentType") == "FOR PROCESSING" and not spec.for_processing:
+        return "the model wants an image as it is shown, and it is one for processing"
+    return None
 
 
 def _has(candidate: Candidate, image: Image, subject: str) -> str:

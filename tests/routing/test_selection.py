@@ -297,7 +297,9 @@ def test_the_model_of_chest_x_rays_takes_the_view_and_the_image_that_it_is_for()
     )
     assert _chosen(choose(spec, [lateral, raw, shown])) == "1.3"
     assert _chosen(choose(spec, [lateral, _series("1.4", 1, Modality="CR")])) == "1.1"
-    assert choose(spec, [raw]).chosen is None
+    (misfit,) = choose(spec, [raw]).rejected
+    assert misfit.endswith("wants an image as it is shown, and it is one for processing.")
+    assert _chosen(choose(replace(spec, for_processing=True), [raw])) == "1.2"
 
 
 def test_a_still_goes_before_the_loop_beside_it() -> None:
