@@ -6,7 +6,7 @@ import copy
 import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -69,6 +69,9 @@ class Job:
         What goes from the source into its results.
     image
         The voxels (K, J, I) or pixels (J, I) that the model saw; None where no object shows them.
+    side
+        That every slice says it shows; empty where they differ or don't say. Kept, for hundreds of
+        results may have it, and each would read all frames.
     """
 
     findings: Findings
@@ -77,6 +80,7 @@ class Job:
     context: ResultContext
     carried: Carried
     image: npt.NDArray[np.generic] | None = None
+    side: str = ""
 
     def slices(self) -> tuple[Dataset, ...]:
         """Return a header for each slice of the grid, by k, or that of the projection image.
@@ -166,7 +170,7 @@ def job_of(
     """Return what the encoders work from, or say why these sources give no result."""
     if not sources:
         raise InputError("encode: there is no source image, so no patient to write a result for.")
-    return Job(
+    made = Job(
         findings=findings,
         sources=tuple(sources),
         uuid=job,
@@ -174,6 +178,7 @@ def job_of(
         carried=carried(sources[0], context.charset_default),
         image=image,
     )
+    return replace(made, side=_side(made))
 
 
 def reference(image: Dataset) -> Dataset:
@@ -289,9 +294,8 @@ def _body_part(result: Dataset, job: Job) -> None:
         result.BodyPartExamined = part
     if result.SOPClassUID == KINDS["PM"].sop_class_uid:
         return  # its frames say on which side they are, and then the series may not
-    side = _side(job)
-    if known and side in {"L", "R"}:
-        result.Laterality = side
+    if known and job.side in {"L", "R"}:
+        result.Laterality = job.side
     elif part not in UNPAIRED and result.Modality in {"OT", "PR", "DOC"}:
         result.Laterality = ""  # of a body part that may be one of a pair (PS3.3 C.7.3.1)
 

@@ -42,6 +42,7 @@ _WHOSE: Final = (
 # Of the patient at the study's time; left out where the source's break their representation.
 _MAY_BE_LEFT_OUT: Final = ("PatientAge", "PatientSize", "PatientWeight")
 _BODY_PART: Final = re.compile(r"[A-Z0-9_ ]{1,16}")
+_GROUPS: Final = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _DOCUMENTS: Final = frozenset({SR, ENHANCED_SR, TEXT_SR, KO})
 _OFFSET: Final = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
 _ISO_58: Final = "\x1b$)A"
@@ -162,9 +163,13 @@ def _body_part(result: Dataset, uid: str, sources: Sequence[Dataset], findings: 
 
 def _side(source: Dataset, frame: int) -> str:
     """Return the side that an image, or a frame of one, says it shows, "" where it says two."""
-    said = {_theirs(source, keyword, "") for keyword in ("Laterality", "ImageLaterality")}
+    said = {
+        _theirs(source, each, "") for each in ("Laterality", "ImageLaterality") if each in source
+    }
     # An object of one frame may say it there too.
-    if (anatomy := group(source, max(frame - 1, 0), "FrameAnatomySequence")) is not None:
+    if any(each in source for each in _GROUPS) and (
+        anatomy := group(source, max(frame - 1, 0), "FrameAnatomySequence")
+    ):
         said.add(_theirs(anatomy, "FrameLaterality", ""))
     said.discard("")
     return said.pop() if len(said) == 1 else ""
