@@ -46,6 +46,10 @@ class NothingAccepted(RefusedError):
     """The peer associated, and accepted no presentation context."""
 
 
+class Rejected(RefusedError):
+    """No association comes about until something is corrected; of what is sent it says nothing."""
+
+
 class PutOff(TransientError):
     """A node is there, and answers that it can't do now what it is asked for."""
 
@@ -82,7 +86,7 @@ def associated(
         The node has no host or port, or a file of TLS can't be used.
     TransientError
         It can't be reached, or rejects for now.
-    RefusedError
+    Rejected
         It rejects for good, or shows another certificate than the node's.
     """
     require_address(node)
@@ -138,7 +142,7 @@ def associated(
             except OSError as trouble:  # a name that no server knows
                 raise _unreachable(node, str(trouble.strerror or trouble)) from trouble
         if impostor:
-            raise RefusedError(impostor, subject=node.name)
+            raise Rejected(impostor, subject=node.name)
         if not connected and time.monotonic() - began >= CONNECT_TIMEOUT_S:
             raise _unreachable(node, _NO_ANSWER)
         if not association.is_established:
@@ -282,7 +286,7 @@ def _not_established(
             int(answer.result_source or 0),
             int(answer.diagnostic or 0),
         )
-        return (RefusedError if kind == "refused" else TransientError)(sentence, subject=node.name)
+        return (Rejected if kind == "refused" else TransientError)(sentence, subject=node.name)
     if association.rejected_contexts:
         return NothingAccepted(
             f"{node.name} accepts nothing of what {our_ae} proposes.", subject=node.name

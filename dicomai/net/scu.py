@@ -18,7 +18,14 @@ from pynetdicom.presentation import PresentationContext, build_context
 from dicomai.dicom.part10 import media
 from dicomai.errors import ConfigError, DicomaiError, InputError, RefusedError, TransientError
 from dicomai.net.admission import VERIFICATION
-from dicomai.net.calling import DIMSE_TIMEOUT_S, GoOn, NothingAccepted, associated, watched
+from dicomai.net.calling import (
+    DIMSE_TIMEOUT_S,
+    GoOn,
+    NothingAccepted,
+    Rejected,
+    associated,
+    watched,
+)
 from dicomai.net.node import Node
 from dicomai.net.status import StoreKind, meaning, store_sentence
 from dicomai.net.storing import BrokenOff, Empty, NoAnswer, Request, Storer, Unreadable, storing
@@ -231,7 +238,9 @@ def store_objects(
             for each in batch:
                 tell(each.outcome("refused", _not_taken(node, our_ae, each)))
         except (TransientError, RefusedError) as trouble:
-            kind: StoreKind = "refused" if trouble.kind == "refused" else "transient"
+            # Who rejects us has not refused an object: it may take all when it knows us again.
+            for_good = trouble.kind == "refused" and not isinstance(trouble, Rejected)
+            kind: StoreKind = "refused" if for_good else "transient"
             ours, unanswered = isinstance(trouble, _DiskTrouble), isinstance(trouble, _Unanswered)
             for each in batch[len(outcomes) - told :]:
                 tell(each.outcome(kind, trouble.sentence, ours=ours, unanswered=unanswered))

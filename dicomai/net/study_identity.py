@@ -55,7 +55,7 @@ def find_study_identity(
     TransientError
         It can't be reached, or gives no answer now; PutOff: it answers, but can't do it now.
     RefusedError
-        It refuses for good.
+        It refuses for good; Rejected: every association with us.
     """
     query = Dataset()
     query.QueryRetrieveLevel = "STUDY"

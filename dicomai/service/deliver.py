@@ -20,7 +20,7 @@ from dicomai.errors import (
     TransientError,
 )
 from dicomai.net import scu
-from dicomai.net.calling import GoOn, PutOff
+from dicomai.net.calling import GoOn, PutOff, Rejected
 from dicomai.net.find import Match
 from dicomai.net.node import Node
 from dicomai.net.scu import StoreOutcome
@@ -102,10 +102,13 @@ class Deliverer:
             # Of one object or study that it can't take, the others need not wait.
             this.write(lambda c: nodes.delivered(c, node.name, self.worker.clock()))
             raise
-        except TransientError as error:
+        except (TransientError, Rejected) as error:
             sentence = error.sentence
             this.write(lambda c: nodes.failed(c, node.name, sentence, self.worker.clock()))
-            raise
+            if isinstance(error, TransientError):
+                raise
+            # Somebody corrects it there or here; then all that waited goes on by itself.
+            raise TransientError(sentence, subject=error.subject) from error
         if node.answers_find or any(not each.ours for each in outcomes):
             this.write(lambda c: nodes.delivered(c, node.name, self.worker.clock()))
         _check(outcomes, objects)

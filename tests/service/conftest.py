@@ -69,8 +69,12 @@ def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
 def faulty() -> Iterator[Callable[..., FaultyPeer]]:
     peers: list[FaultyPeer] = []
 
-    def make(*script: int | str, identity: tuple[str, str] | None = None) -> FaultyPeer:
-        peers.append(FaultyPeer(list(script), identity))
+    def make(
+        *script: int | str,
+        identity: tuple[str, str] | None = None,
+        knows: tuple[str, ...] = (),
+    ) -> FaultyPeer:
+        peers.append(FaultyPeer(list(script), identity, knows))
         return peers[-1]
 
     yield make

@@ -15,7 +15,12 @@ from dicomai.net.node import Node
 class FaultyPeer:
     """Answers each C-STORE with a status; "abort": ends the association; "wait": is very slow."""
 
-    def __init__(self, script: list[int | str], identity: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        script: list[int | str],
+        identity: tuple[str, str] | None = None,
+        knows: tuple[str, ...] = (),
+    ) -> None:
         self.script = script
         self.stored: list[Dataset] = []
         self.associations = 0
@@ -28,6 +33,7 @@ class FaultyPeer:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         entity = AE("FAULTY")
+        entity.require_calling_aet = list(knows)
         entity.supported_contexts = AllStoragePresentationContexts
         entity.add_supported_context("1.2.840.10008.5.1.4.1.2.2.1")
         self._server = entity.start_server(

@@ -154,6 +154,28 @@ def test_a_peer_that_was_away_for_a_night_gets_its_results_in_the_morning(
     assert delivery(ward, analysis).state == "done"
 
 
+@pytest.mark.parametrize("answers_find", [False, True])
+def test_what_waits_for_a_peer_that_does_not_know_us_goes_when_it_does(
+    ward_of: Callable[..., tuple[Ward, JobId]],
+    faulty: Callable[..., FaultyPeer],
+    answers_find: bool,
+) -> None:
+    ward, analysis = ward_of(faulty(knows=("OTHERS",)).node(answers_find=answers_find))
+    at = now()
+    for _ in range(nodes.TOO_OFTEN):
+        assert deliver(ward, lambda at=at: at)  # type: ignore[misc]  # mypy can't infer it
+        with reading(ward.engine) as connection:
+            known = nodes.get(connection, "PACS1")
+        at = Instant(at + DAY)
+        duties.promote(ward.engine, at)
+    assert known.breaker == "open"
+    assert "does not know DICOMAI. Add that AE title" in known.last_error
+    assert delivery(ward, analysis).state == "queued"
+    knows_us = replace(ward, settings=replace(ward.settings, nodes=(faulty().node(),)))
+    assert deliver(knows_us, lambda: at)
+    assert delivery(ward, analysis).state == "done"
+
+
 @pytest.mark.parametrize("status", [0x0110, 0xA700])
 def test_a_peer_that_puts_an_object_off_keeps_its_breaker_closed(
     ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer], status: int
