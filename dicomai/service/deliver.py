@@ -109,6 +109,10 @@ class Deliverer:
                 raise
             # Somebody corrects it there or here; then all that waited goes on by itself.
             raise TransientError(sentence, subject=error.subject) from error
+        except (RefusedError, IdentityError):
+            # It answered what it was asked, so the others need not wait.
+            this.write(lambda c: nodes.delivered(c, node.name, self.worker.clock()))
+            raise
         if node.answers_find or any(not each.ours for each in outcomes):
             this.write(lambda c: nodes.delivered(c, node.name, self.worker.clock()))
         _check(outcomes, objects)

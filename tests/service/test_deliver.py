@@ -241,6 +241,21 @@ def test_results_whose_patient_is_another_one_at_the_node_are_held(
     assert not peer.stored
 
 
+def test_a_node_that_answers_whose_a_study_is_is_away_no_more(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    ward, analysis = ward_of(faulty(identity=("P2", "AP1")).node(answers_find=True))
+    with writing(ward.engine) as connection:
+        for _ in range(nodes.TOO_OFTEN):
+            nodes.failed(connection, "PACS1", "PACS1 can't be reached.", now())
+    later = Instant(now() + DAY)
+    duties.promote(ward.engine, later)
+    assert deliver(ward, lambda: later)
+    assert delivery(ward, analysis).held_by == "identity"
+    with reading(ward.engine) as connection:
+        assert nodes.get(connection, "PACS1").breaker == "closed"
+
+
 def test_a_note_about_results_that_the_node_has_under_another_patient_is_held(
     ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
 ) -> None:
