@@ -219,6 +219,12 @@ def _sentence(engine: Engine, error: sqlalchemy.exc.SQLAlchemyError) -> str:
             f"{name(engine)} can't be written by this user: {_reason(error)}. Run this as the "
             "service's user, or give that user the file and its folder."
         )
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return (
+            f"{name(engine)} is damaged: {_reason(error)}. Reception goes on without it, and the "
+            "rest only when a copy that was kept is in its place; stop the service first. See "
+            "docs/how-to/run-for-good.md, If the database was lost"
+        )
     return (
         f"{name(engine)} can't be used: {_reason(error)}. Reception goes on without it; see "
         "that it runs and has room, work goes on by itself."
