@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 import pydicom
 from bodies import ct_slice
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
 from sqlalchemy import Column, Engine, MetaData, Table, Text, event, text
 
 from dicomai import errors
@@ -303,12 +303,18 @@ class Clinic:
         return tuple(outcomes)
 
     def _look_at_patient(self, job: Job, objects: Sequence[Path]) -> None:
-        """Nothing begins to go out for a study that is held, or another patient's by now."""
+        """Nothing begins to go out for a study that is held, or another patient's by now.
+
+        But for a note: it takes results back whoever's they are by now.
+        """
+        found = [pydicom.dcmread(each) for each in objects]
+        note = all(each.SOPClassUID == KeyObjectSelectionDocumentStorage for each in found)
         with reading(self.engine) as connection:
             study = studies.get(connection, job.study_instance_uid)
-        if study is None or study.status == "held" or study.patient_key != job.patient_key:
+        free = study is not None and study.status != "held" and study.patient_key == job.patient_key
+        if not (free or note):
             self.wrongs.append(f"{job.title} goes out for {study}")
-        for each in map(pydicom.dcmread, objects):
+        for each in found:
             if (each.PatientID, each.StudyInstanceUID) != (job.patient_key, job.study_instance_uid):
                 self.wrongs.append(f"{job.title} sends another patient's {each.SOPInstanceUID}")
 
