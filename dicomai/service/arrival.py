@@ -31,7 +31,11 @@ _WORDS: Final = {
     "duplicate": "came again from {sender}, byte for byte: nothing changed.",
     "copy": "came again from {sender} with the same content, written otherwise.",
     "version": "came again from {sender} with other content: both are kept, the newest is used.",
+    "returned": "came again from {sender} as before the last change: that is used again.",
+    "passed over": "came again from {sender} as before a change, and the change stays in use. If "
+    "that is wrong, have the node that sent it send the right one.",
 }
+_NO_NEWS: Final = ("duplicate", "passed over")
 NAMED: Final = 20
 """SOP Instance UIDs that an event names."""
 
@@ -271,7 +275,7 @@ def _tell(
         sops = [
             each.read.identifiers.sop_instance_uid
             for each, result in zip(arrived, added, strict=True)
-            if result.outcome == kind and not (each.again and kind == "duplicate")
+            if result.outcome == kind and not (each.again and kind in _NO_NEWS)
         ]
         if sops:
             text = f"{counted(sops)} {words.format(sender=sender)}"

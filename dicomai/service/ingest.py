@@ -239,10 +239,12 @@ def _committed(this: Pass, arrived: Sequence[Arrived]) -> Ingested:
                 _unmark(each.entry for each in objects)
                 continue
             for each, result in zip(objects, added, strict=True):
-                if _is_whole(this.config, each, result):
-                    done.append(each)
-                else:
+                if not _is_whole(this.config, each, result):
                     damaged.append((each, result.path))
+                    continue
+                done.append(each)
+                if result.outcome == "returned":
+                    archive.note_returned(this.config.data, result.path, each.received_at)
     this.after_step("committed")
     for each in done:
         reader.remove(each.entry)

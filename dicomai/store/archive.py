@@ -104,6 +104,11 @@ def touch(data: Path, path: PurePosixPath) -> None:
         _stamp(data / path, (data / path).lstat().st_mtime_ns)
 
 
+def note_returned(data: Path, path: PurePosixPath, received_at: Instant) -> None:
+    """Have a version that is used again be the last of its object for a rescan, too."""
+    _stamp(data / path, received_at * 1000)
+
+
 def _stamp(target: Path, written_ns: int) -> None:
     """Note when a file was written; the time of its status becomes the present by that."""
     with suppress(PermissionError):  # another user's, as one that was restored from a backup

@@ -3,6 +3,10 @@
 The same bytes again are a duplicate. Bytes that differ in nothing that the version digest covers
 are another copy of the same version; a lossless copy is used before a lossy one. Anything else is a
 new version: both are kept, the newest is used.
+
+An older version that comes again is used again when it comes from the node that sent the newer one,
+which has taken that back. From another node it changes nothing: who sends what he has once more, as
+a scanner does, undoes no correction of the PACS.
 """
 
 from __future__ import annotations
@@ -90,10 +94,11 @@ class Added:
     """What an object was to the catalogue.
 
     `path` is where its bytes lie: for a duplicate, where they already lay. A duplicate may be
-    dropped only if that file has its size.
+    dropped only if that file has its size. An older version, as a duplicate or a copy, was passed
+    over or returned: it is used again.
     """
 
-    outcome: Literal["new", "duplicate", "copy", "version"]
+    outcome: Literal["new", "duplicate", "copy", "version", "passed over", "returned"]
     instance_id: InstanceId
     path: PurePosixPath
 
@@ -112,13 +117,17 @@ def add(connection: Connection, row: InstanceRow, now: Instant) -> Added:
             )
         ).scalar_one_or_none()
         if path is not None:
-            return Added(outcome="duplicate", instance_id=instance.id, path=PurePosixPath(path))
+            again = _came_again(connection, row, now, known, instance)
+            return Added(
+                outcome=again or "duplicate", instance_id=instance.id, path=PurePosixPath(path)
+            )
     same = next((each for each in known if each.version.same_version(row.version)), None)
     if same is not None:
         _add_copy(connection, same.id, row)
         if same.transfer_syntax_uid in _LOSSY and row.transfer_syntax_uid not in _LOSSY:
             _use_copy(connection, same.id, row)
-        return Added(outcome="copy", instance_id=same.id, path=row.path)
+        again = _came_again(connection, row, now, known, same)
+        return Added(outcome=again or "copy", instance_id=same.id, path=row.path)
     _note_change(connection, row, now, newcomer=not known)
     instances = schema.instances
     connection.execute(
@@ -133,19 +142,16 @@ def add(connection: Connection, row: InstanceRow, now: Instant) -> Added:
         insert(instances).values(**_columns(row), newest=True).returning(instances.c.id)
     ).scalar_one()
     _add_copy(connection, InstanceId(number), row)
-    outcome: Literal["version", "new"] = "version" if known else "new"
-    return Added(outcome=outcome, instance_id=InstanceId(number), path=row.path)
+    return Added(
+        outcome="version" if known else "new", instance_id=InstanceId(number), path=row.path
+    )
 
 
 def use_latest(connection: Connection, study: StudyInstanceUID, sop: SOPInstanceUID) -> None:
     """Have the version of an object be used that came last, in whatever order they were added."""
     latest = max(_versions(connection, study, sop), key=lambda each: (each.received_at, each.id))
-    if latest.newest:
-        return
-    instances = schema.instances
-    versions = instances.c.study_instance_uid == study, instances.c.sop_instance_uid == sop
-    connection.execute(update(instances).where(*versions).values(newest=False))
-    connection.execute(update(instances).where(instances.c.id == latest.id).values(newest=True))
+    if not latest.newest:
+        _use(connection, latest)
 
 
 def get(connection: Connection, instance: InstanceId) -> Instance | None:
@@ -288,6 +294,39 @@ def _add_copy(connection: Connection, instance: InstanceId, row: InstanceRow) ->
             size_bytes=row.size_bytes,
             path=str(row.path),
         )
+    )
+
+
+def _came_again(
+    connection: Connection,
+    row: InstanceRow,
+    now: Instant,
+    known: Sequence[Instance],
+    version: Instance,
+) -> Literal["passed over", "returned"] | None:
+    """Use an older version again where its sender took the newer one back; None: it is the newest.
+
+    What was received before the newer one, and is taken in only now, takes nothing back.
+    """
+    used = next(each for each in known if each.newest)
+    if version.id == used.id:
+        return None
+    if row.node != used.node or row.received_at <= used.received_at:
+        return "passed over"
+    _note_change(connection, row, now, newcomer=False)
+    _use(connection, version, node=row.node, received_at=row.received_at)
+    return "returned"
+
+
+def _use(connection: Connection, version: Instance, **changed: object) -> None:
+    instances = schema.instances
+    versions = (
+        instances.c.study_instance_uid == version.study_instance_uid,
+        instances.c.sop_instance_uid == version.sop_instance_uid,
+    )
+    connection.execute(update(instances).where(*versions).values(newest=False))
+    connection.execute(
+        update(instances).where(instances.c.id == version.id).values(newest=True, **changed)
     )
 
 

@@ -16,7 +16,12 @@ from typing import Any
 import pytest
 from pydicom.dataelem import DataElement
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 from sqlalchemy import select
 
 from dicomai.dicom.uid import StudyInstanceUID
@@ -115,6 +120,62 @@ def test_other_pixels_are_a_new_version_and_both_are_kept(
     assert row.newest
     assert len(_archived(hospital)) == 2
     assert "both are kept, the newest is used" in hospital.story("objects version")[0]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_what_a_node_takes_back_is_used_no_more(
+    hospital: Hospital, make_ct: MakeCT, syntax: str
+) -> None:
+    hospital.send(make_ct(), node="CT1")
+    hospital.ingest()
+    (right,) = hospital.rows()
+    hospital.later(10)
+    hospital.send(make_ct(PatientName="Wrong^Name"), node="CT2")
+    assert hospital.ingest_and_decide() == "decided"
+    (wrong,) = hospital.rows()
+    hospital.send(make_ct(), node="CT2", syntax=syntax)
+    hospital.ingest()
+
+    (row,) = hospital.rows()
+    assert (wrong.id == row.id, right.id == row.id) == (False, True)
+    assert hospital.study().status == "open"
+    (told,) = hospital.story("objects returned")
+    assert told.endswith("from CT2 (CT2, 192.0.2.1) as before the last change: that is used again.")
+    last = max(_archived(hospital), key=lambda each: each.stat().st_mtime_ns)
+    assert last.stat().st_mtime_ns == row.received_at * 1000
+    assert b"Wrong^Name" not in last.read_bytes()
+
+
+def test_a_change_of_another_node_is_undone_by_no_repetition(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(make_ct(), node="CT1")
+    hospital.ingest()
+    hospital.later(10)
+    hospital.send(make_ct(PatientName="Right^Name"), node="CT2")
+    assert hospital.ingest_and_decide() == "decided"
+    (corrected,) = hospital.rows()
+    hospital.send(make_ct(), node="CT1")
+    hospital.ingest()
+
+    assert [each.id for each in hospital.rows()] == [corrected.id]
+    (told,) = hospital.story("objects passed over")
+    assert "as before a change, and the change stays in use. If that is wrong, have" in told
+
+
+def test_what_was_received_before_a_change_takes_nothing_back(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    hospital.later(10)
+    hospital.send(make_ct(PatientName="Right^Name"))
+    hospital.ingest()
+    (corrected,) = hospital.rows()
+    hospital.later(-5)
+    hospital.send(make_ct())
+    hospital.ingest()
+    assert [each.id for each in hospital.rows()] == [corrected.id]
 
 
 def test_what_cant_be_read_goes_to_quarantine_and_harms_nothing_else(
