@@ -72,7 +72,7 @@ class Overview:
     untold
         Requests for storage commitment whose peers could not be told what became of them.
     unserved
-        Models of routes that no live worker serves.
+        Models of routes, and of analyses that are to be done, that no live worker serves.
     refused
         Analyses that are held because their results broke a rule of the gate, newest first.
     pulls
@@ -132,10 +132,7 @@ class Overview:
             )
         said += [_away(each) for each in self.nodes if each.breaker != "closed"]
         if self.unserved:
-            said.append(
-                f"No worker is there for {', '.join(self.unserved)}: jobs wait. Start one: dicomai "
-                "serve, or dicomai work"
-            )
+            said.append(self._unserved())
         said += [
             f"Host {each.name} is silent since {as_datetime(each.beat_at):%Y-%m-%d %H:%M} UTC, and "
             "decisions wait for it. Start it: dicomai serve, or dicomai schedule. If it is gone "
@@ -171,6 +168,16 @@ class Overview:
                 "archive rescan, see docs/how-to/run-for-good.md, If the database was lost"
             )
         return [*said, *self.clocks, *self.pulls, *self.backfills]
+
+    def _unserved(self) -> str:
+        waits = f"No worker is there for {', '.join(self.unserved)}: jobs wait. "
+        if any("analyse" in each.kinds for each in self.workers):
+            return waits + (
+                "Those that run had no such package, or none that may run, when they started: "
+                "dicomai models. Mend that, and start the service again; what nobody wants: "
+                "dicomai cancel JOB"
+            )
+        return waits + "Start one: dicomai serve, or dicomai work"
 
     def _room(self) -> str:
         waits = ", and analyses wait" if self.free_bytes < self.reserve_bytes / 2 else ""
@@ -238,7 +245,7 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         untold=promises.unreported(connection),
         hosts=hosts.listing(connection),
         workers=workers,
-        unserved=hosts.unserved(wanted, workers),
+        unserved=hosts.unserved(wanted | jobs.models_asked_for(connection), workers),
         jobs=jobs.counts(connection),
         nodes=nodes.listing(connection),
         pauses=pauses.listing(connection),

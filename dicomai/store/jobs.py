@@ -82,6 +82,12 @@ def counts(connection: Connection) -> dict[tuple[JobKind, JobState], int]:
     return {(kind, state): number for kind, state, number in connection.execute(query)}
 
 
+def models_asked_for(connection: Connection) -> frozenset[str]:
+    """Return the models whose analyses are queued or wait, if no route has them any more, too."""
+    asked = jobs.c.kind == "analyse", jobs.c.state.in_(("queued", "waiting"))
+    return frozenset(connection.execute(select(jobs.c.model).where(*asked).distinct()).scalars())
+
+
 def routes_of(connection: Connection, job: JobId) -> tuple[JobRoute, ...]:
     """Return the routes that want a job's results."""
     table = schema.job_routes

@@ -70,6 +70,28 @@ def test_a_worker_that_fell_silent_is_marked(
     assert ("does it run?" in line) == (silent_s > 25)
 
 
+def test_a_job_whose_model_is_gone_and_no_route_wants_any_more_is_told(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    worker = Worker(
+        name="here:1:cpu",
+        host="here",
+        device="cpu",
+        kinds=("analyse",),
+        models=("chest-ct-lungs", "chest-ct-nodules", "chest-xray-nodule"),
+        started_at=now(),
+        beat_at=now(),
+    )
+    with writing(service) as connection:
+        hosts.note_worker(connection, worker)
+    assert "No worker is there" not in dicomai("status").out
+    arrive(service, UID)
+    add(service, wanted(UID))
+    told = "No worker is there for lungs: jobs wait. Those that run had no such package"
+    assert told in dicomai("status").out
+    assert told in dicomai("doctor").out
+
+
 def test_a_configuration_that_was_changed_under_the_service_is_told(
     service: Engine, dicomai: Dicomai, tmp_path: Path
 ) -> None:
