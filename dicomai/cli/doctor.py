@@ -274,11 +274,11 @@ def _receiver(settings: Settings) -> Iterator[Check]:
 
 
 def _own_echo(settings: Settings, port: int) -> Check:
-    from dicomai.cli.nodes import echo_own_receiver, says_it_lives
+    from dicomai.cli.nodes import echo_own_receiver
 
     receiver = settings.receiver
     answer = echo_own_receiver(settings)
-    if says_it_lives(answer):
+    if answer.ok:
         return _good("port", f"{receiver.ae_title} answers on port {port}")
     return Check(
         of="port",

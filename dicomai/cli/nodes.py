@@ -37,14 +37,15 @@ def echo(
         answer = scu.echo(settings.node(node), settings.receiver.ae_title, settings.tls.files)
     else:
         answer = echo_own_receiver(settings)
-    alive = answer.ok or (not node and says_it_lives(answer))
     if json:
-        print_json({"ok": alive, "sentence": answer.sentence, "seconds": round(answer.seconds, 3)})
-    elif alive:
+        print_json(
+            {"ok": answer.ok, "sentence": answer.sentence, "seconds": round(answer.seconds, 3)}
+        )
+    elif answer.ok:
         say(f"{answer.sentence} It took {answer.seconds:.2f} s.")
     else:
         complain(answer.sentence)
-    if not alive:
+    if not answer.ok:
         raise typer.Exit(1)
 
 
@@ -141,13 +142,18 @@ def _truncated(files: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def says_it_lives(answer: EchoAnswer) -> bool:
-    """Tell whether our own receiver lives, even if it takes nothing from this machine."""
-    return answer.ok or "rejected the association because it does not know" in answer.sentence
-
-
 def echo_own_receiver(settings: Settings) -> EchoAnswer:
-    """Ask our own receiver whether it lives; over TLS where it takes nothing else."""
+    """Ask our own receiver whether it lives, even if it takes nothing from this machine."""
+    answer = _asked_own_receiver(settings)
+    if "rejected the association because it does not know" not in answer.sentence:
+        return answer
+    ours = settings.receiver.ae_title
+    lives = f"Our receiver lives, and takes nothing from this machine: no node here is {ours}."
+    return replace(answer, ok=True, sentence=lives)
+
+
+def _asked_own_receiver(settings: Settings) -> EchoAnswer:
+    """Return what it says; over TLS where it takes nothing else."""
     from dicomai.net.node import Node
     from dicomai.net.scu import EchoAnswer, echo
     from dicomai.net.tls import TlsFiles, fingerprint

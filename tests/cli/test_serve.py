@@ -55,6 +55,23 @@ def test_a_new_service_answers_echoscu_and_ends_at_sigterm(
             assert process.wait(timeout=30) == 0, log.read_text()
 
 
+def test_a_receiver_that_takes_nothing_from_here_is_said_to_live(
+    without_routes: int, dicomai: Dicomai, tmp_path: Path
+) -> None:
+    file = tmp_path / "dicomai.toml"
+    file.write_text(file.read_text().replace('ae_title = "*"', 'ae_title = "CT1"'))
+    with subprocess.Popen(
+        [sys.executable, "-m", "dicomai", "receive"], stderr=subprocess.DEVNULL, cwd=tmp_path
+    ) as process:
+        try:
+            wait_for_port(without_routes, process)
+            answer = dicomai("echo")
+        finally:
+            process.send_signal(signal.SIGTERM)
+    assert answer.code == 0
+    assert answer.out.startswith("Our receiver lives, and takes nothing from this machine")
+
+
 def test_reception_starts_at_once_while_the_database_is_waited_for(
     without_routes: int, tmp_path: Path
 ) -> None:
