@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, exists, insert, select, update
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.store import deliveries, instances, lacking, predecessors, schema, studies
-from dicomai.store.before import became
+from dicomai.store.before import became, once_more
 from dicomai.store.instances import InstanceRow
 from dicomai.store.job import (
     NORMAL,
@@ -110,8 +110,17 @@ def again(
     waits = old.state == "held" and old.held_by in ("config", "person")
     gone = waits and package_sha256 != old.package_sha256
     over = gone or old.state in ("done", "failed", "cancelled")
-    if old.kind != "analyse" or not over:
-        raise NotNow(f"{old.title} is {old.state}, so it can't be run again.", subject=str(job))
+    if old.kind != "analyse":
+        made_by = None if old.result_of is None else get(connection, old.result_of)
+        raise NotNow(
+            f"{old.title} is no analysis, so it can't be run again. {once_more(old, made_by)}",
+            subject=str(job),
+        )
+    if not over:
+        raise NotNow(
+            f"{old.title} is {old.state}, so it can't be run again. See: dicomai job {job}",
+            subject=str(job),
+        )
     study = studies.lock(connection, old.study_instance_uid)
     if study is None or study.status == "deleting":
         raise NotNow(

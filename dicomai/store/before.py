@@ -15,9 +15,9 @@ def became(job: Job) -> str:
     match job.state:
         case "done":
             withdrawn = "" if job.withdrawn_by is None else " and withdrawn"
-            return f"is done{withdrawn}. For a new run: dicomai retry {job.id} --again"
+            return f"is done{withdrawn}. {once_more(job)}"
         case "cancelled":
-            return f"was cancelled. For a new run: dicomai retry {job.id} --again"
+            return f"was cancelled. {once_more(job)}"
         case "failed":
             return f"failed. To try it again: dicomai retry {job.id}"
         case "running":
@@ -26,6 +26,30 @@ def became(job: Job) -> str:
             return f"is {job.state}. See: dicomai job {job.id}"
         case _:
             assert_never(job.state)
+
+
+def once_more(job: Job, results_of: Job | None = None) -> str:
+    """Return the command that has done once more what a job did that is over.
+
+    Parameters
+    ----------
+    results_of
+        Whose results a delivery sends.
+    """
+    match job.kind:
+        case "analyse":
+            return f"For a new run: dicomai retry {job.id} --again"
+        case "retrieve":
+            return f"For another: dicomai retrieve {job.node} --study {job.study_instance_uid}"
+        case "deliver":
+            if results_of is not None and results_of.is_withdrawal:
+                return (
+                    f"To send its note by hand: dicomai send {job.node} FILE, with the file that "
+                    f"dicomai job {results_of.id} names"
+                )
+            return f"For new results, which are sent too: dicomai retry {job.result_of} --again"
+        case _:
+            assert_never(job.kind)
 
 
 def was_pruned(job: JobId, model: str) -> str:

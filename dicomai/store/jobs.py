@@ -16,6 +16,7 @@ from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DicomaiError, ErrorKind, NotFound
 from dicomai.store import events, schema, studies
+from dicomai.store.before import once_more
 from dicomai.store.job import CRASHES, Held, Job, JobId, JobRoute, Next, jitter_of, job_of, policy
 from dicomai.store.moves import move
 from dicomai.store.states import UNFINISHED, HeldBy, JobKind, JobState
@@ -253,8 +254,8 @@ _NO_RETRY: Final[Mapping[JobState, str]] = MappingProxyType(
         "queued": "is queued already, and starts when a worker is free. See: dicomai status",
         "running": "runs already. To stop it: dicomai cancel {job}",
         "waiting": "waits, and is tried again by itself. For when, see: dicomai job {job}",
-        "done": "is done. For a new run: dicomai retry {job} --again",
-        "cancelled": "was cancelled. For a new run: dicomai retry {job} --again",
+        "done": "is done. {once_more}",
+        "cancelled": "was cancelled. {once_more}",
     }
 )
 
@@ -289,7 +290,7 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
     if gone and current.kind != "retrieve":
         raise NotNow(
             f"{current.title} can't run: its study was deleted by retention. Send the study again, "
-            f"then: dicomai retry {job} --again",
+            f"then: dicomai retry {analysis} --again",
             subject=str(job),
         )
     if current.state == "failed" and (other := _same_under_way(connection, current)) is not None:
@@ -315,7 +316,9 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
     for queued in moved:
         tell(connection, queued, "job queued", f"A person had {queued.title} tried again.", now)
         return queued
-    raise NotNow(f"{current.title} {_NO_RETRY[current.state].format(job=job)}", subject=str(job))
+    made_by = None if current.result_of is None else get(connection, current.result_of)
+    said = _NO_RETRY[current.state].format(job=job, once_more=once_more(current, made_by))
+    raise NotNow(f"{current.title} {said}", subject=str(job))
 
 
 def _same_under_way(connection: Connection, job: Job) -> Job | None:

@@ -78,6 +78,10 @@ def test_a_rejection_note_goes_where_the_results_went(
     }
     assert rejected == results
     assert any(REASON in str(item.get("TextValue", "")) for item in note.ContentSequence)
+    with writing(ward.engine) as connection:
+        (sent,) = deliveries.of_analysis(connection, taken.job)
+        with pytest.raises(NotNow, match=r"by hand: dicomai send PACS1 FILE, with the file"):
+            jobs.retry(connection, sent.id, now())
     checked = subprocess.run([peer("dciodvfy"), "-new", file], capture_output=True, text=True)
     assert not [line for line in checked.stderr.splitlines() if line.startswith("Error")]
     dumped = subprocess.run([peer("dsrdump"), file], capture_output=True, text=True)

@@ -10,7 +10,7 @@ from datetime import date
 
 import pytest
 import sqlalchemy
-from catalogue_rows import NOW, add, arrive, claim, claimed, finish, job, wanted
+from catalogue_rows import NOW, add, arrive, claim, claimed, finish, instance, job, wanted
 from sqlalchemy import Connection, Engine, update
 
 from dicomai.dicom.dates import Instant, seconds
@@ -35,7 +35,7 @@ from dicomai.store.backfills import NewBackfill
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import AddedJob, Held, JobId, JobRoute, jitter_of, policy
 from dicomai.store.retrievals import NewRetrieval
-from dicomai.store.states import JOB_STATES, MOVES, JobState
+from dicomai.store.states import JOB_STATES, MOVES, JobKind, JobState
 
 
 def put(engine: Engine, number: JobId, state: JobState) -> None:
@@ -390,6 +390,37 @@ def test_again_makes_a_new_generation_on_the_same_input(engine: Engine) -> None:
     made = job(engine, new)
     assert (made.generation, made.supersedes, made.state) == (1, old, "queued")
     assert made.uuid != job(engine, old).uuid
+
+
+@pytest.mark.parametrize("state", ["done", "cancelled"])
+@pytest.mark.parametrize("kind", ["deliver", "retrieve"])
+def test_what_is_over_and_no_analysis_names_a_command_that_does_it_once_more(
+    engine: Engine, kind: JobKind, state: JobState
+) -> None:
+    if kind == "retrieve":
+        new = NewRetrieval(
+            node="PACS1", study_instance_uid=StudyInstanceUID("1.2.3"), ageing=seconds(600)
+        )
+        with writing(engine) as connection:
+            number = retrievals.queue(connection, new, NOW).job_id
+        command = "dicomai retrieve PACS1 --study 1.2.3"
+    else:
+        added = arrive(engine)
+        inputs = (added[0].instance_id,)
+        analysis = add(engine, wanted(inputs=inputs, destinations=("PACS1",))).job_id
+        result = instance("1.2.3", "1.2.3.9", file="result", origin="produced", series="1.2.3.99")
+        finish(engine, claimed(engine).held, (result,))
+        with reading(engine) as connection:
+            (number,) = (each.id for each in deliveries.of_analysis(connection, analysis))
+        command = f"dicomai retry {analysis} --again"
+    put(engine, number, state)
+    with writing(engine) as connection:
+        with pytest.raises(jobs.NotNow) as not_tried:
+            jobs.retry(connection, number, NOW)
+        with pytest.raises(jobs.NotNow) as not_again:
+            analyses.again(connection, number, (), "f" * 64, "f2", NOW)
+    assert not_tried.value.sentence.endswith(command)
+    assert not_again.value.sentence.endswith(command)
 
 
 @pytest.mark.parametrize(
