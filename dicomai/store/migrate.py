@@ -31,7 +31,7 @@ def upgrade(engine: Engine) -> str:
         The database is away.
     """
     if (file := file_of(engine)) is not None and file.parent.is_dir() and not file.exists():
-        file.touch()
+        file.touch(mode=0o640)  # patients' names are in it; what lies beside it gets its mode
     with as_file(files("dicomai.migrations")) as folder:
         config = Config()
         config.set_main_option("script_location", str(folder).replace("%", "%%"))

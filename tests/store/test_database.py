@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import sqlite3
@@ -149,6 +150,21 @@ def test_no_use_makes_a_database_but_an_upgrade(tmp_path: Path) -> None:
     upgrade(engine)
     assert file.is_file()
     engine.dispose()
+
+
+def test_only_its_user_and_group_read_a_new_database(tmp_path: Path) -> None:
+    file = tmp_path / "dicomai.db"
+    engine = open_engine(f"sqlite:///{file}")
+    before = os.umask(0o022)
+    try:
+        upgrade(engine)
+        with writing(engine) as connection:
+            connection.execute(schema.pauses.delete())
+        for each in (file, tmp_path / "dicomai.db-wal", tmp_path / "dicomai.db-shm"):
+            assert each.stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+        engine.dispose()
 
 
 def test_a_database_of_another_user_is_a_sentence(tmp_path: Path) -> None:
