@@ -42,14 +42,12 @@ def add_analysis(connection: Connection, new: NewAnalysis, now: Instant) -> Adde
 
     An analysis that was asked for before is shared: the route's destinations are added to it, or to
     what took its place for the same images, and get its results at once where it is done. The last
-    analysis of the same study, model and choice with another fingerprint is superseded.
+    analysis of the same study, model and choice with another fingerprint is superseded, also where
+    what is asked for was done before it: images, or a package, may come back.
     """
-    prints = schema.fingerprints
-    known = connection.execute(
-        select(prints.c.job_id).where(prints.c.fingerprint == new.fingerprint)
-    ).scalar_one_or_none()
+    known = _asked_for_before(connection, new, now)
     if known is not None:
-        return _share(connection, JobId(known), new, now)
+        return known
     older = _last_of_choice(connection, new)
     if older is not None and lacking.complete(connection, older, new, now):
         add_destination(connection, older, new.route, now)
@@ -332,33 +330,49 @@ def finish(
     return "done"
 
 
-def _share(connection: Connection, known: JobId, new: NewAnalysis, now: Instant) -> AddedJob:
-    asked_for = get(connection, known)
-    if asked_for is None:
-        return AddedJob(outcome="pruned", job_id=known)
-    stands = _standing(connection, asked_for, new)
-    if stands is None:
-        return AddedJob(outcome="present", job_id=known)
-    if not add_destination(connection, stands.id, new.route, now):
-        return AddedJob(outcome="present", job_id=stands.id)
-    sentence = f"Route {new.route.route} shares {stands.title}: same model, same images."
-    tell(connection, stands, "job shared", sentence, now)
-    return AddedJob(outcome="shared", job_id=stands.id)
+def _asked_for_before(connection: Connection, new: NewAnalysis, now: Instant) -> AddedJob | None:
+    """Return what came of the same analysis, and share it; None: it was not, or must be done anew.
 
-
-def _standing(connection: Connection, known: Job, new: NewAnalysis) -> Job | None:
-    """Return the analysis whose results stand for the images that are asked for; None: none does.
-
-    A new run and a reissue take the place of the first. Of what was withdrawn, or replaced as that
-    of other images or another package, nobody is to get the results any more.
+    The last job of its choice is what stands: a new run, a reissue or a withdrawal of it, or an
+    analysis of other images or by another package, which what has come back is to replace.
     """
-    number = _last_of_choice(connection, known)
-    if number is None or number == known.id:
-        return known
-    last = existing(connection, number)
-    if last.is_withdrawal or last.package_sha256 != known.package_sha256:
+    prints = schema.fingerprints
+    known = connection.execute(
+        select(prints.c.job_id).where(prints.c.fingerprint == new.fingerprint)
+    ).scalar_one_or_none()
+    if known is None:
         return None
-    return last if _takes_the_same(connection, last, new.inputs) else None
+    first = get(connection, JobId(known))
+    if first is None:
+        return AddedJob(outcome="pruned", job_id=JobId(known))
+    number = _last_of_choice(connection, first)
+    last = first if number is None else existing(connection, number)
+    withdrawn = last.supersedes if last.is_withdrawal else None
+    if last.id == first.id or _does_the_same(connection, last, new):
+        if withdrawn is not None:
+            return AddedJob(outcome="present", job_id=withdrawn)
+        return _share(connection, last, new.route, now)
+    wanted = routes_of(connection, last.id if withdrawn is None else withdrawn)
+    lost = {each.input for each in inputs(connection, last.id)} - {e.input for e in new.inputs}
+    # Two routes that take other images of one series would take turns for ever; and what was
+    # compared with a prior that is deleted by now stays so.
+    if lost or all(each.route != new.route.route for each in wanted):
+        return AddedJob(outcome="present", job_id=first.id)
+    _free_fingerprint(connection, first)
+    return None
+
+
+def _share(connection: Connection, job: Job, route: JobRoute, now: Instant) -> AddedJob:
+    if not add_destination(connection, job.id, route, now):
+        return AddedJob(outcome="present", job_id=job.id)
+    sentence = f"Route {route.route} shares {job.title}: same model, same images."
+    tell(connection, job, "job shared", sentence, now)
+    return AddedJob(outcome="shared", job_id=job.id)
+
+
+def _does_the_same(connection: Connection, job: Job, new: NewAnalysis) -> bool:
+    """Tell whether a job is of these images and this package."""
+    return job.package_sha256 == new.package_sha256 and _takes_the_same(connection, job, new.inputs)
 
 
 def _takes_the_same(connection: Connection, job: Job, wanted: Sequence[JobInput]) -> bool:
@@ -409,7 +423,7 @@ def _withdraw(connection: Connection, old: Job, new: NewAnalysis, now: Instant) 
 
 
 def _free_fingerprint(connection: Connection, job: Job) -> None:
-    """Let the same images be analysed should they ever be the study's again: they never were."""
+    """Let the same images be analysed should they ever be the study's again."""
     prints = schema.fingerprints
     connection.execute(delete(prints).where(prints.c.fingerprint == job.fingerprint))
     connection.execute(

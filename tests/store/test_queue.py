@@ -529,18 +529,52 @@ def test_a_route_that_comes_later_shares_the_new_run_and_not_what_it_replaces(
 
 
 @pytest.mark.parametrize("other", ["images", "package"])
-def test_results_that_others_replaced_go_nowhere_anew(engine: Engine, other: str) -> None:
+def test_what_comes_back_is_analysed_anew_and_replaces_what_came_between(
+    engine: Engine, other: str
+) -> None:
     added = arrive(engine, count=2)
     before, after = (added[0].instance_id,), tuple(each.instance_id for each in added)
-    old = add(engine, wanted(inputs=before)).job_id
+    first = wanted(inputs=before)
+    old = add(engine, first).job_id
     finish(engine, claimed(engine).held)
-    newer = wanted(fingerprint="f2", inputs=after if other == "images" else before)
-    if other == "package":
+    newer = replace(first, fingerprint="f2")
+    if other == "images":
+        newer = wanted(fingerprint="f2", inputs=after)
+    else:
         newer = replace(newer, package_sha256="a" * 64)
-    add(engine, newer)
-    later = wanted(route="b", destinations=("PACS2",), inputs=before)
-    assert add(engine, later) == AddedJob(outcome="present", job_id=old)
+    between = add(engine, newer).job_id
+    finish(engine, claimed(engine).held)
+    later = wanted(destinations=("PACS2",), inputs=before)
+
+    new = add(engine, later)
+
+    assert new.outcome == "queued"
+    assert new.job_id not in (old, between)
+    assert job(engine, new.job_id).supersedes == between
     assert "PACS2" not in delivered_to(engine, old)
+    assert add(engine, later) == AddedJob(outcome="present", job_id=new.job_id)
+
+
+def test_what_was_compared_with_a_prior_stays_so_when_that_is_deleted(engine: Engine) -> None:
+    added = arrive(engine, count=2)
+    alone = wanted(inputs=(added[0].instance_id,))
+    old = add(engine, alone).job_id
+    finish(engine, claimed(engine).held)
+    both = wanted(fingerprint="f2", inputs=tuple(each.instance_id for each in added))
+    ct, prior = both.inputs
+    add(engine, replace(both, inputs=(ct, replace(prior, input="prior"))))
+    finish(engine, claimed(engine).held)
+    assert add(engine, alone) == AddedJob(outcome="present", job_id=old)
+
+
+def test_two_routes_that_take_other_images_of_a_series_do_not_take_turns(engine: Engine) -> None:
+    added = arrive(engine, count=2)
+    some, others = ((each.instance_id,) for each in added)
+    thin, thick = wanted(route="thin", inputs=some), wanted(fingerprint="f2", inputs=others)
+    old = add(engine, thin).job_id
+    finish(engine, claimed(engine).held)
+    assert add(engine, thick).outcome == "queued"
+    assert add(engine, thin) == AddedJob(outcome="present", job_id=old)
 
 
 def delivered_to(engine: Engine, number: JobId) -> list[str]:
