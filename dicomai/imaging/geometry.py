@@ -20,6 +20,7 @@ Point: TypeAlias = npt.NDArray[np.float64]
 
 OFF_GRID_MM: Final = 0.2
 """How far a voxel of a volume may lie from where its own image puts it; see `off_grid_mm`."""
+_OPPOSITE: Final = str.maketrans("APRLHF", "PALRFH")
 _ROUNDED_COSINES: Final = 1e-3
 """Some modalities write direction cosines with three decimals."""
 _TURN: Final = 2 * _ROUNDED_COSINES
@@ -140,6 +141,9 @@ class Plane:
         The image.
     aspect_ji
         How high and how wide a pixel is, in proportion; counts where nobody knows the spacing.
+    runs_to
+        The sides of the patient to which rows and columns run, as ("L", "F") of a chest; None where
+        the image does not say (Patient Orientation, PS3.3 C.7.6.1.1.1).
     """
 
     shape_ji: tuple[int, int]
@@ -147,6 +151,15 @@ class Plane:
     sop_instance_uid: str
     spacing_at: Literal["patient", "detector", ""] = ""
     aspect_ji: tuple[float, float] = (1.0, 1.0)
+    runs_to: tuple[str, str] | None = None
+
+    @property
+    def sides(self) -> tuple[str, str, str, str] | None:
+        """The patient's sides at the left, right, top and bottom of the image; None: not known."""
+        if self.runs_to is None:
+            return None
+        right, bottom = self.runs_to
+        return right.translate(_OPPOSITE), right, bottom.translate(_OPPOSITE), bottom
 
     @property
     def pixel_ji(self) -> tuple[float, float]:

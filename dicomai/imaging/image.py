@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -30,6 +31,9 @@ _CENTIMETRES: Final = 3
 """Of an ultrasound region (PS3.3 C.8.5.5.1.15)."""
 USUAL_ORIENTATION: Final = ("L", "F")
 """Frontal chest as it is hung: rows run to the patient's left, columns to the feet."""
+_DIRECTION: Final = re.compile(r"[APRLHF]{1,3}")
+"""Letters of a human's sides; animals have words of their own (PS3.3 C.7.6.1.1.1)."""
+_AXES: Final = {"A": "AP", "P": "AP", "R": "RL", "L": "RL", "H": "HF", "F": "HF"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,6 +100,7 @@ def image_of(dataset: Dataset, intake: Intake = PLAIN) -> SourceImagePixels:
             spacing_at=spacing_at,
             sop_instance_uid=subject,
             aspect_ji=_pair(dataset, "PixelAspectRatio") or (1.0, 1.0),
+            runs_to=_runs_to(dataset),
         ),
         pixels=pixels,
         facts=facts_of(dataset),
@@ -167,6 +172,15 @@ def _inverted(dataset: Dataset) -> tuple[str, ...]:
         "is dark, other than in most X-rays; the model was given it as it is shown."
     )
     return (told,)
+
+
+def _runs_to(dataset: Dataset) -> tuple[str, str] | None:
+    """Return the sides to which rows and columns run; None where that is not said, or can't be."""
+    said = text(dataset, "PatientOrientation").upper().split("\\")
+    if len(said) != 2 or not all(map(_DIRECTION.fullmatch, said)):
+        return None
+    across, down = said
+    return None if _AXES[across[0]] == _AXES[down[0]] else (across, down)
 
 
 def _check_hanging(dataset: Dataset) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def pictures(findings: Findings, image: npt.NDArray[np.generic]) -> tuple[Pictur
     where = findings.where
     if isinstance(where, Plane):
         drawn = _projection(findings, image, where)
-        return (Picture(name="image", image=drawn, slice=0, sides=None),)
+        return (Picture(name="image", image=drawn, slice=0, sides=where.runs_to),)
     return tuple(
         Picture(
             name=name,
@@ -337,4 +337,6 @@ def _projection(findings: Findings, pixels: npt.NDArray[np.generic], plane: Plan
         if isinstance(each.region, PixelBox)
     ]
     picture = with_marks(grey(pixels, (float(low), float(high)), size), (), frames)
+    if plane.sides is not None:
+        picture = with_sides(picture, plane.sides)
     return sheet(picture, _legend(findings, (f"{columns} x {rows} pixels",)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -17,7 +16,7 @@ from pydicom.sr.coding import Code as PydicomCode
 from dicomai.dicom.codes import Code
 from dicomai.errors import InputError
 from dicomai.findings import Detection, Findings, Mask, Segment
-from dicomai.imaging.attributes import numbers, text
+from dicomai.imaging.attributes import numbers
 from dicomai.imaging.frame import check_single_frame
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.imaging.mask import per_slice
@@ -192,10 +191,8 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
         filled = np.flatnonzero(np.sum([per_slice(each.mask) for each in segments], axis=0))
         if not adjoining(filled.tolist()):
             result.pop("DimensionOrganizationType", None)
-    if not isinstance(job.findings.where, Grid):
-        directions = text(job.sources[0], "PatientOrientation").upper().split("\\")
-        known = all(re.fullmatch("[LRAPHF]{1,3}", each) for each in directions)
-        result.PatientOrientation = directions if known and len(directions) == 2 else ""
+    if isinstance(job.findings.where, Plane):
+        result.PatientOrientation = list(job.findings.where.runs_to or ())
     note_loss(result, job)
     complete(result, job, kind, number)
     if not labels:  # after what reads all text: of frames there is none but codes

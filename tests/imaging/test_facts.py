@@ -60,6 +60,25 @@ def test_a_radiograph_that_hangs_as_usual_is_taken_as_it_is() -> None:
     np.testing.assert_array_equal(source.pixels, np.arange(24).reshape(4, 6))
 
 
+@pytest.mark.parametrize(
+    ("orientation", "sides"),
+    [
+        (["L", "F"], ("R", "L", "H", "F")),
+        (["A", "FR"], ("P", "A", "HL", "FR")),
+        (["A", "P"], None),
+        (["CR", "CD"], None),  # of an animal
+        (["L"], None),
+        ([], None),
+    ],
+)
+def test_a_radiograph_says_which_sides_are_at_its_edges(
+    orientation: list[str], sides: tuple[str, ...] | None
+) -> None:
+    dataset = radiograph()
+    dataset.PatientOrientation = orientation
+    assert image_of(dataset).plane.sides == sides
+
+
 def test_a_radiograph_that_does_not_say_how_it_hangs_is_noted() -> None:
     dataset = radiograph()
     del dataset.PatientOrientation

@@ -189,8 +189,12 @@ def make_xray() -> Study:
     dataset.Modality = "DX"
     dataset.Rows, dataset.Columns = SHAPE[1:]
     del dataset.FrameOfReferenceUID
+    dataset.PatientOrientation = ["L", "F"]
     plane = Plane(
-        shape_ji=SHAPE[1:], spacing_ji_mm=(0.4, 0.2), sop_instance_uid=dataset.SOPInstanceUID
+        shape_ji=SHAPE[1:],
+        spacing_ji_mm=(0.4, 0.2),
+        sop_instance_uid=dataset.SOPInstanceUID,
+        runs_to=("L", "F"),
     )
     pixels = np.tile(np.arange(SHAPE[2], dtype=np.int16), (SHAPE[1], 1))
     return Study(headers=[dataset], grid=plane, voxels=pixels)

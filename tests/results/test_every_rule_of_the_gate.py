@@ -821,6 +821,13 @@ def test_a_report_that_says_more_than_nothing_is_refused(study: Any, found: Any)
     assert "it does not say just that" in said
 
 
+def test_a_picture_of_a_projection_hangs_as_that_does(xray: Any, found: Any) -> None:
+    boxed = found.on_xray(xray)
+    files = xray.made_anew(boxed, ALL)
+    said = _refused(files, SC, _hung_from_behind, boxed, xray.headers)
+    assert "it says that it hangs otherwise than its image" in said
+
+
 def test_places_on_a_projection_are_held_against_it(xray: Any, found: Any) -> None:
     boxed = found.on_xray(xray)
     files = xray.files(boxed)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from dicomai.results.drawing import Contour, with_contours
-from dicomai.results.overlay import PICTURE_NAME, overlays
+from dicomai.results.overlay import PICTURE_NAME, overlays, pictures
 from dicomai.results.view import axis_towards, view
 
 
@@ -116,6 +117,26 @@ def test_an_xray_keeps_the_shape_of_its_pixels(
     with Image.open(path) as image:
         width = image.width - 344
         assert image.height / width == pytest.approx(28 * 0.4 / (34 * 0.2), rel=0.02)
+
+
+def test_an_xray_has_the_sides_of_the_patient_at_its_edges(xray: Any, found: Any) -> None:
+    def drawn(runs_to: tuple[str, str] | None) -> npt.NDArray[np.int16]:
+        findings = replace(found.nothing(xray), where=replace(xray.grid, runs_to=runs_to))
+        (picture,) = pictures(findings, xray.voxels)
+        assert picture.sides == runs_to
+        return np.asarray(picture.image, np.int16)
+
+    bare = drawn(None)
+    changed = np.argwhere((drawn(("L", "F")) != bare).any(axis=2))
+    height, width = bare.shape[0], bare.shape[1] - 344
+    middle = np.abs(changed / (height, width) - 0.5).min(axis=1)
+    edge = np.minimum(changed, (height, width) - changed).min(axis=1)
+    assert len(changed) > 40
+    assert middle.max() < 0.1
+    assert edge.max() < 40
+    # Right and left change places: what is the patient's right is not always on the left.
+    left = np.s_[:, : width // 2]
+    assert (drawn(("R", "F"))[left] != drawn(("L", "F"))[left]).any()
 
 
 def test_nothing_found_gives_pictures_too(study: Any, found: Any, tmp_path: Path) -> None:

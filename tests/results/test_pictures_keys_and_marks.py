@@ -350,6 +350,7 @@ def test_an_image_in_colour_gets_no_state_for_shades_of_grey(
 def test_a_box_on_an_xray_is_marked_where_it_was_found(xray: Any, found: Any) -> None:
     made = xray.by_modality(found.on_xray(xray), ALL)
     assert sorted(made) == ["KO", "OT", "PR", "SR"]
+    assert _read(made["OT"][0]).PatientOrientation == ["L", "F"]
     (state,) = (_read(raw) for raw in made["PR"])
     box = np.array(state.GraphicAnnotationSequence[0].GraphicObjectSequence[0].GraphicData)
     assert (box[0::2].min(), box[1::2].min(), box[0::2].max(), box[1::2].max()) == (8, 5, 21, 10)

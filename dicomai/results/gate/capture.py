@@ -64,8 +64,9 @@ def _shows(result: Dataset, uid: str, findings: Findings, sources: Sequence[Data
     ]
     sides = list(result.get("PatientOrientation") or [])
     if not isinstance(findings.where, Grid):
-        if sides:
-            refuse("geometry", uid, "it says how a picture hangs of which nobody knows")
+        said = [str(each).upper() for each in sources[0].get("PatientOrientation") or ()]
+        if sides and sides != said:
+            refuse("geometry", uid, "it says that it hangs otherwise than its image")
         return
     plane = _PLANE.search(str(result.DerivationDescription))
     if plane is None or sides != _HUNG[plane[1]]:
