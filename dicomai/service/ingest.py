@@ -243,8 +243,8 @@ def _committed(this: Pass, arrived: Sequence[Arrived]) -> Ingested:
                     damaged.append((each, result.path))
                     continue
                 done.append(each)
-                if result.outcome == "returned":
-                    archive.note_returned(this.config.data, result.path, each.received_at)
+                if result.counts_from is not None:
+                    archive.note_received(this.config.data, result.path, result.counts_from)
     this.after_step("committed")
     for each in done:
         reader.remove(each.entry)

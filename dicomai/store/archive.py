@@ -104,8 +104,8 @@ def touch(data: Path, path: PurePosixPath) -> None:
         _stamp(data / path, (data / path).lstat().st_mtime_ns)
 
 
-def note_returned(data: Path, path: PurePosixPath, received_at: Instant) -> None:
-    """Have a version that is used again be the last of its object for a rescan, too."""
+def note_received(data: Path, path: PurePosixPath, received_at: Instant) -> None:
+    """Have a file count as received then: a rescan orders the versions of an object by that."""
     _stamp(data / path, received_at * 1000)
 
 

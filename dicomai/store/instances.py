@@ -12,7 +12,7 @@ a scanner does, undoes no correction of the PACS.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal
 
@@ -95,12 +95,14 @@ class Added:
 
     `path` is where its bytes lie: for a duplicate, where they already lay. A duplicate may be
     dropped only if that file has its size. An older version, as a duplicate or a copy, was passed
-    over or returned: it is used again.
+    over or returned: it is used again. `counts_from` is then when its version counts as received:
+    a rescan, which knows nothing else, orders versions by the times of their files.
     """
 
     outcome: Literal["new", "duplicate", "copy", "version", "passed over", "returned"]
     instance_id: InstanceId
     path: PurePosixPath
+    counts_from: Instant | None = None
 
 
 def add(connection: Connection, row: InstanceRow, now: Instant) -> Added:
@@ -117,17 +119,17 @@ def add(connection: Connection, row: InstanceRow, now: Instant) -> Added:
             )
         ).scalar_one_or_none()
         if path is not None:
-            again = _came_again(connection, row, now, known, instance)
-            return Added(
-                outcome=again or "duplicate", instance_id=instance.id, path=PurePosixPath(path)
+            duplicate = Added(
+                outcome="duplicate", instance_id=instance.id, path=PurePosixPath(path)
             )
+            return _came_again(connection, row, now, known, duplicate)
     same = next((each for each in known if each.version.same_version(row.version)), None)
     if same is not None:
         _add_copy(connection, same.id, row)
         if same.transfer_syntax_uid in _LOSSY and row.transfer_syntax_uid not in _LOSSY:
             _use_copy(connection, same.id, row)
-        again = _came_again(connection, row, now, known, same)
-        return Added(outcome=again or "copy", instance_id=same.id, path=row.path)
+        copy = Added(outcome="copy", instance_id=same.id, path=row.path)
+        return _came_again(connection, row, now, known, copy)
     _note_change(connection, row, now, newcomer=not known)
     instances = schema.instances
     connection.execute(
@@ -298,24 +300,21 @@ def _add_copy(connection: Connection, instance: InstanceId, row: InstanceRow) ->
 
 
 def _came_again(
-    connection: Connection,
-    row: InstanceRow,
-    now: Instant,
-    known: Sequence[Instance],
-    version: Instance,
-) -> Literal["passed over", "returned"] | None:
-    """Use an older version again where its sender took the newer one back; None: it is the newest.
+    connection: Connection, row: InstanceRow, now: Instant, known: Sequence[Instance], added: Added
+) -> Added:
+    """Return what an older version was that came again; it is used where its sender took one back.
 
     What was received before the newer one, and is taken in only now, takes nothing back.
     """
     used = next(each for each in known if each.newest)
+    version = next(each for each in known if each.id == added.instance_id)
     if version.id == used.id:
-        return None
+        return added
     if row.node != used.node or row.received_at <= used.received_at:
-        return "passed over"
+        return replace(added, outcome="passed over", counts_from=version.received_at)
     _note_change(connection, row, now, newcomer=False)
     _use(connection, version, node=row.node, received_at=row.received_at)
-    return "returned"
+    return replace(added, outcome="returned", counts_from=row.received_at)
 
 
 def _use(connection: Connection, version: Instance, **changed: object) -> None:

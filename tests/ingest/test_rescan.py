@@ -16,6 +16,7 @@ import pytest
 from pydicom import config as pydicom_config
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from sqlalchemy import delete, insert, update
 
 from dicomai.dicom.dates import Instant, seconds
@@ -272,6 +273,26 @@ def test_the_newest_version_is_the_one_that_came_last(hospital: Hospital, make_c
     assert versions(hospital) == before
     (row,) = hospital.rows()
     assert row.file_sha256 == newest.file_sha256
+
+
+def test_a_change_that_another_nodes_repetition_did_not_undo_is_undone_by_no_rescan(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    """Of who sent what only the catalogue knew."""
+    for image, node, syntax in (
+        (make_ct(), "CT1", ExplicitVRLittleEndian),
+        (make_ct(PatientName="Right^Name"), "CT2", ExplicitVRLittleEndian),
+        (make_ct(), "CT1", ImplicitVRLittleEndian),  # passed over, in a file of its own
+    ):
+        hospital.send(image, node=node, syntax=syntax)
+        hospital.ingest()
+        hospital.later(10)
+    (corrected,) = hospital.rows()
+    assert len(archived(hospital)) == 3
+    lose_database(hospital)
+    rescanned(hospital)
+    (row,) = hospital.rows()
+    assert row.file_sha256 == corrected.file_sha256
 
 
 def test_the_order_of_versions_holds_though_a_clock_was_ahead(
