@@ -14,8 +14,9 @@ from typing import Final
 
 from dicomai.dicom.dates import Instant, as_datetime, seconds
 from dicomai.dicom.uid import of_uuid
-from dicomai.errors import RefusedError
+from dicomai.errors import RefusedError, TransientError
 from dicomai.net import commitment_calling
+from dicomai.net.calling import Rejected
 from dicomai.net.commitment import CommitmentRequest, Reference, counted
 from dicomai.net.commitment_calling import NotOffered
 from dicomai.net.node import Node
@@ -103,7 +104,7 @@ class Confirmer:
         Waits
             It will report.
         TransientError
-            It gave no answer, or could not do it now.
+            It gave no answer, could not do it now, or rejects every association.
         """
         left = self._uncommitted(this, objects)
         if not left:
@@ -122,6 +123,9 @@ class Confirmer:
                 return Settled(
                     sentence=f"Stored, uncommitted: {refusal.sentence}", uncommitted=len(left)
                 )
+            except Rejected as rejected:
+                # Somebody corrects it there or here, as where nothing was sent yet.
+                raise TransientError(rejected.sentence, subject=rejected.subject) from rejected
         with reading(self.worker.engine) as connection:
             transactions = commitments.of_job(connection, this.job.id)
         raise self._waiting(this, node, _owed(transactions) or transactions[-1:])

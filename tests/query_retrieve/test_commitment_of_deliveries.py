@@ -65,6 +65,8 @@ class Archive:
         self.stored: list[str] = []
         self.asked: list[Dataset] = []
         self.takes_commitment = True
+        self.knows: tuple[str, ...] = ()
+        """Whose associations it takes; none named: everybody's."""
         self.answer = 0x0000
         self.report: Callable[[Dataset], Dataset | None] = whole
         """What it reports to a request, right after its answer."""
@@ -90,6 +92,7 @@ class Archive:
 
     def open(self) -> None:
         entity = AE("ARCHIVE")
+        entity.require_calling_aet = list(self.knows)
         entity.supported_contexts = AllStoragePresentationContexts
         if self.takes_commitment:
             entity.add_supported_context(COMMITMENT)
@@ -540,6 +543,35 @@ def test_a_node_that_answers_failure_is_asked_again_if_that_helps(
     assert delivery(here, analysis).state == "done"
     assert len(pacs1.stored) == 2  # nothing twice
     assert pacs1.asked[0].TransactionUID != pacs1.asked[1].TransactionUID
+
+
+@ON_SQLITE
+def test_a_node_that_knows_us_no_more_is_asked_when_it_does_again(
+    delivering: Callable[..., tuple[Any, JobId]], pacs1: Archive
+) -> None:
+    pacs1.answer = 0x0110
+    pacs1.open()
+    here, analysis = delivering(pacs1.node())
+    assert deliver(here)
+    pacs1.close()
+    pacs1.knows, pacs1.answer = ("OTHERS",), 0x0000
+    pacs1.open()
+    later = Instant(now() + seconds(3600))
+    duties.promote(here.engine, later)
+    assert deliver(here, lambda: later)
+    job = delivery(here, analysis)
+    assert (job.state, job.waiting_for) == ("waiting", "back-off")
+    assert "does not know DICOMAI. Add that AE title" in job.error_sentence
+    pacs1.close()
+    pacs1.knows = ()
+    pacs1.open()
+    later = Instant(later + seconds(3600))
+    duties.promote(here.engine, later)
+    assert deliver(here, lambda: later)
+    reported(here, analysis)
+    assert deliver(here)
+    assert delivery(here, analysis).state == "done"
+    assert len(pacs1.stored) == 2  # nothing twice
 
 
 @ON_POSTGRESQL
