@@ -348,7 +348,7 @@ def _asked_for_before(connection: Connection, new: NewAnalysis, now: Instant) ->
     number = _last_of_choice(connection, first)
     last = first if number is None else existing(connection, number)
     withdrawn = last.supersedes if last.is_withdrawal else None
-    if last.id == first.id or _does_the_same(connection, last, new):
+    if _stands_for(connection, last, first, new):
         if withdrawn is not None:
             return AddedJob(outcome="present", job_id=withdrawn)
         return _share(connection, last, new.route, now)
@@ -370,9 +370,22 @@ def _share(connection: Connection, job: Job, route: JobRoute, now: Instant) -> A
     return AddedJob(outcome="shared", job_id=job.id)
 
 
-def _does_the_same(connection: Connection, job: Job, new: NewAnalysis) -> bool:
-    """Tell whether a job is of these images and this package."""
-    return job.package_sha256 == new.package_sha256 and _takes_the_same(connection, job, new.inputs)
+def _stands_for(connection: Connection, last: Job, first: Job, new: NewAnalysis) -> bool:
+    """Tell whether the last job of a choice is the first, or what took its place for the same.
+
+    Another that a decision queued has other images or another package, or it would be the first;
+    where retention deleted those images meanwhile, only that tells.
+    """
+    made = last
+    while made.is_withdrawal or made.is_reissue:
+        before = None if made.supersedes is None else get(connection, made.supersedes)
+        if before is None:  # pruned
+            return False
+        made = before
+    if made.generation == 0:
+        return made.id == first.id
+    same_package = made.package_sha256 == new.package_sha256
+    return same_package and _takes_the_same(connection, made, new.inputs)
 
 
 def _takes_the_same(connection: Connection, job: Job, wanted: Sequence[JobInput]) -> bool:

@@ -380,6 +380,23 @@ def test_images_that_were_superseded_before_they_were_analysed_are_when_they_com
     assert (third.state, third.supersedes) == ("queued", second.id)
 
 
+def test_images_that_come_back_after_retention_are_not_taken_for_those_that_came_between(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    for images in (_chest(make_ct), [make_ct(number=2, PixelData=bytes(512))]):
+        hospital.send(*images)
+        hospital.ingest_and_decide()
+        *_, job = hospital.jobs()
+        _cancel(hospital, job)
+    _deleted_by_retention(hospital)
+    hospital.send(*_chest(make_ct))
+    hospital.ingest_and_decide()
+
+    _, between, third = hospital.jobs()
+    assert (third.state, third.supersedes) == ("queued", between.id)
+
+
 def test_images_that_were_asked_for_before_say_what_became_of_that(
     hospital: Hospital, make_ct: MakeCT
 ) -> None:
