@@ -19,6 +19,7 @@ from dicomai.dicom import uid
 from dicomai.dicom.charset import Terms, decode, terms_of
 from dicomai.dicom.data_set import Element, Elements, known_vr
 from dicomai.dicom.part10 import Part10
+from dicomai.dicom.view_codes import view_position
 from dicomai.errors import InputError
 
 AttributeValue: TypeAlias = str | float | Sequence[str | float]
@@ -49,6 +50,10 @@ _SHARED_GROUPS: Final = 0x52009229
 _PER_FRAME_GROUPS: Final = 0x52009230
 _PIXEL_REPRESENTATION: Final = 0x00280103
 _CHARACTER_SET: Final = 0x00080005
+_VIEW: Final = "ViewPosition"
+_VIEW_CODES: Final = 0x00540220
+_CODE_VALUE: Final = 0x00080100
+_CODING_SCHEME: Final = 0x00080102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +90,8 @@ def attributes(part10: Part10, charset_default: str = "") -> dict[str, Attribute
     -------
     dict
         By keyword: the public attributes of the data set, and of a multi-frame image (PS3.3
-        C.7.6.16) those that its functional groups hold for all frames, or else for the first.
+        C.7.6.16) those that its functional groups hold for all frames, or else for the first. A
+        view that only its code tells stands under View Position.
     """
     little = part10.little_endian
     terms = terms_in(part10.elements, charset_default)
@@ -107,7 +113,18 @@ def attributes(part10: Part10, charset_default: str = "") -> dict[str, Attribute
             f"{_text(item, 0x00080070, terms)} / {_text(item, 0x00081090, terms)}"
             for item in equipment.items[:MAX_VALUES]
         ]
+    if _VIEW not in found and (view := _view_of_code(part10.elements, terms)):
+        found[_VIEW] = view
     return found
+
+
+def _view_of_code(elements: Elements, terms: Terms) -> str:
+    """Return what View Code Sequence says, in the words of View Position; else ""."""
+    codes = elements.get(_VIEW_CODES)
+    if codes is None or not codes.items:
+        return ""
+    code = codes.items[0]
+    return view_position(_text(code, _CODE_VALUE, terms), _text(code, _CODING_SCHEME, terms))
 
 
 def _signed(element: Element, signed: bool) -> Element:

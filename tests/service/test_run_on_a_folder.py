@@ -303,8 +303,15 @@ def test_images_of_a_series_of_which_a_model_takes_one_are_told(
     )
 
 
-def test_a_frontal_chest_goes_before_a_lateral_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_code", [False, True])
+def test_a_frontal_chest_goes_before_a_lateral_one(tmp_path: Path, by_code: bool) -> None:
     first = _two_views(tmp_path / "study", "LL", "PA")
+    if by_code:
+        for file, code in ((first, "399173006"), (first.with_name("second.dcm"), "272479007")):
+            image = pydicom.dcmread(file)
+            del image.ViewPosition
+            image.ViewCodeSequence[0].CodeValue = code  # left lateral, postero-anterior
+            image.save_as(file)
     answer, outcome = _chest_xray(tmp_path, first.parent)
     assert answer.exit_code == 0, outcome
     assert "only second.dcm was looked at" in outcome["found"]
