@@ -168,7 +168,7 @@ def header_of_only_frame(dataset: Dataset) -> Dataset:
     out = Dataset()
     out.update(dataset)  # elements are shared: they are replaced, never changed
     out.pop("PixelData", None)
-    out.update(_flat(dataset, shared, per_frame))
+    out.update(_said_of_frame(shared, per_frame))
     return out
 
 
@@ -191,6 +191,12 @@ def _flat(dataset: Dataset, shared: Dataset, per_frame: Dataset) -> Dataset:
         if keyword in dataset:
             value_of(dataset, keyword)  # which says so where it can't be read
             out[keyword] = dataset[keyword]
+    out.update(_said_of_frame(shared, per_frame))
+    return out
+
+
+def _said_of_frame(shared: Dataset, per_frame: Dataset) -> Dataset:
+    out = Dataset()
     for group in _GROUPS:
         items = per_frame.get(group) or shared.get(group)
         if not items:

@@ -14,10 +14,12 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from dicomai.findings import Findings
+from dicomai.imaging.geometry import Plane
 from dicomai.results.encode import encode, written
 from dicomai.results.gate import GateError, check
 from dicomai.results.gate.voxels import check_voxels
@@ -231,6 +233,21 @@ def test_results_on_an_enhanced_source_name_its_frames(
     assert picked[3:] == [("0", 5)]  # slice 6
     for kind, raws in made.items():
         assert not _errors(peer("dciodvfy"), raws[0], tmp_path / f"{kind}.dcm"), kind
+
+
+def test_why_an_enhanced_image_was_not_analysed_is_told_though_its_rows_cant_be_read(
+    study: Any, found: Any
+) -> None:
+    enhanced = _enhanced(study.headers, list(range(9)), 0)
+    rows = Tag("Rows")
+    enhanced._dict[rows] = RawDataElement(rows, "US", 1, b"\1", 0, False, True, True)
+    source = replace(study, headers=[enhanced])
+    where = Plane(shape_ji=(0, 0), spacing_ji_mm=None, sop_instance_uid=enhanced.SOPInstanceUID)
+    findings = replace(
+        found.nothing(source), where=where, inputs=source.inputs, not_analysed="Rows can't be read."
+    )
+    (report,) = source.by_modality(findings, ("SR",))["SR"]
+    assert b"Rows can't be read." in report
 
 
 def _framed(study: Any, enhanced: Dataset) -> Any:
