@@ -52,7 +52,7 @@ _BY_CODE: Final = MappingProxyType({code: word for word, *codes in _WORDS for co
 def view_position(value: str, scheme: str) -> str:
     """Return what View Position says of a view, or a word of its kind; "" for other codes.
 
-    Frontal is none: it says not whether AP or PA.
+    Frontal is none: it does not say whether AP or PA.
     """
     known = (scheme in _RT) if "-" in value else scheme == "SCT"
     return _BY_CODE.get(value, "") if known else ""

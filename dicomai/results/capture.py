@@ -71,8 +71,8 @@ def _recognizable(job: Job) -> str:
     said = {text(each, "RecognizableVisualFeatures") for each in job.sources}
     if "YES" in said:
         return "YES"
-    pictures_say = said == {"NO"} or text(job.sources[0], "Modality") not in PICTURES
-    return "NO" if pictures_say else ""
+    shows_nobody = said == {"NO"} or text(job.sources[0], "Modality") not in PICTURES
+    return "NO" if shows_nobody else ""
 
 
 def _source(source: Dataset, purpose: list[Dataset]) -> Dataset:

@@ -120,7 +120,8 @@ def decide_study(engine: Engine, uid: StudyInstanceUID, rules: Rules, now: Insta
 def decide_again(engine: Engine, uid: StudyInstanceUID, now: Instant) -> None:
     """Have all routes look at a study again, as if it had just come, whatever it came for.
 
-    What they ask for that was analysed already is not analysed again.
+    What they ask for that was analysed already is not analysed again, unless the results of other
+    images or another package stand in its place.
 
     Raises
     ------

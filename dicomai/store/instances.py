@@ -241,7 +241,10 @@ def of_sops(
 
 
 def several_versions(connection: Connection, study: StudyInstanceUID) -> tuple[Instance, ...]:
-    """Return all versions of the objects that have more than one, by object, the newest first."""
+    """Return all versions of the objects that have more than one, by object.
+
+    That which was added last comes first; another may be used, which has come again since.
+    """
     instances = schema.instances
     older = select(instances.c.sop_instance_uid).where(
         instances.c.study_instance_uid == study, instances.c.newest.is_(False)

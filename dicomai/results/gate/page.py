@@ -13,7 +13,7 @@ from dicomai.results.gate.error import refuse
 def check_page(result: Dataset, findings: Findings, sources: Sequence[Dataset]) -> None:
     """Check that an Encapsulated PDF is whole and says that no one has checked it.
 
-    And that it hides not that its images name the patient.
+    Where its images name the patient, it has to say that too.
     """
     uid = str(result.SOPInstanceUID)
     if result.MIMETypeOfEncapsulatedDocument != "application/pdf":
