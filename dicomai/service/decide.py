@@ -154,6 +154,8 @@ def accept(
 ) -> tuple[str, ...]:
     """Release a held study for the series of one patient.
 
+    So is one that a person released for another: a key that was wrong stands only until then.
+
     Returns
     -------
     tuple
@@ -164,13 +166,14 @@ def accept(
     NotFound
         There is no such study, or none of its objects has that key; the sentence lists the keys.
     InputError
-        It is not held.
+        It is not held, and nobody accepted another key for it.
     """
     with writing(engine) as connection:
         study = studies.lock(connection, uid)
         if study is None:
             raise _no_study(uid)
-        if study.status != "held":
+        changed = study.status in ("open", "decided") and study.accepted_key not in (None, key)
+        if study.status != "held" and not changed:
             raise InputError(
                 f"Study {uid} is {study.status}, not held: nothing is to be accepted.", subject=uid
             )
@@ -180,6 +183,9 @@ def accept(
                 f"Study {uid} has no objects of {key}; it has: {', '.join(keys) or 'no key'}.",
                 subject=uid,
             )
+        if changed:  # jobs of the patient before are parked, and stay so
+            because = f"A person accepted {study.accepted_key} for this study, and now another key."
+            studies.hold(connection, uid, because, now)
         studies.release(connection, uid, key, now)
         return tuple(_left_as_anothers(connection, uid, key, now))
 

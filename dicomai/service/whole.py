@@ -69,7 +69,8 @@ def of_patient(
         else:
             foreign.append(
                 f"{one.title.capitalize()} left out: it has objects of another patient than "
-                f"{study.accepted_key}, whom a person accepted."
+                f"{study.accepted_key}, whom a person accepted. If that was wrong: dicomai study "
+                f"{study.study_instance_uid} --accept KEY"
             )
     return theirs, foreign
 

@@ -755,6 +755,34 @@ def test_images_with_a_corrected_patient_id_count_when_that_is_accepted(
     assert not hospital.story("series left out")
 
 
+def test_who_accepted_a_wrong_patient_id_may_accept_the_right_one_when_that_is_back(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    for images in (_chest(make_ct), _chest(make_ct, PatientID="WRONG")):
+        hospital.send(*images)
+        hospital.ingest_and_decide()
+        hospital.later(10)
+    accept(hospital.engine, STUDY, IdentityKey("WRONG"), hospital.clock)
+    assert hospital.decide() == "decided"
+    hospital.send(*_chest(make_ct))
+    assert hospital.ingest_and_decide() == "decided"
+    (told,) = hospital.story("series left out")
+    assert told.endswith(f"If that was wrong: dicomai study {STUDY} --accept KEY")
+    *_, wrong = hospital.jobs()
+    assert (wrong.patient_key, wrong.state) == ("WRONG", "queued")
+
+    accept(hospital.engine, STUDY, IdentityKey("P1"), hospital.clock)
+
+    *_, wrong = hospital.jobs()
+    assert (wrong.state, wrong.held_by) == ("held", "identity")
+    assert hospital.decide() == "decided"
+    *_, right = hospital.jobs()
+    assert (right.patient_key, right.state, right.supersedes) == ("P1", "queued", wrong.id)
+    with pytest.raises(InputError, match="not held"):
+        accept(hospital.engine, STUDY, IdentityKey("P1"), hospital.clock)
+
+
 def test_results_that_left_as_another_patients_are_told_when_a_key_is_accepted(
     hospital: Hospital, make_ct: MakeCT
 ) -> None:
