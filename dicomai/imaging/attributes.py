@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, Final
@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydicom import DataElement, Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.errors import BytesLengthException
+from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
@@ -114,6 +115,19 @@ def numbers(
     if not all(math.isfinite(part) for part in out):
         raise _wrong(dataset, keyword, f"is {value!r}, which is not finite")
     return out
+
+
+def items_of(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """Return the items of a sequence, none if absent; raises InputError for what is no sequence."""
+    try:
+        value = value_of(dataset, keyword)
+    except OSError:  # as pydicom says of items that end amid a tag
+        raise _wrong(dataset, keyword, "can't be read") from None
+    if value is None:
+        return ()
+    if not isinstance(value, Items):
+        raise _wrong(dataset, keyword, "is no sequence")
+    return value
 
 
 def value_of(dataset: Dataset, keyword: str) -> Any:  # pydicom gives what it likes

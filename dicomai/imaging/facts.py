@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
@@ -11,7 +10,7 @@ from typing import Final
 from pydicom import Dataset
 
 from dicomai.dicom.view_codes import view_position
-from dicomai.imaging.attributes import text
+from dicomai.imaging.attributes import items_of, text
 
 _AGE: Final = re.compile(r"(\d{3})([DWMY])", re.ASCII)
 _DAYS: Final = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
@@ -47,8 +46,7 @@ def facts_of(dataset: Dataset) -> Facts:
 
 def _view_position(dataset: Dataset) -> str:
     """Return the view by its code; LATERAL where rows run to the front or the back, else ""."""
-    codes: Sequence[Dataset] = dataset.get("ViewCodeSequence") or []
-    for code in codes[:1]:
+    for code in items_of(dataset, "ViewCodeSequence")[:1]:
         if said := view_position(text(code, "CodeValue"), text(code, "CodingSchemeDesignator")):
             return said
     rows_to = text(dataset, "PatientOrientation").upper()[:1]

@@ -25,7 +25,15 @@ from pydicom.uid import (
 )
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, numbers, sop_class_name, text, value_of, whole
+from dicomai.imaging.attributes import (
+    items_of,
+    name_of,
+    numbers,
+    sop_class_name,
+    text,
+    value_of,
+    whole,
+)
 from dicomai.imaging.stack import Slice
 
 ENHANCED: Final = frozenset(
@@ -160,7 +168,7 @@ def header_of_only_frame(dataset: Dataset) -> Dataset:
     functional groups is its own header.
     """
     shared, per_frame = (
-        next(iter(dataset.get(keyword) or ()), Dataset())
+        next(iter(items_of(dataset, keyword)), Dataset())
         for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
     )
     if not shared and not per_frame:

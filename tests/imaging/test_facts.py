@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicomai.errors import InputError
@@ -198,3 +200,21 @@ def test_padding_of_an_inverted_radiograph_stays_dark() -> None:
     pixels = image_of(dataset).pixels
     assert pixels[0, 0] == pixels.min() == 1
     assert pixels[0, 1] == pixels.max() == 23
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "ViewCodeSequence",
+        "SharedFunctionalGroupsSequence",
+        "PerFrameFunctionalGroupsSequence",
+    ],
+)
+@pytest.mark.parametrize(("vr", "value"), [("LO", b"PA"), ("US", b"PA"), ("UN", b"cut of")])
+def test_a_sequence_that_is_none_is_named(keyword: str, vr: str, value: bytes) -> None:
+    dataset = radiograph()
+    dataset.ViewPosition = ""
+    tag = Tag(keyword)
+    dataset._dict[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True, True)
+    with pytest.raises(InputError, match=f"{keyword} (is no sequence|can't be read)"):
+        image_of(dataset)
