@@ -13,7 +13,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
 from dicomai.store import lacking, schema, studies
 from dicomai.store.job import NORMAL, URGENT, Held, Job, JobId, blank, job_of
-from dicomai.store.jobs import NotNow, existing, ours, routes_of, tell
+from dicomai.store.jobs import NotNow, cancel_if_replaced, existing, ours, routes_of, tell
 from dicomai.store.moves import move
 from dicomai.store.states import PERHAPS_STORED, STORED, DeliveryState
 from dicomai.store.studies import Study
@@ -55,7 +55,8 @@ def queue(connection: Connection, analysis: Job, now: Instant) -> tuple[JobId, .
 def start(connection: Connection, held: Held, now: Instant) -> Refusal | Literal["lost"] | None:
     """Take the study's lock and say whether a claimed delivery may begin; None: it may.
 
-    A study that is held, or another patient's by now, holds the job.
+    A study that is held, or another patient's by now, holds the job. Results whose place others
+    took while their delivery ran, and that it was given back for, are not begun again.
     """
     uid = connection.execute(
         select(jobs.c.study_instance_uid).where(*ours(held), jobs.c.state == "running")
@@ -63,6 +64,8 @@ def start(connection: Connection, held: Held, now: Instant) -> Refusal | Literal
     if uid is None:
         return "lost"
     study = studies.lock(connection, StudyInstanceUID(uid))
+    if cancel_if_replaced(connection, existing(connection, held.job_id), now) is not None:
+        return "lost"
     return hold_unless_free(connection, held, study, now)
 
 

@@ -171,6 +171,8 @@ def fail(
     until, early = job.backs_off_until, False
     if error == "transient" and until is not None and now < until:
         then, early = Next(state="waiting", delay=Microseconds(until - now)), True
+    if then.state != "failed" and (over := cancel_if_replaced(connection, job, now)) is not None:
+        return over
     moved = move(
         connection,
         ("running",),
@@ -270,9 +272,7 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
     """
     current = existing(connection, job)
     analysis = job if current.result_of is None else current.result_of
-    newer = (
-        connection.execute(select(jobs.c.id).where(jobs.c.supersedes == analysis)).scalars().first()
-    )
+    newer = replaced_by(connection, current)
     if newer is not None:
         raise NotNow(
             f"{current.title} can't be tried again: job {newer} has taken the place of its "
@@ -319,6 +319,42 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
     made_by = None if current.result_of is None else get(connection, current.result_of)
     said = _NO_RETRY[current.state].format(job=job, once_more=once_more(current, made_by))
     raise NotNow(f"{current.title} {said}", subject=str(job))
+
+
+def replaced_by(connection: Connection, job: Job) -> JobId | None:
+    """Return the job that took the place of an analysis, or of that whose results a delivery sends.
+
+    A note that takes results back goes out, whatever came in its place.
+    """
+    made_by = None if job.result_of is None else get(connection, job.result_of)
+    if made_by is not None and made_by.is_withdrawal:
+        return None
+    analysis = job.id if job.result_of is None else job.result_of
+    newer = connection.execute(select(jobs.c.id).where(jobs.c.supersedes == analysis)).scalars()
+    number = newer.first()
+    return None if number is None else JobId(number)
+
+
+def cancel_if_replaced(connection: Connection, job: Job, now: Instant) -> Job | None:
+    """Cancel a running delivery of results whose place others took; None: none did.
+
+    It ran when they did, and what is on its way can't be called back. What stops may not go again.
+    """
+    newer = replaced_by(connection, job) if job.kind == "deliver" else None
+    if newer is None:
+        return None
+    moved = move(
+        connection,
+        ("running",),
+        "cancelled",
+        *ours(job.held),
+        finished_at=now,
+    )
+    for cancelled in moved:
+        because = f"It stopped, and goes no more: job {newer} has taken the place of its analysis."
+        tell(connection, cancelled, "job cancelled", because, now)
+        return cancelled
+    return None
 
 
 def _same_under_way(connection: Connection, job: Job) -> Job | None:

@@ -19,6 +19,7 @@ from dicomai.errors import ERROR_KINDS
 from dicomai.store import (
     analyses,
     backfills,
+    claims,
     deliveries,
     events,
     jobs,
@@ -526,6 +527,52 @@ def test_a_route_that_comes_later_shares_the_new_run_and_not_what_it_replaces(
     assert add(engine, later) == AddedJob(outcome="shared", job_id=new)
     assert "PACS2" in delivered_to(engine, new)
     assert "PACS2" not in delivered_to(engine, old)
+
+
+@pytest.mark.parametrize("how", ["failed", "given back", "paused"])
+def test_a_delivery_that_stops_does_not_go_again_once_others_took_its_results_place(
+    engine: Engine, how: str
+) -> None:
+    arrive(engine)
+    old = add(engine, wanted()).job_id
+    finish(engine, claimed(engine).held)
+    running = claimed(engine, "deliver")
+    add(engine, wanted(fingerprint="f2"))
+    with writing(engine) as connection:
+        if how == "failed":
+            jobs.fail(connection, running.held, "transient", "No room.", "send", "", NOW)
+        elif how == "given back":
+            jobs.give_back(connection, running.held, NOW)
+        else:
+            pauses.pause(connection, "node", "PACS1", "paused", NOW)
+            pauses.resume(connection, "node", "PACS1", NOW)
+    if how != "failed":
+        with writing(engine) as connection:
+            again = claims.claim(connection, "w1", ("deliver",), (), NOW)
+            assert again is not None
+            assert deliveries.start(connection, again.held, NOW) == "lost"
+    with reading(engine) as connection:
+        (delivery,) = deliveries.of_analysis(connection, old)
+    assert delivery.state == "cancelled"
+
+
+def test_a_note_that_failed_is_tried_again_though_a_new_run_took_its_place(
+    engine: Engine,
+) -> None:
+    arrive(engine)
+    old = add(engine, wanted()).job_id
+    finish(engine, claimed(engine).held)
+    with writing(engine) as connection:
+        route = JobRoute(route="withdrawal", mode="live", destinations=("PACS1",))
+        deliveries.cancel_waiting(connection, old, "Withdrawn.", NOW)
+        note = withdrawals.add(connection, jobs.existing(connection, old), "w1", NOW)
+        analyses.add_destination(connection, note.id, route, NOW)
+        analyses.again(connection, old, (), "", "f2", NOW)
+    running = claimed(engine, "deliver")
+    with writing(engine) as connection:
+        assert deliveries.start(connection, running.held, NOW) is None
+        jobs.fail(connection, running.held, "refused", "No notes.", "send", "", NOW)
+        assert jobs.retry(connection, running.id, NOW).state == "queued"
 
 
 @pytest.mark.parametrize("other", ["images", "package"])
