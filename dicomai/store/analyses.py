@@ -399,8 +399,12 @@ def _takes_the_same(connection: Connection, job: Job, wanted: Sequence[JobInput]
 
 
 def _last_of_choice(connection: Connection, like: Job | NewAnalysis) -> JobId | None:
-    number = connection.execute(
-        select(jobs.c.id)
+    """Return the last job of a study, model and choice: what stands.
+
+    A withdrawal of results whose place others had taken before is none: it leaves those as they are.
+    """
+    found = connection.execute(
+        select(jobs)
         .where(
             jobs.c.study_instance_uid == like.study_instance_uid,
             jobs.c.kind == "analyse",
@@ -408,9 +412,11 @@ def _last_of_choice(connection: Connection, like: Job | NewAnalysis) -> JobId | 
             jobs.c.choice == like.choice,
         )
         .order_by(jobs.c.id.desc())
-        .limit(1)
-    ).scalar_one_or_none()
-    return None if number is None else JobId(number)
+    )
+    every = [job_of(row) for row in found]
+    replaced = {each.supersedes for each in every if not each.is_withdrawal}
+    stand = (each.id for each in every if not each.is_withdrawal or each.supersedes not in replaced)
+    return next(stand, None)
 
 
 def _withdraw(connection: Connection, old: Job, new: NewAnalysis, now: Instant) -> None:

@@ -575,6 +575,23 @@ def test_a_note_that_failed_is_tried_again_though_a_new_run_took_its_place(
         assert jobs.retry(connection, running.id, NOW).state == "queued"
 
 
+def test_withdrawing_results_that_were_replaced_leaves_those_that_stand(engine: Engine) -> None:
+    added = arrive(engine, count=2)
+    old = add(engine, wanted(inputs=(added[0].instance_id,))).job_id
+    finish(engine, claimed(engine).held)
+    newer = wanted(fingerprint="f2", inputs=(added[1].instance_id,))
+    stands = add(engine, newer).job_id
+    with writing(engine) as connection:
+        withdrawals.add(connection, jobs.existing(connection, old), "w1", NOW)
+
+    shared = add(engine, replace(newer, route=replace(newer.route, route="b")))
+    last = add(engine, wanted(fingerprint="f3", inputs=tuple(e.instance_id for e in added)))
+
+    assert shared == AddedJob(outcome="shared", job_id=stands)
+    assert (last.outcome, job(engine, stands).state) == ("queued", "cancelled")
+    assert job(engine, last.job_id).supersedes == stands
+
+
 @pytest.mark.parametrize("other", ["images", "package"])
 def test_what_comes_back_is_analysed_anew_and_replaces_what_came_between(
     engine: Engine, other: str
