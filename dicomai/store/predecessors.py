@@ -27,22 +27,29 @@ def of_job(connection: Connection, job: JobId) -> Predecessor | None:
     """Return the analysis that a new one's report names as its predecessor (PS3.3 C.17.2).
 
     It is the nearest superseded one of whose results something was sent, may have been, or is being
-    sent; none where a person withdrew them.
+    sent; what a person withdrew, and what that was a reissue of, is passed over.
     """
-    current = get(connection, job)
-    while current is not None and current.supersedes is not None:
-        current = get(connection, current.supersedes)
-        if current is not None and current.is_withdrawal:
-            return None
-        if current is not None and current.state == "done" and _went_out(connection, current.id):
+    current = _before(connection, get(connection, job))
+    while current is not None:
+        if current.withdrawn_by is not None:
+            while current is not None and current.is_reissue:
+                current = _before(connection, current)
+        elif not current.is_withdrawal and _went_out(connection, current):
             return Predecessor(job=current, results=instances.of_job(connection, current.id))
+        current = _before(connection, current)
     return None
 
 
-def _went_out(connection: Connection, job: JobId) -> bool:
+def _before(connection: Connection, job: Job | None) -> Job | None:
+    return None if job is None or job.supersedes is None else get(connection, job.supersedes)
+
+
+def _went_out(connection: Connection, job: Job) -> bool:
+    if job.state != "done":
+        return False
     sent = schema.deliveries
     some = exists().where(sent.c.job_id == jobs.c.id, sent.c.state.in_(PERHAPS_STORED))
     query = select(jobs.c.id).where(
-        jobs.c.result_of == job, jobs.c.state.in_(("running", "done")) | some
+        jobs.c.result_of == job.id, jobs.c.state.in_(("running", "done")) | some
     )
     return connection.execute(query).first() is not None

@@ -334,6 +334,22 @@ def test_the_predecessor_is_found_behind_a_job_that_never_ran(engine: Engine) ->
     assert found.job.id == old
 
 
+def test_the_predecessor_is_found_behind_results_that_were_withdrawn(engine: Engine) -> None:
+    arrive(engine)
+    old = add(engine, wanted()).job_id
+    finish(engine, claimed(engine).held, result())
+    claimed(engine, "deliver")
+    wrong = superseded(engine)
+    finish(engine, claimed(engine).held, (), old)
+    with writing(engine) as connection:
+        withdrawals.add(connection, jobs.existing(connection, wrong), "w1", NOW)
+    third = add(engine, wanted(fingerprint="f3")).job_id
+    with reading(engine) as connection:
+        found = predecessors.of_job(connection, third)
+    assert found is not None
+    assert found.job.id == old
+
+
 def test_what_arrives_opens_a_decided_study_and_moves_its_quiet(engine: Engine) -> None:
     arrive(engine)
     quiet = Instant(NOW + seconds(60))
