@@ -34,8 +34,8 @@ class ResultContext:
         Specific Character Set of undeclared bytes above 127 (the node's); empty: unknown.
     timezone
         IANA name of the zone of the modalities, where objects don't say their offset.
-    predecessor
-        The report that this one replaces.
+    predecessors
+        The reports that this one replaces.
     route
         The rules that asked for the analysis; empty where a person did.
     """
@@ -47,5 +47,5 @@ class ResultContext:
     institution_name: str = ""
     charset_default: str = ""
     timezone: str = "UTC"
-    predecessor: PredecessorSR | None = None
+    predecessors: tuple[PredecessorSR, ...] = ()
     route: str = ""

@@ -60,8 +60,8 @@ def encode_sr(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset] = ())
     result.VerificationFlag = "UNVERIFIED"
     result.PreliminaryFlag = "PRELIMINARY"  # until a radiologist makes a final one
     put_evidence(result, [*inputs(job), *made], str(job.sources[0].StudyInstanceUID))
-    if (before := job.context.predecessor) is not None:
-        result.PredecessorDocumentsSequence = evidence([_predecessor(before)])
+    if before := job.context.predecessors:
+        result.PredecessorDocumentsSequence = evidence([_predecessor(each) for each in before])
     if asked := requests(job):
         result.ReferencedRequestSequence = asked
     result.update(_content(job, segs, others)[0])

@@ -171,7 +171,7 @@ def check_answer(findings: Findings, request: Analyse) -> None:
 
 
 def context_of(
-    job: Job, timezone: str, charset_default: str, predecessor: PredecessorSR | None, route: str
+    job: Job, timezone: str, charset_default: str, predecessors: Sequence[PredecessorSR], route: str
 ) -> ResultContext:
     """Return who encodes the results of a job, and when: the same each time."""
     return ResultContext(
@@ -179,7 +179,7 @@ def context_of(
         software_version=version("dicomai"),
         charset_default=charset_default,
         timezone=timezone,
-        predecessor=predecessor,
+        predecessors=tuple(predecessors),
         route=route,
     )
 
@@ -191,12 +191,12 @@ def encoded(
     *,
     timezone: str,
     charset_default: str,
-    predecessor: PredecessorSR | None,
+    predecessors: Sequence[PredecessorSR],
     route: str = "",
     objects: Collection[ResultObject] = DEFAULT,
 ) -> tuple[bytes, ...]:
     """Return the results of a job as Part 10 files; the same job and findings, the same bytes."""
-    context = context_of(job, timezone, charset_default, predecessor, route)
+    context = context_of(job, timezone, charset_default, predecessors, route)
     image = image_of_source(source)
     shown = image if image.size else None  # see `for_results`
     made = encode(findings, source.headers, job.uuid, context, objects, shown)
@@ -256,17 +256,19 @@ def image_of_source(source: Source) -> npt.NDArray[np.generic]:
     return source.voxels if isinstance(source, SourceVolume) else source.grey
 
 
-def report_of(predecessor: Predecessor | None) -> PredecessorSR | None:
-    """Return the report of an earlier analysis, for the new one to name."""
-    for row in predecessor.results if predecessor else ():
-        if row.sop_class_uid == COMPREHENSIVE_3D_SR_STORAGE:
-            return PredecessorSR(
-                study_instance_uid=row.study_instance_uid,
-                series_instance_uid=row.series_instance_uid,
-                sop_class_uid=row.sop_class_uid,
-                sop_instance_uid=row.sop_instance_uid,
-            )
-    return None
+def reports_of(predecessors: Sequence[Predecessor]) -> tuple[PredecessorSR, ...]:
+    """Return the reports of earlier analyses, for the new one to name."""
+    return tuple(
+        PredecessorSR(
+            study_instance_uid=row.study_instance_uid,
+            series_instance_uid=row.series_instance_uid,
+            sop_class_uid=row.sop_class_uid,
+            sop_instance_uid=row.sop_instance_uid,
+        )
+        for each in predecessors
+        for row in each.results
+        if row.sop_class_uid == COMPREHENSIVE_3D_SR_STORAGE
+    )
 
 
 def check(

@@ -70,7 +70,7 @@ class _Facts:
     inputs: tuple[tuple[str, Instance], ...]
     node: Node | None
     """Who sent its input, if the configuration still knows."""
-    predecessor: Predecessor | None
+    predecessors: tuple[Predecessor, ...]
     routes: tuple[JobRoute, ...]
     """Who asked for it."""
     left_out: tuple[str, ...]
@@ -257,7 +257,7 @@ class Supervisor:
                 this.job,
                 self.settings.service.timezone,
                 facts.charset_default,
-                analyse.report_of(facts.predecessor),
+                analyse.reports_of(facts.predecessors),
                 facts.route_names,
             )
             package = self._registry().get_trusted(this.job.model)
@@ -279,14 +279,13 @@ class Supervisor:
         return objects_of(self.settings.routes, job.model)
 
     def _commit(self, this: Attempt, facts: _Facts, source: Source, findings: Findings) -> bool:
-        """Encode, check and commit; False when the report must name another predecessor.
+        """Encode, check and commit; False when the report must name other predecessors.
 
         Raises
         ------
         Lost
             The job is ours no more, or its study is held or another patient's now.
         """
-        predecessor = facts.predecessor
         objects = self._objects(this.job)
         with self._by_itself(this, "encode"):
             results = analyse.encoded(
@@ -295,7 +294,7 @@ class Supervisor:
                 source,
                 timezone=self.settings.service.timezone,
                 charset_default=facts.charset_default,
-                predecessor=analyse.report_of(predecessor),
+                predecessors=analyse.reports_of(facts.predecessors),
                 route=facts.route_names,
                 objects=objects,
             )
@@ -328,7 +327,8 @@ class Supervisor:
         found: str,
         deviations: tuple[str, ...] = (),
     ) -> bool:
-        data, predecessor = self.settings.folders.data, facts.predecessor
+        data = self.settings.folders.data
+        named = tuple(each.job.id for each in facts.predecessors)
         with this.stage("commit"):
             with HANDS:
                 rows = analyse.placed(
@@ -342,7 +342,7 @@ class Supervisor:
                     this.stages_s,
                     {"found": found},
                     self.worker.clock(),
-                    predecessor.job.id if predecessor else None,
+                    named,
                     deviations,
                 )
             )
@@ -356,7 +356,7 @@ class Supervisor:
         with reading(self.worker.engine) as connection:
             inputs = instances.inputs_of(connection, job.id)
             stray = lacking.strayed(connection, job.id)
-            predecessor = predecessors.of_job(connection, job.id)
+            before = predecessors.of_job(connection, job.id)
             routes = jobs.routes_of(connection, job.id)
             left_out = _left_out(connection, inputs)
         if stray is not None:
@@ -368,7 +368,7 @@ class Supervisor:
         sender = inputs[0][1].node if inputs else ""
         node = next((each for each in self.settings.nodes if each.name == sender), None)
         return _Facts(
-            inputs=inputs, node=node, predecessor=predecessor, routes=routes, left_out=left_out
+            inputs=inputs, node=node, predecessors=before, routes=routes, left_out=left_out
         )
 
     def _reading(self, facts: _Facts) -> Reading:

@@ -271,7 +271,7 @@ def finish(
     stages_s: Mapping[str, float],
     summary: Mapping[str, object],
     now: Instant,
-    predecessor_id: JobId | None = None,
+    predecessor_ids: Sequence[JobId] = (),
     deviations: Sequence[str] = (),
 ) -> FinishOutcome:
     """Finish a running analysis: results, deliveries, events and state, or none of them.
@@ -280,8 +280,8 @@ def finish(
     ----------
     produced
         Results whose files are durable.
-    predecessor_id
-        The job that they name as predecessor.
+    predecessor_ids
+        The jobs that they name as predecessors.
     deviations
         What was done otherwise than the package says: an event each.
 
@@ -302,7 +302,7 @@ def finish(
     if refused is not None:
         return refused
     current = predecessors.of_job(connection, held.job_id)
-    if (current.job.id if current else None) != predecessor_id:
+    if [each.job.id for each in current] != [*predecessor_ids]:
         return "other predecessor"
     moved = move(
         connection,
@@ -401,7 +401,7 @@ def _takes_the_same(connection: Connection, job: Job, wanted: Sequence[JobInput]
 def _last_of_choice(connection: Connection, like: Job | NewAnalysis) -> JobId | None:
     """Return the last job of a study, model and choice: what stands.
 
-    A withdrawal of results whose place others had taken before is none: it leaves those as they are.
+    A withdrawal of results whose place others had taken before is none: it leaves those alone.
     """
     found = connection.execute(
         select(jobs)

@@ -201,7 +201,7 @@ def test_a_report_names_the_one_it_replaces(study: Any, found: Any) -> None:
         sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
         sop_instance_uid="1.2.3.2",
     )
-    context = replace(study.context, predecessor=before)
+    context = replace(study.context, predecessors=(before,))
     (report,) = encode(found.nothing(study), study.headers, found.job, context)
     (named,) = _read(written(report)).PredecessorDocumentsSequence
     assert named.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == (

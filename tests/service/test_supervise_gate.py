@@ -86,10 +86,10 @@ def test_a_result_of_another_patient_is_an_error_of_identity_and_any_other_of_th
     source, findings = found_in(ward, runner, tmp_path / "study")
     job = ward.job(ward.queue(ward.study("P1")))
     results = analyse.encoded(
-        job, findings, source, timezone="UTC", charset_default="", predecessor=None
+        job, findings, source, timezone="UTC", charset_default="", predecessors=()
     )
     again = analyse.encoded(
-        job, findings, source, timezone="UTC", charset_default="", predecessor=None
+        job, findings, source, timezone="UTC", charset_default="", predecessors=()
     )
     assert results == again  # a repeated job gives the same bytes
     analyse.check(results, findings, source.headers, Reading())

@@ -124,7 +124,7 @@ def test_a_note_that_waits_goes_out_though_a_new_run_is_asked_for(
     withdraw(ward.engine, ward.settings, job, REASON, now())
     with writing(ward.engine) as connection:
         new = again(connection, job, now())
-        assert predecessors.of_job(connection, new) is None
+        assert predecessors.of_job(connection, new) == ()
     assert deliver(ward)
     (file,) = set(storescp.files()) - before
     assert pydicom.dcmread(file).Modality == "KO"
@@ -140,7 +140,7 @@ def test_a_new_run_names_no_withdrawn_report_where_no_note_went_either(
     withdraw(ward.engine, settings, job, REASON, now())
     with writing(ward.engine) as connection:
         new = again(connection, job, now())
-        assert predecessors.of_job(connection, new) is None
+        assert predecessors.of_job(connection, new) == ()
 
 
 def test_a_new_run_of_what_was_withdrawn_goes_where_the_analysis_was_to_go(

@@ -167,11 +167,11 @@ def finish(
     engine: Engine,
     held: Held,
     produced: tuple[InstanceRow, ...] = (),
-    predecessor: JobId | None = None,
+    *predecessors: JobId,
 ) -> str:
     with writing(engine) as connection:
         return analyses.finish(
-            connection, held, produced, {"infer": 1.0}, {"found": 1}, NOW, predecessor
+            connection, held, produced, {"infer": 1.0}, {"found": 1}, NOW, predecessors
         )
 
 

@@ -15,6 +15,7 @@ from dicomai.dicom.version import with_identity
 from dicomai.store import (
     analyses,
     associations,
+    claims,
     deliveries,
     events,
     hosts,
@@ -224,7 +225,7 @@ def test_late_images_cancel_deliveries_that_have_not_begun(engine: Engine) -> No
     assert claim(engine, "deliver") is None
     with reading(engine) as connection:
         (delivery,) = deliveries.of_analysis(connection, old)
-        assert predecessors.of_job(connection, new) is None
+        assert predecessors.of_job(connection, new) == ()
     assert delivery.state == "cancelled"
 
 
@@ -271,8 +272,8 @@ def test_what_was_delivered_is_named_as_predecessor(engine: Engine) -> None:
             assert deliveries.note_objects(connection, delivery.held, [told])
         assert deliveries.finish(connection, delivery.held, {}, {}, NOW)
         (sent,) = deliveries.objects(connection, delivery.id)
-    assert before is not None
-    assert (before.job.id, [each.sop_instance_uid for each in before.results]) == (old, [sop])
+    (one,) = before
+    assert (one.job.id, [each.sop_instance_uid for each in one.results]) == (old, [sop])
     assert sent.state == "sent"
     assert finish(engine, job(engine, new).held, (), old) == "done"
 
@@ -298,8 +299,7 @@ def test_what_may_have_gone_out_counts_as_delivered(engine: Engine) -> None:
     new = superseded(engine)
     with reading(engine) as connection:
         before = predecessors.of_job(connection, new)
-    assert before is not None
-    assert before.job.id == old
+    assert [each.job.id for each in before] == [old]
 
 
 def test_what_a_node_took_is_noted_whoever_has_the_delivery_by_then(engine: Engine) -> None:
@@ -330,8 +330,7 @@ def test_the_predecessor_is_found_behind_a_job_that_never_ran(engine: Engine) ->
     third = add(engine, wanted(fingerprint="f3")).job_id
     with reading(engine) as connection:
         found = predecessors.of_job(connection, third)
-    assert found is not None
-    assert found.job.id == old
+    assert [each.job.id for each in found] == [old]
 
 
 def test_the_predecessor_is_found_behind_results_that_were_withdrawn(engine: Engine) -> None:
@@ -346,8 +345,27 @@ def test_the_predecessor_is_found_behind_results_that_were_withdrawn(engine: Eng
     third = add(engine, wanted(fingerprint="f3")).job_id
     with reading(engine) as connection:
         found = predecessors.of_job(connection, third)
-    assert found is not None
-    assert found.job.id == old
+    assert [each.job.id for each in found] == [old]
+
+
+def test_a_predecessor_is_named_for_each_node(engine: Engine) -> None:
+    arrive(engine)
+    old = add(engine, wanted(destinations=("PACS1", "PACS2"))).job_id
+    finish(engine, claimed(engine).held, result())
+    with writing(engine) as connection:
+        for _ in range(2):
+            delivery = claims.claim(connection, "w1", ("deliver",), (), NOW)
+            assert delivery is not None
+            assert deliveries.finish(connection, delivery.held, {}, {}, NOW)
+    between = add(engine, wanted(fingerprint="f2", destinations=("PACS1", "PACS2"))).job_id
+    assert finish(engine, claimed(engine).held, (), old) == "done"
+    delivery = claimed(engine, "deliver")
+    with writing(engine) as connection:
+        assert deliveries.finish(connection, delivery.held, {}, {}, NOW)
+    third = add(engine, wanted(fingerprint="f3")).job_id  # PACS2 did not get the second results
+    with reading(engine) as connection:
+        found = predecessors.of_job(connection, third)
+    assert [each.job.id for each in found] == [between, old]
 
 
 def test_what_arrives_opens_a_decided_study_and_moves_its_quiet(engine: Engine) -> None:
