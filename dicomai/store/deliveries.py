@@ -102,10 +102,12 @@ def hold_unless_free(
     stray = lacking.strayed(connection, held.job_id if of is None else JobId(of))
     if study is None or study.patient_key != key or stray is not None:
         sentence = (
-            "The job was made for another patient than the study's is now; nothing was written."
+            "The job was made for another patient than the study's is now; nothing was written. To "
+            f"end it: dicomai cancel {held.job_id}"
             if stray is None
             else f"It compares with study {stray}, which is not the patient's without doubt any "
-            "more; nothing was written."
+            "more; nothing was written. Find out whose that is: dicomai study "
+            f"{stray}; then: dicomai retry {held.job_id}"
         )
         moved = move(
             connection,

@@ -87,15 +87,16 @@ def unpark(connection: Connection, study: StudyInstanceUID, key: IdentityKey) ->
         error_sentence="",
         rank=jobs.c.created_at - jobs.c.priority * jobs.c.ageing,
     )
-    connection.execute(
-        update(jobs)
-        .where(*parked, jobs.c.patient_key != key)
-        .values(
-            held_by="identity",
-            error_kind="identity",
-            error_sentence="The job was made for another patient than the study's is now.",
+    for number in connection.execute(select(jobs.c.id).where(*parked)).scalars().all():
+        sentence = (
+            "The job was made for another patient than the study's is now. To end it: dicomai "
+            f"cancel {number}"
         )
-    )
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == number)
+            .values(held_by="identity", error_kind="identity", error_sentence=sentence)
+        )
     return tuple(job.id for job in moved)
 
 

@@ -84,6 +84,7 @@ def test_accepting_another_patient_leaves_the_first_ones_jobs_held(engine: Engin
     release(engine, OTHER)
     assert claim(engine) is None
     assert job(engine, number).held_by == "identity"
+    assert job(engine, number).error_sentence.endswith(f"To end it: dicomai cancel {number}")
 
 
 def test_a_running_job_of_a_held_study_writes_no_result(engine: Engine) -> None:
@@ -110,6 +111,7 @@ def test_a_job_made_for_another_patient_writes_no_result(engine: Engine) -> None
     assert finish(engine, held, result()) == "other identity"
     after = job(engine, held.job_id)
     assert (after.state, after.held_by, after.error_kind) == ("held", "identity", "identity")
+    assert after.error_sentence.endswith(f"To end it: dicomai cancel {after.id}")
     with reading(engine) as connection:
         assert not instances.of_job(connection, held.job_id)
 
