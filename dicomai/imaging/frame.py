@@ -204,6 +204,10 @@ def _flat(dataset: Dataset, shared: Dataset, per_frame: Dataset) -> Dataset:
 
 
 def _said_of_frame(shared: Dataset, per_frame: Dataset) -> Dataset:
+    """Return what functional groups say, in elements that are its own where they are set here.
+
+    An image type set on that of the object would be that of the object, and of its other frames.
+    """
     out = Dataset()
     for group in _GROUPS:
         items = per_frame.get(group) or shared.get(group)

@@ -183,6 +183,19 @@ def test_functional_groups_tell_frames_apart(
     assert [volume.part for volume in volumes_of([enhanced])] == names
 
 
+def test_kinds_of_frames_tell_them_apart_and_the_object_keeps_its_own(
+    make_series: Series, make_enhanced: Enhanced
+) -> None:
+    kinds = [["ORIGINAL", "PRIMARY", "T1", kind] for kind in ("M", "FIELD_MAP")]
+    groups = [{"MRImageFrameTypeSequence": {"FrameType": kind}} for kind in kinds]
+    pairs = [(each, group) for each in make_series() for group in groups]
+    enhanced = make_enhanced([each for each, _ in pairs], [group for _, group in pairs])
+    enhanced.ImageType = ["ORIGINAL", "PRIMARY", "T1", "MIXED"]
+    parts = {volume.part for volume in volumes_of([enhanced])}
+    assert parts == {f"kind ORIGINAL\\PRIMARY\\T1\\{kind}" for kind in ("M", "FIELD_MAP")}
+    assert enhanced.ImageType == ["ORIGINAL", "PRIMARY", "T1", "MIXED"]
+
+
 def test_dimensions_that_nobody_knows_tell_frames_apart(
     make_series: Series, make_enhanced: Enhanced
 ) -> None:

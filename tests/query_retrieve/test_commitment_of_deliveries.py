@@ -231,7 +231,7 @@ def analysed(site: Any, study: StudyInstanceUID, node: str, folder: Path) -> Job
         job = claims.claim(connection, "w", ("analyse",), ("lungs",), now())
         assert job is not None
         rows = tuple(produced(site, study, each, folder) for each in (SR, SEG))
-        assert analyses.finish(connection, job.held, rows, {}, {}, now(), None) == "done"
+        assert analyses.finish(connection, job.held, rows, {}, {}, now()) == "done"
     return job.id
 
 
