@@ -16,7 +16,7 @@ from dicomai.routing.selection import ModelInputs
 from dicomai.service.applied import input_of
 from dicomai.service.earlier import earlier_studies
 from dicomai.service.whole import image_of, whole
-from dicomai.store import analyses, instances, jobs, studies
+from dicomai.store import analyses, instances, jobs, reruns, studies
 from dicomai.store.before import became
 from dicomai.store.job import Job, JobId, JobInput
 from dicomai.store.jobs import NotNow
@@ -45,7 +45,7 @@ def again(
         has changed since, and a later decision has queued a job for what is here now.
     """
     old = jobs.existing(connection, job)
-    newer = analyses.decided_later(connection, old)
+    newer = reruns.decided_later(connection, old)
     if newer is not None and _is_current(connection, newer):
         raise NotNow(
             f"{old.title} was superseded by job {newer.id}, which a later decision queued for what "
@@ -70,7 +70,7 @@ def again(
         _add_missing(connection, old, model, taken, images)
     package = model.package_sha256 if model is not None else old.package_sha256
     digest = fingerprint(package, images, old.generation + 1)
-    return analyses.again(connection, job, tuple(taken), package, digest, now)
+    return reruns.again(connection, job, tuple(taken), package, digest, now)
 
 
 def _is_current(connection: Connection, job: Job) -> bool:

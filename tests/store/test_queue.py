@@ -26,6 +26,7 @@ from dicomai.store import (
     moves,
     nodes,
     pauses,
+    reruns,
     retention,
     retrievals,
     schema,
@@ -383,10 +384,10 @@ def test_again_makes_a_new_generation_on_the_same_input(engine: Engine) -> None:
     added = arrive(engine)
     old = add(engine, wanted(inputs=(added[0].instance_id,))).job_id
     with pytest.raises(jobs.NotNow), writing(engine) as connection:
-        analyses.again(connection, old, (), "f" * 64, "f2", NOW)
+        reruns.again(connection, old, (), "f" * 64, "f2", NOW)
     finish(engine, claimed(engine).held)
     with writing(engine) as connection:
-        new = analyses.again(connection, old, analyses.inputs(connection, old), "f" * 64, "f2", NOW)
+        new = reruns.again(connection, old, analyses.inputs(connection, old), "f" * 64, "f2", NOW)
         assert analyses.inputs(connection, new) == analyses.inputs(connection, old)
     made = job(engine, new)
     assert (made.generation, made.supersedes, made.state) == (1, old, "queued")
@@ -419,7 +420,7 @@ def test_what_is_over_and_no_analysis_names_a_command_that_does_it_once_more(
         with pytest.raises(jobs.NotNow) as not_tried:
             jobs.retry(connection, number, NOW)
         with pytest.raises(jobs.NotNow) as not_again:
-            analyses.again(connection, number, (), "f" * 64, "f2", NOW)
+            reruns.again(connection, number, (), "f" * 64, "f2", NOW)
     assert not_tried.value.sentence.endswith(command)
     assert not_again.value.sentence.endswith(command)
 
@@ -443,10 +444,10 @@ def test_what_was_run_again_already_says_as_which_job(
     finish(engine, claimed(engine).held)
     with writing(engine) as connection:
         taken = analyses.inputs(connection, old)
-        new = analyses.again(connection, old, taken, "f" * 64, "f2", NOW)
+        new = reruns.again(connection, old, taken, "f" * 64, "f2", NOW)
     put(engine, new, state)
     with pytest.raises(jobs.NotNow) as refused, writing(engine) as connection:
-        analyses.again(connection, old, taken, "f" * 64, "f2", NOW)
+        reruns.again(connection, old, taken, "f" * 64, "f2", NOW)
     said = f"was run again already, as job {new}, which {says.format(new)}"
     assert refused.value.sentence.endswith(said)
     assert job(engine, new).state == state
@@ -458,7 +459,7 @@ def test_the_story_says_who_wanted_another_run(engine: Engine) -> None:
     finish(engine, claimed(engine).held)
     with writing(engine) as connection:
         taken = analyses.inputs(connection, old)
-        new = analyses.again(connection, old, taken, "f" * 64, "f2", NOW)
+        new = reruns.again(connection, old, taken, "f" * 64, "f2", NOW)
         study = jobs.existing(connection, old).study_instance_uid
         told = [each.sentence for each in events.story(connection, study)]
     assert f"A person had job {old} run again: Job {new} (lungs) is queued." in told
@@ -478,9 +479,9 @@ def test_results_that_were_refused_are_made_anew_with_another_package(engine: En
     with reading(engine) as connection:
         taken = analyses.inputs(connection, old)
     with pytest.raises(jobs.NotNow), writing(engine) as connection:
-        analyses.again(connection, old, taken, same, "f2", NOW)
+        reruns.again(connection, old, taken, same, "f2", NOW)
     with writing(engine) as connection:
-        new = analyses.again(connection, old, taken, "a" * 64, "f2", NOW)
+        new = reruns.again(connection, old, taken, "a" * 64, "f2", NOW)
     assert (job(engine, old).state, job(engine, new).state) == ("cancelled", "queued")
 
 
@@ -521,7 +522,7 @@ def test_a_route_that_comes_later_shares_the_new_run_and_not_what_it_replaces(
     finish(engine, claimed(engine).held)
     with writing(engine) as connection:
         taken = analyses.inputs(connection, old)
-        new = analyses.again(connection, old, taken, first.package_sha256, "f2", NOW)
+        new = reruns.again(connection, old, taken, first.package_sha256, "f2", NOW)
     finish(engine, claimed(engine).held)
     later = wanted(route="b", destinations=("PACS2",), inputs=inputs)
     assert add(engine, later) == AddedJob(outcome="shared", job_id=new)
@@ -567,7 +568,7 @@ def test_a_note_that_failed_is_tried_again_though_a_new_run_took_its_place(
         deliveries.cancel_waiting(connection, old, "Withdrawn.", NOW)
         note = withdrawals.add(connection, jobs.existing(connection, old), "w1", NOW)
         analyses.add_destination(connection, note.id, route, NOW)
-        analyses.again(connection, old, (), "", "f2", NOW)
+        reruns.again(connection, old, (), "", "f2", NOW)
     running = claimed(engine, "deliver")
     with writing(engine) as connection:
         assert deliveries.start(connection, running.held, NOW) is None
