@@ -11,7 +11,7 @@ import queue
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -48,8 +48,10 @@ from dicomai.settings import load
 from dicomai.spool.entries import Ending, Writer, opened
 from dicomai.store import deliveries, jobs, leases, studies
 from dicomai.store.engine import open_engine, reading, writing
+from dicomai.store.instances import Instance
 from dicomai.store.job import Job
 from dicomai.store.leases import LeaseObserver
+from dicomai.store.studies import Study
 
 LEASE_S: Final = 1e6  # no heart beats by itself
 SENDERS: Final = {
@@ -405,3 +407,16 @@ def ct(study: str, series: str, number: int, patient: str, brightness: int) -> b
 
 def sha256(octets: bytes) -> str:
     return hashlib.sha256(octets).hexdigest()
+
+
+def chosen_of(study: Study, rows: Iterable[Instance]) -> list[Instance]:
+    """Return the images of the series that the model gets: of those of the patient, the longest."""
+    of_series: dict[str, list[Instance]] = {}
+    for each in rows:
+        of_series.setdefault(each.series_instance_uid, []).append(each)
+    theirs = [
+        each
+        for each in of_series.values()
+        if all(row.attributes["PatientID"] == study.patient_key for row in each)
+    ]
+    return min(theirs, key=lambda each: (-len(each), each[0].series_instance_uid), default=[])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from sqlalchemy.engine import make_url
 
 from dicomai.inference.runner_process import RunnerProcess
@@ -86,3 +89,12 @@ def faulty() -> Iterator[Callable[..., FaultyPeer]]:
 def until() -> Callable[..., None]:
     """Wait for a condition."""
     return eventually
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what is not looked at here, and takes most of the time."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setenv("PATH", "")  # dciodvfy
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
+    gc.freeze()

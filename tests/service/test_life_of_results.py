@@ -6,7 +6,6 @@ DICOMAI_FUZZ=30 lives thirty times as many lives; see docs/development.md.
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import re
@@ -20,8 +19,7 @@ from typing import Any
 
 import pydicom
 import pytest
-import structlog
-from clinic import ANSWERS, PACS, ROUTES, Clinic, Hand, ct, store_objects
+from clinic import ANSWERS, PACS, ROUTES, Clinic, Hand, chosen_of, ct, store_objects
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 from sqlalchemy import Engine
 from ward import open_ward
@@ -409,7 +407,7 @@ class LifeOfResults:
             return  # no image says P7, and so none of those that come late gives results
         with reading(self.clinic.engine) as connection:
             rows = [e for e in instances.of_study(connection, STUDY) if e.origin == "received"]
-        chosen = _chosen(study, rows)
+        chosen = chosen_of(study, rows)
         routes = [each for each in self.clinic.rules.routes if each.mode != "off"]
         if not chosen or not routes:
             return
@@ -646,30 +644,8 @@ def _standing(of_choice: Sequence[Job]) -> Job:
     )
 
 
-def _chosen(study: Study, rows: Iterable[Instance]) -> list[Instance]:
-    """Return the images of the series that the model gets: of those of the patient, the longest."""
-    of_series: dict[str, list[Instance]] = {}
-    for each in rows:
-        of_series.setdefault(each.series_instance_uid, []).append(each)
-    theirs = [
-        each
-        for each in of_series.values()
-        if all(row.attributes["PatientID"] == study.patient_key for row in each)
-    ]
-    return min(theirs, key=lambda each: (-len(each), each[0].series_instance_uid), default=[])
-
-
-@pytest.fixture
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what is not looked at here, and takes most of the time."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setenv("PATH", "")  # dciodvfy
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
-    gc.freeze()
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("quick")
 def test_lives_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scu, "store_objects", store_objects)
     monkeypatch.setattr(backfilling, "studies_at", lambda *_: _told())

@@ -5,7 +5,6 @@ DICOMAI_FUZZ=30 lives thirty times as many lives; see docs/development.md.
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import sys
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from clinic import (
     ANSWERS,
     PACS_ANSWERS,
     Clinic,
     Hand,
     Killed,
+    chosen_of,
     ct,
     moves_seen,
     opened_engine,
@@ -66,7 +65,6 @@ from dicomai.store import (
     studies,
 )
 from dicomai.store.engine import reading, writing
-from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobId
 from dicomai.store.jobs import NotNow
 from dicomai.store.retention import Keep
@@ -375,7 +373,7 @@ class LifeOfStudies(RuleBasedStateMachine):
         if study.status == "held":
             assert study.hold_reason
             return
-        chosen = _chosen(study, [each for each in rows if each.origin == "received"])
+        chosen = chosen_of(study, [each for each in rows if each.origin == "received"])
         if not chosen:
             assert {"route unmatched", "study thinned"} & told
             return
@@ -482,30 +480,8 @@ def _end(hand: Hand) -> None:
         hand.go_on("dies")
 
 
-def _chosen(study: Study, rows: list[Instance]) -> list[Instance]:
-    """Return the images of the series that the model gets: of those of the patient, the longest."""
-    of_series: dict[str, list[Instance]] = {}
-    for each in rows:
-        of_series.setdefault(each.series_instance_uid, []).append(each)
-    theirs = [
-        each
-        for each in of_series.values()
-        if all(row.attributes["PatientID"] == study.patient_key for row in each)
-    ]
-    return min(theirs, key=lambda each: (-len(each), each[0].series_instance_uid), default=[])
-
-
-@pytest.fixture
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what is not looked at here, and takes most of the time."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setenv("PATH", "")  # dciodvfy
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
-    gc.freeze()
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("quick")
 def test_lives_of_studies(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scu, "store_objects", store_objects)
     template = tmp_path / "template"
