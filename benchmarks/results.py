@@ -46,7 +46,7 @@ from dicomai.results import gate
 from dicomai.results.capture import encode_sc
 from dicomai.results.context import ResultContext
 from dicomai.results.encode import encode, written
-from dicomai.results.provenance import Job, job_of
+from dicomai.results.job import Job, job_of
 from dicomai.results.seg import drawn, encode_segs, images_of
 from dicomai.results.sr import encode_sr
 

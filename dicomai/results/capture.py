@@ -11,8 +11,9 @@ from dicomai.dicom.codes import Code
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import text
 from dicomai.imaging.image import PICTURES
+from dicomai.results.job import Job
 from dicomai.results.overlay import Picture, pictures
-from dicomai.results.provenance import Job, code_item, complete, note_loss, reference
+from dicomai.results.provenance import code_item, complete, note_loss, reference
 
 _PROCESSED: Final = Code("121322", "DCM", "Source image for image processing operation")
 

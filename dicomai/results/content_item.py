@@ -8,7 +8,8 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import Code
-from dicomai.results.provenance import Job, code_item
+from dicomai.results.job import Job
+from dicomai.results.provenance import code_item
 
 OBSERVER_TYPE: Final = Code("121005", "DCM", "Observer Type")
 DEVICE: Final = Code("121007", "DCM", "Device")

@@ -20,13 +20,13 @@ from dicomai.results.capture import encode_sc
 from dicomai.results.context import ResultContext
 from dicomai.results.explicit_vr import pieces
 from dicomai.results.frames import FRAMES
+from dicomai.results.job import job_of
 from dicomai.results.key_objects import encode_ko
 from dicomai.results.objects import DEFAULT
 from dicomai.results.page import encode_pdf
 from dicomai.results.parametric_map import encode_pm
 from dicomai.results.plain_report import encode_plain
 from dicomai.results.presentation import encode_pr
-from dicomai.results.provenance import job_of
 from dicomai.results.seg import drawn, encode_segs
 from dicomai.results.sr import encode_sr
 from dicomai.results.structure_set import encode_rtstruct

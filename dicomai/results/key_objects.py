@@ -14,7 +14,8 @@ from dicomai.imaging.geometry import Grid
 from dicomai.imaging.mask import per_slice
 from dicomai.results import summary
 from dicomai.results.content_item import observed_by, text_item
-from dicomai.results.provenance import Job, code_item, complete, reference
+from dicomai.results.job import Job
+from dicomai.results.provenance import code_item, complete, reference
 from dicomai.results.request import evidence, requests
 
 OF_INTEREST: Final = Code("113000", "DCM", "Of Interest")

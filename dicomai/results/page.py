@@ -16,8 +16,9 @@ from dicomai.errors import InputError
 from dicomai.imaging.attributes import text
 from dicomai.imaging.image import PICTURES
 from dicomai.results.drawing import NOT_FOR_DIAGNOSIS, paragraph, typeface
+from dicomai.results.job import Job
 from dicomai.results.overlay import pictures
-from dicomai.results.provenance import Job, code_item, complete, reference
+from dicomai.results.provenance import code_item, complete, reference
 from dicomai.results.sr import words
 
 _A4_PX: Final = (1240, 1754)  # 150 dots per inch

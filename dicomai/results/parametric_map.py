@@ -15,7 +15,8 @@ from dicomai.findings import Segment
 from dicomai.imaging.geometry import Grid
 from dicomai.results import uids
 from dicomai.results.functional_groups import leave_out_uneven_spacing
-from dicomai.results.provenance import Job, code_item, complete, note_loss
+from dicomai.results.job import Job
+from dicomai.results.provenance import code_item, complete, note_loss
 from dicomai.results.seg import images_of, name_dimensions, name_sources, spread
 
 PROBABILITY: Final = PydicomCode("PROBABILITY", OURS, "Probability of belonging to the segment")

@@ -15,7 +15,8 @@ from pydicom.valuerep import format_number_as_ds
 from dicomai.dicom.codes import PERCENT, Code
 from dicomai.findings import Classification, Detection, Findings, Measurement, Segment
 from dicomai.results.content_item import container, item, observed_by, text_item
-from dicomai.results.provenance import Job, code_item, complete
+from dicomai.results.job import Job
+from dicomai.results.provenance import code_item, complete
 from dicomai.results.request import put_evidence, requests
 from dicomai.results.sr import SUMMARY, inputs, words
 from dicomai.results.sr_groups import CERTAINTY_OF_FINDING, UNCERTAINTY

@@ -25,9 +25,10 @@ from dicomai.imaging.geometry import Grid, Plane
 from dicomai.imaging.modality import lut_data
 from dicomai.results import summary
 from dicomai.results.drawing import NOT_FOR_DIAGNOSIS
+from dicomai.results.job import Job
 from dicomai.results.outline import outlines
 from dicomai.results.overlay import window
-from dicomai.results.provenance import Job, complete, reference
+from dicomai.results.provenance import complete, reference
 from dicomai.results.source import decimal, is_sound, stated
 
 # Graphic Data are FL, and an element in Explicit VR ends at 65534 bytes: longer lines are parted.

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import Code
-from dicomai.results.provenance import Job, code_item
+from dicomai.results.job import Job
+from dicomai.results.provenance import code_item
 
 
 def requests(job: Job) -> list[Dataset] | None:

@@ -29,8 +29,9 @@ from dicomai.results.functional_groups import (
     orientation_of,
     slices_of,
 )
+from dicomai.results.job import Job
 from dicomai.results.known_class import CAPTURE, is_of_one_frame
-from dicomai.results.provenance import Job, code_item, complete, note_loss, reference, stand_in
+from dicomai.results.provenance import code_item, complete, note_loss, reference, stand_in
 from dicomai.routing.route import SEG_FORMS, ResultObject
 
 # highdicom takes the frames of an enhanced object only whole and in their order; a volume takes

@@ -17,10 +17,11 @@ from dicomai.dicom.codes import OURS, Code
 from dicomai.findings import Detection, Findings, Segment
 from dicomai.results import summary, uids
 from dicomai.results.context import PredecessorSR
+from dicomai.results.job import Job
 from dicomai.results.known_class import put_back
 from dicomai.results.objects import KINDS
 from dicomai.results.procedure import procedures
-from dicomai.results.provenance import Job, complete, time_taken
+from dicomai.results.provenance import complete, time_taken
 from dicomai.results.request import evidence, put_evidence, requests
 from dicomai.results.seg import Encoded
 from dicomai.results.sr_groups import groups, pydicom_code

@@ -26,9 +26,10 @@ from dicomai.findings import (
 )
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.results import uids
+from dicomai.results.job import Job
 from dicomai.results.known_class import known_class
 from dicomai.results.point_on_image import point_on_image
-from dicomai.results.provenance import Job, reference
+from dicomai.results.provenance import reference
 from dicomai.results.seg import MORPHOLOGICALLY_ABNORMAL, Encoded
 from dicomai.results.uids import LABELMAP_STORAGE
 

@@ -9,8 +9,9 @@ from pydicom.dataset import Dataset
 
 from dicomai.imaging.attributes import numbers
 from dicomai.imaging.geometry import Grid
+from dicomai.results.job import Job
 from dicomai.results.outline import Corners, outlines
-from dicomai.results.provenance import Job, complete, reference
+from dicomai.results.provenance import complete, reference
 from dicomai.results.request import evidence
 from dicomai.results.seg import Drawn, drawn
 

@@ -50,19 +50,23 @@ def test_a_new_service_says_that_nothing_came(service: Engine, dicomai: Dicomai)
     assert dicomai("status", "--json").json["studies"] == []
 
 
-@pytest.mark.parametrize(("silent_s", "says"), [(12, "00."), (40, "; not heard of for 4")])
-def test_a_worker_that_fell_silent_is_marked(
-    service: Engine, dicomai: Dicomai, silent_s: float, says: str
-) -> None:
-    worker = Worker(
+def working(*models: str, beat_at: Instant) -> Worker:
+    return Worker(
         name="here:1:cpu",
         host="here",
         device="cpu",
         kinds=("analyse",),
-        models=("lungs",),
+        models=models,
         started_at=Instant(0),
-        beat_at=Instant(now() - seconds(silent_s)),
+        beat_at=beat_at,
     )
+
+
+@pytest.mark.parametrize(("silent_s", "says"), [(12, "00."), (40, "; not heard of for 4")])
+def test_a_worker_that_fell_silent_is_marked(
+    service: Engine, dicomai: Dicomai, silent_s: float, says: str
+) -> None:
+    worker = working("lungs", beat_at=Instant(now() - seconds(silent_s)))
     with writing(service) as connection:
         hosts.note_worker(connection, worker)
     (line,) = [each for each in dicomai("status").out.splitlines() if "Worker here" in each]
@@ -73,15 +77,7 @@ def test_a_worker_that_fell_silent_is_marked(
 def test_a_job_whose_model_is_gone_and_no_route_wants_any_more_is_told(
     service: Engine, dicomai: Dicomai
 ) -> None:
-    worker = Worker(
-        name="here:1:cpu",
-        host="here",
-        device="cpu",
-        kinds=("analyse",),
-        models=("chest-ct-lungs", "chest-ct-nodules", "chest-xray-nodule"),
-        started_at=now(),
-        beat_at=now(),
-    )
+    worker = working("chest-ct-lungs", "chest-ct-nodules", "chest-xray-nodule", beat_at=now())
     with writing(service) as connection:
         hosts.note_worker(connection, worker)
     assert "No worker is there" not in dicomai("status").out

@@ -23,7 +23,7 @@ from dicomai.imaging.geometry import Plane
 from dicomai.results.encode import encode, written
 from dicomai.results.gate import GateError, check
 from dicomai.results.gate.voxels import check_voxels
-from dicomai.results.provenance import job_of
+from dicomai.results.job import job_of
 from dicomai.results.seg import drawn, encode_segs
 
 FORMS = ("SEG", "SEG:ALL-FRAMES", "SEG:FRACTIONAL", "SEG:LABELMAP")
