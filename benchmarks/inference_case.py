@@ -24,7 +24,7 @@ from dicomai.models import trust
 from dicomai.models.package import Package
 from dicomai.models.runtimes.networks import build
 from dicomai.service.received import Reading, read_object
-from dicomai.store import analyses, archive, instances, studies
+from dicomai.store import analyses, archive, arrivals, decisions, instances, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import InstanceRow
 from dicomai.store.job import JobId, JobInput, JobRoute, NewAnalysis
@@ -265,7 +265,7 @@ def archived(engine: Engine, data: Path, files: Sequence[Path], patient: str) ->
     uid = StudyInstanceUID(rows[0].study_instance_uid)
     with writing(engine) as connection:
         for row in rows:
-            arrival = studies.Arrival(
+            arrival = arrivals.Arrival(
                 study_instance_uid=uid,
                 node="CT1",
                 received_at=row.received_at,
@@ -273,9 +273,9 @@ def archived(engine: Engine, data: Path, files: Sequence[Path], patient: str) ->
                 accession_number="",
                 study_date="20260301",
             )
-            studies.note_arrival(connection, arrival)
+            arrivals.note_arrival(connection, arrival)
             instances.add(connection, row, now())
-        studies.set_decided(connection, uid, "Whole.", now())
+        decisions.set_decided(connection, uid, "Whole.", now())
         studies.set_patient_key(connection, uid, IdentityKey(patient))
     return uid
 

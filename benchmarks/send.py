@@ -43,12 +43,12 @@ from dicomai.roles import logs
 from dicomai.service.attempt import Worker
 from dicomai.service.deliver import Deliverer
 from dicomai.settings import load
-from dicomai.store import analyses, archive, claims, studies
+from dicomai.store import analyses, archive, arrivals, claims, studies
+from dicomai.store.arrivals import Arrival
 from dicomai.store.engine import open_engine, writing
 from dicomai.store.instances import InstanceRow
 from dicomai.store.job import JobRoute, NewAnalysis
 from dicomai.store.migrate import upgrade
-from dicomai.store.studies import Arrival
 
 # As on the receiving side of the figures that are often quoted for DCMTK.
 TUNED = {"TCP_NODELAY": "1", "TCP_BUFFER_LENGTH": "1048576"}
@@ -165,7 +165,7 @@ def delivery(folder: Path, port: int, files: list[Path]) -> Iterator[Callable[[]
             study_instance_uid=study, node="PEER", received_at=now(), quiet_until=now(),
             accession_number="", study_date="",
         )  # fmt: skip
-        studies.note_arrival(connection, arrival)
+        arrivals.note_arrival(connection, arrival)
         studies.set_patient_key(connection, study, IdentityKey("P"))
         wanted = NewAnalysis(
             study_instance_uid=study, patient_key=IdentityKey("P"), model="m", package_sha256="",

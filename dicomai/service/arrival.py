@@ -17,14 +17,24 @@ from dicomai.routing.completeness import Quiet, Wait, after_object
 from dicomai.service.decide import hold_sentence, shared_sentence
 from dicomai.service.received import ReceivedObject
 from dicomai.spool.entries import AssociationFacts, Entry
-from dicomai.store import associations, events, instances, retrievals, series, studies
+from dicomai.store import (
+    arrivals,
+    associations,
+    decisions,
+    events,
+    instances,
+    retrievals,
+    series,
+    studies,
+)
+from dicomai.store.arrivals import Arrival
 from dicomai.store.associations import Association
 from dicomai.store.events import JsonValue
 from dicomai.store.instances import Added, InstanceRow
 from dicomai.store.job import JobId
 from dicomai.store.series import SeriesIdentity
 from dicomai.store.states import Origin
-from dicomai.store.studies import Arrival, Study
+from dicomai.store.studies import Study
 
 _WORDS: Final = {
     "new": "came from {sender}.",
@@ -139,7 +149,7 @@ def _note_quiet(connection: Connection, node: Node, arrived: Sequence[Arrived]) 
     """Note the arrival of the first and the last of them, and move the quiet time."""
     wait = wait_of(node)
     for each in (arrived[0], arrived[-1]):
-        study = studies.note_arrival(connection, arrival_of(each, node, each.received_at))
+        study = arrivals.note_arrival(connection, arrival_of(each, node, each.received_at))
     facts = arrived[0].entry.association
     released_before = any(
         other.node == node.name and other.release == "released" and other.id != facts.id
@@ -152,7 +162,7 @@ def _note_quiet(connection: Connection, node: Node, arrived: Sequence[Arrived]) 
         released_before=released_before,
     )
     if quiet.full != study.full_quiet:
-        studies.set_quiet(connection, study.study_instance_uid, quiet.until, full_quiet=quiet.full)
+        arrivals.set_quiet(connection, study.study_instance_uid, quiet.until, full_quiet=quiet.full)
     return study
 
 
@@ -223,7 +233,7 @@ def _judge(connection: Connection, study: Study, now: Instant) -> None:
     uid = study.study_instance_uid
     verdict = judge(each.identity for each in series.identities(connection, uid))
     if not isinstance(verdict, Agreed):
-        studies.hold(connection, uid, hold_sentence(uid, verdict), now)
+        decisions.hold(connection, uid, hold_sentence(uid, verdict), now)
     elif verdict.key != study.patient_key:
         # Of images that retention deleted the results are left, and know whose they were.
         made = series.results_of(connection, uid)
@@ -232,7 +242,7 @@ def _judge(connection: Connection, study: Study, now: Instant) -> None:
                 keys=series.keys(connection, uid),
                 because=f"what came is of {verdict.key}, and results of {', '.join(made)} are here",
             )
-            studies.hold(connection, uid, hold_sentence(uid, others), now)
+            decisions.hold(connection, uid, hold_sentence(uid, others), now)
         else:
             studies.set_patient_key(connection, uid, verdict.key)
 
@@ -258,7 +268,7 @@ def _hold_shared(
         studies.lock(connection, uid)
         keys = series.keys(connection, uid)
         sentence = shared_sentence(uid, elsewhere, next(iter(shared.values())), keys)
-        studies.hold(connection, uid, sentence, now)
+        decisions.hold(connection, uid, sentence, now)
 
 
 def _tell(

@@ -22,7 +22,7 @@ from dicomai.service.decide import wanted_by
 from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
 from dicomai.settings import Settings
-from dicomai.store import counts, events, steps, studies
+from dicomai.store import arrivals, counts, events, steps, studies
 from dicomai.store.counts import SeriesCount
 from dicomai.store.engine import reading, writing
 from dicomai.store.studies import Study
@@ -114,7 +114,7 @@ class Counter:
         floor = Instant(study.last_object_at + seconds(node.floor_s))
         if floor >= study.quiet_until:
             return False
-        studies.set_quiet(connection, study.study_instance_uid, floor, full_quiet=False)
+        arrivals.set_quiet(connection, study.study_instance_uid, floor, full_quiet=False)
         return True
 
     def _is_due(self, study: Study, node: Node) -> bool:

@@ -29,6 +29,7 @@ from dicomai.store import (
     associations,
     clocks,
     counts,
+    decisions,
     events,
     hosts,
     jobs,
@@ -54,7 +55,7 @@ def are_due(engine: Engine, patience: Microseconds, now: Instant) -> bool:
     """Tell whether there is a study that `decide_due` has something to do with."""
     with reading(engine) as connection:
         return bool(
-            studies.due(connection, now, limit=1)
+            decisions.due(connection, now, limit=1)
             or clocks.ahead(connection, _longest(patience), now)
         )
 
@@ -69,7 +70,7 @@ def decide_due(engine: Engine, rules: Rules, now: Instant) -> dict[StudyInstance
             if study is not None and study.status == "open":
                 clocks.set_back(connection, study, now)
     with reading(engine) as connection:
-        due = studies.due(connection, now)
+        due = decisions.due(connection, now)
     return {study: _decided(engine, study, rules, now) for study in due}
 
 
@@ -93,7 +94,7 @@ def _decided(engine: Engine, uid: StudyInstanceUID, rules: Rules, now: Instant) 
         )
         with writing(engine) as connection:
             studies.lock(connection, uid)
-            studies.postpone(connection, uid, because, Instant(now + _AFTER_DEFECT), now)
+            decisions.postpone(connection, uid, because, Instant(now + _AFTER_DEFECT), now)
         return "defect"
 
 
@@ -112,7 +113,7 @@ def decide_study(engine: Engine, uid: StudyInstanceUID, rules: Rules, now: Insta
         if study.accepted_key is None:
             verdict = judge(each.identity for each in series.identities(connection, uid))
             if isinstance(verdict, Ambiguous):
-                studies.hold(connection, uid, hold_sentence(uid, verdict), now)
+                decisions.hold(connection, uid, hold_sentence(uid, verdict), now)
                 return "held"
         return _decide_open(connection, study, rules, now)
 
@@ -146,7 +147,7 @@ def decide_again(engine: Engine, uid: StudyInstanceUID, now: Instant) -> None:
                 subject=uid,
             )
         retrievals.welcome(connection, uid)
-        studies.reopen(connection, uid, now)
+        decisions.reopen(connection, uid, now)
 
 
 def accept(
@@ -185,8 +186,8 @@ def accept(
             )
         if changed:  # jobs of the patient before are parked, and stay so
             because = f"A person accepted {study.accepted_key} for this study, and now another key."
-            studies.hold(connection, uid, because, now)
-        studies.release(connection, uid, key, now)
+            decisions.hold(connection, uid, because, now)
+        decisions.release(connection, uid, key, now)
         return tuple(_left_as_anothers(connection, uid, key, now))
 
 
@@ -253,7 +254,7 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
     decision = decide_whole(arrived, known, patience=rules.patience, now=now)
     if isinstance(decision, NotYet):
         because = None if decision.ordinary else decision.because
-        studies.postpone(connection, uid, because, decision.again_at, now)
+        decisions.postpone(connection, uid, because, decision.again_at, now)
         return "not yet"
     if study.accepted_key is None and _hold_shared(connection, uid, now):
         return "held"
@@ -262,7 +263,7 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
         events.record(connection, uid, "series left out", sentence, {}, now)
     applied = _apply(connection, seen, arrived, rules, now)
     series.mark_decided(connection, uid, [each.series_instance_uid for each in listed], now)
-    studies.set_decided(connection, uid, f"{decision.because} {applied}", now)
+    decisions.set_decided(connection, uid, f"{decision.because} {applied}", now)
     return "decided"
 
 
@@ -279,7 +280,7 @@ def _hold_shared(connection: Connection, uid: StudyInstanceUID, now: Instant) ->
             study = studies.lock(connection, held)
             if study is not None and study.status != "held" and study.accepted_key is None:
                 sentence = shared_sentence(held, elsewhere, sop, series.keys(connection, held))
-                studies.hold(connection, held, sentence, now)
+                decisions.hold(connection, held, sentence, now)
     return True
 
 

@@ -30,10 +30,10 @@ from dicomai.spool.entries import AssociationId, End, Entry
 from dicomai.spool.folder import free_bytes
 from dicomai.spool.names import Names
 from dicomai.spool.part import sync_bytes
-from dicomai.store import archive, associations, studies
+from dicomai.store import archive, arrivals, associations, studies
+from dicomai.store.arrivals import StudyGoing
 from dicomai.store.engine import Unstorable, writing
 from dicomai.store.instances import Added
-from dicomai.store.studies import StudyGoing
 
 log = structlog.get_logger(__name__)
 
@@ -334,7 +334,7 @@ def _note_end(connection: Connection, config: Ingest, association: AssociationId
             )
             quiet = after_release(quiet, wait_of(node), end.at, alone=alone, released_before=before)
         # Whatever it says, the study is looked at again: one veto less.
-        studies.set_quiet(connection, uid, quiet.until, full_quiet=quiet.full)
+        arrivals.set_quiet(connection, uid, quiet.until, full_quiet=quiet.full)
 
 
 def _publish(this: Pass) -> None:

@@ -41,6 +41,8 @@ from dicomai.spool.names import Names
 from dicomai.spool.part import sync_bytes
 from dicomai.store import (
     archive,
+    arrivals,
+    decisions,
     events,
     hosts,
     instances,
@@ -48,12 +50,13 @@ from dicomai.store import (
     series,
     studies,
 )
+from dicomai.store.arrivals import StudyGoing
 from dicomai.store.engine import Unstorable, reading, writing
 from dicomai.store.events import JsonValue
 from dicomai.store.hosts import Sign
 from dicomai.store.instances import Added
 from dicomai.store.job import UNKNOWN
-from dicomai.store.studies import Study, StudyGoing
+from dicomai.store.studies import Study
 
 _UNDECIDED: Final = "no route was looked at. To have them look at it: dicomai study {} --decide"
 _COMING: Final = (
@@ -344,9 +347,9 @@ def _note(
 ) -> tuple[Added, ...]:
     """Put objects of one study into the catalogue, in the order in which they came."""
     first, last = stored[0], stored[-1]
-    studies.note_arrival(connection, arrival_of(first, config.node, first.received_at))
+    arrivals.note_arrival(connection, arrival_of(first, config.node, first.received_at))
     # Retention counts from now: what kept it here until today, as a promise, is not known any more.
-    study = studies.note_arrival(connection, arrival_of(last, config.node, now))
+    study = arrivals.note_arrival(connection, arrival_of(last, config.node, now))
     added = note_stored(connection, config.node, study, stored, now)
     for each, result in zip(stored, added, strict=True):
         if result.outcome == "version":
@@ -379,7 +382,7 @@ def _settle(
         series.mark_decided(connection, uid, changed, now)
         said = before.decision if before is not None else ""
         because = said if decision in said else f"{said} {decision}".strip()
-        studies.count_as_decided(connection, uid, because, now)
+        decisions.count_as_decided(connection, uid, because, now)
     sops = [each.read.identifiers.sop_instance_uid for each in stored]
     text = f"{counted(sops)} rebuilt from the archive, as sent by {config.node.name}: {what}"
     data: dict[str, JsonValue] = {

@@ -14,7 +14,7 @@ from dicomai.routing.route import Route
 from dicomai.service.applied import applied, unmatched_sentence
 from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
-from dicomai.store import events, studies, waiting_routes
+from dicomai.store import decisions, events, studies, waiting_routes
 from dicomai.store.engine import writing
 from dicomai.store.waiting_routes import WaitingRoute
 
@@ -72,5 +72,5 @@ def _taken_up(
             if isinstance(outcome, Unmatched)
             else f"Route {route.name} wants it."
         )
-    studies.amend_decision(connection, study, waiting.because, became)
+    decisions.amend_decision(connection, study, waiting.because, became)
     return True

@@ -11,10 +11,10 @@ from sqlalchemy import Connection, delete, exists, insert, literal_column, selec
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.store import schema, studies
+from dicomai.store.arrivals import StudyGoing
 from dicomai.store.job import Job, JobId, NewAnalysis, job_of
 from dicomai.store.jobs import existing, tell
 from dicomai.store.moves import move
-from dicomai.store.studies import StudyGoing
 
 jobs = schema.jobs
 

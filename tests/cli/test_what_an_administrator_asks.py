@@ -16,7 +16,7 @@ from dicomai.dicom.dates import Instant, as_datetime, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import ErrorKind
-from dicomai.store import claims, hosts, instances, jobs, nodes, series, studies
+from dicomai.store import claims, decisions, hosts, instances, jobs, nodes, series, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
 from dicomai.store.job import JobId
@@ -298,7 +298,7 @@ def test_a_held_study_without_a_key_is_not_told_to_accept_one(
 ) -> None:
     arrive(service, UID)
     with writing(service) as connection:
-        studies.hold(connection, StudyInstanceUID(UID), "Several Patient IDs in one object.", NOW)
+        decisions.hold(connection, StudyInstanceUID(UID), "Several Patient IDs in one object.", NOW)
     shown = dicomai("study", UID).out
     assert "Several Patient IDs" in shown
     assert "--accept" not in shown
@@ -421,7 +421,7 @@ def test_a_held_study_is_released_for_one_of_its_patients(
                     sex="",
                 ),
             )
-        studies.hold(connection, uid, "Two patients under one Study Instance UID.", NOW)
+        decisions.hold(connection, uid, "Two patients under one Study Instance UID.", NOW)
     assert "Two patients" in dicomai("status").out
     assert "777" in dicomai("study", UID).out
     wrong = dicomai("study", UID, "--accept", "999")
@@ -454,7 +454,7 @@ def test_routes_are_had_look_at_a_study_again(
 ) -> None:
     arrive(service, UID)
     with writing(service) as connection:
-        studies.set_decided(connection, StudyInstanceUID(UID), "There is no route.", NOW)
+        decisions.set_decided(connection, StudyInstanceUID(UID), "There is no route.", NOW)
     answer = dicomai("study", UID, "--decide")
     assert answer.code == 0
     assert answer.out.endswith(f"What they make of it: dicomai study {UID}\n")

@@ -32,6 +32,7 @@ from dicomai.spool import entries
 from dicomai.store import (
     analyses,
     claims,
+    decisions,
     deliveries,
     hosts,
     instances,
@@ -173,7 +174,7 @@ def test_a_decision_that_was_put_off_while_the_clock_was_ahead_is_taken(
     with writing(hospital.engine) as connection:
         study = StudyInstanceUID("1.2.3")
         tomorrow = Instant(hospital.clock + seconds(86400))
-        studies.postpone(connection, study, "The host is behind.", tomorrow, tomorrow)
+        decisions.postpone(connection, study, "The host is behind.", tomorrow, tomorrow)
     hospital.later(61)
     hospital.ingest()
     decide_due(hospital.engine, hospital.rules, hospital.clock)
@@ -1203,7 +1204,7 @@ def test_no_route_looks_again_at_a_study_that_is_held_or_going(
     hospital.send(*_chest(make_ct))
     hospital.ingest_and_decide()
     with writing(hospital.engine) as connection:
-        studies.hold(connection, STUDY, "Two patients.", hospital.clock)
+        decisions.hold(connection, STUDY, "Two patients.", hospital.clock)
     with pytest.raises(InputError, match="is held, so no route may look at it"):
         decide_again(hospital.engine, STUDY, hospital.clock)
     received = Candidate(study_instance_uid=STUDY, origins=("received",))

@@ -31,7 +31,7 @@ from dicomai.service import spool_pass
 from dicomai.service.received import Reading, ReceivedObject
 from dicomai.service.setting_aside import UNREADABLE
 from dicomai.spool import names, quarantine, reader
-from dicomai.store import associations, events, hosts, retention, schema, studies
+from dicomai.store import associations, decisions, events, hosts, retention, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate
 
@@ -572,7 +572,7 @@ def test_a_study_that_is_being_deleted_waits_in_the_spool(
         study_instance_uid=StudyInstanceUID("1.2.3"), origins=("received", "retrieved")
     )
     with writing(hospital.engine) as connection:
-        studies.set_decided(connection, candidate.study_instance_uid, "", hospital.clock)
+        decisions.set_decided(connection, candidate.study_instance_uid, "", hospital.clock)
         assert retention.begin(connection, candidate, hospital.clock, hospital.clock)
     hospital.send(make_ct(number=2), make_ct(study="1.2.4", series="1.2.4.1"))
 

@@ -27,7 +27,17 @@ from dicomai.net.node import Node
 from dicomai.service import overview
 from dicomai.service.promise import Keeper
 from dicomai.spool import reader
-from dicomai.store import events, hosts, instances, pauses, promises, retention, schema, studies
+from dicomai.store import (
+    decisions,
+    events,
+    hosts,
+    instances,
+    pauses,
+    promises,
+    retention,
+    schema,
+    studies,
+)
 from dicomai.store.engine import reading, writing
 from dicomai.store.promises import PromiseId
 from dicomai.store.retention import Keep
@@ -365,7 +375,7 @@ def test_what_was_promised_outlives_retention_and_a_full_disk_for_its_time(
     data = here.settings.folders.data
     nothing = Keep(received=Microseconds(0), produced=Microseconds(0), jobs=Microseconds(0))
     with writing(here.engine) as connection:
-        studies.set_decided(connection, uid, "Whole.", now())
+        decisions.set_decided(connection, uid, "Whole.", now())
         until = promises.kept_until(connection, uid)
     assert until is not None
     assert 364 * DAY < until - now() <= 365 * DAY
@@ -373,7 +383,7 @@ def test_what_was_promised_outlives_retention_and_a_full_disk_for_its_time(
     assert retention.delete_expired(here.engine, data, nothing, soon) == 0
     here.put(*sorted((study_files / mueller.accession).iterdir()))
     with writing(here.engine) as connection:
-        studies.set_decided(connection, StudyInstanceUID(mueller.uid), "Whole.", now())
+        decisions.set_decided(connection, StudyInstanceUID(mueller.uid), "Whole.", now())
     assert retention.make_room(here.engine, data, 2**62, soon) == 1  # the younger one
     with reading(here.engine) as connection:
         assert studies.get(connection, uid) is not None

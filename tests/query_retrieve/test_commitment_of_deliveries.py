@@ -37,6 +37,7 @@ from dicomai.store import (
     archive,
     claims,
     commitments,
+    decisions,
     deliveries,
     events,
     instances,
@@ -629,11 +630,11 @@ def test_a_study_that_is_held_meanwhile_goes_on_to_wait(
     due_at = delivery(here, analysis).due_at
     uid = StudyInstanceUID(doe.uid)
     with writing(here.engine) as connection:
-        studies.hold(connection, uid, "Two patients.", now())
+        decisions.hold(connection, uid, "Two patients.", now())
     assert delivery(here, analysis).state == "held"
     with writing(here.engine) as connection:
         key = delivery(here, analysis).patient_key
-        studies.release(connection, uid, key, now())
+        decisions.release(connection, uid, key, now())
     assert deliver(here)
     job = delivery(here, analysis)
     assert (job.state, job.waiting_for, job.due_at) == ("waiting", "commitment", due_at)

@@ -27,7 +27,7 @@ from dicomai.service.deliver import Deliverer, is_other_issuer
 from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
 from dicomai.settings import TlsSettings
-from dicomai.store import deliveries, events, jobs, nodes, pauses, studies
+from dicomai.store import decisions, deliveries, events, jobs, nodes, pauses
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job, JobId
 from tests.conftest import Authority, StorePeer
@@ -515,7 +515,7 @@ def test_a_study_that_is_held_is_not_delivered(
     def hold(stage: str, job: Job) -> None:
         if stage == "compare":
             with writing(ward.engine) as connection:
-                studies.hold(connection, job.study_instance_uid, "Two patients.", now())
+                decisions.hold(connection, job.study_instance_uid, "Two patients.", now())
 
     worker = replace(ward.worker(), observe=hold)
     Deliverer(settings=ward.settings, worker=worker).work_once()

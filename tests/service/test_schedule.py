@@ -16,7 +16,7 @@ from dicomai.errors import TransientError
 from dicomai.roles import schedule
 from dicomai.routing.route import Route
 from dicomai.spool.entries import Writer, opened
-from dicomai.store import schema, studies, waiting_routes
+from dicomai.store import decisions, schema, studies, waiting_routes
 from dicomai.store.engine import reading, writing
 from dicomai.store.waiting_routes import WaitingRoute
 
@@ -56,7 +56,7 @@ def test_routes_that_waited_hold_up_no_decision(
     settings = replace(ward.settings, routes=(Route(name="all", model="bodies"),))
     waits, arrives = (StudyInstanceUID(ward.study(patient)) for patient in ("P1", "P2"))
     with writing(ward.engine) as connection:
-        studies.set_decided(connection, waits, "Whole.", now())
+        decisions.set_decided(connection, waits, "Whole.", now())
         waiting = WaitingRoute(study_instance_uid=waits, route="all", because="No weights.")
         waiting_routes.add(connection, waiting, now())
         connection.execute(

@@ -29,7 +29,7 @@ from dicomai.models import model_toml, trust
 from dicomai.models import package as packages
 from dicomai.models.runtimes.networks import build
 from dicomai.service.supervise import Supervisor
-from dicomai.store import analyses, instances, lacking, schema, studies
+from dicomai.store import analyses, decisions, instances, lacking, schema, studies
 from dicomai.store.engine import writing
 from dicomai.store.job import Job, JobId, JobInput, JobRoute, NewAnalysis
 
@@ -209,7 +209,7 @@ def test_a_prior_that_is_doubted_meanwhile_holds_the_result(
         if stage == "encode":
             with writing(ward.engine) as connection:
                 studies.lock(connection, StudyInstanceUID(prior))
-                studies.hold(connection, StudyInstanceUID(prior), "Two patients.", now())
+                decisions.hold(connection, StudyInstanceUID(prior), "Two patients.", now())
 
     held = worked(ward, runner, job, observe=doubt)
     assert (held.state, held.held_by) == ("held", "identity")

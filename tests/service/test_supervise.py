@@ -28,7 +28,7 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DiskFull
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.service.supervise import STAGES, Supervisor
-from dicomai.store import instances, jobs, studies
+from dicomai.store import decisions, instances, jobs, studies
 from dicomai.store.engine import writing
 from dicomai.store.instances import InstanceRow
 from dicomai.store.job import Job
@@ -219,7 +219,7 @@ def test_a_cancelled_job_writes_nothing_and_its_runner_is_stopped(
 
 
 def hold(connection: Connection, study: StudyInstanceUID) -> None:
-    studies.hold(connection, study, "Two patients.", now())
+    decisions.hold(connection, study, "Two patients.", now())
 
 
 def change_patient(connection: Connection, study: StudyInstanceUID) -> None:

@@ -21,7 +21,7 @@ from dicomai.net.node import Node
 from dicomai.service.attempt import Observe, Worker
 from dicomai.service.received import Reading, read_object
 from dicomai.settings import Settings, load
-from dicomai.store import analyses, archive, instances, jobs, studies
+from dicomai.store import analyses, archive, arrivals, decisions, instances, jobs, studies
 from dicomai.store.engine import file_of, open_engine, reading, writing
 from dicomai.store.instances import Instance, InstanceRow
 from dicomai.store.job import Job, JobId, JobInput, JobRoute, NewAnalysis
@@ -70,9 +70,9 @@ class Ward:
                 attributes=found.attributes,
             )
             with writing(self.engine) as connection:
-                studies.note_arrival(
+                arrivals.note_arrival(
                     connection,
-                    studies.Arrival(
+                    arrivals.Arrival(
                         study_instance_uid=uids.study_instance_uid,
                         node="CT1",
                         received_at=row.received_at,
@@ -83,7 +83,7 @@ class Ward:
                 )
                 instances.add(connection, row, now())
         with writing(self.engine) as connection:
-            studies.set_decided(connection, StudyInstanceUID(uid), "Whole.", now())
+            decisions.set_decided(connection, StudyInstanceUID(uid), "Whole.", now())
             studies.set_patient_key(connection, StudyInstanceUID(uid), IdentityKey(key or patient))
         return uid
 

@@ -16,7 +16,8 @@ from dicomai.dicom.uid import (
     StudyInstanceUID,
     TransferSyntaxUID,
 )
-from dicomai.store import analyses, claims, instances, jobs, studies
+from dicomai.store import analyses, arrivals, claims, instances, jobs, studies
+from dicomai.store.arrivals import Arrival
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Added, InstanceRow
 from dicomai.store.job import (
@@ -29,7 +30,6 @@ from dicomai.store.job import (
     JobRoute,
     NewAnalysis,
 )
-from dicomai.store.studies import Arrival
 
 NOW = Instant(1_800_000_000_000_000)
 PATIENT = IdentityKey("12345@HOSPITAL")
@@ -80,7 +80,7 @@ def arrive(
     """Take a study of one patient into the catalogue."""
     uid = StudyInstanceUID(study)
     with writing(engine) as connection:
-        studies.note_arrival(
+        arrivals.note_arrival(
             connection,
             Arrival(
                 study_instance_uid=uid,

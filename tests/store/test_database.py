@@ -29,6 +29,7 @@ from dicomai.store import (
     backfills,
     claims,
     clocks,
+    decisions,
     hosts,
     jobs,
     lacking,
@@ -87,7 +88,7 @@ def test_an_exception_rolls_back(engine: Engine) -> None:
         pass
 
     def half(connection: Connection) -> None:
-        studies.hold(connection, StudyInstanceUID("1.2.3"), "Why.", NOW)
+        decisions.hold(connection, StudyInstanceUID("1.2.3"), "Why.", NOW)
         raise Trouble
 
     arrive(engine)
@@ -266,7 +267,7 @@ QUERIES = {
     "claim": lambda c: claims.claim(c, "w", ("analyse",), ("lungs",), NOW),
     "claim a delivery": lambda c: claims.claim(c, "w", ("deliver",), (), NOW),
     "promote": lambda c: jobs.promote_due(c, Instant(NOW + 100)),
-    "due": lambda c: studies.due(c, Instant(NOW + 100)),
+    "due": lambda c: decisions.due(c, Instant(NOW + 100)),
     "ahead": lambda c: clocks.ahead(c, seconds(900), NOW),
     "leases": lambda c: LeaseObserver(60.0).observe(c, 0.0),
     "jobs of a study": lambda c: jobs.of_study(c, StudyInstanceUID("1.2.7")),

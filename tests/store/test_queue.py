@@ -20,6 +20,7 @@ from dicomai.store import (
     analyses,
     backfills,
     claims,
+    decisions,
     deliveries,
     events,
     jobs,
@@ -30,7 +31,6 @@ from dicomai.store import (
     retention,
     retrievals,
     schema,
-    studies,
     withdrawals,
 )
 from dicomai.store.backfills import NewBackfill
@@ -296,7 +296,7 @@ def test_nothing_is_tried_again_while_its_study_is_deleted(engine: Engine) -> No
     )
     with writing(engine) as connection:
         jobs.fail(connection, held, "input", "Bad.", "load", "1.2.3", NOW)
-        studies.set_decided(connection, candidate.study_instance_uid, "", NOW)
+        decisions.set_decided(connection, candidate.study_instance_uid, "", NOW)
         assert retention.begin(connection, candidate, NOW, NOW)
         with pytest.raises(jobs.NotNow, match="deleted by retention"):
             jobs.retry(connection, held.job_id, NOW)

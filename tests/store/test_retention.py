@@ -17,6 +17,7 @@ from dicomai.errors import InputError
 from dicomai.store import (
     archive,
     claims,
+    decisions,
     deliveries,
     events,
     instances,
@@ -27,10 +28,10 @@ from dicomai.store import (
     studies,
     waiting_routes,
 )
+from dicomai.store.arrivals import StudyGoing
 from dicomai.store.deliveries import DeliveryObject
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Keep
-from dicomai.store.studies import StudyGoing
 from dicomai.store.waiting_routes import WaitingRoute
 
 STUDY = StudyInstanceUID("1.2.3")
@@ -42,7 +43,7 @@ MUCH_LATER = Instant(NOW + 366 * DAY)
 
 def decided(engine: Engine, study: str = "1.2.3") -> None:
     with writing(engine) as connection:
-        studies.set_decided(connection, StudyInstanceUID(study), "Whole.", NOW)
+        decisions.set_decided(connection, StudyInstanceUID(study), "Whole.", NOW)
 
 
 def with_files(engine: Engine, data: Path, study: str = "1.2.3") -> list[Path]:
@@ -144,7 +145,7 @@ def test_a_study_that_is_held_goes_though_a_route_had_waited_for_it(
     waiting = WaitingRoute(study_instance_uid=STUDY, route="x-ray", because="No weights.")
     with writing(engine) as connection:
         waiting_routes.add(connection, waiting, NOW)
-        studies.hold(connection, STUDY, "Two patients.", NOW)
+        decisions.hold(connection, STUDY, "Two patients.", NOW)
         assert not waiting_routes.due(connection, (), LATER)
     assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 1
 

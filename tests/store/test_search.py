@@ -13,7 +13,16 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.matching import key
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.store import instances, jobs, retention, schema, search, studies, withdrawals
+from dicomai.store import (
+    decisions,
+    instances,
+    jobs,
+    retention,
+    schema,
+    search,
+    studies,
+    withdrawals,
+)
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
 
@@ -170,10 +179,10 @@ def test_results_of_a_study_that_is_held_or_anothers_are_kept_back(
     done = analysed(engine, "1.2.3", "f1")
     study = StudyInstanceUID("1.2.3")
     with writing(engine) as connection:
-        studies.hold(connection, study, "Whose is it?", NOW)
+        decisions.hold(connection, study, "Whose is it?", NOW)
     assert shown() == set()
     with writing(engine) as connection:
-        studies.release(connection, study, PATIENT, NOW)
+        decisions.release(connection, study, PATIENT, NOW)
     assert shown() == {done}
     with writing(engine) as connection:
         studies.set_patient_key(connection, study, IdentityKey("OTHER"))

@@ -16,6 +16,7 @@ from dicomai.store import (
     analyses,
     associations,
     claims,
+    decisions,
     deliveries,
     events,
     hosts,
@@ -45,13 +46,13 @@ OTHER = IdentityKey("99999@HOSPITAL")
 def hold(engine: Engine) -> None:
     with writing(engine) as connection:
         studies.lock(connection, STUDY)
-        studies.hold(connection, STUDY, "Its objects belong to 2 patients.", NOW)
+        decisions.hold(connection, STUDY, "Its objects belong to 2 patients.", NOW)
 
 
 def release(engine: Engine, key: IdentityKey = PATIENT) -> None:
     with writing(engine) as connection:
         studies.lock(connection, STUDY)
-        studies.release(connection, STUDY, key, NOW)
+        decisions.release(connection, STUDY, key, NOW)
 
 
 def result(study: str = "1.2.3") -> tuple[instances.InstanceRow, ...]:
@@ -374,11 +375,11 @@ def test_what_arrives_opens_a_decided_study_and_moves_its_quiet(engine: Engine) 
     arrive(engine)
     quiet = Instant(NOW + seconds(60))
     with writing(engine) as connection:
-        assert not studies.due(connection, Instant(quiet - 1))
-        assert studies.due(connection, quiet) == (STUDY,)
-        studies.set_decided(connection, STUDY, "Whole.", quiet)
+        assert not decisions.due(connection, Instant(quiet - 1))
+        assert decisions.due(connection, quiet) == (STUDY,)
+        decisions.set_decided(connection, STUDY, "Whole.", quiet)
         series.mark_decided(connection, STUDY, [SeriesInstanceUID("1.2.3.1")], quiet)
-        assert not studies.due(connection, Instant(quiet + seconds(1e6)))
+        assert not decisions.due(connection, Instant(quiet + seconds(1e6)))
     # The same bytes again change nothing.
     arrive(engine, received_at=Instant(quiet + 1))
     with reading(engine) as connection:
@@ -404,9 +405,9 @@ def test_a_reason_to_wait_is_told_once(engine: Engine) -> None:
     with writing(engine) as connection:
         for step in range(3):
             until = Instant(NOW + seconds(60 + step))
-            studies.postpone(connection, STUDY, "Slices are missing.", until, NOW)
+            decisions.postpone(connection, STUDY, "Slices are missing.", until, NOW)
         assert len(events.story(connection, STUDY)) == 1
-        assert not studies.due(connection, Instant(NOW + seconds(61)))
+        assert not decisions.due(connection, Instant(NOW + seconds(61)))
 
 
 def test_a_row_from_before_patient_and_order_counted_tells_versions_apart(engine: Engine) -> None:
@@ -486,7 +487,7 @@ def test_studies_are_listed_by_state_by_time_and_by_what_they_lack(engine: Engin
     add(engine, wanted("1.2.4"))
     finish(engine, claimed(engine).held, (instance("1.2.4", "1.2.4.9", file="sr"),))
     with writing(engine) as connection:
-        studies.set_decided(connection, StudyInstanceUID("1.2.5"), "Whole.", NOW)
+        decisions.set_decided(connection, StudyInstanceUID("1.2.5"), "Whole.", NOW)
 
     assert listed() == ["1.2.5", "1.2.4", "1.2.3"]
     assert listed("decided") == ["1.2.5"]
@@ -620,7 +621,7 @@ def test_what_belongs_to_no_study_any_more_is_forgotten_in_time(engine: Engine) 
     arrive(engine, "1.2.4")
     candidate = Candidate(study_instance_uid=STUDY, origins=("received",))
     with writing(engine) as connection:
-        studies.set_decided(connection, STUDY, "Whole.", NOW)
+        decisions.set_decided(connection, STUDY, "Whole.", NOW)
         assert retention.begin(connection, candidate, NOW, NOW)
         assert retention.complete(connection, candidate, NOW)
         assert retention.prune_rest(connection, NOW) == 0
@@ -656,8 +657,8 @@ def test_of_the_arriving_studies_those_come_first_that_are_decided_next(engine: 
     for number in (2, 1, 3):
         arrive(engine, f"1.2.{number}", received_at=Instant(NOW + number))
     with writing(engine) as connection:
-        studies.set_decided(connection, StudyInstanceUID("1.2.1"), "Whole.", NOW)
-        studies.postpone(connection, StudyInstanceUID("1.2.3"), None, Instant(NOW + 10**9), NOW)
+        decisions.set_decided(connection, StudyInstanceUID("1.2.1"), "Whole.", NOW)
+        decisions.postpone(connection, StudyInstanceUID("1.2.3"), None, Instant(NOW + 10**9), NOW)
         found = studies.arriving(connection, 9)
         assert len(studies.arriving(connection, 1)) == 1
     assert [each.study_instance_uid for each in found] == ["1.2.2", "1.2.3"]

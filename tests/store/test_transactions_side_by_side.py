@@ -20,18 +20,19 @@ from dicomai.store import (
     analyses,
     backfills,
     claims,
+    decisions,
     deliveries,
     jobs,
     retention,
     retrievals,
     studies,
 )
+from dicomai.store.arrivals import StudyGoing
 from dicomai.store.backfills import NewBackfill
 from dicomai.store.engine import reading, writing
 from dicomai.store.jobs import NotNow
 from dicomai.store.retention import Candidate
 from dicomai.store.retrievals import NewRetrieval
-from dicomai.store.studies import StudyGoing
 
 pytestmark = pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 
@@ -66,7 +67,7 @@ def candidate(engine: Engine, study: str) -> Candidate:
     """Have a study decided, so that retention may delete it."""
     uid = StudyInstanceUID(study)
     with writing(engine) as connection:
-        studies.set_decided(connection, uid, "Whole.", NOW)
+        decisions.set_decided(connection, uid, "Whole.", NOW)
     return Candidate(study_instance_uid=uid, origins=("received",))
 
 
