@@ -36,6 +36,7 @@ from dicomai.training.evaluation import (
     unseen_scan,
 )
 from dicomai.training.losses import dice_and_binary_cross_entropy, dice_and_cross_entropy
+from dicomai.training.recipes import RECIPES
 from dicomai.training.samples import (
     Sample,
     in_turns,
@@ -126,7 +127,7 @@ def test_as_many_patients_are_drawn_as_the_cards_say() -> None:
             pass
         return next(numbers)
 
-    nodules, xray = (builtin.RECIPES[each] for each in ("nodules", "xray"))
+    nodules, xray = (RECIPES[each] for each in ("nodules", "xray"))
     windows = [each.schedule.steps * each.schedule.batch for each in nodules.stages]
     assert f"{sum(drawn(32, 100, each) for each in windows)} in all" in nodules.drawn
     assert f"700 images of {drawn(30, 50, 700)} patients" in xray.drawn
@@ -327,7 +328,7 @@ def _findings(matrix: np.ndarray, shape: tuple[int, int, int]) -> Findings:
 
 
 def test_a_recipe_makes_a_package_with_card_and_pin(tmp_path: Path) -> None:
-    recipe = builtin.RECIPES["lungs"]
+    recipe = RECIPES["lungs"]
     folder = tmp_path / recipe.package
     folder.mkdir()
     manifest = (BUILTIN / recipe.package / "model.toml").read_text()
@@ -402,7 +403,7 @@ def test_a_command_that_says_no_folder_touches_none() -> None:
 def test_weights_stay_until_training_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = builtin.RECIPES["lungs"]
+    recipe = RECIPES["lungs"]
     folder = tmp_path / recipe.package
     shutil.copytree(BUILTIN / recipe.package, folder)
     before = load(folder)
@@ -432,7 +433,7 @@ def test_weights_stay_until_training_has_ended(
 def test_nothing_is_taught_that_the_engine_uses_otherwise(
     name: str, says: str, instead: str, tmp_path: Path
 ) -> None:
-    recipe = builtin.RECIPES[name]
+    recipe = RECIPES[name]
     folder = tmp_path / recipe.package
     shutil.copytree(BUILTIN / recipe.package, folder)
     manifest = (folder / "model.toml").read_text()
@@ -450,7 +451,7 @@ def test_nothing_is_taught_that_the_engine_uses_otherwise(
 
 @pytest.mark.parametrize("spoilt", ["inputs", "targets"])
 def test_training_ends_where_a_loss_is_no_number(spoilt: str, tmp_path: Path) -> None:
-    recipe = builtin.RECIPES["lungs"]
+    recipe = RECIPES["lungs"]
     folder = tmp_path / recipe.package
     shutil.copytree(BUILTIN / recipe.package, folder)
     before = load(folder)
@@ -468,7 +469,7 @@ def test_training_ends_where_a_loss_is_no_number(spoilt: str, tmp_path: Path) ->
 
 
 def test_weights_that_were_trained_anew_keep_no_figures_of_others(tmp_path: Path) -> None:
-    recipe = builtin.RECIPES["lungs"]
+    recipe = RECIPES["lungs"]
     folder = tmp_path / recipe.package
     shutil.copytree(BUILTIN / recipe.package, folder)
     stage = replace(
@@ -492,7 +493,7 @@ def test_weights_that_were_trained_anew_keep_no_figures_of_others(tmp_path: Path
 
 
 def test_the_cards_say_what_the_recipes_say() -> None:
-    for name, recipe in builtin.RECIPES.items():
+    for name, recipe in RECIPES.items():
         package = load(BUILTIN / recipe.package)
         text = package.card.read_text()
         phantoms = re.search(r"On (\d+) phantoms", text)
@@ -506,7 +507,7 @@ def test_the_cards_say_what_the_recipes_say() -> None:
 
 def test_the_cards_belong_to_the_weights() -> None:
     pins = trust.read_pins(BUILTIN / "pins.toml")
-    for recipe in builtin.RECIPES.values():
+    for recipe in RECIPES.values():
         package = load(BUILTIN / recipe.package)
         assert trust.trusts(pins, package), f"measure {package.name} again"
         assert package.weights.stat().st_size < 2_000_000
