@@ -26,3 +26,12 @@ def classes_for(routes: Iterable[Route], names: Collection[str]) -> frozenset[st
     """
     known = {route.name: route.objects for route in routes}
     return classes_of(kind for name in names for kind in known.get(name, DEFAULT))
+
+
+def still_live(routes: Iterable[Route], names: Collection[str]) -> frozenset[str]:
+    """Return which routes of these names send results yet.
+
+    So does one that the configuration has no more: it may have another name by now.
+    """
+    quiet = {route.name for route in routes if route.mode != "live"}
+    return frozenset(names) - quiet

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from dicomai.dicom.identity import IdentityKey, issuer_in
 from dicomai.dicom.uid import SOPInstanceUID
 from dicomai.errors import (
+    ConfigError,
     DatabaseError,
     IdentityError,
     InputError,
@@ -28,7 +29,7 @@ from dicomai.net.status import meaning
 from dicomai.net.study_identity import StudyIdentity, find_study_identity
 from dicomai.results.objects import KEY_OBJECT_STORAGE, referred_to
 from dicomai.results.reissue import note_uid
-from dicomai.service.asked import classes_for
+from dicomai.service.asked import classes_for, still_live
 from dicomai.service.attempt import Attempt, Lost, Worker, node_of, work_once
 from dicomai.service.confirm import Confirmer, Settled
 from dicomai.settings import Settings
@@ -89,6 +90,7 @@ class Deliverer:
         if settled := confirmer.settled(this, node, objects):
             self._finish(this, objects, settled)
             return
+        self._require_live(job, node)
         try:
             with this.stage("compare"):
                 if node.answers_find:
@@ -135,9 +137,10 @@ class Deliverer:
             )
         if _only_withdraws(objects):
             return objects
+        live = still_live(self.settings.routes, asked)
         # A report without the segments that its groups refer to says less than was found.
         segmented = referred_to({each.sop_class_uid for each in objects})
-        classes = classes_for(self.settings.routes, asked) | {segmented}
+        classes = classes_for(self.settings.routes, live or asked) | {segmented}
         note, takes_note = (
             note_uid(analysis.uuid),
             node.rejection_notes and node.name in withdrawn_at,
@@ -146,6 +149,28 @@ class Deliverer:
             each
             for each in objects
             if (takes_note if each.sop_instance_uid == note else each.sop_class_uid in classes)
+        )
+
+    def _require_live(self, job: Job, node: Node) -> None:
+        """Send nothing for routes that were all set to shadow, or off, since results waited.
+
+        What takes back or corrects results that a node has goes there whatever routes say.
+        """
+        assert job.result_of is not None
+        with reading(self.worker.engine) as connection:
+            asked = {each.route for each in jobs.routes_of(connection, job.id)}
+            analysis = jobs.existing(connection, job.result_of)
+            corrects = node.name in reissues.withdrawn_at(connection, analysis)
+        if corrects or analysis.is_withdrawal or not asked:
+            return
+        if still_live(self.settings.routes, asked):
+            return
+        names = " and ".join(sorted(asked))
+        raise ConfigError(
+            f"Route {names} is in shadow or off since these results waited to go out. Nothing goes "
+            "out now. They go once it is live again and dicomai was started anew; if they shall "
+            f"not: dicomai cancel {job.id}",
+            subject=job.study_instance_uid,
         )
 
     def _compare(self, this: Attempt, node: Node, objects: tuple[Instance, ...]) -> None:

@@ -537,6 +537,59 @@ def test_a_node_that_left_the_configuration_holds_its_deliveries(
     )
 
 
+def test_what_waits_for_a_route_that_is_set_to_shadow_stays_until_it_is_live_again(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    peer = faulty()
+    live = Route(name="all", model="bodies")
+    ward, analysis = ward_of(peer.node(), (live,))
+    for mode in ("shadow", "off"):
+        quiet = replace(ward.settings, routes=(replace(live, mode=mode),))
+        Deliverer(settings=quiet, worker=ward.worker()).work_once()
+        job = delivery(ward, analysis)
+        assert (job.state, job.held_by) == ("held", "config")
+        assert job.error_sentence == (
+            f"Job {job.id} (to PACS1), compare: Route all is in shadow or off since these results "
+            "waited to go out. Nothing goes out now. They go once it is live again and dicomai was "
+            f"started anew; if they shall not: dicomai cancel {job.id}"
+        )
+        assert peer.associations == 0
+        with writing(ward.engine) as connection:
+            jobs.release_held(connection, "config", now())
+    assert deliver(ward)
+    assert delivery(ward, analysis).state == "done"
+    assert len(peer.stored) == 2
+
+
+def test_of_two_routes_only_the_one_that_is_live_yet_says_which_forms_go_out(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    peer = faulty()
+    numbers = Route(name="all", model="bodies", objects=("SR",))
+    pictures = Route(name="other", model="bodies", objects=("SC",))
+    ward, analysis = ward_of(peer.node(), (numbers, pictures))
+    job = delivery(ward, analysis)
+    with writing(ward.engine) as connection:
+        deliveries._want(connection, job.id, "other", "PACS1")
+    quiet = replace(ward.settings, routes=(numbers, replace(pictures, mode="shadow")))
+    Deliverer(settings=quiet, worker=ward.worker()).work_once()
+    assert {each.Modality for each in peer.stored} == {"SR", "SEG"}
+
+
+def test_a_note_that_takes_results_back_goes_out_whatever_became_of_their_route(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    peer = faulty()
+    live = Route(name="all", model="bodies")
+    ward, analysis = ward_of(replace(peer.node(), rejection_notes=True), (live,))
+    assert deliver(ward)
+    note = withdraw(ward.engine, ward.settings, analysis, "It is wrong.", now()).job
+    quiet = replace(ward.settings, routes=(replace(live, mode="shadow"),))
+    Deliverer(settings=quiet, worker=ward.worker()).work_once()
+    assert delivery(ward, note).state == "done"
+    assert peer.stored[-1].Modality == "KO"
+
+
 def test_a_node_gets_the_forms_that_its_routes_ask_for_and_what_the_report_refers_to(
     ward_of: Callable[..., tuple[Ward, JobId]], storescp: StorePeer
 ) -> None:

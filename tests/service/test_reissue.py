@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from dicomai.inference.runner_process import RunnerProcess
 from dicomai.net.node import Node
 from dicomai.results.gate.error import GateError
 from dicomai.results.reissue import Correction, reissued
+from dicomai.routing.route import Route
 from dicomai.service import reissue as reissue_service
 from dicomai.service.deliver import Deliverer
 from dicomai.service.reissue import reissue
@@ -195,6 +197,23 @@ def test_what_left_before_is_withdrawn_where_the_node_takes_notes(
             [peer("dciodvfy"), "-new", tmp_path / "note.dcm"], capture_output=True, text=True
         )
         assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("went_out", [False, True])
+def test_corrected_results_go_where_the_wrong_ones_are_though_their_route_is_in_shadow_by_now(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]], pacs: Pacs, went_out: bool
+) -> None:
+    ward, study, _ = analysed()
+    if went_out:
+        deliver(ward)
+    pacs.patient_id = "P2"
+    (new,) = corrected(ward, study, patient_id="P2")
+    quiet = Route(name="all", model="bodies", mode="shadow")
+    pacs.stored.clear()
+    deliver(replace(ward, settings=replace(ward.settings, routes=(quiet,))))
+    assert states(ward, new) == [("done", None) if went_out else ("held", "config")]
+    assert bool(pacs.stored) is went_out
 
 
 def test_a_delivery_that_is_held_for_its_accession_number_goes_out_when_it_is_reissued(
