@@ -152,9 +152,10 @@ def retry(
 
 
 def cancel(number: JobArgument, config: ConfigOption = None) -> None:
-    """Cancel a job that is not over.
+    """Cancel a job that is not done.
 
-    A running one stops and leaves nothing behind.
+    A running one stops and leaves nothing behind. One that failed counts as seen to: dicomai status
+    tells of it no more.
     """
     from dicomai.dicom.dates import now
     from dicomai.store import jobs as queue

@@ -47,7 +47,7 @@ _SHOWN = 5
 _NEXT: Final[Mapping[tuple[JobState, HeldBy | None], str]] = MappingProxyType(
     {
         ("failed", None): "Failed: {jobs}. Why: dicomai job {job}. Mended: dicomai retry {job}. "
-        "All of them: dicomai jobs --state failed",
+        "Nothing to mend: dicomai cancel {job}. All of them: dicomai jobs --state failed",
         ("held", "config"): "Held for the configuration: {jobs}. Why: dicomai job {job}. They go "
         "on when it is mended and the service started again.",
         ("held", "identity"): "Held, for whose they are is not clear: {jobs}. Why, and what "

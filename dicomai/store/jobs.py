@@ -230,16 +230,18 @@ def promote_due(connection: Connection, now: Instant) -> tuple[Job, ...]:
 
 
 def cancel(connection: Connection, job: JobId, because: str, now: Instant) -> Job:
-    """Cancel a job that is not over; a running one's worker can write nothing any more.
+    """Cancel a job that is not done; a running one's worker can write nothing any more.
+
+    One that failed is settled by it: nobody is told of it as of what is to be seen to.
 
     Raises
     ------
     NotFound, NotNow
-        There is none, or it is over.
+        There is none, or it is done, or cancelled.
     """
     moved = move(
         connection,
-        ("waiting", "queued", "running", "held"),
+        ("waiting", "queued", "running", "held", "failed"),
         "cancelled",
         jobs.c.id == job,
         finished_at=now,

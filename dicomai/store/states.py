@@ -73,7 +73,7 @@ MOVES: Final[Mapping[JobState, frozenset[JobState]]] = MappingProxyType(
         "queued": frozenset({"running", "waiting", "held", "cancelled"}),
         "running": frozenset({"done", "failed", "cancelled", "queued", "waiting", "held"}),
         "held": frozenset({"queued", "cancelled"}),
-        "failed": frozenset({"queued"}),
+        "failed": frozenset({"queued", "cancelled"}),
         "done": frozenset(),
         "cancelled": frozenset(),
     }

@@ -272,6 +272,20 @@ def test_a_cancelled_running_job_can_write_nothing(engine: Engine) -> None:
         jobs.cancel(connection, held.job_id, "Again.", NOW)
 
 
+def test_a_failed_job_that_a_person_cancels_is_to_be_seen_to_no_more(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    held = claimed(engine).held
+    with writing(engine) as connection:
+        jobs.fail(connection, held, "input", "Bad slice.", "load", "", NOW)
+        assert jobs.unsettled(connection) == {("failed", None): (held.job_id,)}
+        settled = jobs.cancel(connection, held.job_id, "Nothing can be done.", NOW)
+        assert jobs.unsettled(connection) == {}
+    assert (settled.state, settled.error_sentence) == ("cancelled", "Bad slice.")
+    with pytest.raises(jobs.NotNow, match="For a new run: "), writing(engine) as connection:
+        jobs.retry(connection, held.job_id, NOW)
+
+
 def test_retry_queues_the_same_row_with_its_attempts_forgotten(engine: Engine) -> None:
     arrive(engine)
     add(engine, wanted())
