@@ -91,6 +91,11 @@ def has_patient_id(key: IdentityKey | None) -> bool:
     return key is not None and not key.startswith("@")
 
 
+def patient_id_in(key: IdentityKey) -> str:
+    """Return the Patient ID that a key names; empty where it names none."""
+    return unquote(key.partition("@")[0])
+
+
 def issuer_in(key: IdentityKey) -> str:
     """Return the issuer that a key names; empty where it names none, or no Patient ID."""
     patient_id, _, issuer = key.partition("@")

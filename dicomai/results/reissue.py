@@ -70,6 +70,16 @@ class Person:
     issuer_of_patient_id: str = ""
 
 
+def known_of(person: Person) -> Mapping[str, str]:
+    """Return what is known of a person, by keyword."""
+    return {
+        "PatientName": person.name,
+        "PatientBirthDate": person.birth_date,
+        "PatientSex": person.sex,
+        "IssuerOfPatientID": person.issuer_of_patient_id,
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
     """What results are to say otherwise; empty: as it was.

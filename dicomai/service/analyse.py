@@ -402,8 +402,9 @@ def _placed(job: Job, path: Path, data: Path, reading: Reading, now: Instant) ->
     if found.identity.key != job.patient_key or uids.study_instance_uid != job.study_instance_uid:
         raise IdentityError(
             f"The result {uids.sop_instance_uid} names another patient or study than the job was "
-            "made for. It was not kept; look at the study, then: dicomai retry "
-            f"{job.id}",
+            "made for. It was not kept. Images that came after a person had corrected their study "
+            "may be somebody else's: have the PACS send them as they should be. To try again: "
+            f"dicomai retry {job.id}; to end it: dicomai cancel {job.id}",
             subject=job.study_instance_uid,
         )
     place = archive.place(

@@ -25,6 +25,7 @@ from dicomai.results.reissue import (
     REASON,
     Correction,
     Person,
+    known_of,
     note_uid,
     reissued,
     rejection_note,
@@ -141,18 +142,11 @@ def _reissued(
     unique = uuid.uuid4()
     new = reissued(old, correction, unique, now)
     octets = [written(each) for each in new]
-    person = correction.person
-    known = {
-        "PatientName": person.name,
-        "PatientBirthDate": person.birth_date,
-        "PatientSex": person.sex,
-        "IssuerOfPatientID": person.issuer_of_patient_id,
-    }
-    check_reissued(octets, old, changes, known)
+    check_reissued(octets, old, changes, known_of(correction.person))
     if left:
         octets.append(_note(_read(settings, left, job), new, unique, now))
     how = reading_of(settings, job, inputs)
-    key = _key(new[0], how) if correction.patient_id else job.patient_key
+    key = key_of(new[0], how) if correction.patient_id else job.patient_key
     wanted = replace(job, uuid=unique, patient_key=key)
     placed = analyse.placed(wanted, octets, settings.folders.data, how, now)
     takes = {each.name for each in settings.nodes if each.rejection_notes}
@@ -223,7 +217,8 @@ def _note(
     return octets
 
 
-def _key(result: Dataset, how: Reading) -> IdentityKey:
+def key_of(result: Dataset, how: Reading) -> IdentityKey:
+    """Return whose a result is, as images were read; InputError where it names no patient."""
     attributes = {
         keyword: str(result.get(keyword) or "")
         for keyword in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")

@@ -14,35 +14,29 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pydicom import Dataset
-from sqlalchemy import Connection
 
-from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
-from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull, IdentityError
+from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull
 from dicomai.findings import Findings
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference.inputs import Source
 from dicomai.inference.runner_process import RunnerDied, RunnerProcess
 from dicomai.models.registry import Registry, open_registry
-from dicomai.net.node import Node
 from dicomai.process import release_memory
 from dicomai.results import summary
-from dicomai.routing.exclusion import kind_of, not_seen
-from dicomai.routing.image import series_of
 from dicomai.routing.route import ResultObject
 from dicomai.service import analyse, originals
 from dicomai.service.analyse import Loaded
 from dicomai.service.asked import objects_of, tells_why_not
 from dicomai.service.attempt import Attempt, Lost, Worker, work_once
+from dicomai.service.corrected import as_corrected
+from dicomai.service.facts import Facts, facts_of
 from dicomai.service.intake import HANDS, Intake
-from dicomai.service.received import Reading
-from dicomai.service.whole import image_of
 from dicomai.settings import Settings
 from dicomai.spool.folder import free_bytes
-from dicomai.store import analyses, instances, jobs, lacking, predecessors
-from dicomai.store.engine import reading
-from dicomai.store.instances import Instance
-from dicomai.store.job import CRASHES, Job, JobRoute, policy
-from dicomai.store.predecessors import Predecessor
+from dicomai.store import (
+    analyses,
+)
+from dicomai.store.job import CRASHES, Job, policy
 from dicomai.store.states import JobKind
 
 _TICK_S: Final = 0.1
@@ -63,73 +57,9 @@ _OF_THE_INPUT: Final = frozenset({"input", "resource", "crash"})
 _TWICE: Final = "Twice the program ended, or came to a standstill, while it worked on them."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Facts:
-    """What the catalogue says about a claimed job."""
-
-    inputs: tuple[tuple[str, Instance], ...]
-    node: Node | None
-    """Who sent its input, if the configuration still knows."""
-    predecessors: tuple[Predecessor, ...]
-    routes: tuple[JobRoute, ...]
-    """Who asked for it."""
-    left_out: tuple[str, ...]
-    """What shows the patient in the series of its first input and is none, one sentence each."""
-
-    @property
-    def first(self) -> tuple[Instance, ...]:
-        """The images of the first input."""
-        return tuple(row for name, row in self.inputs if name == self.inputs[0][0])
-
-    @property
-    def volume_bytes(self) -> int:
-        """What its voxels take as float32."""
-        return sum(
-            4 * _count(row, "Rows") * _count(row, "Columns") * (_count(row, "NumberOfFrames") or 1)
-            for _, row in self.inputs
-        )
-
-    @property
-    def route_names(self) -> str:
-        """The routes that asked, as results name them."""
-        return ", ".join(each.route for each in self.routes)
-
-    @property
-    def charset_default(self) -> str:
-        return self.node.charset_default if self.node else ""
-
-
-def _left_out(connection: Connection, inputs: Sequence[tuple[str, Instance]]) -> tuple[str, ...]:
-    """Return what a job's first input lacks of its series, one sentence each.
-
-    Where an image of some kind is among the inputs, a route allows that kind.
-    """
-    if not inputs:
-        return ()
-    first, chosen = inputs[0][1], {row.sop_instance_uid for _, row in inputs}
-    rows = instances.of_series(
-        connection,
-        StudyInstanceUID(first.study_instance_uid),
-        SeriesInstanceUID(first.series_instance_uid),
-    )
-    images = [image_of(row) for row in rows]
-    kinds = {kind_of(each) for each in images if each.sop_instance_uid in chosen}
-    allowed = [kind for kind in kinds if kind is not None and kind != "no image"]
-    return tuple(told for each in series_of(images) for told in not_seen(each, allowed))
-
-
 def _is_suspect(job: Job) -> bool:
     """Whether a process was lost with it: with this job, or with another beside it."""
     return job.crashes > 0
-
-
-def _count(row: Instance, keyword: str) -> int:
-    """Return a number of the catalogue, which is what the header said; 0 where it is none."""
-    said = row.attributes.get(keyword, 0)
-    try:
-        return max(0, int(said)) if isinstance(said, str | float | int) else 0
-    except (ValueError, OverflowError):
-        return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -229,7 +159,7 @@ class Supervisor:
         except ConfigError:  # loading says so, in its stage
             return True
 
-    def _do_admitted(self, this: Attempt, facts: _Facts) -> None:
+    def _do_admitted(self, this: Attempt, facts: Facts) -> None:
         try:
             with self._by_itself(this, "load"):
                 loaded = self._load(this, facts)
@@ -246,11 +176,11 @@ class Supervisor:
             # Results that these replace went out meanwhile: these must name them.
             facts = self._facts(this.job)
 
-    def _tell_why_not(self, this: Attempt, facts: _Facts, reason: str) -> None:
+    def _tell_why_not(self, this: Attempt, facts: Facts, reason: str) -> None:
         while not self._say_why_not(this, facts, reason):
             facts = self._facts(this.job)
 
-    def _say_why_not(self, this: Attempt, facts: _Facts, reason: str) -> bool:
+    def _say_why_not(self, this: Attempt, facts: Facts, reason: str) -> bool:
         """Commit a report that says why the model can't take the input; False as `_commit`."""
         with self._by_itself(this, "encode"):
             context = analyse.context_of(
@@ -264,8 +194,8 @@ class Supervisor:
             headers = originals.readable(facts.first, self.settings.folders.data)
             made = analyse.refusal(package, headers, reason, this.job.uuid, context)
         only = analyse.ONLY_A_REPORT
-        self._check(this, facts, (made.report,), made.findings, headers, only)
-        return self._finish(this, facts, (made.report,), f"not analysed: {reason}")
+        results = self._check(this, facts, (made.report,), made.findings, headers, only)
+        return self._finish(this, facts, results, f"not analysed: {reason}")
 
     def _to_be_told(self, job: Job, error: DicomaiError) -> bool:
         """Tell whether a route wants a report that this is why the job comes to its end."""
@@ -278,7 +208,7 @@ class Supervisor:
     def _objects(self, job: Job) -> tuple[ResultObject, ...]:
         return objects_of(self.settings.routes, job.model)
 
-    def _commit(self, this: Attempt, facts: _Facts, source: Source, findings: Findings) -> bool:
+    def _commit(self, this: Attempt, facts: Facts, source: Source, findings: Findings) -> bool:
         """Encode, check and commit; False when the report must name other predecessors.
 
         Raises
@@ -298,23 +228,28 @@ class Supervisor:
                 route=facts.route_names,
                 objects=objects,
             )
-        self._check(this, facts, results, findings, source.headers, objects)
+        results = self._check(this, facts, results, findings, source.headers, objects)
         found = summary.line(findings)
         return self._finish(this, facts, results, found, findings.deviations)
 
     def _check(
         self,
         this: Attempt,
-        facts: _Facts,
+        facts: Facts,
         results: tuple[bytes, ...],
         findings: Findings,
         headers: Sequence[Dataset],
         objects: Collection[ResultObject],
-    ) -> None:
-        """Hold results against the findings; what breaks a rule is kept for a look."""
+    ) -> tuple[bytes, ...]:
+        """Hold results against the findings, and return them as a person corrected their images.
+
+        What breaks a rule is kept for a look.
+        """
         with self._by_itself(this, "check"):
+            how = facts.reading(self.settings)
             try:
-                analyse.check(results, findings, headers, self._reading(facts), objects)
+                analyse.check(results, findings, headers, how, objects)
+                return as_corrected(this.job, results, how, facts.corrections, facts.patient)
             except DicomaiError as error:
                 quarantine, now = self.settings.folders.quarantine, self.worker.clock()
                 raise analyse.kept(this.job, results, error, quarantine, now) from error
@@ -322,7 +257,7 @@ class Supervisor:
     def _finish(
         self,
         this: Attempt,
-        facts: _Facts,
+        facts: Facts,
         results: tuple[bytes, ...],
         found: str,
         deviations: tuple[str, ...] = (),
@@ -331,9 +266,8 @@ class Supervisor:
         named = tuple(each.job.id for each in facts.predecessors)
         with this.stage("commit"):
             with HANDS:
-                rows = analyse.placed(
-                    this.job, results, data, self._reading(facts), self.worker.clock()
-                )
+                how = facts.reading(self.settings)
+                rows = analyse.placed(this.job, results, data, how, self.worker.clock())
             outcome = this.write(
                 lambda c: analyses.finish(
                     c,
@@ -352,33 +286,10 @@ class Supervisor:
             raise Lost
         return True
 
-    def _facts(self, job: Job) -> _Facts:
-        with reading(self.worker.engine) as connection:
-            inputs = instances.inputs_of(connection, job.id)
-            stray = lacking.strayed(connection, job.id)
-            before = predecessors.of_job(connection, job.id)
-            routes = jobs.routes_of(connection, job.id)
-            left_out = _left_out(connection, inputs)
-        if stray is not None:
-            raise IdentityError(
-                f"It compares with study {stray}, which may be another patient's. Find out whose "
-                f"that is: dicomai study {stray}; then: dicomai retry {job.id}",
-                subject=stray,
-            )
-        sender = inputs[0][1].node if inputs else ""
-        node = next((each for each in self.settings.nodes if each.name == sender), None)
-        return _Facts(
-            inputs=inputs, node=node, predecessors=before, routes=routes, left_out=left_out
-        )
+    def _facts(self, job: Job) -> Facts:
+        return facts_of(self.worker.engine, self.settings.nodes, job)
 
-    def _reading(self, facts: _Facts) -> Reading:
-        return Reading(
-            issuer_of_patient_id=facts.node.issuer_of_patient_id if facts.node else "",
-            charset_default=facts.charset_default,
-            placeholder_ids=self.settings.decide.placeholder_ids,
-        )
-
-    def _load(self, this: Attempt, facts: _Facts) -> Loaded:
+    def _load(self, this: Attempt, facts: Facts) -> Loaded:
         job = this.job
         package = self._registry().get_trusted(job.model)
         if package.sha256 != job.package_sha256:

@@ -5,13 +5,45 @@ Objects that come later still say what they said, and undo nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select
 
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.store import schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corrections:
+    """What stands for what objects of a study say.
+
+    Attributes
+    ----------
+    keys, accession_numbers
+        By what objects say; what is not in it stands as it is said.
+    """
+
+    keys: Mapping[IdentityKey, IdentityKey]
+    accession_numbers: Mapping[str, str]
+
+
+def of_study(connection: Connection, study: StudyInstanceUID) -> Corrections:
+    """Return all that a person corrected of a study."""
+    keys, numbers = schema.corrected_keys, schema.corrected_accession_numbers
+    return Corrections(
+        keys={
+            IdentityKey(row.patient_key): IdentityKey(row.corrected_key)
+            for row in connection.execute(select(keys).where(keys.c.study_instance_uid == study))
+        },
+        accession_numbers={
+            row.accession_number: row.corrected_number
+            for row in connection.execute(
+                select(numbers).where(numbers.c.study_instance_uid == study)
+            )
+        },
+    )
 
 
 def correct_key(
@@ -23,12 +55,7 @@ def correct_key(
     """
     said, corrected = schema.series_identities, schema.corrected_keys
     own = corrected.c.study_instance_uid == study
-    before = {
-        row.patient_key: row.corrected_key
-        for row in connection.execute(
-            select(corrected.c.patient_key, corrected.c.corrected_key).where(own)
-        )
-    }
+    before = of_study(connection, study).keys
     keys = select(said.c.patient_key).where(said.c.study_instance_uid == study).distinct()
     for key in connection.execute(keys).scalars().all():
         if key and before.get(key, key) == wrong:
@@ -55,10 +82,7 @@ def correct_accession_number(
     """
     table = schema.corrected_accession_numbers
     own = table.c.study_instance_uid == study
-    before = {
-        row.accession_number: row.corrected_number
-        for row in connection.execute(select(table).where(own))
-    }
+    before = of_study(connection, study).accession_numbers
     wrong = {*before, *said}
     if had not in before.values():
         wrong.add(had)
@@ -73,10 +97,4 @@ def correct_accession_number(
 
 def accession_number(connection: Connection, study: StudyInstanceUID, said: str) -> str:
     """Return what stands for a number that an object said: itself, where nobody corrected it."""
-    table = schema.corrected_accession_numbers
-    corrected: str | None = connection.execute(
-        select(table.c.corrected_number).where(
-            table.c.study_instance_uid == study, table.c.accession_number == said
-        )
-    ).scalar_one_or_none()
-    return corrected or said
+    return of_study(connection, study).accession_numbers.get(said, said)

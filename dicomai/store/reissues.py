@@ -13,8 +13,8 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
 from dicomai.store import deliveries, instances, schema, studies
-from dicomai.store.instances import InstanceRow
-from dicomai.store.job import REISSUE_OF, Job, JobId, job_of
+from dicomai.store.instances import Instance, InstanceRow
+from dicomai.store.job import REISSUE_OF, InstanceId, Job, JobId, job_of
 from dicomai.store.jobs import NotNow, get, tell
 from dicomai.store.states import PERHAPS_STORED, STORED, DeliveryState
 
@@ -60,6 +60,41 @@ def current(connection: Connection, study: StudyInstanceUID) -> tuple[Job, ...]:
         .order_by(jobs.c.id)
     )
     return tuple(job_of(row) for row in found)
+
+
+def last_of(connection: Connection, study: StudyInstanceUID, key: IdentityKey) -> Instance | None:
+    """Return one of the last results of a study that name a patient; None: none is here."""
+    found = connection.execute(
+        select(jobs.c.id)
+        .where(
+            jobs.c.study_instance_uid == study,
+            jobs.c.kind == "analyse",
+            jobs.c.patient_key == key,
+            exists().where(schema.instances.c.job_id == jobs.c.id),
+        )
+        .order_by(jobs.c.id.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    return None if found is None else instances.of_job(connection, JobId(found))[0]
+
+
+def first_of(
+    connection: Connection, study: StudyInstanceUID, key: IdentityKey | None = None
+) -> InstanceId | None:
+    """Return the first result of a study that was reissued, for a patient if one is given.
+
+    Objects are numbered as they come: what has a lower number was here when a person did that.
+    """
+    found = connection.execute(
+        select(jobs).where(jobs.c.study_instance_uid == study, jobs.c.kind == "analyse")
+    )
+    reissued = [
+        each.id
+        for each in map(job_of, found)
+        if each.is_reissue and key in (None, each.patient_key)
+    ]
+    numbers = [each.id for job in reissued for each in instances.of_job(connection, job)]
+    return min(numbers, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -14,14 +14,20 @@ import pytest
 import structlog
 from sqlalchemy.engine import make_url
 
+from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.inference.runner_process import RunnerProcess
+from dicomai.net.node import Node
+from dicomai.service.supervise import Supervisor
 from dicomai.store import schema
 from dicomai.store.engine import open_engine, writing
+from dicomai.store.job import JobId
 from dicomai.store.migrate import upgrade
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `bodies` and `faulty_pacs`
 
 from faulty_pacs import FaultyPeer
+from reissuing import Pacs
+from ward import Ward, open_ward
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +104,41 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")  # dciodvfy
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
     gc.freeze()
+
+
+@pytest.fixture
+def pacs(free_port: int) -> Iterator[Pacs]:
+    made = Pacs(free_port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def analysed(
+    tmp_path: Path, runner: RunnerProcess, pacs: Pacs, database: str
+) -> Iterator[Callable[..., tuple[Ward, StudyInstanceUID, JobId]]]:
+    """A study, of P1 unless it is said, with its results, queued for the node."""
+    opened = []
+
+    def make(
+        patient: str = "P1", key: str | None = None, **node: bool
+    ) -> tuple[Ward, StudyInstanceUID, JobId]:
+        peer = Node(
+            name="PACS1",
+            ae_title="PACS1",
+            host="127.0.0.1",
+            port=pacs.port,
+            answers_find=True,
+            **node,
+        )
+        ward = open_ward(tmp_path, peer, database=database)
+        opened.append(ward)
+        study = StudyInstanceUID(ward.study(patient, key=key))
+        job = ward.queue(study, mode="live", destinations=("PACS1",))
+        Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
+        assert ward.job(job).state == "done"
+        return ward, study, job
+
+    yield make
+    for each in opened:
+        each.engine.dispose()

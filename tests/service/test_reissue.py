@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,121 +12,24 @@ from typing import Any
 import bodies
 import pytest
 from pydicom.dataset import Dataset
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from reissuing import Pacs, corrected, deliver, states
 from typer.testing import CliRunner
-from ward import Ward, open_ward
+from ward import Ward
 
 from dicomai.cli.main import app
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import InputError, NotFound, TransientError
-from dicomai.inference.runner_process import RunnerProcess
-from dicomai.net.node import Node
 from dicomai.results.gate.error import GateError
-from dicomai.results.reissue import Correction, reissued
+from dicomai.results.reissue import reissued
 from dicomai.routing.route import Route
 from dicomai.service import reissue as reissue_service
 from dicomai.service.deliver import Deliverer
-from dicomai.service.reissue import reissue
-from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
 from dicomai.store import deliveries, events, instances, studies
 from dicomai.store.engine import reading
 from dicomai.store.job import Job, JobId
 from dicomai.store.jobs import NotNow
-
-
-class Pacs:
-    """A node that says whose the study is, and of which procedure, as a test tells it."""
-
-    def __init__(self, port: int) -> None:
-        self.patient_id = ""
-        self.accession_number = ""
-        self.person: dict[str, str] = {}
-        self.busy = False
-        self.stored: list[Dataset] = []
-        self.port = port
-        entity = AE("PACS1")
-        entity.supported_contexts = AllStoragePresentationContexts
-        entity.add_supported_context("1.2.840.10008.5.1.4.1.2.2.1")
-        self._server = entity.start_server(
-            ("127.0.0.1", port),
-            block=False,
-            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)],
-        )
-
-    def close(self) -> None:
-        self._server.shutdown()
-
-    def _store(self, event: evt.Event) -> int:
-        found = event.dataset
-        found.file_meta = event.file_meta
-        self.stored.append(found)
-        return 0
-
-    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        if self.busy:
-            yield 0xA700, None
-        elif self.patient_id or self.accession_number:
-            found = Dataset()
-            found.StudyInstanceUID = event.identifier.StudyInstanceUID
-            found.PatientID = self.patient_id
-            found.AccessionNumber = self.accession_number
-            for keyword, value in self.person.items():
-                setattr(found, keyword, value)
-            yield 0xFF00, found
-
-
-@pytest.fixture
-def pacs(free_port: int) -> Iterator[Pacs]:
-    made = Pacs(free_port)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def analysed(
-    tmp_path: Path, runner: RunnerProcess, pacs: Pacs, database: str
-) -> Iterator[Callable[..., tuple[Ward, StudyInstanceUID, JobId]]]:
-    """A study, of P1 unless it is said, with its results, queued for the node."""
-    opened = []
-
-    def make(
-        patient: str = "P1", key: str | None = None, **node: bool
-    ) -> tuple[Ward, StudyInstanceUID, JobId]:
-        peer = Node(
-            name="PACS1",
-            ae_title="PACS1",
-            host="127.0.0.1",
-            port=pacs.port,
-            answers_find=True,
-            **node,
-        )
-        ward = open_ward(tmp_path, peer, database=database)
-        opened.append(ward)
-        study = StudyInstanceUID(ward.study(patient, key=key))
-        job = ward.queue(study, mode="live", destinations=("PACS1",))
-        Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
-        assert ward.job(job).state == "done"
-        return ward, study, job
-
-    yield make
-    for each in opened:
-        each.engine.dispose()
-
-
-def deliver(ward: Ward) -> bool:
-    return Deliverer(settings=ward.settings, worker=ward.worker()).work_once()
-
-
-def corrected(ward: Ward, study: str, **values: str) -> tuple[JobId, ...]:
-    uid = StudyInstanceUID(study)
-    return reissue(ward.settings, ward.engine, uid, Correction(**values), now)
-
-
-def states(ward: Ward, analysis: JobId) -> list[tuple[str, str | None]]:
-    with reading(ward.engine) as connection:
-        return [(each.state, each.held_by) for each in deliveries.of_analysis(connection, analysis)]
 
 
 def test_a_delivery_that_is_held_for_its_patient_goes_out_when_it_is_reissued(

@@ -75,7 +75,7 @@ def test_routes_that_waited_hold_up_no_decision(
     with reading(ward.engine) as connection:
         found = studies.get(connection, arrives)
     assert found is not None
-    assert found.status == "held"  # nobody said whose it is
+    assert found.status == "decided"
     monkeypatch.undo()
     assert once()
     with reading(ward.engine) as connection:

@@ -21,11 +21,12 @@ from dicomai.net.node import Node
 from dicomai.service.attempt import Observe, Worker
 from dicomai.service.received import Reading, read_object
 from dicomai.settings import Settings, load
-from dicomai.store import analyses, archive, arrivals, decisions, instances, jobs, studies
+from dicomai.store import analyses, archive, arrivals, decisions, instances, jobs, series, studies
 from dicomai.store.engine import file_of, open_engine, reading, writing
 from dicomai.store.instances import Instance, InstanceRow
 from dicomai.store.job import Job, JobId, JobInput, JobRoute, NewAnalysis
 from dicomai.store.migrate import upgrade
+from dicomai.store.series import SeriesIdentity
 from dicomai.store.states import RouteMode
 
 
@@ -36,10 +37,22 @@ class Ward:
     settings: Settings
     engine: Engine
 
-    def study(self, patient: str, *, key: str | None = None, brightness: int = 1000) -> str:
-        """Put a study of a patient into archive and catalogue; return its UID."""
+    def study(
+        self,
+        patient: str,
+        *,
+        key: str | None = None,
+        brightness: int = 1000,
+        into: str | None = None,
+    ) -> str:
+        """Put a series of a patient into archive and catalogue; return its study's UID.
+
+        `into` is a study that is there, and whose it is stays.
+        """
         data = self.settings.folders.data
-        files = write_study(data / "incoming" / new_uid(), patient, brightness=brightness)
+        files = write_study(
+            data / "incoming" / new_uid(), patient, study=into, brightness=brightness
+        )
         uid = ""
         for file in files:
             found = read_object(file, Reading())
@@ -82,9 +95,19 @@ class Ward:
                     ),
                 )
                 instances.add(connection, row, now())
+                whose = SeriesIdentity(
+                    series_instance_uid=uids.series_instance_uid,
+                    key=IdentityKey(key or patient),
+                    patient_name=str(found.attributes.get("PatientName", "")),
+                    birth_date=found.identity.birth_date,
+                    sex="",
+                )
+                series.note_identity(connection, uids.study_instance_uid, whose)
         with writing(self.engine) as connection:
             decisions.set_decided(connection, StudyInstanceUID(uid), "Whole.", now())
-            studies.set_patient_key(connection, StudyInstanceUID(uid), IdentityKey(key or patient))
+            if into is None:
+                whose_is = IdentityKey(key or patient)
+                studies.set_patient_key(connection, StudyInstanceUID(uid), whose_is)
         return uid
 
     def queue(
@@ -95,14 +118,16 @@ class Ward:
         mode: RouteMode = "shadow",
         destinations: tuple[str, ...] = (),
     ) -> JobId:
-        """Queue an analysis of all images of a study."""
+        """Queue an analysis of the series of a study that came last."""
         uid = StudyInstanceUID(study)
         package = open_registry(self.settings.folders.models).get(model)
         with writing(self.engine) as connection:
             current = studies.lock(connection, uid)
             assert current is not None
             assert current.patient_key is not None
-            rows = [row for row in instances.of_study(connection, uid) if row.origin == "received"]
+            came = [row for row in instances.of_study(connection, uid) if row.origin == "received"]
+            series_uid = max(came, key=lambda row: row.id).series_instance_uid
+            rows = [row for row in came if row.series_instance_uid == series_uid]
             added = analyses.add_analysis(
                 connection,
                 NewAnalysis(
@@ -111,7 +136,7 @@ class Ward:
                     model=model,
                     package_sha256=package.sha256,
                     choice=rows[0].series_instance_uid,
-                    fingerprint=f"{model} {study}",
+                    fingerprint=f"{model} {series_uid}",
                     inputs=tuple(
                         JobInput(
                             input="ct",
