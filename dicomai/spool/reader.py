@@ -16,6 +16,7 @@ from typing import Final
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.spool import earlier
 from dicomai.spool.entries import (
     ASSOCIATION,
     END,
@@ -214,6 +215,8 @@ def _facts(folder: Path) -> AssociationFacts | None:
         if name.startswith(FACTS_PREFIX):
             with suppress(ValueError):
                 return facts_of(association, name)
+    if (said := earlier.facts(folder)) is not None:
+        return said
     return nobody(association) if folder.is_dir() else None
 
 
@@ -222,7 +225,7 @@ def _end(folder: Path) -> End | None:
         if found := END.fullmatch(name):
             how: Ending = found[2]  # type: ignore[assignment]  # the pattern has no other
             return End(at=Instant(int(found[1])), how=how)
-    return None
+    return earlier.end(folder)
 
 
 def _attempt(entry: Entry, number: int) -> Path:

@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 from sqlalchemy import select
 
+from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DatabaseError, TransientError
 from dicomai.service import ingest as ingest_module
@@ -31,6 +32,7 @@ from dicomai.service import spool_pass
 from dicomai.service.received import Reading, ReceivedObject
 from dicomai.service.setting_aside import UNREADABLE
 from dicomai.spool import names, quarantine, reader
+from dicomai.spool.entries import End
 from dicomai.store import associations, decisions, events, hosts, retention, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate
@@ -358,6 +360,30 @@ def test_no_row_is_there_before_the_bytes_are_on_the_disk(
 
     assert (done.catalogued, done.set_aside) == (1, 1)
     assert len(hospital.rows()) == 1
+
+
+def test_what_an_earlier_version_had_in_its_spool_comes_from_its_sender(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    ended, lost = hospital.send(make_ct(number=1)), hospital.send(make_ct(number=2))
+    for writer, end in ((ended, 5), (lost, None)):
+        for said in (*writer.folder.glob("from-*"), *writer.folder.glob("end-*")):
+            said.unlink()
+        facts = asdict(writer.facts)
+        del facts["retrieved"]  # retrievals came with the names
+        (writer.folder / "facts.json").write_text(json.dumps(facts))
+        if end is not None:
+            (writer.folder / "end.json").write_text(json.dumps({"at": end, "how": "released"}))
+    assert reader.ended(hospital.config.spool, ended.facts.id) == End(at=Instant(5), how="released")
+    released = reader.ended(hospital.config.spool, lost.facts.id)
+    assert released is not None
+    assert released.how == "lost"
+
+    done = hospital.ingest()
+
+    assert (done.catalogued, done.set_aside) == (2, 0)
+    assert [row.node for row in hospital.rows()] == [ended.facts.node, lost.facts.node]
+    assert list(hospital.config.spool.iterdir()) == []
 
 
 @pytest.mark.parametrize("said", ["", "from-nonsense"])
