@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -17,8 +18,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 
 from dicomai.dicom.matching import key
-from dicomai.store import migrate, search
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.store import corrections, jobs, migrate, predecessors, search, series, studies
 from dicomai.store.engine import open_engine, reading, writing
+from dicomai.store.job import JobId
 
 STUDY = "1.2.3"
 ATTRIBUTES = {
@@ -62,6 +65,10 @@ ROWS = {
         "job_id": 7, "position": 0, "input": "ct", "instance_id": 1, "study_instance_uid": STUDY,
         "series_instance_uid": "1.2.3.1", "sop_instance_uid": "1.2.3.1.1",
     },
+}  # fmt: skip
+IDENTITY = {
+    "study_instance_uid": STUDY, "series_instance_uid": "1.2.3.1", "patient_key": "P1",
+    "patient_name": "", "birth_date": "", "sex": "",
 }  # fmt: skip
 
 
@@ -129,3 +136,68 @@ def test_studies_that_were_there_before_are_found(first_version: Engine) -> None
         ):
             page = search.page(connection, "study", [key(keyword, value)], [keyword])
             assert [each["StudyInstanceUID"] for each in page.found] == [STUDY], keyword
+
+
+def analysis(number: int, *, before: int | None = None, **changed: object) -> dict[str, object]:
+    """Give a row of an analysis that is done, which took the place of another one."""
+    return ROWS["jobs"] | {
+        "id": number, "uuid": str(UUID(int=number)), "fingerprint": f"f{number}", "state": "done",
+        "finished_at": 2, "supersedes": before,
+    } | changed  # fmt: skip
+
+
+def test_what_was_withdrawn_before_stays_withdrawn(first_version: Engine) -> None:
+    engine = first_version
+    with writing(engine) as connection:
+        for row in (
+            analysis(8, summary='{"found": "1 nodule"}'),
+            analysis(9, before=8, summary='{"found": "withdrawn"}'),
+            analysis(10, before=9),
+        ):
+            connection.execute(inserting("jobs", row), row)
+    migrate.upgrade(engine)
+    with reading(engine) as connection:
+        taken_back, note, again = (jobs.get(connection, JobId(number)) for number in (8, 9, 10))
+        assert predecessors.of_job(connection, JobId(10)) == ()
+    assert taken_back is not None
+    assert (taken_back.withdrawn_by, taken_back.summary["found"]) == (9, "1 nodule")
+    assert (note and note.withdrawn_by, again and again.withdrawn_by) == (None, None)
+
+
+def test_whose_a_study_was_said_to_be_before_stays_so(first_version: Engine) -> None:
+    engine = first_version
+    reissues = (
+        analysis(8, before=7, patient_key="WRONG", summary='{"reissue_of": 7}'),
+        analysis(9, before=8, patient_key="P2", summary='{"reissue_of": 8}'),
+    )
+    with writing(engine) as connection:
+        connection.execute(inserting("series_identities", IDENTITY), IDENTITY)
+        for row in reissues:
+            connection.execute(inserting("jobs", row), row)
+        connection.execute(
+            text(
+                "UPDATE studies SET patient_key = 'P2', accepted_key = 'P1', "
+                "accession_number = 'A2'"
+            )
+        )
+    migrate.upgrade(engine)
+    with reading(engine) as connection:
+        study = studies.get(connection, StudyInstanceUID(STUDY))
+        (known,) = series.identities(connection, StudyInstanceUID(STUDY))
+        number = corrections.accession_number(connection, StudyInstanceUID(STUDY), "A1")
+    assert study is not None
+    assert number == study.accession_number == "A2"
+    assert (study.patient_key, study.accepted_key, known.key) == ("P2", "P2", "P2")
+
+
+def test_what_was_undone_since_a_person_said_it_stays_undone(first_version: Engine) -> None:
+    engine = first_version
+    reissue = analysis(8, before=7, patient_key="P2", summary='{"reissue_of": 7}')
+    with writing(engine) as connection:
+        connection.execute(inserting("series_identities", IDENTITY), IDENTITY)
+        connection.execute(inserting("jobs", reissue), reissue)
+        connection.execute(text("UPDATE studies SET patient_key = 'P1'"))
+    migrate.upgrade(engine)
+    with reading(engine) as connection:
+        for table in ("corrected_keys", "corrected_accession_numbers"):
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar() == 0, table
