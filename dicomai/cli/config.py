@@ -140,8 +140,8 @@ def init(
     already stays as it is; a database of an older version is brought up to date.
     """
     from dicomai import settings as configuration
+    from dicomai.cli.database import bring_up
     from dicomai.store.engine import open_engine
-    from dicomai.store.migrate import upgrade
 
     file = folder / EXAMPLE if config is None else config
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def init(
     ):
         # Images of patients: for the service's user and group only.
         each.mkdir(parents=True, exist_ok=True, mode=0o750)
-    upgrade(open_engine(settings.database.url))
+    bring_up(open_engine(settings.database.url))
     here = "" if file.resolve() == Path.cwd() / EXAMPLE else f" --config {file}"
     say(
         f"{'Kept' if kept else 'Wrote'} {file}. The data folder is {settings.service.data}, "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant, as_datetime
 from dicomai.dicom.header import identifiers
@@ -16,7 +17,11 @@ from dicomai.errors import DicomaiError, DiskFull, InputError
 from dicomai.service.overview import ALIVE
 from dicomai.spool import reader
 from dicomai.store import clocks, hosts
+from dicomai.store.engine import reading
 from dicomai.store.hosts import Sign
+
+_LISTENED_S: Final = 15
+"""Workers tell of themselves every ten seconds, hosts every two."""
 
 
 def require_stopped(connection: Connection, now: Instant) -> Mapping[str, Sign]:
@@ -48,6 +53,35 @@ def require_stopped(connection: Connection, now: Instant) -> Mapping[str, Sign]:
                 subject=name,
             )
     return signs
+
+
+def require_silence(engine: Engine, now: Instant, sleep: Callable[[float], None]) -> None:
+    """Listen for whoever still works with a catalogue of an older version.
+
+    The service of that version would go on with tables that it does not know, and without what a
+    newer one notes in them. Not by the clock alone: it may be a moment since all were stopped.
+
+    Raises
+    ------
+    DicomaiError
+        Somebody told of himself meanwhile.
+    """
+    with reading(engine) as connection:
+        before = hosts.beats(connection)
+    if all(beat_at < now - ALIVE for beat_at in before.values()):
+        return
+    for _ in range(_LISTENED_S):
+        sleep(1)
+        with reading(engine) as connection:
+            heard = hosts.beats(connection)
+        for name in sorted(heard):
+            if heard[name] != before.get(name):
+                raise DicomaiError(
+                    f"{name} is at work with this database, and would go on with an older version "
+                    "of dicomai. Stop the service on all hosts: systemctl stop dicomai.target "
+                    "dicomai-query. Then: dicomai db upgrade",
+                    subject=name,
+                )
 
 
 def in_spool(spool: Path, scratch: Scratch) -> frozenset[StudyInstanceUID]:

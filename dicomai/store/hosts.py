@@ -159,6 +159,15 @@ def listing(connection: Connection) -> tuple[Host, ...]:
     )
 
 
+def beats(connection: Connection) -> dict[str, Instant]:
+    """Return when each host and worker was last heard of, of a catalogue of any version."""
+    return {
+        f"{kind} {row.name}": row.beat_at
+        for kind, table in (("Host", schema.hosts), ("Worker", schema.workers))
+        for row in connection.execute(select(table.c.name, table.c.beat_at))
+    }
+
+
 def last_beat(connection: Connection) -> Instant | None:
     """Return when a host was last heard of; None where none ever was."""
     latest = select(func.max(schema.hosts.c.beat_at))

@@ -58,6 +58,22 @@ def current(engine: Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
+def is_behind(engine: Engine) -> bool:
+    """Tell whether there is a catalogue of an older version.
+
+    Raises
+    ------
+    DatabaseError
+        The database is away.
+    """
+    if absence(engine):
+        return False
+    found = current(engine)
+    with as_file(files("dicomai.migrations")) as folder:
+        known = {script.revision for script in ScriptDirectory(str(folder)).walk_revisions()}
+    return found in known - {newest()}
+
+
 def require_current(engine: Engine, data: Path | None = None) -> None:
     """Refuse a catalogue of another version, or one that is not there.
 

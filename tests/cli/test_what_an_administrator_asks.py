@@ -20,6 +20,7 @@ from dicomai.store import claims, decisions, hosts, instances, jobs, nodes, seri
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
 from dicomai.store.job import JobId
+from dicomai.store.migrate import current, newest
 from dicomai.store.series import SeriesIdentity
 from tests.cli.conftest import Dicomai
 
@@ -492,6 +493,33 @@ def test_a_database_of_another_version_is_code_3_and_names_the_command(
     answer = dicomai("status")
     assert answer.code == 3
     assert "dicomai db upgrade" in answer.err
+
+
+@pytest.mark.parametrize("upgrade", [("db", "upgrade"), ("init", ".")])
+def test_no_upgrade_takes_the_tables_from_under_a_service(
+    service: Engine,
+    dicomai: Dicomai,
+    monkeypatch: pytest.MonkeyPatch,
+    upgrade: tuple[str, ...],
+) -> None:
+    with writing(service) as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0013'")
+        hosts.note_ingested(connection, "h", now(), now())
+
+    def beating(_: float) -> None:
+        with writing(service) as connection:
+            hosts.note_ingested(connection, "h", now(), now())
+
+    monkeypatch.setattr("dicomai.cli.database.time.sleep", beating)
+    answer = dicomai(*upgrade)
+    assert answer.code == 1
+    assert "Host h is at work" in answer.err
+    assert current(service) == "0013"
+    monkeypatch.setattr("dicomai.cli.database.time.sleep", lambda _: None)  # it was stopped
+    assert dicomai(*upgrade).code == 0
+    assert current(service) == newest()
+    monkeypatch.setattr("dicomai.cli.database.time.sleep", beating)
+    assert dicomai(*upgrade).code == 0  # nothing to do
 
 
 def test_a_database_that_is_away_is_code_5(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from uuid import UUID
@@ -17,8 +18,11 @@ from sqlalchemy import Engine, TextClause, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 
+from dicomai.dicom.dates import Instant
 from dicomai.dicom.matching import key
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import DicomaiError
+from dicomai.service import standstill
 from dicomai.store import corrections, jobs, migrate, predecessors, search, series, studies
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.job import JobId
@@ -201,3 +205,29 @@ def test_what_was_undone_since_a_person_said_it_stays_undone(first_version: Engi
     with reading(engine) as connection:
         for table in ("corrected_keys", "corrected_accession_numbers"):
             assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar() == 0, table
+
+
+def test_who_is_at_work_is_heard_in_a_catalogue_of_any_version(first_version: Engine) -> None:
+    engine = first_version
+    worker = {
+        "name": "w", "host": "h", "device": "cpu", "kinds": "[]", "models": "[]",
+        "started_at": 1, "beat_at": 1,
+    }  # fmt: skip
+    with writing(engine) as connection:
+        connection.execute(inserting("workers", worker), worker)
+
+    def beating(table: str, _: float) -> None:
+        with writing(engine) as connection:
+            connection.execute(text(f"UPDATE {table} SET beat_at = beat_at + 1"))
+
+    listened: list[float] = []
+    standstill.require_silence(engine, Instant(standstill.ALIVE + 10), listened.append)
+    assert listened == []  # whoever was heard of, was long ago
+    standstill.require_silence(engine, Instant(10), listened.append)
+    assert sum(listened) > 10  # seconds, after which each worker tells of itself
+    for table in ("hosts", "workers"):
+        with pytest.raises(DicomaiError, match="Stop the service on all hosts"):
+            standstill.require_silence(engine, Instant(10), partial(beating, table))
+    assert migrate.is_behind(engine)
+    migrate.upgrade(engine)
+    assert not migrate.is_behind(engine)
