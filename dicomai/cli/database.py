@@ -26,7 +26,7 @@ def _group() -> None:
 def upgrade(config: ConfigOption = None) -> None:
     """Bring the database to this version's tables; makes them where there are none.
 
-    The service must be stopped on all hosts.
+    The service must be stopped on all hosts; it listens for 15 seconds whether one still runs.
     """
     from dicomai.settings import load
     from dicomai.store.engine import name, open_engine
