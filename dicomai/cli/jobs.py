@@ -1,4 +1,4 @@
-"""`dicomai jobs`, `job`, `retry`, `cancel`: the queue, and what a person may do to it."""
+"""`dicomai jobs`, `job`: the queue, and the story of a job."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
-from dicomai.cli import audit
 from dicomai.cli.catalogue import opened
 from dicomai.cli.options import ConfigOption, JsonOption
-from dicomai.cli.terminal import clock, iso, moment, print_json, say, sheet, span, table, text
+from dicomai.cli.terminal import (
+    clock,
+    iso,
+    moment,
+    print_json,
+    sheet,
+    span,
+    table,
+    text,
+)
 from dicomai.errors import NotFound
 
 if TYPE_CHECKING:
@@ -117,89 +125,6 @@ def job(number: JobArgument, config: ConfigOption = None, json: JsonOption = Fal
         ],
     )
     show_events(happened)
-
-
-def retry(
-    number: JobArgument,
-    again: Annotated[
-        bool, typer.Option("--again", help="A job that is over: analyse once more, as a new job.")
-    ] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Try a failed or held job again."""
-    from dicomai.dicom.dates import now
-    from dicomai.models.registry import open_registry
-    from dicomai.routing.selection import ModelInputs
-    from dicomai.service import again as generations
-    from dicomai.store import jobs as queue
-    from dicomai.store.engine import writing
-    from dicomai.store.job import JobId
-
-    settings, engine = opened(config)
-    with writing(engine) as connection:
-        if again:
-            name = queue.existing(connection, JobId(number)).model
-            registry = open_registry(settings.folders.models)
-            package = registry.get(name) if name in registry.names else None
-            model = None
-            if package is not None:
-                model = ModelInputs(package_sha256=package.sha256, inputs=package.inputs)
-            queued = int(generations.again(connection, JobId(number), now(), model=model))
-        else:
-            queued = int(queue.retry(connection, JobId(number), now()).id)
-    audit.record(settings.service.data, "retry --again" if again else "retry", str(number))
-    say(f"Job {queued} is queued.")
-
-
-def cancel(number: JobArgument, config: ConfigOption = None) -> None:
-    """Cancel a job that is not done.
-
-    A running one stops and leaves nothing behind. One that failed counts as seen to: dicomai status
-    tells of it no more.
-    """
-    from dicomai.dicom.dates import now
-    from dicomai.store import jobs as queue
-    from dicomai.store.engine import writing
-    from dicomai.store.job import JobId
-
-    settings, engine = opened(config)
-    with writing(engine) as connection:
-        known = queue.existing(connection, JobId(number))
-        cancelled = queue.cancel(connection, known.id, f"A person cancelled {known.title}.", now())
-    audit.record(settings.service.data, "cancel", str(number))
-    say(f"{cancelled.title} is cancelled.")
-
-
-def withdraw(
-    number: JobArgument,
-    reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Why, for who reads the note.")
-    ],
-    config: ConfigOption = None,
-) -> None:
-    """Take back the results of an analysis.
-
-    A rejection note (Key Object Selection, "Rejected for Patient Safety Reasons") goes to each node
-    that has, or may have, something of them and takes such notes (rejection_notes); what had not
-    been sent stays here. The results stay in the archive.
-    """
-    from dicomai.dicom.dates import now
-    from dicomai.service.withdraw import withdraw as take_back
-    from dicomai.store.job import JobId
-
-    if not reason.strip():
-        raise typer.BadParameter(
-            "it is empty; say why, for those who read the note", param_hint="--reason"
-        )
-    settings, engine = opened(config)
-    done = take_back(engine, settings, JobId(number), reason, now())
-    audit.record(settings.service.data, "withdraw", str(number))
-    where = ", ".join(done.nodes) or "nobody"
-    say(f"Job {number} is withdrawn. The note is job {done.job}, and goes to {where}.")
-    for remark in done.remarks:
-        say(remark)
-    for each in done.cancelled:
-        say(f"Delivery {each} was cancelled.")
 
 
 def _replaced(job: Job, before: Job | None) -> str:

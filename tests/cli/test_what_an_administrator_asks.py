@@ -345,6 +345,23 @@ def test_a_job_is_cancelled_once(service: Engine, dicomai: Dicomai) -> None:
     assert "cancelled already" in again.err
 
 
+def test_of_several_jobs_what_cannot_be_done_is_said_and_harms_no_other(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    for study in (UID, "1.2.3.7"):
+        (image,) = arrive(service, study)
+        add(service, wanted(study, f"of {study}", inputs=(image.instance_id,)))
+    several = dicomai("cancel", "1", "99", "2", "1")
+    assert several.out == "Job 1 (lungs) is cancelled.\nJob 2 (lungs) is cancelled.\n"
+    assert several.err == "dicomai: There is no job 99. See: dicomai jobs\n"
+    assert several.code == 4
+    again = dicomai("retry", "2", "1", "--again")
+    assert (again.out, again.code) == ("Job 3 is queued.\nJob 4 is queued.\n", 0)
+    retried = dicomai("retry", "3", "4")
+    assert retried.err.count("is queued already") == 2
+    assert retried.code == 1
+
+
 def test_a_withdrawal_without_a_reason_is_a_usage_error(service: Engine, dicomai: Dicomai) -> None:
     analysed(service)
     answer = dicomai("withdraw", 1, "--reason", " ")
