@@ -29,6 +29,9 @@ MILLILITRE: Final = ucum("mL", "milliliter")
 HOUNSFIELD: Final = ucum("[hnsf'U]", "Hounsfield unit")
 PERCENT: Final = ucum("%", "percent")
 
+RT: Final = frozenset({"SRT", "SNM3", "99SDM"})
+"""Designators of SNOMED RT, which older images have (PS3.16 section 8)."""
+
 OURS: Final = "99DICOMAI"
 """Coding Scheme Designator of what no public scheme has a code for (PS3.16 section 8)."""
 

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
 from dicomai.dicom import uid
+from dicomai.dicom.anatomic_regions import body_part, is_body_part
 from dicomai.dicom.charset import Terms, decode, terms_of
 from dicomai.dicom.data_set import Element, Elements, known_vr
 from dicomai.dicom.part10 import Part10
@@ -35,6 +36,11 @@ MAX_VALUES: Final = 64
 EQUIPMENT: Final = "ContributingEquipmentSequence"
 """Kept as one "manufacturer / model" for each item, so that our own results are known again."""
 
+BODY_PART: Final = "BodyPartExamined"
+REGION: Final = "AnatomicRegionSequence"
+"""Kept as the terms of Body Part Examined for what it names, or "meaning (value, scheme)" of codes
+that have none."""
+
 PIXELS: Final = "PixelData"
 """Kept as the number of bytes; the other two kinds of pixels (PS3.3 C.7.6.24) under it too."""
 
@@ -52,8 +58,11 @@ _PIXEL_REPRESENTATION: Final = 0x00280103
 _CHARACTER_SET: Final = 0x00080005
 _VIEW: Final = "ViewPosition"
 _VIEW_CODES: Final = 0x00540220
+_REGION_CODES: Final = 0x00082218
+_FRAME_ANATOMY: Final = 0x00209071
 _CODE_VALUE: Final = 0x00080100
 _CODING_SCHEME: Final = 0x00080102
+_CODE_MEANING: Final = 0x00080104
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +100,8 @@ def attributes(part10: Part10, charset_default: str = "") -> dict[str, Attribute
     dict
         By keyword: the public attributes of the data set, and of a multi-frame image (PS3.3
         C.7.6.16) those that its functional groups hold for all frames, or else for the first. A
-        view that only its code tells stands under View Position.
+        view that only its code tells stands under View Position, and the part of the body that
+        only Anatomic Region Sequence tells under Body Part Examined, unless frames differ in it.
     """
     little = part10.little_endian
     terms = terms_in(part10.elements, charset_default)
@@ -115,6 +125,10 @@ def attributes(part10: Part10, charset_default: str = "") -> dict[str, Attribute
         ]
     if _VIEW not in found and (view := _view_of_code(part10.elements, terms)):
         found[_VIEW] = view
+    if regions := _regions(part10.elements, terms):
+        found[REGION] = regions[0] if len(regions) == 1 else regions
+        if BODY_PART not in found and len(regions) == 1 and is_body_part(regions[0]):
+            found[BODY_PART] = regions[0]
     return found
 
 
@@ -125,6 +139,32 @@ def _view_of_code(elements: Elements, terms: Terms) -> str:
         return ""
     code = codes.items[0]
     return view_position(_text(code, _CODE_VALUE, terms), _text(code, _CODING_SCHEME, terms))
+
+
+def _regions(elements: Elements, terms: Terms) -> list[str]:
+    """Return what is named as anatomic region, each once: by the object, or else by its frames."""
+    codes = _items(elements, _REGION_CODES) or [
+        code
+        for tag in (_SHARED_GROUPS, _PER_FRAME_GROUPS)
+        for frame in _items(elements, tag)
+        for anatomy in _items(frame, _FRAME_ANATOMY)
+        for code in _items(anatomy, _REGION_CODES)
+    ]
+    named = dict.fromkeys(_region(code, terms) for code in codes)
+    return [each for each in named if each][:MAX_VALUES]
+
+
+def _region(code: Elements, terms: Terms) -> str:
+    value, scheme = _text(code, _CODE_VALUE, terms), _text(code, _CODING_SCHEME, terms)
+    if part := body_part(value, scheme):
+        return part
+    meaning = _text(code, _CODE_MEANING, terms)
+    return f"{meaning} ({value}, {scheme})".lstrip() if value or meaning else ""
+
+
+def _items(elements: Elements, tag: int) -> Sequence[Elements]:
+    element = elements.get(tag)
+    return element.items if element is not None else ()
 
 
 def _signed(element: Element, signed: bool) -> Element:

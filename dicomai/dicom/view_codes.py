@@ -9,8 +9,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
-_RT: Final = frozenset({"SRT", "SNM3", "99SDM"})
-"""Designators of SNOMED RT (PS3.16 section 8)."""
+from dicomai.dicom.codes import RT
+
 _WORDS: Final = (
     ("AP", "399348003", "R-10206"),
     ("PA", "272479007", "R-10214", "R-40888"),
@@ -54,5 +54,5 @@ def view_position(value: str, scheme: str) -> str:
 
     Frontal is none: it does not say whether AP or PA.
     """
-    known = (scheme in _RT) if "-" in value else scheme == "SCT"
+    known = (scheme in RT) if "-" in value else scheme == "SCT"
     return _BY_CODE.get(value, "") if known else ""

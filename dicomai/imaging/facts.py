@@ -9,7 +9,9 @@ from typing import Final
 
 from pydicom import Dataset
 
+from dicomai.dicom.anatomic_regions import another_part, body_part
 from dicomai.dicom.view_codes import view_position
+from dicomai.errors import InputError
 from dicomai.imaging.attributes import items_of, text
 
 _AGE: Final = re.compile(r"(\d{3})([DWMY])", re.ASCII)
@@ -21,7 +23,8 @@ class Facts:
     """None or "" where the object does not say.
 
     `view_position` is that of the View Code where View Position is not said, and LATERAL where only
-    Patient Orientation tells.
+    Patient Orientation tells. `body_part` is that of Anatomic Region Sequence where Body Part
+    Examined is not said, and all frames that say one say the same.
     """
 
     modality: str = ""
@@ -38,10 +41,48 @@ def facts_of(dataset: Dataset) -> Facts:
         modality=text(dataset, "Modality"),
         age_years=_age_years(dataset),
         sex=text(dataset, "PatientSex").upper(),
-        body_part=text(dataset, "BodyPartExamined").upper(),
+        body_part=body_part_of(dataset),
         view_position=text(dataset, "ViewPosition").upper() or _view_position(dataset),
         presentation_intent=text(dataset, "PresentationIntentType").upper(),
     )
+
+
+def body_part_of(dataset: Dataset) -> str:
+    """Return Body Part Examined, else what Anatomic Region Sequence says in its words; else ""."""
+    return text(dataset, "BodyPartExamined").upper() or _coded_part(dataset)
+
+
+def noted_of_part(dataset: Dataset) -> tuple[str, ...]:
+    """Note an object that names two parts of the body; what is written goes before the code.
+
+    It is what PACS and worklists show and rules are written for, and the two may well be a part and
+    what it is part of.
+    """
+    said, coded = text(dataset, "BodyPartExamined").upper(), _coded_part(dataset)
+    if not another_part(said, coded):
+        return ()
+    told = (
+        f"The images say {said} as Body Part Examined and {coded} as Anatomic Region Sequence; the "
+        "first was believed."
+    )
+    return (told,)
+
+
+def _coded_part(dataset: Dataset) -> str:
+    """Return the part that the code names; "" as well where it can't be read, or there are two."""
+    try:
+        codes = items_of(dataset, "AnatomicRegionSequence") or [
+            code
+            for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+            for frame in items_of(dataset, keyword)
+            for anatomy in items_of(frame, "FrameAnatomySequence")
+            for code in items_of(anatomy, "AnatomicRegionSequence")
+        ]
+        named = {(text(each, "CodeValue"), text(each, "CodingSchemeDesignator")) for each in codes}
+    except InputError:  # nothing depends on it but limits, and they take it for not said
+        return ""
+    parts = {body_part(*each) for each in named - {("", "")}}
+    return parts.pop() if len(parts) == 1 else ""
 
 
 def _view_position(dataset: Dataset) -> str:

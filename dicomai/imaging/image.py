@@ -15,7 +15,7 @@ from dicomai.dicom.body_parts import LIMBS
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, numbers, sop_class_name, text, whole
 from dicomai.imaging.display import displayed, rgb
-from dicomai.imaging.facts import Facts, facts_of
+from dicomai.imaging.facts import Facts, body_part_of, facts_of, noted_of_part
 from dicomai.imaging.frame import check_single_frame, header_of_only_frame
 from dicomai.imaging.geometry import Plane
 from dicomai.imaging.greyscale import check_greyscale
@@ -106,7 +106,7 @@ def image_of(dataset: Dataset, intake: Intake = PLAIN) -> SourceImagePixels:
         facts=facts_of(dataset),
         series_instance_uid=text(dataset, "SeriesInstanceUID"),
         headers=(dataset,),
-        warnings=(*noted, *stored_pixels(dataset).noted()),
+        warnings=(*noted, *noted_of_part(dataset), *stored_pixels(dataset).noted()),
     )
 
 
@@ -197,7 +197,7 @@ def _check_hanging(dataset: Dataset) -> tuple[str, ...]:
     said = "\\".join(orientation)
     if (across, down) == USUAL_ORIENTATION:
         return ()
-    limb = text(dataset, "BodyPartExamined").upper() in LIMBS
+    limb = body_part_of(dataset) in LIMBS
     if {across, down} <= set("LRFH") and not limb:
         raise InputError(
             f"{name_of(dataset)} is turned or mirrored (Patient Orientation {said}, where a model "

@@ -14,7 +14,7 @@ from pydicom import Dataset
 
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, text, values_checked_here, whole
-from dicomai.imaging.facts import Facts, facts_of
+from dicomai.imaging.facts import Facts, facts_of, noted_of_part
 from dicomai.imaging.frame import frames_of
 from dicomai.imaging.geometry import Grid
 from dicomai.imaging.greyscale import check_greyscale
@@ -312,7 +312,13 @@ def _volume(
         series_instance_uid=series,
         part=part.label,
         headers=headers,
-        warnings=(*placed.warnings, *scale, *_incomplete(part), *_shortened(noted)),
+        warnings=(
+            *placed.warnings,
+            *scale,
+            *noted_of_part(headers[0]),
+            *_incomplete(part),
+            *_shortened(noted),
+        ),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dicomai.dicom.header import BODY_PART, REGION
 from dicomai.errors import ConfigError
 from dicomai.routing.condition import (
     INSTANCES,
@@ -256,9 +257,20 @@ def _has(candidate: Candidate, image: Image, subject: str) -> str:
     if subject == INSTANCES:
         return str(len(candidate.images))
     values = values_of(image.attributes, subject)
-    if values:
-        return "\\".join(_text(value) for value in values)
-    return image.node if subject == "calling_node" else f"no {subject}"
+    has = "\\".join(_text(value) for value in values)
+    if not values:
+        has = image.node if subject == "calling_node" else f"no {subject}"
+    return has + _by_code(image, has) if subject == BODY_PART else has
+
+
+def _by_code(image: Image, part: str) -> str:
+    """Return what Anatomic Region Sequence says beside Body Part Examined, which may come of it."""
+    regions = [each for each in values_of(image.attributes, REGION) if isinstance(each, str)]
+    if not regions:
+        return ""
+    if regions == [part]:
+        return " (as its Anatomic Region Sequence says)"
+    return f" (its Anatomic Region Sequence says {', '.join(regions)})"
 
 
 def _text(value: str | float) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
+from pydicom.sr._concepts_dict import concepts
+from pydicom.sr._snomed_dict import mapping
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicomai.dicom import anatomic_regions
 from dicomai.errors import InputError
 from dicomai.imaging.facts import facts_of
 from dicomai.imaging.image import image_of
@@ -139,6 +144,136 @@ def test_a_view_that_only_its_code_tells_is_known(concept: Code, older: str, pos
     assert image_of(dataset).facts.view_position == "PA"
 
 
+def _codes(*values: str, scheme: str = "SCT") -> list[Dataset]:
+    made = []
+    for value in values:
+        made.append(Dataset())
+        made[-1].CodeValue, made[-1].CodingSchemeDesignator = value, scheme
+    return made
+
+
+def _frames(*regions: str) -> list[Dataset]:
+    """Frame Anatomy of frames, some of which say nothing."""
+    made = []
+    for region in regions:
+        anatomy, groups = Dataset(), Dataset()
+        anatomy.AnatomicRegionSequence = _codes(region) if region else []
+        groups.FrameAnatomySequence = [anatomy]
+        made.append(groups)
+    return made
+
+
+def test_each_code_of_a_region_is_that_of_the_dictionary() -> None:
+    of_ct = {value for found in concepts["SCT"].values() for value in found}
+    of_rt = mapping["SRT"]
+    for part, *values in anatomic_regions._PARTS:
+        assert re.fullmatch("[A-Z0-9]{1,16}", part)
+        today = {value for value in values if "-" not in value}
+        assert today & of_ct
+        # As earlier editions of the table had them; the dictionary gives no code of today.
+        for value in set(values) - today - {"T-9200B", "T-45526", "T-AB000"}:
+            assert of_rt[value] in today
+
+
+def test_each_common_region_has_its_term() -> None:
+    # As DCMTK has it of PS3.16-2023b (dcmsr/libcmr/cid4031e.cc).
+    for term, name in {
+        "ABDOMEN": "Abdomen",
+        "ABDOMENPELVIS": "AbdomenAndPelvis",
+        "BREAST": "Breast",
+        "CHEST": "Chest",
+        "CHESTABDOMEN": "ChestAndAbdomen",
+        "CHESTABDPELVIS": "ChestAbdomenAndPelvis",
+        "CSPINE": "CervicalSpine",
+        "HEAD": "Head",
+        "HEADNECK": "HeadAndNeck",
+        "HIP": "HipJoint",
+        "JAW": "JawRegion",
+        "LOWERLEG": "LowerLeg",
+        "LSSPINE": "LumboSacralSpine",
+        "MANDIBLE": "Mandible",
+        "NECKCHESTABDPELV": "NeckChestAbdomenAndPelvis",
+        "PELVIS": "Pelvis",
+        "PELVISLOWEXTREMT": "PelvisAndLowerExtremities",
+        "PROSTATE": "Prostate",
+        "SSPINE": "Sacrum",
+        "UPRURINARYTRACT": "UpperUrinaryTract",
+        "WHOLEBODY": "EntireBody",
+        "WRIST": "WristJoint",
+    }.items():
+        assert anatomic_regions.body_part(getattr(codes.cid4031, name).value, "SCT") == term
+
+
+@pytest.mark.parametrize(
+    ("value", "scheme", "part"),
+    [
+        (codes.cid4031.Chest.value, "SCT", "CHEST"),
+        ("51185008", "SCT", "CHEST"),
+        ("T-D3000", "SRT", "CHEST"),
+        ("T-D3000", "SNM3", "CHEST"),
+        ("T-D4000", "99SDM", "ABDOMEN"),
+        ("T-04000", "SRT", "BREAST"),
+        ("T-D3000", "SCT", ""),
+        ("51185008", "SRT", ""),
+        ("51185008", "99LOCAL", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_part_that_only_its_code_tells_is_known(value: str, scheme: str, part: str) -> None:
+    dataset = radiograph()
+    dataset.AnatomicRegionSequence = _codes(value, scheme=scheme)
+    assert image_of(dataset).facts.body_part == part
+    dataset.BodyPartExamined = ""
+    assert image_of(dataset).facts.body_part == part
+    dataset.BodyPartExamined = "HAND"
+    assert image_of(dataset).facts.body_part == "HAND"
+
+
+@pytest.mark.parametrize(
+    ("regions", "part"),
+    [
+        (("51185008", "816094009", ""), "CHEST"),
+        (("51185008", "113345001"), ""),
+        (("51185008", "1"), ""),
+        (("", ""), ""),
+    ],
+)
+def test_the_part_of_an_enhanced_object_is_that_of_all_its_frames(
+    regions: tuple[str, ...], part: str
+) -> None:
+    dataset = Dataset()
+    dataset.PerFrameFunctionalGroupsSequence = _frames(*regions)
+    assert facts_of(dataset).body_part == part
+    dataset.SharedFunctionalGroupsSequence = _frames("69536005")
+    assert facts_of(dataset).body_part == ("" if part or any(regions) else "HEAD")
+
+
+def test_an_object_that_names_two_parts_says_so() -> None:
+    dataset = radiograph()
+    dataset.BodyPartExamined = "CHEST"
+    for value, told in (("T-D3000", False), ("T-D8700", True), ("T-00000", False)):
+        dataset.AnatomicRegionSequence = _codes(value, scheme="SRT")
+        assert [
+            "CHEST as Body Part Examined and HAND as Anatomic" in each
+            for each in image_of(dataset).warnings
+        ] == [True] * told
+    dataset.AnatomicRegionSequence = _codes("T-D8700", scheme="SRT")
+    for other in ("THORAX HAND", "PORT CHEST", ""):  # no defined term, so nobody can tell
+        dataset.BodyPartExamined = other
+        assert image_of(dataset).warnings == ()
+    dataset.BodyPartExamined = "THORAX"
+    dataset.AnatomicRegionSequence = _codes("51185008")
+    assert image_of(dataset).warnings == ()
+
+
+@pytest.mark.parametrize(("vr", "value"), [("LO", b"CHEST "), ("UN", b"cut of")])
+def test_a_region_that_can_not_be_read_says_nothing(vr: str, value: bytes) -> None:
+    dataset = radiograph()
+    tag = Tag("AnatomicRegionSequence")
+    dataset._dict[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True, True)
+    assert image_of(dataset).facts.body_part == ""
+
+
 @pytest.mark.parametrize("orientation", [["R", "H"], ["L", "H"], ["RP", "H"]])
 @pytest.mark.parametrize("part", ["HAND", "WRIST", "FINGER", "FOREARM"])
 def test_a_hand_hangs_with_its_fingers_up(orientation: list[str], part: str) -> None:
@@ -153,6 +288,8 @@ def test_a_hand_hangs_with_its_fingers_up(orientation: list[str], part: str) -> 
         dataset.BodyPartExamined = other
         with pytest.raises(InputError, match="is turned or mirrored"):
             image_of(dataset)
+    dataset.AnatomicRegionSequence = _codes("T-D8700", scheme="SRT")
+    assert image_of(dataset).facts.body_part == "HAND"
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,71 @@ def test_two_patients_would_be_held(folder: Path, make_ct: MakeCT, write: Write)
     study, _ = _explain(folder)
 
     assert study.held == "its objects belong to 2 patients"
+
+
+def _regions(*values: str, scheme: str = "SCT") -> list[Dataset]:
+    made = []
+    for value in values:
+        region = Dataset()
+        region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = value, scheme, "There"
+        made.append(region)
+    return made
+
+
+def _frame_anatomy(*values: str) -> list[Dataset]:
+    made = []
+    for value in values:
+        anatomy, frame = Dataset(), Dataset()
+        anatomy.AnatomicRegionSequence = _regions(value)
+        frame.FrameAnatomySequence = [anatomy]
+        made.append(frame)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        # Anatomic Region Sequence alone, in SNOMED CT of today, of before, and in SNOMED RT.
+        ({"AnatomicRegionSequence": _regions("816094009")}, ""),
+        ({"AnatomicRegionSequence": _regions("51185008")}, ""),
+        ({"AnatomicRegionSequence": _regions("T-D3000", scheme="SRT")}, ""),
+        (
+            {"AnatomicRegionSequence": _regions("T-D4000", scheme="SRT")},
+            "it has ABDOMEN (as its Anatomic Region Sequence says).",
+        ),
+        (
+            {"AnatomicRegionSequence": _regions("7", scheme="99LOCAL")},
+            "it has no BodyPartExamined (its Anatomic Region Sequence says There (7, 99LOCAL)).",
+        ),
+        ({"AnatomicRegionSequence": []}, "it has no BodyPartExamined."),
+        # Of frames: shared, of each, and of several parts.
+        ({"SharedFunctionalGroupsSequence": _frame_anatomy("51185008")}, ""),
+        ({"PerFrameFunctionalGroupsSequence": _frame_anatomy("51185008", "816094009")}, ""),
+        (
+            {"PerFrameFunctionalGroupsSequence": _frame_anatomy("51185008", "113345001")},
+            "no BodyPartExamined (its Anatomic Region Sequence says CHEST, ABDOMEN).",
+        ),
+        # Where both are said, what is written counts.
+        ({"BodyPartExamined": "CHEST", "AnatomicRegionSequence": _regions("113345001")}, ""),
+        (
+            {"BodyPartExamined": "ABDOMEN", "AnatomicRegionSequence": _regions("51185008")},
+            "it has ABDOMEN (its Anatomic Region Sequence says CHEST).",
+        ),
+        ({"BodyPartExamined": "ABDOMEN"}, "it has ABDOMEN."),
+    ],
+)
+def test_a_route_knows_the_part_of_the_body_by_its_code(
+    make_ct: MakeCT, write: Write, tmp_path: Path, said: dict[str, object], told: str
+) -> None:
+    made = {"BodyPartExamined": "", **said}
+    for number in range(1, 4):
+        write(make_ct(number=number, **made), tmp_path / f"{number}.dcm")
+    study, unreadable = _explain(tmp_path)
+    assert unreadable == []
+    (lungs, *_) = study.routes
+    outcome = lungs.outcome
+    if not told:
+        assert isinstance(outcome, Matched)
+        return
+    assert isinstance(outcome, Unmatched)
+    assert outcome.because.endswith(told.rstrip("."))
