@@ -113,6 +113,9 @@ def configure(format: LogFormat, level: LogLevel, stream: TextIO | None = None) 
             ],
         )
     )
+    if number > logging.DEBUG:
+        # A library sets its own level as it is imported (pydicom), which may come later.
+        handler.addFilter(_is_to_be_read)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number if number == logging.DEBUG else max(number, _LIBRARIES))
@@ -124,6 +127,14 @@ def configure(format: LogFormat, level: LogLevel, stream: TextIO | None = None) 
         logger.setLevel(number if number == logging.DEBUG else least)
         logger.handlers.clear()
         logger.propagate = True
+
+
+def _is_to_be_read(record: logging.LogRecord) -> bool:
+    return all(
+        record.levelno >= least
+        for name, least in _QUIET.items()
+        if f"{record.name}.".startswith(f"{name}.")
+    )
 
 
 def _renderers(*, as_text: bool, colours: bool) -> list[structlog.typing.Processor]:

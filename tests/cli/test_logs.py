@@ -9,6 +9,8 @@ import warnings
 
 import pytest
 import structlog
+from pydicom import Dataset
+from pydicom.config import debug
 
 from dicomai.roles import logs
 
@@ -92,6 +94,16 @@ def test_a_warning_that_quotes_a_name_is_not_logged() -> None:
     out = io.StringIO()
     logs.configure("json", "info", out)
     warnings.warn("Invalid value for VR PN: 'Doe^Jane'", UserWarning, stacklevel=1)
+    assert out.getvalue() == ""
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_nor_is_it_where_pydicom_is_imported_later() -> None:
+    out = io.StringIO()
+    logs.configure("console", "warning", out)
+    debug(False, False)  # as pydicom does when it is imported
+    Dataset().PatientSex = "Doe^Jane"
+    logging.getLogger("pydicom.pixels").warning("Doe^Jane")
     assert out.getvalue() == ""
 
 
