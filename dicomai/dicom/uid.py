@@ -15,7 +15,8 @@ SOPClassUID = NewType("SOPClassUID", str)
 TransferSyntaxUID = NewType("TransferSyntaxUID", str)
 FrameOfReferenceUID = NewType("FrameOfReferenceUID", str)
 
-_UID: Final = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*", re.ASCII)
+_UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+)*", re.ASCII)
+_LEADING_ZERO: Final = re.compile(r"(?:^|\.)0[0-9]")
 MAX_LENGTH: Final = 64
 
 # Root of the UIDs that name this implementation; a name-based UUID, so that it never changes.
@@ -34,6 +35,10 @@ IMPLEMENTATION_VERSION_NAME: Final = "DICOMAI_0_1"
 def validated(value: str, keyword: str) -> str:
     """Return a UID without its padding, fit to be part of a path.
 
+    A number in it may begin with 0, as in 1.2.840.0123.5, which PS3.5 9.1 forbids: devices send
+    such UIDs, and DCMTK and Orthanc take and keep them. UIDs are compared as texts everywhere, so
+    1.02 is another one than 1.2.
+
     Parameters
     ----------
     value
@@ -44,7 +49,7 @@ def validated(value: str, keyword: str) -> str:
     Raises
     ------
     InputError
-        Empty, over 64 characters, or anything but numbers and dots as PS3.5 9.1 allows.
+        Empty, over 64 characters, or anything but numbers between dots (PS3.5 9.1).
     """
     uid = value.rstrip("\0 ")
     if not uid:
@@ -60,6 +65,11 @@ def validated(value: str, keyword: str) -> str:
             subject=keyword,
         )
     return uid
+
+
+def has_leading_zero(value: str) -> bool:
+    """Tell whether a number of a UID begins with 0 and is not 0 (PS3.5 9.1)."""
+    return _LEADING_ZERO.search(value) is not None
 
 
 def derived(root: uuid.UUID, *parts: str | int) -> str:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Final
 
 from dicomai.dicom.header import AttributeValue, Identifiers, attributes, identifiers
 from dicomai.dicom.identity import Identity, identity_of
 from dicomai.dicom.part10 import Scratch, opened
+from dicomai.dicom.uid import has_leading_zero
 from dicomai.dicom.version import VersionDigest, version_digest
+
+_LEADING_ZERO: Final = (
+    "A UID has a number that begins with 0, which PS3.5 9.1 forbids. Results repeat it, and a "
+    "strict PACS may refuse them; have the device that makes such UIDs mended."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +83,8 @@ def read_object(path: Path, reading: Reading) -> ReceivedObject:
         remarks = part10.remarks
         if part10.media_sop_instance_uid not in ("", found.sop_instance_uid):
             remarks += ("Its meta information names another SOP Instance UID than its data set.",)
+        if any(map(has_leading_zero, astuple(found))):
+            remarks += (_LEADING_ZERO,)
         version = version_digest(part10, identity.key or "", header)
         syntax = part10.transfer_syntax_uid
     with path.open("rb") as file:

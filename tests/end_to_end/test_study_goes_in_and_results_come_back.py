@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.uid import UID
 from sqlalchemy import create_engine, make_url
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "service"))  # for `bodies`
@@ -52,6 +54,7 @@ format = "json"
 name = "CT1"
 ae_title = "STORESCU"
 quiet_s = 1.0
+may = ["echo", "store", "query"]
 
 [[nodes]]
 name = "PACS1"
@@ -63,7 +66,19 @@ port = {pacs}
 name = "bodies"
 model = "bodies"
 when = ["Modality = CT"]
-destinations = ["PACS1"]
+destinations = {destinations}
+"""
+
+ORTHANC_AND_QUERIES = """
+[[nodes]]
+name = "PACS2"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = {port}
+answers_find = true
+
+[query]
+port = {query}
 """
 
 SERVE = """
@@ -80,9 +95,11 @@ SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
 class Service:
     """`serve` in a process of its own."""
 
-    def __init__(self, folder: Path, port: int, pacs: int, url: str) -> None:
+    def __init__(self, folder: Path, port: int, pacs: int, url: str, also: str = "") -> None:
         self.config = folder / "dicomai.toml"
-        self.config.write_text(CONFIG.format(port=port, pacs=pacs, url=url))
+        destinations = '["PACS1", "PACS2"]' if also else '["PACS1"]'
+        said = CONFIG.format(port=port, pacs=pacs, url=url, destinations=destinations)
+        self.config.write_text(said + also)
         self.data = folder / "data"
         for name in ("spool", "archive", "quarantine", "models"):
             (self.data / name).mkdir(parents=True)
@@ -228,3 +245,82 @@ def test_a_study_goes_in_and_seg_and_sr_come_back_once(
     eventually(lambda: not any(runs(pid) for pid in children), service)
     assert "Route bodies (live) matches" in service.story(study)
     assert not re.search(r"\bP[12]\b|Patient\^|19600101", service.log.read_text())
+
+
+def _renamed(files: list[Path], study: str, zeros: str) -> None:
+    """Give a study UIDs of the same numbers, with or without zeros before them."""
+    for number, file in enumerate(files, start=1):
+        image = pydicom.dcmread(file)
+        image.StudyInstanceUID = study
+        image.SeriesInstanceUID = f"{study}.{zeros}2"
+        image.FrameOfReferenceUID = f"{study}.{zeros}9"
+        image.SOPInstanceUID = f"{study}.{zeros}2.{zeros}{number}"
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        image.save_as(file)
+
+
+def _named_by(result: pydicom.Dataset) -> set[str]:
+    """Return all objects that a result refers to."""
+    return {str(each.value) for each in result.iterall() if each.tag == 0x00081155}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_uids_with_leading_zeros_go_all_the_way_and_are_other_ones_than_without(
+    tmp_path: Path,
+    storescp: object,
+    orthanc: object,
+    peer: Callable[[str], str],
+    free_ports: Callable[[int], list[int]],
+) -> None:
+    port, query = free_ports(2)
+    also = ORTHANC_AND_QUERIES.format(port=orthanc.port, query=query)
+    service = Service(tmp_path, port, storescp.port, "", also)
+    odd, plain = "1.2.840.0123.5", "1.2.840.123.5"
+    _renamed(write_study(tmp_path / "odd", "P1"), odd, "0")
+    _renamed(write_study(tmp_path / "plain", "P2"), plain, "")
+    process = service.start()
+    try:
+        for folder in ("odd", "plain"):
+            pacs = [peer("storescu"), "127.0.0.1", str(orthanc.port), "+sd", tmp_path / folder]
+            subprocess.run(pacs, check=True, capture_output=True)
+            service.send(peer("storescu"), tmp_path / folder)
+        eventually(lambda: len(storescp.files()) == 4 and service.finished(6), service)
+        for files in (storescp.files(), orthanc.files()):
+            read = [pydicom.dcmread(file) for file in files]
+            for study, patient, zeros in ((odd, "P1", "0"), (plain, "P2", "")):
+                here = [each for each in read if each.StudyInstanceUID == study]
+                assert {each.PatientID for each in here} == {patient}
+                (seg,) = (each for each in here if each.SOPClassUID == SEG)
+                (sr,) = (each for each in here if each.SOPClassUID == SR)
+                assert seg.FrameOfReferenceUID == f"{study}.{zeros}9"
+                images = {f"{study}.{zeros}2.{zeros}{number}" for number in range(1, 7)}
+                assert _named_by(seg) <= images
+                assert _named_by(sr) - {seg.SOPInstanceUID} <= images
+                assert {UID(each.SOPInstanceUID).is_valid for each in (seg, sr)} == {True}
+
+        # What we answer, asked by DCMTK: all of the one study, and nothing of the other.
+        got = tmp_path / "got"
+        got.mkdir()
+        asked = ["-aec", "DICOMAI", "-aet", "STORESCU", "127.0.0.1", str(query)]
+        keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={odd}"]
+        subprocess.run([peer("getscu"), "-S", "+B", "-od", str(got), *asked, *keys], check=True)
+        found = [pydicom.dcmread(file) for file in got.iterdir()]
+        assert len(found) == 8
+        assert {each.StudyInstanceUID for each in found} == {odd}
+    finally:
+        stop(process)
+        service.close()
+    assert "kept as received: A UID has a number that begins with 0" in service.story(odd)
+    assert "begins with 0" not in service.story(plain)
+
+    # A catalogue that is lost is made again of the files.
+    (service.data / "dicomai.db").unlink()
+    ours = [sys.executable, "-m", "dicomai", "-c", str(service.config)]
+    for command in (["db", "upgrade"], ["archive", "rescan", "--node", "CT1"]):
+        subprocess.run([*ours, *command], check=True, capture_output=True)
+    listed = subprocess.run([*ours, "studies", "--json"], check=True, capture_output=True)
+    assert {each["study"]: each["instances"] for each in json.loads(listed.stdout)} == {
+        odd: 8,
+        plain: 8,
+    }

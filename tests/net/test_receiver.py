@@ -189,7 +189,7 @@ def test_what_does_not_match_its_command_is_refused(receiver: Receiver, scu: Scu
     assert "1.2.3.5" in str(line["first_refusal"])
 
 
-HOSTILE = (b"", b"../../etc/passwd", b"1.2/../3", b"1..2", b"1.2.", b"01.2", b"1.2\n3", b"1." * 40)
+HOSTILE = (b"", b"../../etc/passwd", b"1.2/../3", b"1..2", b"1.2.", b"1.2x", b"1.2\n3", b"1." * 40)
 
 
 def test_missing_and_hostile_uids_are_refused_and_harm_nothing_else(
@@ -203,6 +203,15 @@ def test_missing_and_hostile_uids_are_refused_and_harm_nothing_else(
         assert scu.send(association, scu.tiny()) == 0
     assert receiver.data_sets() == [scu.tiny()]
     assert {path.name for path in receiver.spool.parent.iterdir()} == {"spool", "receiver.log"}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # of the SCU's pydicom
+def test_uids_with_leading_zeros_are_taken_as_they_are(receiver: Receiver, scu: Scu) -> None:
+    sent = scu.tiny(sop_instance=b"1.2.03.04", study=b"1.2.03", series=b"1.2.03.0")
+    with scu.calling(receiver.port) as association:
+        assert scu.send(association, sent, sop_instance="1.2.03.04") == 0
+        assert scu.send(association, sent, sop_instance="1.2.3.4") == 0xA900
+    assert receiver.data_sets() == [sent]
 
 
 def test_heads_that_cannot_be_read_are_refused(receiver: Receiver, scu: Scu) -> None:

@@ -169,6 +169,10 @@ def _no_uid(sc: Dataset) -> None:
     sc["SeriesInstanceUID"]._value = "2.25.x"
 
 
+def _leading_zero(sc: Dataset) -> None:
+    sc["SeriesInstanceUID"]._value = "2.25.0123"
+
+
 def _lost_character(sr: Dataset) -> None:
     sr.SpecificCharacterSet = "ISO_IR 192"
     _named(sr, "121106")[0].TextValue += " \ufffd"
@@ -593,6 +597,7 @@ def _no_parameters(seg: Dataset) -> None:
         (SC, _another_class, "names another class"),
         (SC, _no_image, "which the model did not see"),
         (SC, _no_uid, "is no UID"),
+        (SC, _leading_zero, "is no UID"),
         (RT, _frames_elsewhere, "its frame of reference is not"),
         (RT, _more_points, "another number of points"),
         (RT, _no_slice, "lies on no slice"),

@@ -85,3 +85,14 @@ def test_dcentvfy_finds_that_all_results_are_of_one_patient_and_study(
         [peer("dcentvfy"), *paths], capture_output=True, text=True, timeout=60, check=False
     )
     assert "Error" not in said.stdout + said.stderr
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_uids_of_the_images_are_repeated_as_they_are(
+    peer: Callable[[str], str], study: Any, found: Any
+) -> None:
+    def zeros(seg: Dataset) -> None:
+        seg.StudyInstanceUID, seg.FrameOfReferenceUID = "1.2.840.0123.5", "1.2.840.0123.5.09"
+
+    seg, report = study.files(found.everything(study))
+    assert check_with_dciodvfy([_changed(seg, zeros), report], peer("dciodvfy")) == ()

@@ -35,6 +35,8 @@ _CARRIED: Final = frozenset(
         "0040,a370",
     }
 )
+# UIDs of study, frame of reference and images are theirs; the results' own are checked besides.
+_LEADING_ZERO: Final = "Leading zeroes in embedded numeric component"
 _TIME_S: Final = 120
 
 
@@ -103,6 +105,8 @@ def _own(line: str, *, labels: bool) -> str | None:
         return None
     tag = _TAG.search(found["path"] or "")
     if tag is not None and (tag[1] == "0010" or f"{tag[1]},{tag[2]}" in _CARRIED):
+        return None
+    if _LEADING_ZERO in found["said"]:
         return None
     if labels and "Referenced SOP Class that is not" in found["said"]:
         return None

@@ -167,7 +167,7 @@ _MODALITY: Final = {
     PR: "PR",
 }
 _DEVICES: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://dicomai.org/devices")
-_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
+_UID: Final = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
 _DATES: Final = tuple(
     (f"{what}Date", f"{what}Time")
     for what in ("Series", "Content", "PresentationCreation", "StructureSet")
