@@ -117,21 +117,25 @@ def numbers(
     return out
 
 
-def items_of(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
-    """Return the items of a sequence, none if absent; raises InputError for what is no sequence."""
-    try:
-        value = value_of(dataset, keyword)
-    except OSError:  # as pydicom says of items that end amid a tag
-        raise _wrong(dataset, keyword, "can't be read") from None
-    if value is None:
+def items_of(dataset: Dataset, keyword: str, whole: Dataset | None = None) -> Sequence[Dataset]:
+    """Return the items of a sequence, none if absent; raises InputError for what is no sequence.
+
+    `whole` is the object, for the sentence, where `dataset` is an item of it.
+    """
+    value = value_of(dataset, keyword, whole)
+    if value is None or value in ("", b""):
         return ()
     if not isinstance(value, Items):
-        raise _wrong(dataset, keyword, "is no sequence")
+        raise _wrong(dataset if whole is None else whole, keyword, "is no sequence")
     return value
 
 
-def value_of(dataset: Dataset, keyword: str) -> Any:  # pydicom gives what it likes
+def value_of(
+    dataset: Dataset, keyword: str, whole: Dataset | None = None
+) -> Any:  # pydicom gives what it likes
     """Return a value, or None; of those that are read already there is nothing to warn of.
+
+    `whole` as of `items_of`.
 
     Raises
     ------
@@ -149,9 +153,13 @@ def value_of(dataset: Dataset, keyword: str) -> Any:  # pydicom gives what it li
     try:
         with values_checked_here(), suppress(AttributeError):  # a VR that nobody can tell
             return dataset[tag].value
+    except OSError:  # as pydicom says of items that end amid a tag
+        raise _wrong(dataset if whole is None else whole, keyword, "can't be read") from None
     except (ValueError, OverflowError, BytesLengthException) as error:
         if keyword not in _NAMES:
-            raise _wrong(dataset, keyword, f"can't be read: {error}") from None
+            raise _wrong(
+                dataset if whole is None else whole, keyword, f"can't be read: {error}"
+            ) from None
     return None
 
 

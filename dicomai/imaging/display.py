@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, numbers, text, values_checked_here
+from dicomai.imaging.attributes import items_of, name_of, numbers, text, values_checked_here
 from dicomai.imaging.modality import Padding, lookup_table
 from dicomai.imaging.pixels import Samples, stored_pixels
 
@@ -31,7 +31,7 @@ def displayed(values: Picture, padding: Padding, dataset: Dataset) -> Picture:
     padding : (J, I) bool or None
         Is shown black.
     """
-    tables = dataset.get("VOILUTSequence")
+    tables = items_of(dataset, "VOILUTSequence")
     if tables:
         entries, first, bits = lookup_table(dataset, tables[0], "VOI")
         index = np.clip(np.round(values).astype(np.int64) - first, 0, len(entries) - 1)

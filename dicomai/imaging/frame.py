@@ -133,7 +133,7 @@ def frames_of(dataset: Dataset) -> Iterator[Frame]:
         check_single_frame(dataset)
         yield Frame(source=dataset, index=0, header=dataset, place=slice_of(dataset))
         return
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    per_frame = items_of(dataset, "PerFrameFunctionalGroupsSequence")
     count = whole(dataset, "NumberOfFrames", 1)
     if len(per_frame) != count:
         raise InputError(
@@ -141,10 +141,10 @@ def frames_of(dataset: Dataset) -> Iterator[Frame]:
             f"{len(per_frame)} where they lie. Have the modality send it whole.",
             subject=text(dataset, "SOPInstanceUID"),
         )
-    shared = dataset.get("SharedFunctionalGroupsSequence") or (Dataset(),)
+    shared = items_of(dataset, "SharedFunctionalGroupsSequence") or (Dataset(),)
     others = [
         at
-        for at, item in enumerate(dataset.get("DimensionIndexSequence") or ())
+        for at, item in enumerate(items_of(dataset, "DimensionIndexSequence"))
         if item.get("DimensionIndexPointer") not in _DIMENSIONS_OF_PLACE
     ]
     for index, groups in enumerate(per_frame):
@@ -176,7 +176,7 @@ def header_of_only_frame(dataset: Dataset) -> Dataset:
     out = Dataset()
     out.update(dataset)  # elements are shared: they are replaced, never changed
     out.pop("PixelData", None)
-    out.update(_said_of_frame(shared, per_frame))
+    out.update(_said_of_frame(dataset, shared, per_frame))
     return out
 
 
@@ -199,24 +199,26 @@ def _flat(dataset: Dataset, shared: Dataset, per_frame: Dataset) -> Dataset:
         if keyword in dataset:
             value_of(dataset, keyword)  # which says so where it can't be read
             out[keyword] = dataset[keyword]
-    out.update(_said_of_frame(shared, per_frame))
+    out.update(_said_of_frame(dataset, shared, per_frame))
     return out
 
 
-def _said_of_frame(shared: Dataset, per_frame: Dataset) -> Dataset:
+def _said_of_frame(dataset: Dataset, shared: Dataset, per_frame: Dataset) -> Dataset:
     """Return what functional groups say, in elements that are its own where they are set here.
 
     An image type set on that of the object would be that of the object, and of its other frames.
     """
     out = Dataset()
     for group in _GROUPS:
-        items = per_frame.get(group) or shared.get(group)
+        items = items_of(per_frame, group, dataset) or items_of(shared, group, dataset)
         if not items:
             continue
         out.update(items[0])
-        for inner in items[0].get("DiffusionGradientDirectionSequence") or ():
+        for inner in items_of(items[0], "DiffusionGradientDirectionSequence", dataset):
             out.update(inner)
-    mappings = per_frame.get(_OF_SEVERAL_ITEMS) or shared.get(_OF_SEVERAL_ITEMS)
+    mappings = items_of(per_frame, _OF_SEVERAL_ITEMS, dataset) or items_of(
+        shared, _OF_SEVERAL_ITEMS, dataset
+    )
     if mappings:
         out.RealWorldValueMappingSequence = mappings
     if "FrameType" in out:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -13,7 +12,7 @@ from pydicom import Dataset
 
 from dicomai.dicom.body_parts import LIMBS
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, numbers, sop_class_name, text, whole
+from dicomai.imaging.attributes import items_of, name_of, numbers, sop_class_name, text, whole
 from dicomai.imaging.display import displayed, rgb
 from dicomai.imaging.facts import Facts, body_part_of, facts_of, noted_of_part
 from dicomai.imaging.frame import check_single_frame, header_of_only_frame
@@ -142,7 +141,7 @@ def _spacing(
         return pixel, "patient" if calibrated or not xray else "detector"
     if imager:
         return imager, "detector"
-    regions: Sequence[Dataset] = dataset.get("SequenceOfUltrasoundRegions") or []
+    regions = items_of(dataset, "SequenceOfUltrasoundRegions")
     if len(regions) == 1 and whole(regions[0], "PhysicalUnitsXDirection", 0) == _CENTIMETRES:
         (down,) = numbers(regions[0], "PhysicalDeltaY", 1)
         (across,) = numbers(regions[0], "PhysicalDeltaX", 1)

@@ -19,7 +19,14 @@ from pydicom.uid import (
 )
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, numbers, text, values_checked_here, whole
+from dicomai.imaging.attributes import (
+    items_of,
+    name_of,
+    numbers,
+    text,
+    values_checked_here,
+    whole,
+)
 from dicomai.imaging.pixels import Samples, stored_pixels
 
 LARGEST: Final = 1e9
@@ -168,7 +175,7 @@ def modality_transform(dataset: Dataset) -> ModalityTransform:
     if "PixelPaddingValue" in dataset:
         value = whole(dataset, "PixelPaddingValue")
         padding = (value, whole(dataset, "PixelPaddingRangeLimit", value))
-    tables = dataset.get("ModalityLUTSequence")
+    tables = items_of(dataset, "ModalityLUTSequence")
     if tables:
         entries, first, _ = lookup_table(dataset, tables[0], "modality")
         return ModalityTransform(
@@ -198,7 +205,7 @@ def check_one_scale(headers: Sequence[Dataset], series: str) -> tuple[str, ...]:
         without = [each for each in headers if not text(each, keyword)]
         if without and any(numbers(each, keyword, 1, (unsaid,)) != (unsaid,) for each in headers):
             raise _not_one_scale(series, keyword, without[0])
-    without = [each for each in headers if not each.get("ModalityLUTSequence")]
+    without = [each for each in headers if not items_of(each, "ModalityLUTSequence")]
     if 0 < len(without) < len(headers):
         raise _not_one_scale(series, "Modality LUT Sequence", without[0])
     mappings = [_only_mapped(each) for each in headers]
@@ -231,11 +238,11 @@ def _only_mapped(header: Dataset) -> tuple[tuple[str, str], ...]:
 
     Each item has a slope and an intercept (PS3.3 C.7.6.16.2.11).
     """
-    if text(header, "RescaleSlope") or header.get("ModalityLUTSequence"):
+    if text(header, "RescaleSlope") or items_of(header, "ModalityLUTSequence"):
         return ()
     return tuple(
         (text(item, "RealWorldValueSlope"), text(item, "RealWorldValueIntercept"))
-        for item in header.get("RealWorldValueMappingSequence") or ()
+        for item in items_of(header, "RealWorldValueMappingSequence")
     )
 
 
@@ -309,7 +316,7 @@ def _check_hounsfield(dataset: Dataset) -> None:
     """
     if text(dataset, "Modality") != "CT":
         return
-    tables = dataset.get("ModalityLUTSequence")
+    tables = items_of(dataset, "ModalityLUTSequence")
     if tables:
         unit = text(tables[0], "ModalityLUTType")
     else:

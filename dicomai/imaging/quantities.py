@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.uid import EnhancedPETImageStorage
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import name_of, numbers, text
+from dicomai.imaging.attributes import items_of, name_of, numbers, text
 
 _GRAMS: Final = 1000.0
 _LONGEST: Final = timedelta(days=2)
@@ -90,7 +90,7 @@ def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
         if len({_of_drug(header, keyword) for header in headers}) > 1:
             raise _refuse(first, f"has slices of different {keyword}")
     (weight_kg,) = numbers(first, "PatientWeight", 1)
-    items = first.get("RadiopharmaceuticalInformationSequence")
+    items = items_of(first, "RadiopharmaceuticalInformationSequence")
     if not items:
         raise _refuse(first, "says nothing of the radiopharmaceutical")
     if len(items) > 1:
@@ -115,8 +115,8 @@ def _units(header: Dataset) -> str:
         return text(header, "Units").upper()
     said = {
         text(unit, "CodeValue")
-        for item in header.get("RealWorldValueMappingSequence") or ()
-        for unit in item.get("MeasurementUnitsCodeSequence") or ()
+        for item in items_of(header, "RealWorldValueMappingSequence")
+        for unit in items_of(item, "MeasurementUnitsCodeSequence", header)
         if _is_rescale(header, item) and text(unit, "CodingSchemeDesignator") == "UCUM"
     }
     if len(said) != 1:
@@ -188,7 +188,7 @@ def _decayed(first: Dataset, item: Dataset, injected: datetime, scan: datetime) 
 
 
 def _of_drug(header: Dataset, keyword: str) -> str:
-    items = header.get("RadiopharmaceuticalInformationSequence")
+    items = items_of(header, "RadiopharmaceuticalInformationSequence")
     return text(items[0], keyword) if items else ""
 
 

@@ -20,7 +20,7 @@ from pydicom.valuerep import DS
 
 from dicomai.errors import InputError
 from dicomai.findings import Box, Detection, Findings, PixelBox, Sphere
-from dicomai.imaging.attributes import numbers, text
+from dicomai.imaging.attributes import items_of, numbers, text
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.imaging.modality import lut_data
 from dicomai.results import summary
@@ -227,7 +227,10 @@ def _first(source: Dataset, keyword: str) -> str:
 
 def _lut(source: Dataset, keyword: str) -> _Lut | None:
     """Return the first table of a sequence, if it is whole."""
-    item = next(iter(source.get(keyword) or ()), Dataset())
+    try:
+        item = next(iter(items_of(source, keyword)), Dataset())
+    except InputError:
+        return None
     descriptor, data = item.get("LUTDescriptor"), lut_data(item)
     if isinstance(descriptor, bytes):  # of an Implicit VR file, whose signedness the image says
         signed = source.get("PixelRepresentation") == 1

@@ -25,7 +25,7 @@ from dicomai.dicom import charset
 from dicomai.dicom.charset import TEXT_VRS, Terms, UndeclaredText, UnreadableText
 from dicomai.dicom.dates import is_day
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import text
+from dicomai.imaging.attributes import items_of, text
 
 IDENTITY: Final = frozenset(
     {"PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID"}
@@ -220,8 +220,7 @@ class _Reader:
         # What its file says may be wrong, and would be so in the result.
         vr = dictionary_VR(tag)
         if vr == "SQ":
-            items = holder[tag].value if holder[tag].VR == "SQ" else ()
-            read = [self._item(item, path) for item in items or ()]
+            read = [self._item(item, path) for item in self._items(holder, tag, path)]
             items = [item for item in read if len(item)]
             return _element(tag, "SQ", items) if items else None
         try:
@@ -254,6 +253,16 @@ class _Reader:
             )
             return None
         return _element(tag, vr, values if len(values) > 1 else values[0])
+
+    def _items(self, holder: Dataset, tag: int, path: str) -> Sequence[Dataset]:
+        try:
+            return items_of(holder, keyword_for_tag(tag))
+        except InputError:
+            self.notes.append(
+                f"{path} of {self._uid} is no sequence that can be read, and is left out of the "
+                "result."
+            )
+            return ()
 
     def _item(self, item: Dataset, path: str) -> Dataset:
         # An item may declare its own set; else it is in that of what holds it (PS3.5 7.5.3).

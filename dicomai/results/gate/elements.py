@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -17,6 +17,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_sequence
+from pydicom.sequence import Sequence as Items
 from pydicom.tag import Tag
 
 from dicomai.results.gate.error import refuse
@@ -75,6 +76,18 @@ def items_of(dataset: Dataset, keyword: str) -> list[Elements]:
         return items_in(sequence)
     except (ValueError, struct.error) as trouble:
         refuse("readable", str(dataset.get("SOPInstanceUID")), f"{keyword}: {trouble}")
+
+
+def readable_items(image: Dataset, keyword: str) -> Sequence[Dataset]:
+    """Return the items of a sequence of an image or of one of its items; none where it is no such.
+
+    What can't be read of the images can't be in a result.
+    """
+    try:
+        value: object = image.get(keyword)
+    except (OSError, ValueError, struct.error):  # as pydicom says of bytes that are no items
+        return ()
+    return value if isinstance(value, Items) else ()
 
 
 def items_in(sequence: bytes) -> list[Elements]:

@@ -15,6 +15,7 @@ from pydicom.tag import Tag
 
 from dicomai.findings import Findings
 from dicomai.results.gate.classes import ENHANCED_SR, KO, PM, SR, TEXT_SR
+from dicomai.results.gate.elements import readable_items
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.planes import group, images_of
 
@@ -140,7 +141,8 @@ def _all_of_one(
 def _other_ids(dataset: Dataset) -> set[str]:
     """Return further Patient IDs; those in another character set than ASCII can't be compared."""
     said = (
-        str(each.get("PatientID") or "") for each in dataset.get("OtherPatientIDsSequence") or ()
+        str(each.get("PatientID") or "")
+        for each in readable_items(dataset, "OtherPatientIDsSequence")
     )
     return {each.strip(" \0") for each in said if each.isascii()} - {""}
 

@@ -15,6 +15,7 @@ from pydicom.multival import MultiValue
 from dicomai.findings import Box, Detection, Findings, PixelBox, Segment, Sphere
 from dicomai.imaging.geometry import Grid
 from dicomai.imaging.modality import lut_data
+from dicomai.results.gate.elements import readable_items
 from dicomai.results.gate.error import refuse
 from dicomai.results.gate.planes import (
     Image,
@@ -179,7 +180,7 @@ def _proportions(holder: Dataset, prefix: str) -> tuple[float, ...]:
 
 def _table(holder: Dataset, keyword: str) -> _Table | None:
     """Return the first table of a sequence, if it is whole."""
-    item = next(iter(holder.get(keyword) or ()), None)
+    item = next(iter(readable_items(holder, keyword)), None)
     if item is None or not item.get("LUTDescriptor") or not item.get("LUTData"):
         return None
     words, data = item.LUTDescriptor, lut_data(item)

@@ -8,6 +8,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
+from dicomai.results.gate.elements import readable_items
 from dicomai.results.gate.error import refuse
 
 # What breaks its representation can't be handed on, so only what is plain must be there.
@@ -20,9 +21,9 @@ def check_request(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None
     source = sources[0]
     if _issuer(source) != _issuer(result):
         refuse("request", uid, "the issuer of its accession number is not the source images'")
-    wanted = source.get("RequestAttributesSequence") or ()
+    wanted = readable_items(source, "RequestAttributesSequence")
     if "CurrentRequestedProcedureEvidenceSequence" in result:  # a document
-        said = result.get("ReferencedRequestSequence") or ()
+        said = readable_items(result, "ReferencedRequestSequence")
         keywords: tuple[str, ...] = ("RequestedProcedureID",)
         for each in said:
             if not _plain(each, "AccessionNumber") and _plain(source, "AccessionNumber"):
@@ -30,7 +31,7 @@ def check_request(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None
         if _plain(source, "AccessionNumber") and not said:
             refuse("request", uid, "it does not name the request with its accession number")
     else:
-        said = result.get("RequestAttributesSequence") or ()
+        said = readable_items(result, "RequestAttributesSequence")
         keywords = ("RequestedProcedureID", "ScheduledProcedureStepID")
     for keyword in keywords:
         missing = {_plain(each, keyword) for each in wanted} - {
@@ -52,7 +53,7 @@ def check_procedure(report: Dataset, uid: str, sources: Sequence[Dataset]) -> No
     performed = _coded(sources[0], "ProcedureCodeSequence")
     requested = {
         code
-        for item in sources[0].get("RequestAttributesSequence") or ()
+        for item in readable_items(sources[0], "RequestAttributesSequence")
         for code in _coded(item, "RequestedProcedureCodeSequence")
     }
     if missing := (performed or requested) - said:
@@ -62,7 +63,7 @@ def check_procedure(report: Dataset, uid: str, sources: Sequence[Dataset]) -> No
 def _coded(holder: Dataset, keyword: str) -> set[tuple[str, str]]:
     return {
         _triple(item)
-        for item in holder.get(keyword) or ()
+        for item in readable_items(holder, keyword)
         if all(map(_PLAIN.fullmatch, _triple(item))) and item.get("CodeMeaning")
     }
 
@@ -82,6 +83,6 @@ def _plain(holder: Dataset, keyword: str) -> str:
 def _issuer(holder: Dataset) -> list[tuple[str, ...]]:
     said = [
         tuple(str(item.get(keyword) or "").strip() for keyword in _ISSUER)
-        for item in holder.get("IssuerOfAccessionNumberSequence") or ()
+        for item in readable_items(holder, "IssuerOfAccessionNumberSequence")
     ]
     return [each for each in said if any(each)]
