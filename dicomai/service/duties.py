@@ -34,6 +34,8 @@ LOOKS_PER_LEASE: Final = 6
 _PROMOTE_S: Final = 2.0
 _ROOM_S: Final = 60.0
 _HOUR_S: Final = 3600.0
+_SWEEP_S: Final = 6 * 3600.0
+"""What is swept lay there for a day; each time all names in the archive are read."""
 _DAY_S: Final = 86400.0
 
 log = structlog.get_logger()
@@ -124,7 +126,7 @@ def duties(settings: Settings, engine: Engine, stop: threading.Event) -> tuple[D
         ),
         Duty(
             name="sweeping",
-            every_s=_HOUR_S,
+            every_s=_SWEEP_S,
             do=lambda: sweep(engine, settings.folders, steady.now()),
             slow=True,
         ),

@@ -53,11 +53,13 @@ def sweep(engine: Engine, folders: Folders, now: Instant) -> int:
     settled = min(now, *ingested_to) if ingested_to else now
     kept = quarantine.Contents(folders.quarantine, but=_SET_ASIDE)
     swept = 0
-    for group in archive.stale(folders.data, now):
+    for group in archive.listing(folders.data):
         with reading(engine) as connection:
             nobodys = archive.unnamed(connection, group)
         for path in nobodys:
             try:
+                if not archive.is_stale(folders.data, path, now):
+                    continue
                 if archive.is_leaving(path):
                     archive.unlink(folders.data, path)
                     swept += 1

@@ -27,7 +27,7 @@ RESULTS: Final = ".results"
 """Folder in it of results that have no place yet."""
 SWEPT_AFTER: Final[Microseconds] = seconds(86400)
 """A file that no row names so long after it was written is looked at."""
-_CHUNK: Final = 200
+_CHUNK: Final = 500
 
 
 def require(data: Path) -> None:
@@ -168,15 +168,19 @@ def _standing(folder: Path) -> Path:
     return next(each for each in (folder, *folder.parents) if each.is_dir())
 
 
-def stale(data: Path, now: Instant) -> Iterator[tuple[PurePosixPath, ...]]:
-    """Yield the files of the archive that are older than a day, in groups."""
-    group: list[PurePosixPath] = []
-    # A folder at a time: the archive may hold millions of files.
+def listing(data: Path) -> Iterator[tuple[str, ...]]:
+    """Yield what lies in the archive, relative to the data folder, in groups.
+
+    Names alone: there may be millions of files, and rows name almost all of them. To look at each
+    one on its disk, too, would be most of the work.
+    """
+    group: list[str] = []
+    # A folder at a time.
     for folder, _, names in os.walk(data / FOLDER):
         inside = PurePosixPath(Path(folder).relative_to(data))
         for name in names:
-            if is_text(inside / name) and is_stale(data, inside / name, now):
-                group.append(inside / name)
+            if is_text(path := f"{inside}/{name}"):
+                group.append(path)
             if len(group) == _CHUNK:
                 yield tuple(group)
                 group = []
@@ -187,16 +191,20 @@ def stale(data: Path, now: Instant) -> Iterator[tuple[PurePosixPath, ...]]:
 def is_stale(data: Path, path: PurePosixPath, now: Instant) -> bool:
     """Tell whether a file is there and has been left alone for a day."""
     try:
-        regular = stat.S_ISREG((data / path).lstat().st_mode)
-        return regular and touched_at(data, path) <= now - SWEPT_AFTER
+        status = (data / path).lstat()
     except FileNotFoundError:
         return False
+    return stat.S_ISREG(status.st_mode) and _touched_at(status) <= now - SWEPT_AFTER
 
 
 def touched_at(data: Path, path: PurePosixPath) -> Instant:
     """Return when a file was last written, linked or placed again."""
+    return _touched_at((data / path).lstat())
+
+
+def _touched_at(status: os.stat_result) -> Instant:
     # A link keeps its file's time of writing; the time of its status is that of linking.
-    return Instant((data / path).lstat().st_ctime_ns // 1000)
+    return Instant(status.st_ctime_ns // 1000)
 
 
 def is_leaving(path: PurePosixPath) -> bool:
@@ -211,7 +219,7 @@ def is_object(path: PurePosixPath) -> bool:
     return there and path.suffix == ".dcm" and not path.name.startswith(".")
 
 
-def is_text(path: PurePosixPath) -> bool:
+def is_text(path: PurePosixPath | str) -> bool:
     """Tell whether a name is UTF-8; what a person gave need not be, and no catalogue holds it."""
     try:
         str(path).encode()
@@ -220,26 +228,31 @@ def is_text(path: PurePosixPath) -> bool:
     return True
 
 
-def unnamed(connection: Connection, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
+def unnamed(
+    connection: Connection, paths: Sequence[PurePosixPath] | Sequence[str]
+) -> tuple[PurePosixPath, ...]:
     """Return those of some files that no row names, though one names their study.
 
     The files of a study that the catalogue does not know are no leavings of ours: it was lost, or
     an older copy of it was put in its place.
     """
-    strange = _strange(connection, {study_of(path) for path in paths} - {""})
-    return tuple(path for path in nameless(connection, paths) if study_of(path) not in strange)
+    left = nameless(connection, paths)
+    strange = _strange(connection, {study_of(path) for path in left} - {""})
+    return tuple(path for path in left if study_of(path) not in strange)
 
 
-def nameless(connection: Connection, paths: Sequence[PurePosixPath]) -> tuple[PurePosixPath, ...]:
+def nameless(
+    connection: Connection, paths: Sequence[PurePosixPath] | Sequence[str]
+) -> tuple[PurePosixPath, ...]:
     """Return those of some files that no row names, whatever the catalogue knows of their study."""
-    copies = schema.copies
+    copies, texts = schema.copies, [str(path) for path in paths]
     named: set[str] = set()
-    for at in range(0, len(paths), _CHUNK):
-        some = [str(path) for path in paths[at : at + _CHUNK]]
+    for at in range(0, len(texts), _CHUNK):
+        some = texts[at : at + _CHUNK]
         named.update(
             connection.execute(select(copies.c.path).where(copies.c.path.in_(some))).scalars()
         )
-    return tuple(path for path in paths if str(path) not in named)
+    return tuple(PurePosixPath(text) for text in texts if text not in named)
 
 
 def study_of(path: PurePosixPath) -> str:
@@ -272,6 +285,8 @@ def unknown_sentence(data: Path, number: int) -> str:
 
 
 def _strange(connection: Connection, uids: Collection[str]) -> set[str]:
+    if not uids:
+        return set()
     table = schema.studies
     known = connection.execute(
         select(table.c.study_instance_uid).where(table.c.study_instance_uid.in_(uids))

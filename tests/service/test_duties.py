@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
@@ -69,6 +70,28 @@ def test_sweeping_takes_what_kills_left_in_archive_and_quarantine(ward: Ward) ->
         part.touch()
     assert duties.sweep(ward.engine, folders, Instant(now() + DAY + seconds(1))) == len(left)
     assert not any(part.exists() for part in left)
+
+
+def test_sweeping_looks_at_no_file_that_the_catalogue_names(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward.study("P1")
+    folders = ward.settings.folders
+    named = set(folders.archive.rglob("*.dcm"))
+    looked_at: set[Path] = set()
+    lstat = Path.lstat
+
+    def noted(path: Path) -> os.stat_result:
+        looked_at.add(path)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", noted)
+    nobodys = next(iter(named)).with_name("1.2.3.01234567.dcm")
+    nobodys.write_bytes(b"x")
+    assert duties.sweep(ward.engine, folders, Instant(now() + DAY + seconds(1))) == 1
+    assert named
+    assert nobodys in looked_at
+    assert not named & looked_at
 
 
 def test_a_deletion_that_was_cut_short_goes_on_when_the_scheduler_starts(
