@@ -11,6 +11,7 @@ import structlog
 
 from dicomai.errors import DicomaiError
 from dicomai.roles.tree import Life
+from dicomai.service.trouble import Trouble
 
 IDLE_S: Final = 0.3
 AWAY_S: Final = 1.0
@@ -21,31 +22,6 @@ _WATCH_S: Final = 0.5
 Build: TypeAlias = Callable[[Callable[[], None]], Callable[[], bool | None]]
 
 log = structlog.get_logger()
-
-
-class Trouble:
-    """What keeps loops from their work: told when it begins and when it ends, not each time.
-
-    Loops that share their work share it too, for it is one trouble.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._why = ""
-
-    def note(self, why: str) -> None:
-        """Note that a loop met it."""
-        with self._lock:
-            before, self._why = self._why, why
-        if why != before:
-            log.warning("loop waits", why=why)
-
-    def end(self) -> None:
-        """Note that a loop met none."""
-        with self._lock:
-            before, self._why = self._why, ""
-        if before:
-            log.info("loop goes on")
 
 
 class Loop(threading.Thread):
@@ -100,14 +76,15 @@ class Loop(threading.Thread):
             try:
                 worked = self._once()
             except (DicomaiError, OSError) as error:
-                self._trouble.note(str(error))
+                if self._trouble.begins(why := str(error)):
+                    log.warning("loop waits", why=why)
                 self._stop_asked.wait(AWAY_S)
                 continue
             except Exception:
                 log.exception("defect")
                 return
-            if worked is not None:
-                self._trouble.end()
+            if worked is not None and self._trouble.ends():
+                log.info("loop goes on")
             if not worked:
                 self._stop_asked.wait(self._idle_s)
 

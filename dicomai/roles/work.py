@@ -22,7 +22,7 @@ from dicomai.dicom.dates import now as present
 from dicomai.errors import DatabaseError
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.models.registry import open_registry
-from dicomai.roles.loops import Loop, Trouble, keep
+from dicomai.roles.loops import Loop, keep
 from dicomai.roles.tree import Life
 from dicomai.service import deliver, retrieve, supervise
 from dicomai.service.attempt import Worker
@@ -30,6 +30,7 @@ from dicomai.service.deliver import Deliverer
 from dicomai.service.intake import LANES, Intake
 from dicomai.service.retrieve import Fetching, Retriever
 from dicomai.service.supervise import Supervisor
+from dicomai.service.trouble import Trouble
 from dicomai.settings import Settings
 from dicomai.store import hosts
 from dicomai.store.engine import open_engine, writing

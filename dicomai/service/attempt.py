@@ -247,11 +247,14 @@ def _fail(worker: Worker, job: Job, heart: Heart, error: DicomaiError) -> None:
 
 
 def _write(worker: Worker, statement: Callable[[Connection], _T], go_on: Callable[[], None]) -> _T:
+    told = ""
     while True:
         try:
             with writing(worker.engine) as connection:
                 return statement(connection)
         except DatabaseError as error:
-            log.warning("database away", why=error.sentence)
+            if error.sentence != told:
+                told = error.sentence
+                log.warning("database away", why=told)
             go_on()
             time.sleep(_AWAY_S)

@@ -23,6 +23,7 @@ from dicomai.routing.route import Route
 from dicomai.service import leavings
 from dicomai.service.asked import tells_why_not
 from dicomai.service.steady_clock import SteadyClock
+from dicomai.service.trouble import SETTLED_S, Trouble
 from dicomai.settings import Folders, Settings
 from dicomai.spool import host, quarantine
 from dicomai.store import jobs, leases, nodes, promises, retention, steps
@@ -74,7 +75,7 @@ def started(settings: Settings, engine: Engine, stop: threading.Event) -> Backgr
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     for duty in duties(settings, engine, stop):
         clock.add_job(
-            partial(_do, duty),
+            partial(_do, duty, Trouble(0.0 if duty.every_s > SETTLED_S else SETTLED_S)),
             "interval",
             seconds=duty.every_s,
             id=duty.name,
@@ -168,14 +169,17 @@ def prune(engine: Engine, keep: Keep, now: Instant) -> int:
         return pruned + retention.prune_rest(connection, before)
 
 
-def _do(duty: Duty) -> None:
+def _do(duty: Duty, trouble: Trouble) -> None:
     """Do a duty; what goes wrong with it must not keep the others from being done."""
     try:
         done = duty.do()
     except (DicomaiError, OSError) as error:
-        log.warning("duty waits", duty=duty.name, why=str(error))
+        if trouble.begins(why := str(error)):
+            log.warning("duty waits", duty=duty.name, why=why)
     except Exception:
         log.exception("defect", duty=duty.name)
     else:
+        if trouble.ends():
+            log.info("duty goes on", duty=duty.name)
         if done:
             log.info("duty done", duty=duty.name, count=done)

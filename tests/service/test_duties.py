@@ -15,10 +15,11 @@ from ward import Ward, open_ward
 
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.errors import DiskFull
+from dicomai.errors import DatabaseError, DiskFull
 from dicomai.roles.schedule import shut_down
 from dicomai.service import duties, leavings
 from dicomai.service.duties import Duty
+from dicomai.service.trouble import Trouble
 from dicomai.store import claims, hosts, jobs, retention, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate, Keep
@@ -203,8 +204,24 @@ def test_a_duty_that_fails_leaves_the_others_alone(
         raise ZeroDivisionError
 
     for do in (full, defect, done.set):
-        duties._do(Duty(name=do.__name__, every_s=1, do=do))
+        duties._do(Duty(name=do.__name__, every_s=1, do=do), Trouble())
     assert done.is_set()
     said = capsys.readouterr().out
     assert "No room." in said
     assert "ZeroDivisionError" in said
+
+
+def test_what_keeps_a_duty_from_being_done_is_told_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    away = iter([True, True, True, False, False])
+
+    def do() -> None:
+        if next(away):
+            raise DatabaseError("The database is away.")
+
+    trouble = Trouble(settled_s=0.0)
+    for _ in range(5):
+        duties._do(Duty(name="back-offs", every_s=1, do=do), trouble)
+    said = capsys.readouterr().out
+    assert (said.count("duty waits"), said.count("duty goes on")) == (1, 1)

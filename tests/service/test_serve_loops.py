@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from dicomai.errors import DatabaseError, DiskFull
-from dicomai.roles.loops import Loop, Trouble, keep
+from dicomai.roles.loops import Loop, keep
 from dicomai.roles.tree import Life
+from dicomai.service.trouble import Trouble
 
 
 def life_of(stop: threading.Event) -> Life:
@@ -34,7 +35,7 @@ def test_a_loop_waits_while_the_database_is_away_and_says_so_once(
 
         return once
 
-    keep([Loop("work", build, stop)], life_of(stop))
+    keep([Loop("work", build, stop, trouble=Trouble(settled_s=0.0))], life_of(stop))
     said = capsys.readouterr().out
     assert len(tries) == 4
     assert said.count("The database is away.") == 1
@@ -60,7 +61,7 @@ def test_a_trouble_of_all_lanes_of_a_device_is_told_once(
 
         return once
 
-    trouble = Trouble()
+    trouble = Trouble(settled_s=0.0)
     names = ("first", "second", "third")
     loops = [Loop(name, build, stop, idle_s=0.001, trouble=trouble) for name in names]
     keep(loops, life_of(stop))
@@ -68,6 +69,28 @@ def test_a_trouble_of_all_lanes_of_a_device_is_told_once(
         loop.join()
     said = capsys.readouterr().out
     assert (said.count("loop waits"), said.count("loop goes on")) == (1, 1)
+
+
+def test_a_trouble_that_comes_and_goes_is_told_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomai.roles.loops.AWAY_S", 0.001)
+    stop, tries = threading.Event(), itertools.count()
+
+    def build(_: Callable[[], None]) -> Callable[[], bool]:
+        def once() -> bool:
+            number = next(tries)
+            if number >= 100:
+                stop.set()
+            if number % 2:
+                raise DatabaseError("It takes no more connections.")
+            return True
+
+        return once
+
+    keep([Loop("work", build, stop)], life_of(stop))
+    said = capsys.readouterr().out
+    assert (said.count("loop waits"), said.count("loop goes on")) == (1, 0)
 
 
 def test_a_defect_in_one_loop_stops_the_role_so_that_it_is_started_again(

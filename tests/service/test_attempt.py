@@ -1,0 +1,43 @@
+"""A worker that can't write what it has done waits for the database, and says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+from ward import open_ward
+
+from dicomai.dicom.dates import now
+from dicomai.service.attempt import Attempt
+from dicomai.service.heart import Heart
+from dicomai.store import claims, jobs
+from dicomai.store.engine import file_of, writing
+
+
+def test_a_database_that_is_away_while_a_job_is_written_is_told_of_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomai.service.attempt._AWAY_S", 0.001)
+    ward = open_ward(tmp_path)
+    ward.queue(ward.study("P1"))
+    with writing(ward.engine) as connection:
+        job = claims.claim(connection, "tests", ("analyse",), ("bodies",), now())
+    assert job is not None
+    file = file_of(ward.engine)
+    assert file is not None
+    elsewhere, tries = file.with_suffix(".away"), count(1)
+
+    def pulse() -> None:
+        if next(tries) == 5:
+            elsewhere.rename(file)
+
+    worker = replace(ward.worker(), pulse=pulse)
+    heart = Heart(lambda _stage, _fraction: True, lease_s=60, deadline_s=60)
+    ward.engine.dispose()
+    file.rename(elsewhere)
+    held = job.held
+    assert Attempt(worker, job, heart).write(lambda c: jobs.beat(c, held, "commit", 1.0, now()))
+    assert capsys.readouterr().out.count("database away") == 1
+    ward.engine.dispose()
