@@ -92,7 +92,9 @@ def ingest(
     _publish(this)
     after_step("published")
     if done != Ingested():
-        log.info(
+        # A series comes over many passes. What was received the receiver tells once for each
+        # association, and whoever sets something aside or puts it off tells of that.
+        log.debug(
             "objects ingested",
             catalogued=done.catalogued,
             set_aside=done.set_aside,

@@ -23,6 +23,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
@@ -67,6 +68,15 @@ def test_objects_become_rows_and_files(any_hospital: Hospital, make_ct: MakeCT) 
     assert any_hospital.story("objects new") == ["3 objects came from CT1 (CT1, 192.0.2.1)."]
     assert list(reader.entries(any_hospital.config.spool)) == []
     assert list(reader.associations(any_hospital.config.spool)) == []
+
+
+def test_a_pass_in_which_nothing_is_amiss_tells_nothing_in_the_log(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    with capture_logs() as told:
+        hospital.send(make_ct(number=1), make_ct(number=2))
+        assert hospital.ingest().catalogued == 2
+    assert [line for line in told if line["log_level"] != "debug"] == []
 
 
 def test_the_same_bytes_again_are_a_duplicate(hospital: Hospital, make_ct: MakeCT) -> None:
