@@ -7,7 +7,7 @@ several hosts may be at it: each step looks under the study's lock whether it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -36,6 +36,8 @@ from dicomai.store.states import UNFINISHED, Origin, StudyStatus
 
 _RECEIVED: Final[tuple[Origin, ...]] = ("received", "retrieved")
 _PRODUCED: Final[tuple[Origin, ...]] = ("produced",)
+_GO: Final[tuple[StudyStatus, ...]] = ("decided", "held")
+_MAKE_ROOM: Final[tuple[StudyStatus, ...]] = ("decided",)
 _STUDIES: Final = 100
 """Marked before any of them is deleted."""
 _FILES: Final = 100
@@ -61,7 +63,13 @@ class Candidate:
     origins: tuple[Origin, ...]
 
 
-def begin(connection: Connection, candidate: Candidate, before: Instant, now: Instant) -> bool:
+def begin(
+    connection: Connection,
+    candidate: Candidate,
+    before: Instant,
+    now: Instant,
+    statuses: Collection[StudyStatus] = _GO,
+) -> bool:
     """Mark what of a study goes; False: it may not go any more. Step one: commit this.
 
     Parameters
@@ -73,7 +81,7 @@ def begin(connection: Connection, candidate: Candidate, before: Instant, now: In
     study = studies.lock(connection, candidate.study_instance_uid)
     if (
         study is None
-        or study.status not in ("decided", "held")
+        or study.status not in statuses
         or study.last_object_at > before
         or unfinished(connection, candidate.study_instance_uid)
         or (
@@ -188,7 +196,10 @@ def _amend_hold(connection: Connection, study: StudyInstanceUID) -> None:
 
 
 def prune_jobs(connection: Connection, before: Instant) -> int:
-    """Delete jobs that were over before a moment; their fingerprints and events stay.
+    """Delete jobs that were over before a moment; their fingerprints stay.
+
+    Their events stay as long as their study. Of one that is not here, as one that was to be fetched
+    and never came, they go with its last job.
 
     An analysis stays as long as a delivery of its results, or a job that replaces it; and so long
     as results are here what says whether they may leave and who has them: their job, the one that
@@ -206,15 +217,21 @@ def prune_jobs(connection: Connection, before: Instant) -> int:
         for made_by in (jobs.c.id, jobs.c.supersedes, jobs.c.result_of)
     )
     over = jobs.c.finished_at < before, jobs.c.state.not_in(UNFINISHED)
-    return connection.execute(
-        delete(jobs).where(*over, *(~each for each in (*needed, *results)))
-    ).rowcount
+    gone = delete(jobs).where(*over, *(~each for each in (*needed, *results)))
+    of = connection.execute(gone.returning(jobs.c.study_instance_uid)).scalars().all()
+    table, told = schema.studies, schema.events
+    for uid in sorted(set(of)):
+        here = (exists().where(each.c.study_instance_uid == uid) for each in (table, jobs))
+        story = told.c.study_instance_uid == uid
+        connection.execute(delete(told).where(story, *(~each for each in here)))
+    return len(of)
 
 
 def prune_rest(connection: Connection, before: Instant) -> int:
     """Delete what no study keeps: ended associations, events of the service as a whole, backfills.
 
-    A study that was to be fetched for one purpose and never came is forgotten too.
+    A study that was to be fetched for one purpose and never came is forgotten too, and a worker
+    that was killed and could not say that it ends.
     """
     links, brought, told = schema.associations, schema.association_studies, schema.events
     still = exists().where(brought.c.association_id == links.c.id)
@@ -226,7 +243,8 @@ def prune_rest(connection: Connection, before: Instant) -> int:
     here = exists().where(table.c.study_instance_uid == apart.c.study_instance_uid)
     connection.execute(delete(apart).where(apart.c.at < before, ~here))
     over = connection.execute(delete(history).where(history.c.finished_at < before))
-    return ended.rowcount + past.rowcount + over.rowcount
+    silent = connection.execute(delete(schema.workers).where(schema.workers.c.beat_at < before))
+    return ended.rowcount + past.rowcount + over.rowcount + silent.rowcount
 
 
 def delete_marked(engine: Engine, data: Path, now: Instant) -> int:
@@ -263,13 +281,20 @@ def make_room(engine: Engine, data: Path, reserve_bytes: int, now: Instant) -> i
     """Delete the oldest decided studies until the reserve is free; returns how many."""
     deleted = 0
     while free_bytes(data) < reserve_bytes:
-        with writing(engine) as connection:
-            found = _older(connection, _RECEIVED, now, now, 1, statuses=("decided",))
-            # One that comes again meanwhile is the oldest no more.
-            begun = [each for each, came_at in found if begin(connection, each, came_at, now)]
-        gone = _delete(engine, data, begun, now)
+        with reading(engine) as connection:
+            # Many at once: the way to the first leads past all whose images went before.
+            oldest = _older(connection, _RECEIVED, now, now, _STUDIES, statuses=_MAKE_ROOM)
+        gone = 0
+        for candidate, came_at in takewhile(lambda _: free_bytes(data) < reserve_bytes, oldest):
+            with writing(engine) as connection:
+                # One that comes again meanwhile is the oldest no more.
+                if not begin(connection, candidate, came_at, now, _MAKE_ROOM):
+                    continue
+            if not _delete(engine, data, (candidate,), now):
+                return deleted + gone  # where nothing can be removed, no more is marked
+            gone += 1
         if not gone:
-            break  # where nothing can be removed, no more is marked
+            break
         deleted += gone
     return deleted
 
@@ -359,7 +384,7 @@ def _older(
     before: Instant,
     now: Instant,
     limit: int,
-    statuses: tuple[StudyStatus, ...] = ("decided", "held"),
+    statuses: tuple[StudyStatus, ...] = _GO,
 ) -> tuple[tuple[Candidate, Instant], ...]:
     """Return studies of which nothing came after a moment, and when the last did, oldest first.
 

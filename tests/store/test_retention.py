@@ -8,10 +8,10 @@ from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
-from catalogue_rows import NOW, add, arrive, claimed, finish, instance, job, sha256, wanted
-from sqlalchemy import Engine, update
+from catalogue_rows import AGEING, NOW, add, arrive, claimed, finish, instance, job, sha256, wanted
+from sqlalchemy import Connection, Engine, event, update
 
-from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError
 from dicomai.store import (
@@ -20,10 +20,12 @@ from dicomai.store import (
     decisions,
     deliveries,
     events,
+    hosts,
     instances,
     jobs,
     reissues,
     retention,
+    retrievals,
     schema,
     studies,
     waiting_routes,
@@ -32,6 +34,7 @@ from dicomai.store.arrivals import StudyGoing
 from dicomai.store.deliveries import DeliveryObject
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Keep
+from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.waiting_routes import WaitingRoute
 
 STUDY = StudyInstanceUID("1.2.3")
@@ -195,6 +198,50 @@ def test_room_is_made_from_the_oldest_on(
     assert [path.parent.name for path in tmp_path.rglob("*.dcm")] == ["1.2.2"]
 
 
+def test_the_oldest_are_looked_for_once_and_while_others_may_write(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        study = f"1.2.{number}"
+        arrive(engine, study, received_at=Instant(NOW + number))
+        decided(engine, study)
+        with_files(engine, tmp_path, study)
+    looked: list[bool] = []
+
+    def note(connection: Connection, _: object, statement: str, *_more: object) -> None:
+        if statement.startswith("SELECT") and " BETWEEN " in statement:
+            looked.append(bool(connection.get_execution_options().get("dicomai_writing")))
+
+    monkeypatch.setattr(
+        retention, "free_bytes", lambda _: 300 - 100 * len(list(tmp_path.rglob("*.dcm")))
+    )
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        assert retention.make_room(engine, tmp_path, 200, LATER) == 2
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert looked == [False]
+
+
+def test_no_room_is_made_from_what_is_held_meanwhile(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        arrive(engine, f"1.2.{number}", received_at=Instant(NOW + number))
+        decided(engine, f"1.2.{number}")
+        with_files(engine, tmp_path, f"1.2.{number}")
+
+    def free(_: Path) -> int:
+        if not list(tmp_path.rglob("1.2.0.*.dcm")):
+            with writing(engine) as connection:
+                decisions.hold(connection, StudyInstanceUID("1.2.1"), "Two patients.", NOW)
+        return 0
+
+    monkeypatch.setattr(retention, "free_bytes", free)
+    assert retention.make_room(engine, tmp_path, 200, LATER) == 1
+    assert [path.parent.name for path in tmp_path.rglob("*.dcm")] == ["1.2.1"]
+
+
 def test_a_file_that_stays_keeps_no_other_study(engine: Engine, tmp_path: Path) -> None:
     for number in range(3):
         arrive(engine, f"1.2.{number}")
@@ -296,6 +343,39 @@ def test_finished_jobs_are_pruned_unless_something_hangs_on_them(engine: Engine)
         assert retention.prune_jobs(connection, LATER) == 2
         assert jobs.get(connection, number) is None
         assert events.of_job(connection, number)
+
+
+def test_the_story_of_a_study_that_never_came_goes_with_its_last_job(engine: Engine) -> None:
+    with writing(engine) as connection:
+        for node in ("PACS1", "PACS2"):
+            wish = NewRetrieval(node=node, study_instance_uid=STUDY, ageing=AGEING)
+            number = retrievals.queue(connection, wish, NOW).job_id
+            later = NOW if node == "PACS1" else LATER
+            jobs.cancel(connection, number, "Nobody wants it.", later)
+        assert retention.prune_jobs(connection, Instant(NOW + 1)) == 1
+        assert events.story(connection, STUDY)
+        assert retention.prune_jobs(connection, Instant(LATER + 1)) == 1
+        assert not events.story(connection, STUDY)
+
+
+def test_workers_that_were_killed_are_forgotten(engine: Engine) -> None:
+    def worker(name: str, beat_at: Instant) -> hosts.Worker:
+        return hosts.Worker(
+            name=name,
+            host="h1",
+            device="cpu",
+            kinds=("analyse",),
+            models=(),
+            started_at=NOW,
+            beat_at=beat_at,
+        )
+
+    with writing(engine) as connection:
+        for each in (worker("killed", NOW), worker("alive", LATER)):
+            hosts.note_worker(connection, each)
+        assert retention.prune_rest(connection, Instant(NOW + DAY)) == 1
+        left = hosts.workers(connection, LATER, Microseconds(LATER))
+    assert [each.name for each in left] == ["alive"]
 
 
 def test_who_has_results_is_known_as_long_as_they_are_here(engine: Engine) -> None:
