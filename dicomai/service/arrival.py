@@ -151,9 +151,9 @@ def _note_quiet(connection: Connection, node: Node, arrived: Sequence[Arrived]) 
     for each in (arrived[0], arrived[-1]):
         study = arrivals.note_arrival(connection, arrival_of(each, node, each.received_at))
     facts = arrived[0].entry.association
-    released_before = any(
-        other.node == node.name and other.release == "released" and other.id != facts.id
-        for other in associations.of_study(connection, study.study_instance_uid)
+    # A node may open an association for each object: none but the one that counts is read.
+    released_before = wait.association_per_study and associations.was_released(
+        connection, study.study_instance_uid, node.name, besides=facts.id
     )
     quiet = after_object(
         Quiet(until=study.quiet_until, full=study.full_quiet),

@@ -240,9 +240,7 @@ def _decide_open(connection: Connection, study: Study, rules: Rules, now: Instan
     arrived = Arrived(
         last_at=study.last_object_at,
         quiet_until=study.quiet_until,
-        open_at=tuple(
-            each.node for each in associations.of_study(connection, uid) if each.ended_at is None
-        ),
+        open_at=associations.open_nodes(connection, uid),
         gaps=_gaps([each for each in seen.series if each.series_instance_uid in changed]),
         counted=counts.of_study(connection, uid, wanted_by(rules, seen.series)),
         steps=steps.told(connection, uid),

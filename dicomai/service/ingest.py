@@ -321,20 +321,20 @@ def _note_end(connection: Connection, config: Ingest, association: AssociationId
         studies.lock(connection, uid)
     if not associations.end(connection, association, end.at, end.how):
         return
+    node = config.node(associations.node_of(connection, association))
     for uid in associations.studies_of(connection, association):
         study = studies.get(connection, uid)
         assert study is not None
-        brought = associations.of_study(connection, uid)
-        node = config.node(next(each.node for each in brought if each.id == association))
-        quiet = Quiet(until=study.quiet_until, full=study.full_quiet)
-        if end.how == "released":
-            alone = study.nodes == (node.name,) and all(each.ended_at for each in brought)
+        quiet, wait = Quiet(until=study.quiet_until, full=study.full_quiet), wait_of(node)
+        if end.how == "released" and wait.association_per_study:
             # Both may have come before anyone looked: one was not the last, whatever it said.
-            before = any(
-                each.release == "released" and each.node == node.name and each.id != association
-                for each in brought
+            before = associations.was_released(connection, uid, node.name, besides=association)
+            alone = (
+                not before
+                and study.nodes == (node.name,)
+                and not associations.open_nodes(connection, uid)
             )
-            quiet = after_release(quiet, wait_of(node), end.at, alone=alone, released_before=before)
+            quiet = after_release(quiet, wait, end.at, alone=alone, released_before=before)
         # Whatever it says, the study is looked at again: one veto less.
         arrivals.set_quiet(connection, uid, quiet.until, full_quiet=quiet.full)
 

@@ -67,6 +67,44 @@ def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[Associati
     return tuple(_association(row) for row in found)
 
 
+def open_nodes(connection: Connection, study: StudyInstanceUID) -> tuple[str, ...]:
+    """Return the nodes of the associations of a study that have not ended, oldest first."""
+    table, brought = schema.associations, schema.association_studies
+    found = connection.execute(
+        select(table.c.node)
+        .join(brought, brought.c.association_id == table.c.id)
+        .where(brought.c.study_instance_uid == study, table.c.ended_at.is_(None))
+        .order_by(table.c.started_at, table.c.id)
+    )
+    return tuple(found.scalars())
+
+
+def was_released(connection: Connection, study: StudyInstanceUID, node: str, besides: str) -> bool:
+    """Tell whether a node has cleanly released another association of a study than this one."""
+    table, brought = schema.associations, schema.association_studies
+    found = connection.execute(
+        select(table.c.id)
+        .join(brought, brought.c.association_id == table.c.id)
+        .where(
+            brought.c.study_instance_uid == study,
+            table.c.node == node,
+            table.c.release == "released",
+            table.c.id != besides,
+        )
+        .limit(1)
+    )
+    return found.first() is not None
+
+
+def node_of(connection: Connection, association: str) -> str:
+    """Return the node of an association that is known."""
+    table = schema.associations
+    node: str = connection.execute(
+        select(table.c.node).where(table.c.id == association)
+    ).scalar_one()
+    return node
+
+
 def studies_of(connection: Connection, association: str) -> tuple[StudyInstanceUID, ...]:
     """Return the studies that an association brought."""
     brought = schema.association_studies

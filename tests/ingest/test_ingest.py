@@ -22,7 +22,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     RLELossless,
 )
-from sqlalchemy import select
+from sqlalchemy import event, select
 from structlog.testing import capture_logs
 
 from dicomai.dicom.dates import Instant
@@ -567,6 +567,21 @@ def test_two_releases_that_were_waiting_together_shorten_nothing(
 
     assert hospital.study().full_quiet
     assert hospital.study().quiet_until == hospital.clock + 60_000_000
+
+
+def test_no_association_reads_all_others_of_its_study(hospital: Hospital, make_ct: MakeCT) -> None:
+    """A modality may open one for each image: the hundredth must not take as long as all before."""
+    read: list[str] = []
+
+    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if "FROM associations JOIN" in statement:
+            read.append(statement)
+
+    event.listen(hospital.engine, "before_cursor_execute", note)
+    for number in range(1, 4):
+        hospital.send(make_ct(number=number))
+        assert hospital.ingest().catalogued == 1
+    assert read == []
 
 
 def test_an_abort_shortens_nothing(hospital: Hospital, make_ct: MakeCT) -> None:
