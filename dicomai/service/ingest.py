@@ -32,7 +32,7 @@ from dicomai.spool.names import Names
 from dicomai.spool.part import sync_bytes
 from dicomai.store import archive, arrivals, associations, studies
 from dicomai.store.arrivals import StudyGoing
-from dicomai.store.engine import Unstorable, writing
+from dicomai.store.engine import Unstorable, reading, writing
 from dicomai.store.instances import Added
 
 log = structlog.get_logger(__name__)
@@ -62,6 +62,9 @@ def ingest(
         The database is away, the disk is full, or work on an entry failed, which the sentence
         names after all else was done: nothing is lost, and a later pass goes on.
     """
+    with reading(engine):
+        # One that is away is asked each second, and the spool may hold more and more by then.
+        pass
     this = Pass(
         engine=engine,
         config=config,

@@ -633,6 +633,29 @@ def test_a_database_that_is_away_loses_nothing_and_counts_no_attempt(
     assert len(_quarantined(hospital)) == 1
 
 
+def test_the_spool_is_not_read_while_the_database_is_away(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.send(make_ct())
+    database = Path(str(hospital.engine.url.database))
+    hospital.engine.dispose()
+    database.rename(database.with_suffix(".away"))
+    read: list[Path] = []
+    folders = reader._folders
+
+    def noted(spool: Path) -> list[Path]:
+        read.append(spool)
+        return folders(spool)
+
+    monkeypatch.setattr(reader, "_folders", noted)
+    with pytest.raises(DatabaseError):
+        hospital.ingest()
+    database.with_suffix(".away").rename(database)
+    assert read == []
+    assert hospital.ingest().catalogued == 1
+    assert read
+
+
 def test_a_study_that_is_being_deleted_waits_in_the_spool(
     hospital: Hospital, make_ct: MakeCT
 ) -> None:
