@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
@@ -55,18 +54,6 @@ def end(connection: Connection, association: str, ended_at: Instant, release: Re
     return touched.rowcount == 1
 
 
-def of_study(connection: Connection, study: StudyInstanceUID) -> tuple[Association, ...]:
-    """Return the associations that brought objects of a study, oldest first."""
-    table, brought = schema.associations, schema.association_studies
-    found = connection.execute(
-        select(table)
-        .join(brought, brought.c.association_id == table.c.id)
-        .where(brought.c.study_instance_uid == study)
-        .order_by(table.c.started_at, table.c.id)
-    )
-    return tuple(_association(row) for row in found)
-
-
 def open_nodes(connection: Connection, study: StudyInstanceUID) -> tuple[str, ...]:
     """Return the nodes of the associations of a study that have not ended, oldest first."""
     table, brought = schema.associations, schema.association_studies
@@ -114,7 +101,3 @@ def studies_of(connection: Connection, association: str) -> tuple[StudyInstanceU
         .order_by(brought.c.study_instance_uid)
     )
     return tuple(StudyInstanceUID(uid) for uid in found.scalars())
-
-
-def _association(row: Row[Any]) -> Association:
-    return Association(**{field: row._mapping[field] for field in Association.__dataclass_fields__})

@@ -34,9 +34,10 @@ from dicomai.service.received import Reading, ReceivedObject
 from dicomai.service.setting_aside import UNREADABLE
 from dicomai.spool import names, quarantine, reader
 from dicomai.spool.entries import End
-from dicomai.store import associations, decisions, events, hosts, retention, schema, studies
+from dicomai.store import decisions, events, hosts, retention, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.retention import Candidate
+from tests.store.catalogue_rows import associations_of
 
 Hospital = Any  # conftest's: importlib mode has no package to import it from
 MakeCT = Callable[..., Any]
@@ -590,7 +591,7 @@ def test_an_abort_shortens_nothing(hospital: Hospital, make_ct: MakeCT) -> None:
 
     assert hospital.study().quiet_until == hospital.clock + 60_000_000
     with reading(hospital.engine) as connection:
-        (found,) = associations.of_study(connection, StudyInstanceUID("1.2.3"))
+        (found,) = associations_of(connection, "1.2.3")
     assert (found.release, found.ended_at) == ("aborted", hospital.clock)
 
 
@@ -830,7 +831,7 @@ def test_killed_after_any_step_ingest_goes_on(
     assert _quarantined(hospital) == []
     with reading(hospital.engine) as connection:
         study = studies.get(connection, StudyInstanceUID("1.2.3"))
-        (association,) = associations.of_study(connection, StudyInstanceUID("1.2.3"))
+        (association,) = associations_of(connection, "1.2.3")
     assert study is not None
     assert study.instances == 3
     assert association.release == "released"

@@ -584,7 +584,8 @@ def test_a_note_that_takes_results_back_goes_out_whatever_became_of_their_route(
     ward, analysis = ward_of(replace(peer.node(), rejection_notes=True), (live,))
     assert deliver(ward)
     note = withdraw(ward.engine, ward.settings, analysis, "It is wrong.", now()).job
-    quiet = replace(ward.settings, routes=(replace(live, mode="shadow"),))
+    both = (replace(live, name=name, mode="shadow") for name in ("all", "withdrawal"))
+    quiet = replace(ward.settings, routes=tuple(both))
     Deliverer(settings=quiet, worker=ward.worker()).work_once()
     assert delivery(ward, note).state == "done"
     assert peer.stored[-1].Modality == "KO"

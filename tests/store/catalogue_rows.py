@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import PurePosixPath
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, select
 
 from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.dicom.identity import IdentityKey
@@ -16,8 +16,9 @@ from dicomai.dicom.uid import (
     StudyInstanceUID,
     TransferSyntaxUID,
 )
-from dicomai.store import analyses, arrivals, claims, instances, jobs, studies
+from dicomai.store import analyses, arrivals, claims, instances, jobs, schema, studies
 from dicomai.store.arrivals import Arrival
+from dicomai.store.associations import Association
 from dicomai.store.engine import reading, writing
 from dicomai.store.instances import Added, InstanceRow
 from dicomai.store.job import (
@@ -180,3 +181,18 @@ def job(engine: Engine, number: JobId) -> Job:
         found = jobs.get(connection, number)
     assert found is not None
     return found
+
+
+def associations_of(connection: Connection, study: str) -> tuple[Association, ...]:
+    """Return the associations that brought objects of a study, oldest first."""
+    table, brought = schema.associations, schema.association_studies
+    found = connection.execute(
+        select(table)
+        .join(brought, brought.c.association_id == table.c.id)
+        .where(brought.c.study_instance_uid == study)
+        .order_by(table.c.started_at, table.c.id)
+    )
+    return tuple(
+        Association(**{field: row._mapping[field] for field in Association.__dataclass_fields__})
+        for row in found
+    )

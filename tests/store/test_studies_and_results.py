@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from catalogue_rows import NOW, PATIENT, add, arrive, claim, claimed, finish, instance, job, wanted
+from catalogue_rows import (
+    NOW,
+    PATIENT,
+    add,
+    arrive,
+    associations_of,
+    claim,
+    claimed,
+    finish,
+    instance,
+    job,
+    wanted,
+)
 from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant, seconds
@@ -592,11 +604,11 @@ def test_associations_are_open_until_their_end_is_known(engine: Engine) -> None:
     with writing(engine) as connection:
         associations.note(connection, link, STUDY)
         associations.note(connection, link, STUDY)
-        assert associations.of_study(connection, STUDY) == (link,)
+        assert associations_of(connection, STUDY) == (link,)
         assert associations.studies_of(connection, "a1") == (STUDY,)
         assert associations.end(connection, "a1", NOW, "released")
         assert not associations.end(connection, "a1", NOW, "lost")
-        (ended,) = associations.of_study(connection, STUDY)
+        (ended,) = associations_of(connection, STUDY)
         assert (ended.ended_at, ended.release) == (NOW, "released")
 
 
@@ -627,7 +639,7 @@ def test_what_belongs_to_no_study_any_more_is_forgotten_in_time(engine: Engine) 
         assert retention.prune_rest(connection, NOW) == 0
         assert retention.prune_rest(connection, later) == 2
         assert not associations.studies_of(connection, "a1")
-        (left,) = associations.of_study(connection, StudyInstanceUID("1.2.4"))
+        (left,) = associations_of(connection, "1.2.4")
     assert left.id == "a2"
 
 
