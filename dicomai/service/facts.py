@@ -129,13 +129,13 @@ def _told_of(connection: Connection, job: Job, images: Sequence[Instance]) -> Co
     told = corrections.of_study(connection, study)
     last = max((each.id for each in images if each.study_instance_uid == study), default=0)
 
-    def was_here(key: IdentityKey | None) -> bool:
-        first = reissues.first_of(connection, study, key)
+    def was_here(said: IdentityKey | None = None) -> bool:
+        first = reissues.first_of(connection, study, said)
         return first is not None and last < first
 
     return Corrections(
-        keys=told.keys if was_here(job.patient_key) else {},
-        accession_numbers=told.accession_numbers if was_here(None) else {},
+        keys={said: right for said, right in told.keys.items() if was_here(said)},
+        accession_numbers=told.accession_numbers if was_here() else {},
     )
 
 

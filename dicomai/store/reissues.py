@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -79,22 +79,43 @@ def last_of(connection: Connection, study: StudyInstanceUID, key: IdentityKey) -
 
 
 def first_of(
-    connection: Connection, study: StudyInstanceUID, key: IdentityKey | None = None
+    connection: Connection, study: StudyInstanceUID, said: IdentityKey | None = None
 ) -> InstanceId | None:
-    """Return the first result of a study that was reissued, for a patient if one is given.
+    """Return the first result of a study that was reissued.
 
     Objects are numbered as they come: what has a lower number was here when a person did that.
+
+    Parameters
+    ----------
+    said
+        Whom objects name: the first result since which the study is another's without a break, for
+        a person who corrects a correction says nothing new of what came in between.
     """
     found = connection.execute(
-        select(jobs).where(jobs.c.study_instance_uid == study, jobs.c.kind == "analyse")
+        select(jobs)
+        .where(jobs.c.study_instance_uid == study, jobs.c.kind == "analyse")
+        .order_by(jobs.c.id)
     )
-    reissued = [
-        each.id
-        for each in map(job_of, found)
-        if each.is_reissue and key in (None, each.patient_key)
-    ]
-    numbers = [each.id for job in reissued for each in instances.of_job(connection, job)]
+    every = {each.id: each for each in map(job_of, found)}
+    reissued = [each for each in every.values() if each.is_reissue]
+    if said is not None:
+        reissued = _since_corrected(every, reissued, said)
+    numbers = [each.id for job in reissued for each in instances.of_job(connection, job.id)]
     return min(numbers, default=None)
+
+
+def _since_corrected(
+    every: Mapping[JobId, Job], reissued: Sequence[Job], said: IdentityKey
+) -> list[Job]:
+    """Return the reissues that gave a study to another than objects say, after the last undoing."""
+    since: list[Job] = []
+    for each in reissued:
+        before = every.get(JobId(int(str(each.summary[REISSUE_OF]))))
+        if each.patient_key == said:
+            since = []
+        elif before is None or before.patient_key != each.patient_key:
+            since.append(each)
+    return since
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

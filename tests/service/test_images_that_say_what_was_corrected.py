@@ -11,6 +11,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from reissuing import Pacs, corrected, deliver, states
+from sqlalchemy import delete
 from ward import Ward
 
 from dicomai.dicom.dates import now
@@ -22,7 +23,7 @@ from dicomai.service.again import again
 from dicomai.service.corrected import as_corrected
 from dicomai.service.received import Reading
 from dicomai.service.supervise import Supervisor
-from dicomai.store import instances
+from dicomai.store import instances, jobs, schema
 from dicomai.store.corrections import Corrections
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
@@ -108,6 +109,55 @@ def test_what_came_with_the_old_patient_id_after_it_was_corrected_is_held(
     assert "may be somebody else's" in job.error_sentence
     assert not ward.results(late)
     assert ward.job(analysed_again(ward, runner, reissued)).state == "done"  # of the others
+
+
+def test_to_correct_a_correction_says_nothing_of_what_came_in_between(
+    analysed: Analysed, runner: RunnerProcess
+) -> None:
+    ward, study, _ = analysed()
+    (mistyped,) = corrected(ward, study, patient_id="P3")
+    ward.study("P1", into=study)
+    late = ward.queue(study, mode="live", destinations=("PACS1",))
+    with writing(ward.engine) as connection:
+        jobs.cancel(connection, late, "A person cancelled it.", now())
+    (reissued,) = corrected(ward, study, patient_id="P2")
+    assert ward.job(reissued).supersedes == mistyped
+    job = ward.job(analysed_again(ward, runner, late))
+    assert (job.patient_key, job.state, job.held_by) == ("P2", "held", "identity")
+    assert ward.job(analysed_again(ward, runner, reissued)).state == "done"  # of the others
+
+
+def test_what_came_after_a_correction_was_undone_is_made_the_next_ones(
+    analysed: Analysed, runner: RunnerProcess
+) -> None:
+    ward, study, _ = analysed()
+    corrected(ward, study, patient_id="P3")
+    corrected(ward, study, patient_id="P1")
+    ward.study("P1", into=study)
+    late = ward.queue(study, mode="live", destinations=("PACS1",))
+    with writing(ward.engine) as connection:
+        jobs.cancel(connection, late, "A person cancelled it.", now())
+    corrected(ward, study, patient_id="P2")
+    job = ward.job(analysed_again(ward, runner, late))
+    assert (job.patient_key, job.state) == ("P2", "done")
+
+
+def test_another_order_makes_nothing_that_came_late_the_corrected_patients(
+    analysed: Analysed, runner: RunnerProcess
+) -> None:
+    ward, study, old = analysed()
+    (first,) = corrected(ward, study, patient_id="P2")
+    ward.study("P1", into=study)
+    late = ward.queue(study, mode="live", destinations=("PACS1",))
+    with writing(ward.engine) as connection:
+        jobs.cancel(connection, late, "A person cancelled it.", now())
+    new = analysed_again(ward, runner, first)
+    with writing(ward.engine) as connection:  # retention did
+        gone = schema.instances.c.job_id.in_((old, first))
+        connection.execute(delete(schema.instances).where(gone))
+    corrected(ward, study, accession_number="A9")
+    assert ward.job(new).patient_key == "P2"
+    assert ward.job(analysed_again(ward, runner, late)).state == "held"
 
 
 def test_a_new_analysis_answers_the_order_that_a_person_gave(
