@@ -239,14 +239,17 @@ def cancel(connection: Connection, job: JobId, because: str, now: Instant) -> Jo
     NotFound, NotNow
         There is none, or it is done, or cancelled.
     """
-    moved = move(
+    before = existing(connection, job).finished_at
+    open_ = move(
         connection,
-        ("waiting", "queued", "running", "held", "failed"),
+        ("waiting", "queued", "running", "held"),
         "cancelled",
         jobs.c.id == job,
         finished_at=now,
     )
-    for cancelled in moved:
+    # What failed was over then: what lies in the archive since is of another end of it.
+    failed = move(connection, ("failed",), "cancelled", jobs.c.id == job, finished_at=before or now)
+    for cancelled in open_ + failed:
         tell(connection, cancelled, "job cancelled", because, now)
         return cancelled
     current = existing(connection, job)

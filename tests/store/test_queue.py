@@ -279,9 +279,11 @@ def test_a_failed_job_that_a_person_cancels_is_to_be_seen_to_no_more(engine: Eng
     with writing(engine) as connection:
         jobs.fail(connection, held, "input", "Bad slice.", "load", "", NOW)
         assert jobs.unsettled(connection) == {("failed", None): (held.job_id,)}
-        settled = jobs.cancel(connection, held.job_id, "Nothing can be done.", NOW)
+        later = Instant(NOW + seconds(86400))
+        settled = jobs.cancel(connection, held.job_id, "Nothing can be done.", later)
         assert jobs.unsettled(connection) == {}
     assert (settled.state, settled.error_sentence) == ("cancelled", "Bad slice.")
+    assert settled.finished_at == NOW  # by which a sweep knows what the job left
     with pytest.raises(jobs.NotNow, match="For a new run: "), writing(engine) as connection:
         jobs.retry(connection, held.job_id, NOW)
 
