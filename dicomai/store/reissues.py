@@ -81,7 +81,7 @@ def last_of(connection: Connection, study: StudyInstanceUID, key: IdentityKey) -
 def first_of(
     connection: Connection, study: StudyInstanceUID, said: IdentityKey | None = None
 ) -> InstanceId | None:
-    """Return the first result of a study that was reissued.
+    """Return the first result of a study that was reissued; None where it is not here any more.
 
     Objects are numbered as they come: what has a lower number was here when a person did that.
 
@@ -100,8 +100,8 @@ def first_of(
     reissued = [each for each in every.values() if each.is_reissue]
     if said is not None:
         reissued = _since_corrected(every, reissued, said)
-    numbers = [each.id for job in reissued for each in instances.of_job(connection, job.id)]
-    return min(numbers, default=None)
+    rows = instances.of_job(connection, reissued[0].id) if reissued else ()
+    return min((each.id for each in rows), default=None)
 
 
 def _since_corrected(
@@ -111,9 +111,11 @@ def _since_corrected(
     since: list[Job] = []
     for each in reissued:
         before = every.get(JobId(int(str(each.summary[REISSUE_OF]))))
+        if before is None:  # pruned: nobody knows what it changed
+            return []
         if each.patient_key == said:
             since = []
-        elif before is None or before.patient_key != each.patient_key:
+        elif before.patient_key != each.patient_key:
             since.append(each)
     return since
 
