@@ -159,7 +159,7 @@ def _region(code: Elements, terms: Terms) -> str:
     if part := body_part(value, scheme):
         return part
     meaning = _text(code, _CODE_MEANING, terms)
-    return f"{meaning} ({value}, {scheme})".lstrip() if value or meaning else ""
+    return f"{meaning} ({value}, {scheme})".lstrip() if value else ""
 
 
 def _items(elements: Elements, tag: int) -> Sequence[Elements]:

@@ -81,7 +81,7 @@ def _coded_part(dataset: Dataset) -> str:
         named = {(text(each, "CodeValue"), text(each, "CodingSchemeDesignator")) for each in codes}
     except InputError:  # nothing depends on it but limits, and they take it for not said
         return ""
-    parts = {body_part(*each) for each in named - {("", "")}}
+    parts = {body_part(value, scheme) for value, scheme in named if value}
     return parts.pop() if len(parts) == 1 else ""
 
 

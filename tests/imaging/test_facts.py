@@ -229,6 +229,12 @@ def test_a_part_that_only_its_code_tells_is_known(value: str, scheme: str, part:
     assert image_of(dataset).facts.body_part == "HAND"
 
 
+def test_a_code_without_a_value_is_none() -> None:
+    dataset = Dataset()
+    dataset.AnatomicRegionSequence = _codes("51185008", "")
+    assert facts_of(dataset).body_part == "CHEST"
+
+
 @pytest.mark.parametrize(
     ("regions", "part"),
     [

@@ -122,6 +122,9 @@ def _frame_anatomy(*values: str) -> list[Dataset]:
             "it has no BodyPartExamined (its Anatomic Region Sequence says There (7, 99LOCAL)).",
         ),
         ({"AnatomicRegionSequence": []}, "it has no BodyPartExamined."),
+        # A meaning without a value is no code.
+        ({"AnatomicRegionSequence": _regions("51185008") + _regions("")}, ""),
+        ({"AnatomicRegionSequence": _regions("")}, "it has no BodyPartExamined."),
         # Of frames: shared, of each, and of several parts.
         ({"SharedFunctionalGroupsSequence": _frame_anatomy("51185008")}, ""),
         ({"PerFrameFunctionalGroupsSequence": _frame_anatomy("51185008", "816094009")}, ""),
