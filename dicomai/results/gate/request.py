@@ -23,7 +23,7 @@ def check_request(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None
         refuse("request", uid, "the issuer of its accession number is not the source images'")
     wanted = readable_items(source, "RequestAttributesSequence")
     if "CurrentRequestedProcedureEvidenceSequence" in result:  # a document
-        said = readable_items(result, "ReferencedRequestSequence")
+        said = result.get("ReferencedRequestSequence") or ()
         keywords: tuple[str, ...] = ("RequestedProcedureID",)
         for each in said:
             if not _plain(each, "AccessionNumber") and _plain(source, "AccessionNumber"):
@@ -31,7 +31,7 @@ def check_request(result: Dataset, uid: str, sources: Sequence[Dataset]) -> None
         if _plain(source, "AccessionNumber") and not said:
             refuse("request", uid, "it does not name the request with its accession number")
     else:
-        said = readable_items(result, "RequestAttributesSequence")
+        said = result.get("RequestAttributesSequence") or ()
         keywords = ("RequestedProcedureID", "ScheduledProcedureStepID")
     for keyword in keywords:
         missing = {_plain(each, keyword) for each in wanted} - {
