@@ -57,6 +57,16 @@ _THERE: Final[tuple[DeliveryState, ...]] = ("sent", "warning", "committed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Wanted:
+    """What the catalogue says about a delivery: of what, for whom, and who has what it corrects."""
+
+    analysis: Job
+    corrected_at: frozenset[str]
+    routes: frozenset[str]
+    objects: tuple[Instance, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Deliverer:
     """Sends results to nodes, one job at a time.
 
@@ -85,12 +95,13 @@ class Deliverer:
         job = this.job
         node = node_of(job, self.settings.nodes)
         with this.stage("compare"):
-            objects = self._objects(job, node)
+            wanted = self._wanted(job)
+            objects = self._objects(job, node, wanted)
         confirmer = Confirmer(settings=self.settings, worker=self.worker)
         if settled := confirmer.settled(this, node, objects):
             self._finish(this, objects, settled)
             return
-        self._require_live(job, node)
+        self._require_live(job, node, wanted)
         try:
             with this.stage("compare"):
                 if node.answers_find:
@@ -120,15 +131,21 @@ class Deliverer:
         _check(outcomes, objects)
         self._finish(this, objects, confirmer.ask(this, node, objects) if node.commitment else None)
 
-    def _objects(self, job: Job, node: Node) -> tuple[Instance, ...]:
-        """Return what the node gets; a note that withdraws results only who has those."""
+    def _wanted(self, job: Job) -> _Wanted:
         assert job.result_of is not None
-        archive.require(self.settings.folders.data)
         with reading(self.worker.engine) as connection:
             analysis = jobs.existing(connection, job.result_of)
-            withdrawn_at = reissues.withdrawn_at(connection, analysis)
-            objects = instances.of_job(connection, job.result_of)
-            asked = {each.route for each in jobs.routes_of(connection, job.id)}
+            return _Wanted(
+                analysis=analysis,
+                corrected_at=reissues.withdrawn_at(connection, analysis),
+                routes=frozenset(each.route for each in jobs.routes_of(connection, job.id)),
+                objects=instances.of_job(connection, job.result_of),
+            )
+
+    def _objects(self, job: Job, node: Node, wanted: _Wanted) -> tuple[Instance, ...]:
+        """Return what the node gets; a note that withdraws results only who has those."""
+        archive.require(self.settings.folders.data)
+        objects, asked = wanted.objects, wanted.routes
         if not objects:
             raise InputError(
                 f"The results of job {job.result_of} are not in the archive any more. For a new "
@@ -142,8 +159,8 @@ class Deliverer:
         segmented = referred_to({each.sop_class_uid for each in objects})
         classes = classes_for(self.settings.routes, live or asked) | {segmented}
         note, takes_note = (
-            note_uid(analysis.uuid),
-            node.rejection_notes and node.name in withdrawn_at,
+            note_uid(wanted.analysis.uuid),
+            node.rejection_notes and node.name in wanted.corrected_at,
         )
         return tuple(
             each
@@ -151,21 +168,16 @@ class Deliverer:
             if (takes_note if each.sop_instance_uid == note else each.sop_class_uid in classes)
         )
 
-    def _require_live(self, job: Job, node: Node) -> None:
+    def _require_live(self, job: Job, node: Node, wanted: _Wanted) -> None:
         """Send nothing for routes that were all set to shadow, or off, since results waited.
 
         What takes back or corrects results that a node has goes there whatever routes say.
         """
-        assert job.result_of is not None
-        with reading(self.worker.engine) as connection:
-            asked = {each.route for each in jobs.routes_of(connection, job.id)}
-            analysis = jobs.existing(connection, job.result_of)
-            corrects = node.name in reissues.withdrawn_at(connection, analysis)
-        if corrects or analysis.is_withdrawal or not asked:
+        if node.name in wanted.corrected_at or wanted.analysis.is_withdrawal:
             return
-        if still_live(self.settings.routes, asked):
+        if not wanted.routes or still_live(self.settings.routes, wanted.routes):
             return
-        names = " and ".join(sorted(asked))
+        names = " and ".join(sorted(wanted.routes))
         raise ConfigError(
             f"Route {names} is in shadow or off since these results waited to go out. Nothing goes "
             "out now. They go once it is live again and dicomai was started anew; if they shall "
