@@ -40,6 +40,15 @@ def analysed_again(ward: Ward, runner: RunnerProcess, job: JobId) -> JobId:
     return new
 
 
+def came_late(ward: Ward, study: StudyInstanceUID) -> JobId:
+    """Have a series come under the old Patient ID, and its analysis be cancelled; return that."""
+    ward.study("P1", into=study)
+    late = ward.queue(study, mode="live", destinations=("PACS1",))
+    with writing(ward.engine) as connection:
+        jobs.cancel(connection, late, "A person cancelled it.", now())
+    return late
+
+
 @pytest.mark.parametrize("person", [{}, {"PatientName": "Beta^Bert", "PatientSex": "M"}])
 def test_a_new_analysis_is_of_the_patient_that_a_person_gave(
     analysed: Analysed,
@@ -116,10 +125,7 @@ def test_to_correct_a_correction_says_nothing_of_what_came_in_between(
 ) -> None:
     ward, study, _ = analysed()
     (mistyped,) = corrected(ward, study, patient_id="P3")
-    ward.study("P1", into=study)
-    late = ward.queue(study, mode="live", destinations=("PACS1",))
-    with writing(ward.engine) as connection:
-        jobs.cancel(connection, late, "A person cancelled it.", now())
+    late = came_late(ward, study)
     (reissued,) = corrected(ward, study, patient_id="P2")
     assert ward.job(reissued).supersedes == mistyped
     job = ward.job(analysed_again(ward, runner, late))
@@ -133,10 +139,7 @@ def test_what_came_after_a_correction_was_undone_is_made_the_next_ones(
     ward, study, _ = analysed()
     corrected(ward, study, patient_id="P3")
     corrected(ward, study, patient_id="P1")
-    ward.study("P1", into=study)
-    late = ward.queue(study, mode="live", destinations=("PACS1",))
-    with writing(ward.engine) as connection:
-        jobs.cancel(connection, late, "A person cancelled it.", now())
+    late = came_late(ward, study)
     corrected(ward, study, patient_id="P2")
     job = ward.job(analysed_again(ward, runner, late))
     assert (job.patient_key, job.state) == ("P2", "done")
@@ -147,10 +150,7 @@ def test_another_order_makes_nothing_that_came_late_the_corrected_patients(
 ) -> None:
     ward, study, old = analysed()
     (first,) = corrected(ward, study, patient_id="P2")
-    ward.study("P1", into=study)
-    late = ward.queue(study, mode="live", destinations=("PACS1",))
-    with writing(ward.engine) as connection:
-        jobs.cancel(connection, late, "A person cancelled it.", now())
+    late = came_late(ward, study)
     new = analysed_again(ward, runner, first)
     with writing(ward.engine) as connection:  # retention did
         gone = schema.instances.c.job_id.in_((old, first))

@@ -59,6 +59,15 @@ def with_files(engine: Engine, data: Path, study: str = "1.2.3") -> list[Path]:
     return paths
 
 
+def one_after_the_other(engine: Engine, data: Path, studies: int) -> None:
+    """Have decided studies 1.2.0, 1.2.1 and so on, each with its files."""
+    for number in range(studies):
+        study = f"1.2.{number}"
+        arrive(engine, study, received_at=Instant(NOW + number))
+        decided(engine, study)
+        with_files(engine, data, study)
+
+
 def produce(engine: Engine) -> None:
     add(engine, wanted(destinations=()))
     row = instance("1.2.3", "1.2.3.9", file="seg", origin="produced", series="1.2.3.9")
@@ -184,11 +193,7 @@ def test_whoever_comes_next_goes_on_with_a_deletion(
 def test_room_is_made_from_the_oldest_on(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(3):
-        study = f"1.2.{number}"
-        arrive(engine, study, received_at=Instant(NOW + number))
-        decided(engine, study)
-        with_files(engine, tmp_path, study)
+    one_after_the_other(engine, tmp_path, 3)
 
     def free(_: Path) -> int:
         return 300 - 100 * len(list(tmp_path.rglob("*.dcm")))
@@ -201,11 +206,7 @@ def test_room_is_made_from_the_oldest_on(
 def test_the_oldest_are_looked_for_once_and_while_others_may_write(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(3):
-        study = f"1.2.{number}"
-        arrive(engine, study, received_at=Instant(NOW + number))
-        decided(engine, study)
-        with_files(engine, tmp_path, study)
+    one_after_the_other(engine, tmp_path, 3)
     looked: list[bool] = []
 
     def note(connection: Connection, _: object, statement: str, *_more: object) -> None:
@@ -226,10 +227,7 @@ def test_the_oldest_are_looked_for_once_and_while_others_may_write(
 def test_no_room_is_made_from_what_is_held_meanwhile(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(2):
-        arrive(engine, f"1.2.{number}", received_at=Instant(NOW + number))
-        decided(engine, f"1.2.{number}")
-        with_files(engine, tmp_path, f"1.2.{number}")
+    one_after_the_other(engine, tmp_path, 2)
 
     def free(_: Path) -> int:
         if not list(tmp_path.rglob("1.2.0.*.dcm")):
