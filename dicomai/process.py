@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Final
 
@@ -54,6 +55,24 @@ def die_with_parent(parent_pid: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def set_by_signals(event: threading.Event, numbers: Iterable[signal.Signals]) -> None:
+    """Have signals set an event. Call it from the main thread.
+
+    A handler runs between any two steps of the main thread, also while that has the lock of the
+    event that it waits for: `set` would wait for the lock for ever. So a thread of its own sets it,
+    and the handler does what the documentation of `queue` allows it to.
+    """
+    told: SimpleQueue[None] = SimpleQueue()
+
+    def obey() -> None:
+        told.get()
+        event.set()
+
+    threading.Thread(target=obey, name="signals", daemon=True).start()
+    for number in numbers:
+        signal.signal(number, lambda *_: told.put(None))
 
 
 def reuse_memory() -> None:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from dicomai.errors import ConfigError, DatabaseError
+from dicomai.process import set_by_signals
 from dicomai.roles import logs
 from dicomai.roles.notify import from_environment
 from dicomai.roles.tree import Life, Role, Tree
@@ -162,7 +163,8 @@ def _check_models(settings: Settings) -> None:
 @contextmanager
 def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
+    before = [signal.getsignal(number) for number in numbers]
+    set_by_signals(stop, numbers)
     try:
         yield
     finally:

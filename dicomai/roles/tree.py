@@ -21,7 +21,7 @@ from typing import Final, Literal, TypeAlias
 import structlog
 
 from dicomai.errors import DicomaiError
-from dicomai.process import die_with_parent, in_words
+from dicomai.process import die_with_parent, in_words, set_by_signals
 from dicomai.roles import logs
 from dicomai.roles.notify import Notifier
 from dicomai.settings import Settings
@@ -232,7 +232,7 @@ def _live(
     """
     die_with_parent(parent_pid)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    set_by_signals(stop, (signal.SIGTERM,))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which tells us
     logs.configure(settings.log.format, settings.log.level)
     structlog.contextvars.bind_contextvars(role=name)

@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 from dicomai.net import receiver
-from dicomai.process import die_with_parent
+from dicomai.process import die_with_parent, set_by_signals
 from dicomai.roles import logs, schedule
 from dicomai.roles.serve import ROLES
 from dicomai.roles.tree import Life
@@ -27,7 +27,7 @@ def live(role: str, config: str, port: str, parent: int) -> None:
     die_with_parent(parent)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    set_by_signals(stop, (signal.SIGTERM,))
     settings = load(Path(config), {"DICOMAI_RECEIVER__PORT": port})
     logs.configure("json", "info")
     life = Life(ready=lambda: None, waits=lambda _: None, pulse=lambda: None, stop=stop)

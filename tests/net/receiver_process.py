@@ -15,6 +15,7 @@ from dicomai.net.limits import Limits
 from dicomai.net.node import Node
 from dicomai.net.receiver import ReceiverConfig, TlsPort, receive
 from dicomai.net.tls import TlsFiles
+from dicomai.process import set_by_signals
 
 
 def tls_port(said: dict[str, Any]) -> TlsPort:
@@ -32,7 +33,7 @@ def main() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    set_by_signals(stop, (signal.SIGTERM,))
     receive(
         ReceiverConfig(
             ae_title=said["ae_title"],

@@ -17,6 +17,7 @@ ROLES = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from dicomai.errors import ConfigError
+from dicomai.process import set_by_signals
 from dicomai.roles import logs
 from dicomai.roles.notify import from_environment
 from dicomai.roles.tree import Tree
@@ -43,6 +44,13 @@ def deaf(settings, life):
     while True:
         time.sleep(60)
 
+def locking(settings, life):
+    life.ready()
+    while not life.stop.is_set():
+        with life.stop._cond:  # as each `wait` has it for a moment
+            time.sleep(0.1)
+        time.sleep(0.01)
+
 def patient(settings, life):
     life.waits("The database\\nis away.")
     while not (HERE / "database").exists():
@@ -63,7 +71,7 @@ def wrong(settings, life):
 if __name__ == "__main__":
     logs.configure("json", "info")
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    set_by_signals(stop, (signal.SIGTERM,))
     roles = {name: globals()[name] for name in sys.argv[1:]}
     sys.exit(Tree(load(HERE / "dicomai.toml", {}), roles, from_environment()).run(stop))
 """
@@ -207,6 +215,18 @@ def test_a_role_that_does_not_stop_is_killed_within_the_stop_time(
     said = service.communicate(timeout=10)[1].decode()
     assert time.monotonic() - asked < 4
     assert "did not stop in time" in said
+
+
+def test_a_role_stops_whatever_it_did_when_it_was_told_to(
+    tree: Start, systemd: Callable[[], str]
+) -> None:
+    """A handler that waits for what its own thread holds waits for ever."""
+    service = tree("locking")
+    ready(systemd)
+    service.terminate()
+    said = service.communicate(timeout=10)[1].decode()
+    assert service.returncode == 0
+    assert "did not stop in time" not in said
 
 
 def test_a_role_that_cannot_start_ends_the_service_with_its_exit_code(
