@@ -48,7 +48,9 @@ class Scan:
     unreadable: tuple[Unreadable, ...]
 
 
-def read_object(path: Path, *, pixels: bool = True, octets: Octets | None = None) -> Dataset:
+def read_object(
+    path: Path, *, pixels: bool = True, octets: Octets | None = None, name: str = ""
+) -> Dataset:
     """Return the data set of a Part 10 file.
 
     Parameters
@@ -60,6 +62,8 @@ def read_object(path: Path, *, pixels: bool = True, octets: Octets | None = None
     octets
         What it holds, where that is read already. Native pixel data are not copied from there, and
         it stays as long as they do.
+    name
+        What sentences call it; its path unless given.
 
     Raises
     ------
@@ -67,6 +71,7 @@ def read_object(path: Path, *, pixels: bool = True, octets: Octets | None = None
         It is no DICOM file, is cut off, is not in the transfer syntax that it declares, or lacks
         a UID.
     """
+    name = name or str(path)
     with values_checked_here():
         try:
             dataset: Dataset
@@ -76,19 +81,19 @@ def read_object(path: Path, *, pixels: bool = True, octets: Octets | None = None
                 dataset = _in_memory(octets, pixels=pixels)
             sop = text(dataset, "SOPInstanceUID")
         except InvalidDicomError:
-            raise InputError(f"{path} is no DICOM file.", subject=str(path)) from None
+            raise InputError(f"{name} is no DICOM file.", subject=str(path)) from None
         except OSError as error:
-            raise InputError(f"{path} can't be read: {error.strerror or error}.") from None
+            raise InputError(f"{name} can't be read: {error.strerror or error}.") from None
         # A data set in another transfer syntax than declared fails in many ways.
         except Exception as error:  # noqa: BLE001  pydicom raises anything
             raise InputError(
-                f"{path} is cut off or not in the transfer syntax that it declares: {error}. Send "
+                f"{name} is cut off or not in the transfer syntax that it declares: {error}. Send "
                 "the object again.",
                 subject=str(path),
             ) from None
     if not sop:
         raise InputError(
-            f"{path} has no SOP Instance UID: it is damaged, or not in the transfer syntax that it "
+            f"{name} has no SOP Instance UID: it is damaged, or not in the transfer syntax that it "
             "declares. Send the object again.",
             subject=str(path),
         )

@@ -101,7 +101,7 @@ class Deliverer:
         if settled := confirmer.settled(this, node, objects):
             self._finish(this, objects, settled)
             return
-        self._require_live(job, node, wanted)
+        self._require_live(job, node, wanted, len(objects))
         try:
             with this.stage("compare"):
                 if node.answers_find:
@@ -168,7 +168,7 @@ class Deliverer:
             if (takes_note if each.sop_instance_uid == note else each.sop_class_uid in classes)
         )
 
-    def _require_live(self, job: Job, node: Node, wanted: _Wanted) -> None:
+    def _require_live(self, job: Job, node: Node, wanted: _Wanted, count: int) -> None:
         """Send nothing for routes that were all set to shadow, or off, since results waited.
 
         What takes back or corrects results that a node has goes there whatever routes say.
@@ -177,11 +177,21 @@ class Deliverer:
             return
         if not wanted.routes or still_live(self.settings.routes, wanted.routes):
             return
+        with reading(self.worker.engine) as connection:
+            known = deliveries.objects(connection, job.id)
+        there = sum(each.state in PERHAPS_STORED for each in known)
         names = " and ".join(sorted(wanted.routes))
+        had = "Nothing goes out now. They go"
+        otherwise = f"if they shall not: dicomai cancel {job.id}"
+        if there:
+            had = (
+                f"{node.name} has, or may have, {there} of {count} objects, and gets no more now. "
+                "The others go"
+            )
+            otherwise = f"to take back what is there: dicomai withdraw {job.result_of}"
         raise ConfigError(
-            f"Route {names} is in shadow or off since these results waited to go out. Nothing goes "
-            "out now. They go once it is live again and dicomai was started anew; if they shall "
-            f"not: dicomai cancel {job.id}",
+            f"Route {names} is in shadow or off since these results waited to go out. {had} once "
+            f"it is live again and dicomai was started anew; {otherwise}",
             subject=job.study_instance_uid,
         )
 

@@ -42,7 +42,7 @@ def each(rows: Sequence[Instance], data: Path) -> Generator[Dataset, None, None]
     try:
         for row, octets in zip(rows, pool.map(lambda row: _octets(row, data), rows), strict=True):
             with values_checked_here():
-                image = read_object(data / row.path, octets=octets)
+                image = read_object(data / row.path, octets=octets, name=_name(row))
             yield image
     finally:
         pool.shutdown(cancel_futures=True)
@@ -61,12 +61,18 @@ def readable(rows: Sequence[Instance], data: Path) -> tuple[Dataset, ...]:
     found = []
     for row in rows:
         try:
-            found.append(read_object(data / row.path, octets=_octets(row, data)))
+            octets = _octets(row, data)
+            found.append(read_object(data / row.path, octets=octets, name=_name(row)))
         except InputError as error:
             trouble = error
     if not found:
         raise trouble
     return tuple(found)
+
+
+def _name(row: Instance) -> str:
+    """Return what sentences call it: reports repeat them, and where the archive is tells nobody."""
+    return f"Image {row.sop_instance_uid} ({row.path})"
 
 
 def _octets(row: Instance, data: Path) -> Octets:
@@ -85,12 +91,12 @@ def _octets(row: Instance, data: Path) -> Octets:
     except FileNotFoundError:
         archive.require(data)
         raise InputError(
-            f"{path} is missing from the archive. Send the study again.", subject=str(path)
+            f"{_name(row)} is missing from the archive. Send the study again.", subject=str(path)
         ) from None
     if hashlib.sha256(octets).hexdigest() != row.file_sha256:
         raise InputError(
-            f"{path} has other bytes than those that were received. Its disk is damaged or someone "
-            "changed it; send the study again.",
+            f"{_name(row)} has other bytes than those that were received. Its disk is damaged or "
+            "someone changed it; send the study again.",
             subject=str(path),
         )
     return octets

@@ -561,6 +561,22 @@ def test_what_waits_for_a_route_that_is_set_to_shadow_stays_until_it_is_live_aga
     assert len(peer.stored) == 2
 
 
+def test_what_a_node_has_already_is_said_where_its_route_is_not_live_any_more(
+    ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
+) -> None:
+    live = Route(name="all", model="bodies")
+    ward, analysis = ward_of(faulty("abort").node(), (live,))
+    assert deliver(ward)
+    quiet = replace(ward.settings, routes=(replace(live, mode="shadow"),))
+    with writing(ward.engine) as connection:
+        jobs.promote_due(connection, Instant(now() + seconds(3600)))
+    Deliverer(settings=quiet, worker=ward.worker()).work_once()
+    job = delivery(ward, analysis)
+    assert (job.state, job.held_by) == ("held", "config")
+    assert "PACS1 has, or may have, 1 of 2 objects, and gets no more now." in job.error_sentence
+    assert job.error_sentence.endswith(f"dicomai withdraw {analysis}")
+
+
 def test_of_two_routes_only_the_one_that_is_live_yet_says_which_forms_go_out(
     ward_of: Callable[..., tuple[Ward, JobId]], faulty: Callable[..., FaultyPeer]
 ) -> None:

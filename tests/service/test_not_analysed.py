@@ -90,8 +90,10 @@ def test_what_lacks_an_image_in_the_archive_is_told_by_the_others(
         (_, first), _ = instances.inputs_of(connection, job)
     (settings.folders.data / first.path).unlink()
     Supervisor(settings=settings, runner=runner, worker=ward.worker()).work_once()
-    assert "is missing from the archive" in str(ward.job(job).summary["found"])
-    assert len(ward.results(job)) == 1
+    found = str(ward.job(job).summary["found"])
+    assert f"Image {first.sop_instance_uid} ({first.path}) is missing from the archive" in found
+    (report,) = [pydicom.dcmread(ward.file(row)) for row in ward.results(job)]
+    assert str(settings.folders.data) not in report.to_json()
 
 
 def die(folder: Path, routes: tuple[Route, ...], where: str) -> None:

@@ -102,7 +102,7 @@ def test_an_input_that_was_changed_in_the_archive_is_not_analysed(
     supervisor(ward, runner).work_once()
     failed = ward.job(job)
     assert (failed.state, failed.error_kind, failed.error_stage) == ("failed", "input", "load")
-    assert str(victim) in failed.error_sentence
+    assert str(victim.relative_to(ward.settings.folders.data)) in failed.error_sentence
     assert "has other bytes than those that were received" in failed.error_sentence
 
 
