@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import structlog
@@ -18,8 +19,8 @@ _LONGEST_PAUSE_S: Final = 15
 log = structlog.get_logger()
 
 
-def answers(settings: Settings, life: Life) -> bool:
-    """Return True when the database answers, however long that takes; False: told to stop before.
+def wait_for(settings: Settings, life: Life) -> None:
+    """Return when the database answers, however long that takes.
 
     What keeps it from answering is told when it begins and when it changes, not each time.
 
@@ -32,7 +33,7 @@ def answers(settings: Settings, life: Life) -> bool:
     pause_s = _FIRST_PAUSE_S
     told = ""
     try:
-        while not life.stop.is_set():
+        while True:
             life.pulse()
             try:
                 require_current(engine, settings.folders.data)
@@ -45,16 +46,10 @@ def answers(settings: Settings, life: Life) -> bool:
                 if told:
                     log.info("database answers")
                     life.waits("")
-                return True
-            _rest(life, pause_s)
+                return
+            for _ in range(pause_s):
+                time.sleep(1.0)
+                life.pulse()
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     finally:
         engine.dispose()
-    return False
-
-
-def _rest(life: Life, pause_s: int) -> None:
-    for _ in range(pause_s):
-        if life.stop.wait(1.0):
-            return
-        life.pulse()

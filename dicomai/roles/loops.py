@@ -91,9 +91,9 @@ class Loop(threading.Thread):
 
 def keep(loops: Sequence[Loop], life: Life) -> None:
     """Run loops until told to stop, or until one has died or is stuck; then all shall stop."""
+    life.ready()  # from now on it is let end what it has in hand
     for loop in loops:
         loop.start()
-    life.ready()
     while not life.stop.wait(_WATCH_S):
         life.pulse()
         dead = [loop.name for loop in loops if not loop.lives]

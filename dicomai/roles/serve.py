@@ -56,8 +56,8 @@ def query(settings: Settings, life: Life) -> None:
     from dicomai.roles import database
     from dicomai.roles.query import query as querying
 
-    if database.answers(settings, life):
-        querying(settings, life)
+    database.wait_for(settings, life)
+    querying(settings, life)
 
 
 def schedule(settings: Settings, life: Life) -> None:
@@ -65,8 +65,8 @@ def schedule(settings: Settings, life: Life) -> None:
     from dicomai.roles import database
     from dicomai.roles.schedule import schedule as scheduling
 
-    if database.answers(settings, life):
-        scheduling(settings, life)
+    database.wait_for(settings, life)
+    scheduling(settings, life)
 
 
 def work(settings: Settings, life: Life) -> None:
@@ -74,8 +74,8 @@ def work(settings: Settings, life: Life) -> None:
     from dicomai.roles import database
     from dicomai.roles.work import work as working
 
-    if database.answers(settings, life):
-        working(settings, life)
+    database.wait_for(settings, life)
+    working(settings, life)
 
 
 ROLES: Final[Mapping[RoleName, Role]] = MappingProxyType(

@@ -42,7 +42,7 @@ class Life:
     Attributes
     ----------
     ready
-        To be called once, when the role does its work.
+        To be called once, from the main thread, when the role does its work.
     waits
         To be called with a sentence when the role waits for something before it can do its work,
         and with none when it goes on.
@@ -229,10 +229,10 @@ def _live(
     """Be a child: do the role until it ends or is told to.
 
     Then end at once: a thread that waits for a database that never answers would keep the process.
+    Told before it is ready, amid its imports, it ends on the spot: it has nothing in hand.
     """
     die_with_parent(parent_pid)
     stop = threading.Event()
-    set_by_signals(stop, (signal.SIGTERM,))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which tells us
     logs.configure(settings.log.format, settings.log.level)
     structlog.contextvars.bind_contextvars(role=name)
@@ -242,8 +242,12 @@ def _live(
         with speaking:
             words.send(word)
 
+    def ready() -> None:
+        set_by_signals(stop, (signal.SIGTERM,))
+        say("ready")
+
     life = Life(
-        ready=lambda: say("ready"),
+        ready=ready,
         waits=lambda why: say(_Waits(why=why)),
         pulse=lambda: say("pulse"),
         stop=stop,

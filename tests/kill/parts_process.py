@@ -27,10 +27,14 @@ def live(role: str, config: str, port: str, parent: int) -> None:
     die_with_parent(parent)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     stop = threading.Event()
-    set_by_signals(stop, (signal.SIGTERM,))
     settings = load(Path(config), {"DICOMAI_RECEIVER__PORT": port})
     logs.configure("json", "info")
-    life = Life(ready=lambda: None, waits=lambda _: None, pulse=lambda: None, stop=stop)
+    life = Life(
+        ready=lambda: set_by_signals(stop, (signal.SIGTERM,)),
+        waits=lambda _: None,
+        pulse=lambda: None,
+        stop=stop,
+    )
     ROLES[role](settings, life)  # type: ignore[index]  # a test that names another fails here
 
 

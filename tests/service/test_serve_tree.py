@@ -51,6 +51,10 @@ def locking(settings, life):
             time.sleep(0.1)
         time.sleep(0.01)
 
+def importing(settings, life):
+    (HERE / "steady.pid").write_text(str(os.getpid()))
+    time.sleep(600)
+
 def patient(settings, life):
     life.waits("The database\\nis away.")
     while not (HERE / "database").exists():
@@ -227,6 +231,16 @@ def test_a_role_stops_whatever_it_did_when_it_was_told_to(
     said = service.communicate(timeout=10)[1].decode()
     assert service.returncode == 0
     assert "did not stop in time" not in said
+
+
+def test_a_role_that_is_not_ready_yet_ends_at_once(tree: Start, tmp_path: Path) -> None:
+    service = tree("importing")
+    starting = pid_of(tmp_path / "steady.pid")
+    service.terminate()
+    said = service.communicate(timeout=10)[1].decode()
+    assert service.returncode == 0
+    assert "did not stop in time" not in said
+    assert not alive(starting)
 
 
 def test_a_role_that_cannot_start_ends_the_service_with_its_exit_code(
