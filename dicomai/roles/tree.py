@@ -20,7 +20,7 @@ from typing import Final, Literal, TypeAlias
 
 import structlog
 
-from dicomai.errors import DicomaiError
+from dicomai.errors import DatabaseError, DicomaiError
 from dicomai.process import die_with_parent, in_words, set_by_signals
 from dicomai.roles import logs
 from dicomai.roles.notify import Notifier
@@ -107,8 +107,8 @@ class Tree:
         """Keep the roles alive until `stop` is set; return an exit code.
 
         A role that ends before all were ready once ends the whole: what is wrong then, a port that
-        is taken or a wrong setting, would be wrong again. One that waits for what may come holds up
-        no other, and counts as ready.
+        is taken or a wrong setting, would be wrong again, but for a database that went away in that
+        moment. One that waits for what may come holds up no other, and counts as ready.
         """
         started = False
         exit_code = 0
@@ -123,7 +123,8 @@ class Tree:
                     break
                 self._start_again()
                 children = self._children.values()
-                if not started and all(each.ready or each.waits for each in children):
+                at_work = not self._start_at and all(each.ready or each.waits for each in children)
+                if not started and at_work:
                     started = True
                     waiting = sorted(each.name for each in children if each.waits)
                     log.info("service ready", roles=sorted(self._roles), waiting=waiting)
@@ -166,13 +167,17 @@ class Tree:
                 child.pulse_at = time.monotonic()
 
     def _reap(self) -> int:
-        """Bury the children that have ended; return the exit code of one, 0 for none."""
+        """Bury the children that have ended; return the exit code of one, 0 for none.
+
+        None too of one whose database went away.
+        """
         exit_code = 0
         for name, child in list(self._children.items()):
             code = child.process.exitcode
             if code is None:
                 continue
-            exit_code = code if code > 0 else 1
+            if code != DatabaseError.exit_code:
+                exit_code = code if code > 0 else 1
             lived_s = time.monotonic() - child.started_at
             pause_s = self._pause_s.get(name, 0.0)
             pause_s = (

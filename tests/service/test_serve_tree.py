@@ -16,7 +16,7 @@ import pytest
 ROLES = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from dicomai.errors import ConfigError
+from dicomai.errors import ConfigError, DatabaseError
 from dicomai.process import set_by_signals
 from dicomai.roles import logs
 from dicomai.roles.notify import from_environment
@@ -68,6 +68,12 @@ def stuck(settings, life):
         file.write(f"{os.getpid()}\\n")
     life.ready()
     threading.Thread(target=time.sleep, args=(600,)).start()
+
+def unlucky(settings, life):
+    if not (HERE / "frail.log").exists():
+        (HERE / "frail.log").touch()
+        raise DatabaseError("It went away as the role looked.")
+    frail(settings, life)
 
 def wrong(settings, life):
     raise ConfigError("models: nobody trusted it.")
@@ -251,3 +257,12 @@ def test_a_role_that_cannot_start_ends_the_service_with_its_exit_code(
     assert service.returncode == 3
     assert "nobody trusted it" in said
     assert not (tmp_path / "frail.log").exists() or not alive(pid_of(tmp_path / "frail.log"))
+
+
+def test_a_database_that_goes_away_as_a_role_starts_ends_no_service(
+    tree: Start, systemd: Callable[[], str], tmp_path: Path
+) -> None:
+    service = tree("steady", "unlucky")
+    ready(systemd)
+    assert alive(pid_of(tmp_path / "frail.log"))
+    assert service.poll() is None
