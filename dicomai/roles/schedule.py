@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from dicomai.dicom.dates import now as present
 from dicomai.dicom.dates import seconds
-from dicomai.errors import ConfigError
+from dicomai.errors import ConfigError, TransientError
 from dicomai.models.registry import open_registry
 from dicomai.roles.loops import Loop, keep
 from dicomai.roles.tree import Life
@@ -58,7 +58,14 @@ _BACKFILL_S: Final = 1.0
 _RELOAD_S: Final = 30.0
 """How long packages are taken to lie as they were read: each look digests their weights."""
 
+_BEFORE_ROWS: Final = ("marked", "read", "placed", "settled")
+"""The steps of ingest after which it may stop, and leave to its next start what it had begun."""
+
 log = structlog.get_logger()
+
+
+class _Stopped(TransientError):
+    """Ingest is to stop, and nothing of what it had begun is in the catalogue."""
 
 
 def schedule(settings: Settings, life: Life) -> None:
@@ -68,10 +75,12 @@ def schedule(settings: Settings, life: Life) -> None:
         # What waited for another configuration: this may be it.
         jobs.release_held(connection, "config", present())
     clock = duties.started(settings, engine, life.stop)
+    ingesting = partial(_ingesting, settings, engine, stop=life.stop)
+    taking_in = Loop("ingest", ingesting, life.stop)
     try:
         keep(
             (
-                Loop("ingest", partial(_ingesting, settings, engine), life.stop),
+                taking_in,
                 Loop("count", partial(_counting, settings, engine), life.stop, idle_s=COUNT_S),
                 Loop("pull", partial(_pulling, settings, engine), life.stop, idle_s=_PULL_S),
                 Loop("lacking", partial(_seeking, settings, engine), life.stop, idle_s=_SEEK_S),
@@ -92,7 +101,10 @@ def schedule(settings: Settings, life: Life) -> None:
             life,
         )
     finally:
-        shut_down(clock, settings.worker.stop_s)
+        give_up = time.monotonic() + settings.worker.stop_s
+        # What it has in hand would count as what killed it.
+        taking_in.join(settings.worker.stop_s)
+        shut_down(clock, max(0.0, give_up - time.monotonic()))
 
 
 def shut_down(clock: BackgroundScheduler, within_s: float) -> None:
@@ -147,7 +159,13 @@ def models_of(settings: Settings) -> tuple[Mapping[str, ModelInputs], Mapping[st
     return models, missing
 
 
-def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> Callable[[], bool]:
+def _ingesting(
+    settings: Settings,
+    engine: Engine,
+    pulse: Callable[[], None],
+    *,
+    stop: threading.Event | None = None,
+) -> Callable[[], bool]:
     config: Ingest | None = None
     published = 0.0
     named = _naming(settings, engine)
@@ -162,7 +180,9 @@ def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) ->
             return False
         host_name, run = config.host, config.run
 
-        def after_step(_: str) -> None:
+        def after_step(step: str) -> None:
+            if stop is not None and stop.is_set() and step in _BEFORE_ROWS:
+                raise _Stopped("The scheduler stops.")
             # What came in an outage may take long: each step shows that it gets on.
             nonlocal published
             pulse()
@@ -173,6 +193,8 @@ def _ingesting(settings: Settings, engine: Engine, pulse: Callable[[], None]) ->
 
         try:
             done = ingest(engine, config, present, after_step)
+        except _Stopped:
+            return False
         except NameTaken as taken:
             name, config = host.rename(config.spool), None
             log.warning("host has a new name", name=name, why=taken.sentence)
