@@ -19,6 +19,8 @@ from dicomai.cli.terminal import print_json, size, table, text
 from dicomai.errors import ConfigError, DicomaiError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dicomai.net.node import Node
     from dicomai.settings import Settings
 
@@ -125,36 +127,14 @@ def _models(settings: Settings) -> Iterator[Check]:
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
+    from dicomai.store import archive
+
     data = settings.service.data
-    try:
-        with tempfile.TemporaryFile(dir=data) as probe:
-            probe.write(b"dicomai")
-            probe.flush()
-            os.fsync(probe.fileno())
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "Run this as the service's user, or give that user the folder."
-        if full:
-            remedy = "Make room: delete or move other files, or raise the quota."
-        elif error.errno == errno.ENOENT:
-            remedy = f"dicomai init {data}"
-        yield Check(
-            of="data folder",
-            verdict="bad",
-            found=f"{data} can't be written: {error.strerror}",
-            remedy=remedy,
-        )
-        if not full:
-            return
-    free, reserve = shutil.disk_usage(data).free, settings.receiver.reserve_bytes
-    found = f"{size(free)} free in {data}; reception stops below {size(reserve)}"
-    if free < reserve:
-        remedy = "Make room: studies are refused until there is some."
-        yield Check(of="disk", verdict="bad", found=found, remedy=remedy)
-    elif free < 2 * reserve:
-        yield Check(of="disk", verdict="warn", found=found, remedy="Make room soon.")
-    else:
-        yield _good("disk", found)
+    yield from _room(settings, "data folder", data)
+    if not data.is_dir():
+        return
+    if apart := archive.apart(data):
+        yield from _room(settings, "archive", apart)
     if settings.database.url.startswith("sqlite") and (kind := _file_system(data)) in (
         _NETWORK_FILE_SYSTEMS
     ):
@@ -164,6 +144,42 @@ def _disk(settings: Settings) -> Iterator[Check]:
             found=f"{data} lies on a network file system ({kind}), and SQLite needs a local disk",
             remedy="Move the data folder to a local disk, or use PostgreSQL.",
         )
+
+
+def _room(settings: Settings, of: str, folder: Path) -> Iterator[Check]:
+    """Look whether a folder can be written, and how much goes into it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"dicomai")
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "Run this as the service's user, or give that user the folder."
+        if full:
+            remedy = "Make room: delete or move other files, or raise the quota."
+        elif error.errno == errno.ENOENT:
+            remedy = f"dicomai init {folder}"
+        yield Check(
+            of=of,
+            verdict="bad",
+            found=f"{folder} can't be written: {error.strerror}",
+            remedy=remedy,
+        )
+        if not full:
+            return
+    free, reserve = shutil.disk_usage(folder).free, settings.receiver.reserve_bytes
+    stops, remedy = "reception stops", "Make room: studies are refused until there is some."
+    if of == "archive":
+        reserve //= 2
+        stops, remedy = "analyses stop", "Make room: analyses wait until there is some."
+    found = f"{size(free)} free in {folder}; {stops} below {size(reserve)}"
+    if free < reserve:
+        yield Check(of="disk", verdict="bad", found=found, remedy=remedy)
+    elif free < 2 * reserve:
+        yield Check(of="disk", verdict="warn", found=found, remedy="Make room soon.")
+    else:
+        yield _good("disk", found)
 
 
 def _file_system(path: os.PathLike[str]) -> str:

@@ -89,6 +89,8 @@ def _show(seen: Overview, settings: Settings, now: Instant) -> None:
         behind = span((now - seen.oldest_in_spool) / 1e6)
         say(f"The spool holds objects that came {behind} ago and are not in the catalogue yet.")
     say(f"{size(seen.free_bytes)} free in {settings.service.data}.")
+    if seen.archive_free_bytes is not None:
+        say(f"{size(seen.archive_free_bytes)} free in {settings.folders.archive}.")
     for held in seen.held:
         say(f"Held: {held.hold_reason}")
     for remark in seen.remarks:
@@ -154,5 +156,6 @@ def _facts(seen: Overview) -> dict[str, object]:
         "open_associations": list(seen.open_associations),
         "oldest_in_spool": iso(seen.oldest_in_spool),
         "free_bytes": seen.free_bytes,
+        "archive_free_bytes": seen.archive_free_bytes,
         "remarks": list(seen.remarks),
     }

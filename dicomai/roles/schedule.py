@@ -35,7 +35,7 @@ from dicomai.service.spool_pass import Ingest
 from dicomai.service.waiting_routes import take_up
 from dicomai.settings import Settings
 from dicomai.spool import host, reader
-from dicomai.store import hosts, jobs, waiting_routes
+from dicomai.store import archive, hosts, jobs, waiting_routes
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.hosts import NameTaken, Sign
 
@@ -168,10 +168,11 @@ def _ingesting(
 ) -> Callable[[], bool]:
     config: Ingest | None = None
     published = 0.0
+    noted = ""
     named = _naming(settings, engine)
 
     def once() -> bool:
-        nonlocal config, published
+        nonlocal config, published, noted
         config = config or named()
         if config is None:
             return False
@@ -200,6 +201,9 @@ def _ingesting(
             log.warning("host has a new name", name=name, why=taken.sentence)
             return True
         published = time.monotonic()
+        if noted != host_name:
+            archive.note_host(config.data, host_name)
+            noted = host_name
         return bool(done.catalogued or done.set_aside)
 
     return once

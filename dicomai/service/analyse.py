@@ -382,7 +382,10 @@ def placed(
         A file names another patient than the job's.
     DiskFull
         No room.
+    TransientError
+        The archive is not there.
     """
+    archive.require(data)
     folder = data / archive.FOLDER / archive.RESULTS / str(job.uuid)
     make_folders(folder, data)
     rows = []

@@ -34,7 +34,16 @@ from dicomai.service.rules import Rules
 from dicomai.service.whole import whole
 from dicomai.settings import Settings
 from dicomai.spool.folder import free_bytes
-from dicomai.store import analyses, backfills, counts, events, pauses, retrievals, studies
+from dicomai.store import (
+    analyses,
+    archive,
+    backfills,
+    counts,
+    events,
+    pauses,
+    retrievals,
+    studies,
+)
 from dicomai.store.backfills import Arriving, Backfill, Past
 from dicomai.store.before import was_pruned
 from dicomai.store.counts import SeriesCount
@@ -193,13 +202,14 @@ class Backfiller:
                 return True
         least = max(self.settings.retention.reserve_bytes, self.settings.receiver.reserve_bytes)
         data = self.settings.folders.data
-        if free_bytes(data) < least:
-            self._tell_trouble(
-                backfill,
-                f"Less than {least:,} bytes are free in {data}. History must not take the room of "
-                "today's studies; it goes on when there is more.",
-            )
-            return True
+        for folder in (data, archive.disk(data)):
+            if free_bytes(folder) < least:
+                self._tell_trouble(
+                    backfill,
+                    f"Less than {least:,} bytes are free in {folder}. History must not take the "
+                    "room of today's studies; it goes on when there is more.",
+                )
+                return True
         return False
 
     def _ask(self, backfill: Backfill, plan: _Plan, day: date) -> bool:

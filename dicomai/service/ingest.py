@@ -59,12 +59,12 @@ def ingest(
     Raises
     ------
     TransientError, OSError
-        The database is away, the disk is full, or work on an entry failed, which the sentence
-        names after all else was done: nothing is lost, and a later pass goes on.
+        The database or the archive is away, the disk is full, or work on an entry failed, which the
+        sentence names after all else was done: nothing is lost, and a later pass goes on.
     """
-    with reading(engine):
-        # One that is away is asked each second, and the spool may hold more and more by then.
-        pass
+    # A database that is away is asked each second, and the spool may hold more and more by then.
+    with reading(engine) as connection:
+        archive.require_kept(connection, config.data)
     this = Pass(
         engine=engine,
         config=config,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from dicomai.net.commitment import counted
 from dicomai.service import pull
 from dicomai.settings import Settings
 from dicomai.spool import quarantine, reader
+from dicomai.spool.folder import free_bytes
 from dicomai.spool.quarantine import Quarantined
 from dicomai.store import (
     archive,
@@ -65,6 +65,8 @@ class Overview:
     ----------
     free_bytes
         Of the data folder's disk.
+    archive_free_bytes
+        Of the archive's disk; None where it is the same.
     oldest_in_spool
         When the oldest object came that is not in the catalogue yet.
     open_associations
@@ -85,6 +87,8 @@ class Overview:
         With less room nothing more is received.
     unsettled
         The jobs that failed or are held, newest first, by what holds them.
+    archive
+        What is wrong with the archive as a whole.
     unknown
         How many studies lie in the archive where the catalogue knows none at all.
     clocks
@@ -98,6 +102,7 @@ class Overview:
     reserve_bytes: int
     unsettled: Mapping[tuple[JobState, HeldBy | None], tuple[JobId, ...]]
     free_bytes: int
+    archive_free_bytes: int | None
     oldest_in_spool: Instant | None
     open_associations: tuple[str, ...]
     quarantined: tuple[Quarantined, ...]
@@ -113,6 +118,7 @@ class Overview:
     refused: tuple[Job, ...]
     pulls: tuple[str, ...]
     backfills: tuple[str, ...]
+    archive: tuple[str, ...]
     unknown: int
     clocks: tuple[str, ...]
 
@@ -124,7 +130,7 @@ class Overview:
     @property
     def remarks(self) -> Sequence[str]:
         """What wants a person, one sentence each."""
-        said = [self._room()] if self.free_bytes < self.reserve_bytes else []
+        said = [*self._rooms(), *self.archive]
         if self.outdated:
             said.append(
                 f"{self.file} was changed after the service started here, which goes by what it "
@@ -179,13 +185,18 @@ class Overview:
             )
         return waits + "Start one: dicomai serve, or dicomai work"
 
-    def _room(self) -> str:
-        waits = ", and analyses wait" if self.free_bytes < self.reserve_bytes / 2 else ""
-        return (
-            f"The disk of {self.data} is full: {self.free_bytes // 10**6:,} MB are free, and "
-            f"receiver.reserve_bytes is {self.reserve_bytes // 10**6:,} MB. Studies are refused"
-            f"{waits}. Make room; it goes on by itself."
-        )
+    def _rooms(self) -> Iterator[str]:
+        """Tell of disks that are full."""
+        full = "The disk of {} is full: {:,} MB are free, and receiver.reserve_bytes is {:,} MB."
+        reserve_mb, goes_on = self.reserve_bytes // 10**6, "Make room; it goes on by itself."
+        if self.free_bytes < self.reserve_bytes:
+            waits = ", and analyses wait" if self.free_bytes < self.reserve_bytes / 2 else ""
+            told = full.format(self.data, self.free_bytes // 10**6, reserve_mb)
+            yield f"{told} Studies are refused{waits}. {goes_on}"
+        there = self.archive_free_bytes
+        if there is not None and there < self.reserve_bytes / 2:
+            told = full.format(self.data / archive.FOLDER, there // 10**6, reserve_mb)
+            yield f"{told} Analyses wait. {goes_on}"
 
 
 def _away(node: NodeState) -> str:
@@ -214,6 +225,22 @@ def _numbers(found: Sequence[JobId]) -> str:
     return f"{'job' if len(found) == 1 else 'jobs'} {shown}{more}"
 
 
+def _of_archive(
+    connection: Connection, data: Path, known: Sequence[Host], now: Instant
+) -> Iterator[str]:
+    if absent := archive.absence(connection, data):
+        yield f"{absent} What comes waits in the spool, and analyses wait."
+        return
+    for each in known:
+        at_work = each.told_of is not None and now - each.beat_at <= ALIVE
+        if at_work and not archive.has_host(data, each.name):
+            yield (
+                f"Host {each.name} has another archive than this one, {data / archive.FOLDER}: "
+                "analyses fail where their images don't lie. Hosts that share a database share "
+                "the archive too: see docs/how-to/run-for-good.md, On several machines"
+            )
+
+
 def of_service(connection: Connection, settings: Settings, now: Instant, recent: int) -> Overview:
     """Return the service as it is now, with this host's spool.
 
@@ -223,6 +250,7 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         How many of the latest studies.
     """
     spool = settings.folders.spool
+    data, known = settings.folders.data, hosts.listing(connection)
     workers = hosts.workers(connection, now, ALIVE)
     latest = studies.listing(connection, recent)
     changed_at = settings.file.stat().st_mtime_ns // 1000
@@ -230,20 +258,22 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
     return Overview(
         now=now,
         file=settings.file,
-        data=settings.folders.data,
+        data=data,
         outdated=any(
             each.host == socket.gethostname() and each.started_at < changed_at for each in workers
         ),
         reserve_bytes=settings.receiver.reserve_bytes,
         unsettled=jobs.unsettled(connection),
-        free_bytes=shutil.disk_usage(settings.folders.data).free,
+        free_bytes=free_bytes(data),
+        archive_free_bytes=free_bytes(disk) if (disk := archive.apart(data)) else None,
+        archive=tuple(_of_archive(connection, data, known, now)),
         oldest_in_spool=reader.oldest_received_at(spool) if spool.is_dir() else None,
         open_associations=tuple(each.facts.node for each in reader.open_associations(spool))
         if spool.is_dir()
         else (),
         quarantined=quarantine.listing(settings.folders.quarantine),
         untold=promises.unreported(connection),
-        hosts=hosts.listing(connection),
+        hosts=known,
         workers=workers,
         unserved=hosts.unserved(wanted | jobs.models_asked_for(connection), workers),
         jobs=jobs.counts(connection),
@@ -263,6 +293,6 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
             if name in {each.name for each in settings.pulls}
         ),
         # Looked for only then: the archive may hold many.
-        unknown=0 if latest else archive.unknown(connection, settings.folders.data),
+        unknown=0 if latest else archive.unknown(connection, data),
         clocks=clocks.doubts(connection, now),
     )

@@ -35,6 +35,7 @@ from dicomai.settings import Settings
 from dicomai.spool.folder import free_bytes
 from dicomai.store import (
     analyses,
+    archive,
 )
 from dicomai.store.job import CRASHES, Job, policy
 from dicomai.store.states import JobKind
@@ -125,13 +126,14 @@ class Supervisor:
 
     def _check_room(self) -> None:
         data, reserve = self.settings.folders.data, self.settings.receiver.reserve_bytes
-        # Reception stops at the whole reserve; the rest is for the database and retention.
-        if free_bytes(data) < reserve / 2:
-            raise DiskFull(
-                f"The disk of {data} has less than {reserve // 2:,} bytes left, half of "
-                "receiver.reserve_bytes. Analyses wait until there is room: make some.",
-                subject=str(data),
-            )
+        for folder in (data, archive.disk(data)):
+            # Reception stops at the whole reserve; the rest is for the database and retention.
+            if free_bytes(folder) < reserve / 2:
+                raise DiskFull(
+                    f"The disk of {folder} has less than {reserve // 2:,} bytes left, half of "
+                    "receiver.reserve_bytes. Analyses wait until there is room: make some.",
+                    subject=str(folder),
+                )
 
     def _registry(self) -> Registry:
         # Read anew for each job: what an administrator pins meanwhile counts at once.

@@ -17,7 +17,7 @@ from dicomai.dicom import uid
 from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError, TransientError
-from dicomai.spool.folder import DAMAGED, sync_folder
+from dicomai.spool.folder import DAMAGED, make_folders, sync_folder
 from dicomai.spool.names import Names
 from dicomai.spool.part import PART_SUFFIX
 from dicomai.store import schema
@@ -25,19 +25,74 @@ from dicomai.store import schema
 FOLDER: Final = "archive"
 RESULTS: Final = ".results"
 """Folder in it of results that have no place yet."""
+HOSTS: Final = ".hosts"
+"""Folder in it where each host has left its name: who lacks that of another has another archive."""
 SWEPT_AFTER: Final[Microseconds] = seconds(86400)
 """A file that no row names so long after it was written is looked at."""
+_DIGITS: Final = 2
 _CHUNK: Final = 500
 
 
 def require(data: Path) -> None:
     """Raise a TransientError unless the archive is there; where it is to be mounted is nothing."""
     folder = data / FOLDER
-    # Not all names of it, for there may be many.
+    if not _has_studies(folder):
+        raise TransientError(f"{folder} is not there. Is its disk mounted?", subject=str(folder))
+
+
+def require_kept(connection: Connection, data: Path) -> None:
+    """Raise as `require`, unless the catalogue names no file: then the archive may be new.
+
+    What is written where its disk is to be mounted is hidden when that is back, and what is deleted
+    meanwhile goes from the catalogue alone.
+    """
+    if lost := absence(connection, data):
+        raise TransientError(lost, subject=str(data / FOLDER))
+
+
+def absence(connection: Connection, data: Path) -> str:
+    """Return a sentence where the catalogue names files and the archive is not there, else none."""
+    folder = data / FOLDER
+    if _has_studies(folder):
+        return ""
+    if connection.execute(select(schema.copies.c.path).limit(1)).first() is None:
+        return ""
+    return (
+        f"{folder} is not there, or empty, and the catalogue names files in it. Is its disk "
+        f"mounted? If all that it held is lost for good: mkdir -p {folder}/00"
+    )
+
+
+def note_host(data: Path, name: str) -> None:
+    """Leave a host's name, so that others see that it has the archive that they have."""
+    folder = data / FOLDER / HOSTS
+    make_folders(folder, data)
+    (folder / name).touch()
+
+
+def has_host(data: Path, name: str) -> bool:
+    """Tell whether a host that has worked has this very archive."""
+    return (data / FOLDER / HOSTS / name).exists()
+
+
+def disk(data: Path) -> Path:
+    """Return a folder on the disk of the archive, which may be another than the data folder's."""
+    folder = data / FOLDER
+    return folder if folder.is_dir() else data
+
+
+def apart(data: Path) -> Path | None:
+    """Return the archive's folder where its disk is another than the data folder's."""
+    folder = data / FOLDER
+    there = folder.is_dir() and folder.stat().st_dev != data.stat().st_dev
+    return folder if there else None
+
+
+def _has_studies(folder: Path) -> bool:
+    """Tell whether an archive ever had a study: the folders of two digits stay."""
     with suppress(OSError), os.scandir(folder) as found:
-        if next(found, None) is not None:
-            return
-    raise TransientError(f"{folder} is not there. Is its disk mounted?", subject=str(folder))
+        return any(len(each.name) == _DIGITS for each in found)
+    return False
 
 
 def place(
@@ -145,7 +200,7 @@ def path_of(
 def folder_of(study: StudyInstanceUID) -> PurePosixPath:
     """Return the folder of a study, relative to the data folder."""
     name = uid.validated(study, "StudyInstanceUID")
-    return PurePosixPath(FOLDER, hashlib.sha256(name.encode()).hexdigest()[:2], name)
+    return PurePosixPath(FOLDER, hashlib.sha256(name.encode()).hexdigest()[:_DIGITS], name)
 
 
 def unlink(data: Path, path: PurePosixPath) -> None:
@@ -257,7 +312,7 @@ def nameless(
 
 def study_of(path: PurePosixPath) -> str:
     """Return the study that a file lies with; empty for what lies beside all studies."""
-    return path.parts[2] if len(path.parts) > 3 and len(path.parts[1]) == 2 else ""
+    return path.parts[2] if len(path.parts) > 3 and len(path.parts[1]) == _DIGITS else ""
 
 
 def studies(data: Path) -> tuple[str, ...]:

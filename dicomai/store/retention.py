@@ -266,8 +266,14 @@ def delete_expired(
     ----------
     go_on
         Asked before each study: there may be many. What is left then goes the next time.
+
+    Raises
+    ------
+    TransientError
+        The database or the archive is away.
     """
     with reading(engine) as connection:
+        archive.require_kept(connection, data)
         left = going(connection)
     deleted = _delete(engine, data, takewhile(lambda _: go_on(), left), now)
     for origins, age in ((_RECEIVED, keep.received), (_PRODUCED, keep.produced)):
@@ -278,14 +284,25 @@ def delete_expired(
 
 
 def make_room(engine: Engine, data: Path, reserve_bytes: int, now: Instant) -> int:
-    """Delete the oldest decided studies until the reserve is free; returns how many."""
+    """Delete the oldest decided studies until the reserve is free; returns how many.
+
+    On the archive's disk: where the data folder has another one, no study that goes makes room
+    there.
+
+    Raises
+    ------
+    TransientError
+        The database or the archive is away.
+    """
     deleted = 0
-    while free_bytes(data) < reserve_bytes:
+    disk = archive.disk(data)
+    while free_bytes(disk) < reserve_bytes:
         with reading(engine) as connection:
+            archive.require_kept(connection, data)
             # Many at once: the way to the first leads past all whose images went before.
             oldest = _older(connection, _RECEIVED, now, now, _STUDIES, statuses=_MAKE_ROOM)
         gone = 0
-        for candidate, came_at in takewhile(lambda _: free_bytes(data) < reserve_bytes, oldest):
+        for candidate, came_at in takewhile(lambda _: free_bytes(disk) < reserve_bytes, oldest):
             with writing(engine) as connection:
                 # One that comes again meanwhile is the oldest no more.
                 if not begin(connection, candidate, came_at, now, _MAKE_ROOM):

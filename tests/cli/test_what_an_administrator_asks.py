@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from dicomai.dicom.dates import Instant, as_datetime, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import ErrorKind
-from dicomai.store import claims, decisions, hosts, instances, jobs, nodes, series, studies
+from dicomai.store import archive, claims, decisions, hosts, instances, jobs, nodes, series, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
 from dicomai.store.job import JobId
@@ -202,6 +203,42 @@ def test_a_full_disk_and_pauses_are_said_plainly(
     found = {re.sub(r"\d+", "N", each["found"]) for each in looks}
     assert found == {re.sub(r"\d+", "N", each) for each in remarks}
     assert {each["verdict"] for each in looks} == {"warn"}
+
+
+def test_the_room_on_a_disk_of_the_archive_s_own_is_told(
+    service: Engine, dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "archive").rmdir()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        (tmp_path / "archive").symlink_to(other)
+        free = dicomai("status", "--json").json["archive_free_bytes"]
+        assert f"free in {tmp_path / 'archive'}." in dicomai("status").out
+        reserve = 2 * free + 10**9  # the half of it is not there
+        monkeypatch.setenv("DICOMAI_RECEIVER__RESERVE_BYTES", str(reserve))
+        remarks = dicomai("status", "--json").json["remarks"]
+        assert any("/archive is full" in each and "Analyses wait." in each for each in remarks)
+        disks = [each for each in dicomai("doctor", "--json").json if each["of"] == "disk"]
+    assert disks[1]["verdict"] == "bad"
+    assert disks[1]["remedy"].startswith("Make room: analyses wait")
+
+
+def test_an_archive_that_is_away_or_another_host_s_is_told(
+    service: Engine, dicomai: Dicomai, tmp_path: Path
+) -> None:
+    arrive(service, UID)
+    remarks = dicomai("status", "--json").json["remarks"]
+    assert any("names files in it. Is its disk mounted?" in each for each in remarks)
+    (tmp_path / "archive" / "00").mkdir()
+    with writing(service) as connection:
+        for name in ("here-1", "there-2"):
+            hosts.note_ingested(connection, name, now(), now())
+        hosts.note_ingested(connection, "gone-3", Instant(1), Instant(1))
+    archive.note_host(tmp_path, "here-1")
+    others = [
+        each for each in dicomai("status", "--json").json["remarks"] if "another archive" in each
+    ]
+    assert len(others) == 1
+    assert others[0].startswith("Host there-2 has another archive than this one")
 
 
 def test_the_story_of_a_study_names_series_jobs_and_events(

@@ -347,6 +347,27 @@ def test_an_object_that_would_fill_the_disk_is_set_aside_and_a_full_disk_is_wait
     assert len(hospital.rows()) == 1 - aside
 
 
+@pytest.mark.parametrize("mounted_at", ["the archive", "above it"])
+def test_what_comes_while_the_archive_is_away_waits_in_the_spool(
+    hospital: Hospital, make_ct: MakeCT, mounted_at: str
+) -> None:
+    """Where its disk is to be mounted it would be hidden as soon as that is back."""
+    hospital.send(make_ct(number=1))
+    hospital.ingest()
+    archive = hospital.config.data / "archive"
+    away = archive.rename(archive.with_name("away"))
+    if mounted_at == "the archive":
+        archive.mkdir()
+    hospital.send(make_ct(number=2))
+    with pytest.raises(TransientError, match=r"names files in it\. Is its disk mounted"):
+        hospital.ingest()
+    assert not archive.exists() or not list(archive.iterdir())
+    archive.rmdir() if archive.exists() else None
+    away.rename(archive)
+    assert hospital.ingest().catalogued == 1
+    assert len(_archived(hospital)) == 2
+
+
 def test_a_deflated_object_needs_no_room_in_the_temporary_folder_of_the_system(
     hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
 ) -> None:

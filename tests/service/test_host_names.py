@@ -24,7 +24,7 @@ from dicomai.roles.schedule import ingest_of
 from dicomai.settings import Settings
 from dicomai.spool import host
 from dicomai.spool.entries import opened
-from dicomai.store import hosts, schema
+from dicomai.store import archive, hosts, schema
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Host
 
@@ -98,6 +98,21 @@ def test_a_new_container_on_the_same_spool_is_the_same_host(
             once()
     (name,) = listed(ward)
     assert name.startswith("3f2a9c0d11aa-")
+
+
+def test_hosts_of_one_archive_know_each_other_by_it(ward: Ward, tmp_path: Path) -> None:
+    other = copied(ward, tmp_path / "other")
+    for each in (ward.settings, other):
+        (each.folders.spool / "host").unlink(missing_ok=True)
+        schedule._ingesting(each, ward.engine, lambda: None)()
+    names = [ingest_of(each).host for each in (ward.settings, other)]
+    assert set(names) == set(listed(ward))
+    data = ward.settings.folders.data
+    assert [archive.has_host(data, name) for name in names] == [True, False]
+    shutil.rmtree(other.folders.archive)
+    other.folders.archive.symlink_to(ward.settings.folders.archive)
+    schedule._ingesting(other, ward.engine, lambda: None)()
+    assert archive.has_host(data, names[1])
 
 
 def test_a_host_is_waited_for_before_it_has_ingested_anything(ward: Ward) -> None:

@@ -27,6 +27,7 @@ from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import DiskFull
 from dicomai.inference.runner_process import RunnerProcess
+from dicomai.service import supervise
 from dicomai.service.supervise import STAGES, Supervisor
 from dicomai.store import decisions, instances, jobs, studies
 from dicomai.store.engine import writing
@@ -132,6 +133,35 @@ def test_nothing_is_claimed_while_less_than_half_of_the_reserve_is_free(
         full.work_once()
     assert full.work_once() is None  # another lane has just looked
     assert ward.job(job).state == "queued"
+
+
+def test_nothing_is_claimed_while_the_disk_of_the_archive_is_full(
+    ward: Ward, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ward.queue(ward.study("P1"))
+    full = ward.settings.folders.archive
+    monkeypatch.setattr(supervise, "free_bytes", lambda path: 0 if path == full else 10**18)
+    with pytest.raises(DiskFull, match=f"The disk of {full} has less than"):
+        supervisor(ward, runner).work_once()
+    assert ward.job(job).state == "queued"
+
+
+def test_no_result_is_written_where_the_archive_is_to_be_mounted(
+    ward: Ward, runner: RunnerProcess
+) -> None:
+    job = ward.queue(ward.study("P1"))
+    archive = ward.settings.folders.archive
+
+    def unmount(stage: str, _: Job) -> None:
+        if stage == "commit":
+            archive.rename(archive.with_name("away"))
+            archive.mkdir()
+
+    assert supervisor(ward, runner, observe=unmount).work_once()
+    waits = ward.job(job)
+    assert (waits.state, waits.error_kind) == ("waiting", "transient")
+    assert "Is its disk mounted?" in waits.error_sentence
+    assert not list(archive.iterdir())
 
 
 def test_an_untrusted_model_holds_the_job_until_it_is_trusted(

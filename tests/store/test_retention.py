@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, event, update
 
 from dicomai.dicom.dates import Instant, Microseconds, seconds
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
-from dicomai.errors import InputError
+from dicomai.errors import InputError, TransientError
 from dicomai.store import (
     archive,
     claims,
@@ -51,6 +51,7 @@ def decided(engine: Engine, study: str = "1.2.3") -> None:
 
 def with_files(engine: Engine, data: Path, study: str = "1.2.3") -> list[Path]:
     """Write the files that the rows of a study name."""
+    (data / "archive" / "00").mkdir(parents=True, exist_ok=True)
     with reading(engine) as connection:
         paths = [data / row.path for row in instances.of_study(connection, StudyInstanceUID(study))]
     for path in paths:
@@ -164,6 +165,7 @@ def test_a_study_that_is_held_goes_though_a_route_had_waited_for_it(
 
 def test_a_study_that_nobody_decided_on_stays(engine: Engine, tmp_path: Path) -> None:
     arrive(engine)
+    with_files(engine, tmp_path)
     assert retention.delete_expired(engine, tmp_path, KEEP, MUCH_LATER) == 0
 
 
@@ -222,6 +224,39 @@ def test_the_oldest_are_looked_for_once_and_while_others_may_write(
     finally:
         event.remove(engine, "before_cursor_execute", note)
     assert looked == [False]
+
+
+@pytest.mark.parametrize("mounted_at", ["the archive", "above it"])
+def test_nothing_goes_while_the_archive_is_away(
+    engine: Engine, tmp_path: Path, mounted_at: str
+) -> None:
+    """Its files would stay, and nobody would know of them."""
+    one_after_the_other(engine, tmp_path, 2)
+    kept = tmp_path / "archive"
+    away = kept.rename(tmp_path / "away")
+    if mounted_at == "the archive":
+        kept.mkdir()
+    with pytest.raises(TransientError, match="Is its disk mounted"):
+        retention.delete_expired(engine, tmp_path, KEEP, LATER)
+    with pytest.raises(TransientError, match="Is its disk mounted"):
+        retention.make_room(engine, tmp_path, 10**18, LATER)
+    with reading(engine) as connection:
+        assert [each.status for each in studies.listing(connection, 9)] == ["decided", "decided"]
+    kept.rmdir() if kept.exists() else None
+    away.rename(kept)
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 2
+    assert not list(tmp_path.rglob("*.dcm"))
+
+
+def test_no_study_goes_to_make_room_on_a_disk_that_is_not_the_archive_s(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_after_the_other(engine, tmp_path, 2)
+    full = tmp_path
+    monkeypatch.setattr(retention, "free_bytes", lambda path: 0 if path == full else 10**18)
+    assert retention.make_room(engine, tmp_path, 200, LATER) == 0
+    full = tmp_path / "archive"
+    assert retention.make_room(engine, tmp_path, 200, LATER) == 2
 
 
 def test_no_room_is_made_from_what_is_held_meanwhile(
