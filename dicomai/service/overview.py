@@ -229,7 +229,7 @@ def _of_archive(
     connection: Connection, data: Path, known: Sequence[Host], now: Instant
 ) -> Iterator[str]:
     if absent := archive.absence(connection, data):
-        yield f"{absent} What comes waits in the spool, and analyses wait."
+        yield absent
         return
     for each in known:
         at_work = each.told_of is not None and now - each.beat_at <= ALIVE

@@ -58,8 +58,9 @@ def absence(connection: Connection, data: Path) -> str:
     if connection.execute(select(schema.copies.c.path).limit(1)).first() is None:
         return ""
     return (
-        f"{folder} is not there, or empty, and the catalogue names files in it. Is its disk "
-        f"mounted? If all that it held is lost for good: mkdir -p {folder}/00"
+        f"{folder} is not there, or empty, and the catalogue names files in it: what comes waits "
+        "in the spool, and analyses and deletions wait. Is its disk mounted? If all that it held "
+        f"is lost for good: mkdir -p {folder}/00"
     )
 
 
