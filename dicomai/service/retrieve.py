@@ -6,6 +6,7 @@ here; and when all that came is ingested, what is here is held against what the 
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from dicomai.net.suboperations import Tally, Wanted
 from dicomai.routing.completeness import Host, silent
 from dicomai.service.attempt import Attempt, Lost, Worker, attempt, node_of
 from dicomai.settings import Settings
+from dicomai.spool.host import name_of
 from dicomai.store import claims, hosts, retrievals
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import HISTORY, Job
@@ -37,6 +39,8 @@ TRIES: Final = 3
 """Attempts after which a study that did not come whole is a person's."""
 ARRIVE_S: Final = 300.0
 """How long ingest may take over what came."""
+SCHEDULED_S: Final = 10.0
+"""How long the scheduler of a host may take to begin, whose worker has begun."""
 _LOOK_S: Final = 0.2
 
 Counted: TypeAlias = Mapping[SeriesInstanceUID, Mapping[SOPInstanceUID, str]]
@@ -127,6 +131,8 @@ class Retriever:
             missing = self._missing(job, counted)
         tally, unasked = Tally(), Unasked()
         if counted is None or missing:
+            if node.retrieve == "get":
+                self._await_scheduler(this, node)
             with this.stage("fetch"):
                 for wanted in _requests(job, counted, missing):
                     tally += self._fetch(this, node, wanted, counted, unasked)
@@ -229,6 +235,27 @@ class Retriever:
         )
         known = set() if "" in classes else classes
         return get(node, our_ae, wanted, known, reception, on_progress, this.go_on, files, unasked)
+
+    def _await_scheduler(self, this: Attempt, node: Node) -> None:
+        """Return when a scheduler takes in what comes into the spool of this host.
+
+        By C-GET nothing comes to a receiver, which another host may have. What no scheduler takes
+        in is not waited for by anybody, and is asked for again at each attempt.
+        """
+        spool = self.settings.folders.spool
+        give_up = time.monotonic() + SCHEDULED_S
+        while time.monotonic() < give_up:
+            this.go_on()
+            with reading(self.worker.engine) as connection:
+                if hosts.sign_of(connection, name_of(spool)) is not None:
+                    return
+            time.sleep(_LOOK_S)
+        raise TransientError(
+            f"What {node.name} sends by C-GET comes into the spool of the worker's machine, "
+            f"{spool} on {socket.gethostname()}, and no scheduler takes it in there. Start one "
+            'there, dicomai schedule, or have it sent to a receiver: retrieve = "move".',
+            subject=node.name,
+        )
 
     def _await_ingest(self, this: Attempt, counted: Counted | None) -> None:
         """Return when all that came until now is in the catalogue.

@@ -359,7 +359,7 @@ def test_what_comes_while_the_archive_is_away_waits_in_the_spool(
     if mounted_at == "the archive":
         archive.mkdir()
     hospital.send(make_ct(number=2))
-    with pytest.raises(TransientError, match="waits in the spool, .* Is its disk mounted"):
+    with pytest.raises(TransientError, match=r"waits in the spool, .* Is its disk mounted"):
         hospital.ingest()
     assert not archive.exists() or not list(archive.iterdir())
     archive.rmdir() if archive.exists() else None

@@ -218,6 +218,7 @@ def test_a_retrieval_says_what_is_wrong_with_its_node(
 ) -> None:
     with peer_that(free_port, **script) as node:
         here = site(node, receives=False)
+        here.ingest()
         job = fetched(here)
     assert (job.state, job.error_kind) == outcome
     assert sentence in job.error_sentence

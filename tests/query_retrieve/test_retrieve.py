@@ -91,6 +91,17 @@ def test_a_series_is_fetched_alone_and_the_rest_afterwards(
     assert fetch(here, queue(here, mueller.uid)).summary["completed"] == 0
 
 
+def test_nothing_is_fetched_into_a_spool_that_no_scheduler_takes_in(
+    site: Callable[..., Any], full_orthanc: Any, mueller: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieve, "SCHEDULED_S", 0.1)
+    here = site(full_orthanc.node(retrieve="get"), receives=False)
+    waits = fetch(here, queue(here, mueller.uid))
+    assert (waits.state, waits.error_kind) == ("waiting", "transient")
+    assert "no scheduler takes it in there. Start one there" in waits.error_sentence
+    assert not list(here.settings.folders.spool.glob("*/*.dcm"))
+
+
 def test_the_same_retrieval_is_under_way_once(site: Callable[..., Any], full_orthanc: Any) -> None:
     here = site(full_orthanc.node())
     first = queue(here, "1.2.3")
