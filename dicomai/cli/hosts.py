@@ -17,12 +17,13 @@ def hosts(config: ConfigOption = None, json: JsonOption = False) -> None:
     """List the hosts whose objects decisions wait for, and when each was heard of."""
     from dicomai.dicom.dates import now
     from dicomai.service.overview import ALIVE
+    from dicomai.store import clocks
     from dicomai.store import hosts as known
     from dicomai.store.engine import reading
 
     _, engine = opened(config)
-    at = now()
     with reading(engine) as connection:
+        at = now() - clocks.apart(connection, now)
         listed = known.listing(connection)
     if json:
         print_json(
@@ -62,12 +63,13 @@ def forget(
     """
     from dicomai.dicom.dates import now
     from dicomai.service.overview import ALIVE
+    from dicomai.store import clocks
     from dicomai.store import hosts as known
     from dicomai.store.engine import writing
 
     settings, engine = opened(config)
-    at = now()
     with writing(engine) as connection:
+        at = now() - clocks.apart(connection, now)
         host = next((each for each in known.listing(connection) if each.name == name), None)
         if host is None:
             raise NotFound(f"There is no host {name!a}. See: dicomai hosts", subject=name)

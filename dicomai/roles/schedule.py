@@ -15,8 +15,8 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Engine
 
+from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.dates import now as present
-from dicomai.dicom.dates import seconds
 from dicomai.errors import ConfigError, TransientError
 from dicomai.models.registry import open_registry
 from dicomai.roles.loops import Loop, keep
@@ -35,7 +35,7 @@ from dicomai.service.spool_pass import Ingest
 from dicomai.service.waiting_routes import take_up
 from dicomai.settings import Settings
 from dicomai.spool import host, reader
-from dicomai.store import archive, hosts, jobs, waiting_routes
+from dicomai.store import archive, clocks, hosts, jobs, waiting_routes
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.hosts import NameTaken, Sign
 
@@ -180,6 +180,11 @@ def _ingesting(
         if idle and time.monotonic() - published < _PUBLISH_S:
             return False
         host_name, run = config.host, config.run
+        with reading(engine) as connection:
+            ahead = clocks.apart(connection, present)
+
+        def clock() -> Instant:
+            return Instant(present() - ahead)
 
         def after_step(step: str) -> None:
             if stop is not None and stop.is_set() and step in _BEFORE_ROWS:
@@ -189,11 +194,11 @@ def _ingesting(
             pulse()
             if time.monotonic() - published >= _ALIVE_S:
                 with writing(engine) as connection:
-                    hosts.note_alive(connection, host_name, present(), run)
+                    hosts.note_alive(connection, host_name, clock(), run)
                 published = time.monotonic()
 
         try:
-            done = ingest(engine, config, present, after_step)
+            done = ingest(engine, replace(config, ahead=ahead), clock, after_step)
         except _Stopped:
             return False
         except NameTaken as taken:
@@ -226,6 +231,7 @@ def _naming(settings: Settings, engine: Engine) -> Callable[[], Ingest | None]:
         run = run or hosts.run_on(machine, host.place_of(config.spool))
         new = replace(config, run=run)
         with writing(engine) as connection:
+            now = Instant(present() - clocks.apart(connection, present))
             sign = hosts.sign_of(connection, new.host)
             now_s = time.monotonic()
             if now_s - looked_s > _GAP_S:
@@ -235,10 +241,10 @@ def _naming(settings: Settings, engine: Engine) -> Callable[[], Ingest | None]:
                 # Who waited for it too has seen that, and is a host of its own by now.
                 return new if now_s - since_s >= _GAP_S else None
             if hosts.is_free(connection, sign, run):
-                taken = hosts.take_name(connection, new.host, run, present(), sign)
+                taken = hosts.take_name(connection, new.host, run, now, sign)
                 return new if taken else None
             if sign == seen and now_s - since_s >= _SILENT_S:
-                hosts.take_name(connection, new.host, run, present(), sign)
+                hosts.take_name(connection, new.host, run, now, sign)
                 since_s = now_s
                 return None
         assert sign is not None
@@ -319,10 +325,10 @@ def _deciding(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> 
 
     def once() -> bool:
         nonlocal told
-        now = present()
-        due = are_due(engine, seconds(settings.decide.patience_s), now)
         with reading(engine) as connection:
             some_wait = waiting_routes.some(connection)
+            now = Instant(present() - clocks.apart(connection, present))
+        due = are_due(engine, seconds(settings.decide.patience_s), now)
         if not due and not some_wait:
             return False
         current = rules()

@@ -32,7 +32,7 @@ from dicomai.service.retrieve import Fetching, Retriever
 from dicomai.service.supervise import Supervisor
 from dicomai.service.trouble import Trouble
 from dicomai.settings import Settings
-from dicomai.store import hosts
+from dicomai.store import clocks, hosts
 from dicomai.store.engine import open_engine, writing
 from dicomai.store.states import JobKind
 
@@ -181,6 +181,7 @@ def _telling(
     def once() -> bool:
         models = open_registry(settings.folders.models).names
         with writing(engine) as connection:
+            now = Instant(present() - clocks.apart(connection, present))
             for name, device, kinds in shown:
                 worker = hosts.Worker(
                     name=name,
@@ -189,7 +190,7 @@ def _telling(
                     kinds=kinds,
                     models=models if kinds == supervise.KINDS else (),
                     started_at=started_at,
-                    beat_at=present(),
+                    beat_at=now,
                 )
                 hosts.note_worker(connection, worker)
         return False

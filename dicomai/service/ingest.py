@@ -162,14 +162,14 @@ def _place(this: Pass, marked: Marked, names: Names) -> Arrived:
         read.identifiers.sop_instance_uid,
         read.file_sha256,
         names,
-        entry.received_at,
+        this.received_at(entry),
     )
     this.after_step("placed")
     return Arrived(
         entry=entry,
         read=read,
         path=path,
-        received_at=entry.received_at,
+        received_at=this.received_at(entry),
         origin="retrieved" if entry.association.retrieved else "received",
         again=marked.attempt > 1,
     )
@@ -320,9 +320,10 @@ def _end_associations(this: Pass) -> None:
 
 def _note_end(connection: Connection, config: Ingest, association: AssociationId, end: End) -> None:
     """Note an end, and what a clean release says of the studies."""
+    at = Instant(end.at - config.ahead)
     for uid in associations.studies_of(connection, association):
         studies.lock(connection, uid)
-    if not associations.end(connection, association, end.at, end.how):
+    if not associations.end(connection, association, at, end.how):
         return
     node = config.node(associations.node_of(connection, association))
     for uid in associations.studies_of(connection, association):
@@ -337,7 +338,7 @@ def _note_end(connection: Connection, config: Ingest, association: AssociationId
                 and study.nodes == (node.name,)
                 and not associations.open_nodes(connection, uid)
             )
-            quiet = after_release(quiet, wait, end.at, alone=alone, released_before=before)
+            quiet = after_release(quiet, wait, at, alone=alone, released_before=before)
         # Whatever it says, the study is looked at again: one veto less.
         arrivals.set_quiet(connection, uid, quiet.until, full_quiet=quiet.full)
 
@@ -354,4 +355,4 @@ def _reached(config: Ingest, now: Instant) -> Instant:
     """Return up to when everything is in the catalogue; the clock was read before the spool is."""
     oldest = reader.oldest_received_at(config.spool)
     # One that began after the clock was read says nothing of what came between, and was not seen.
-    return now if oldest is None else min(oldest, now)
+    return now if oldest is None else min(Instant(oldest - config.ahead), now)

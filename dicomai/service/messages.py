@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -38,7 +39,7 @@ def _note_message(this: Pass, marked: Marked) -> None:
             "kept here; please report it."
         )
     with given_back(entry):
-        note = _noting(entry)
+        note = _noting(replace(entry, received_at=this.received_at(entry)))
     now = this.now()
     with writing(this.engine) as connection:
         this.note_ingested(connection, this.reached, now)

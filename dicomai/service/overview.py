@@ -250,6 +250,7 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         How many of the latest studies.
     """
     spool = settings.folders.spool
+    machine, now = now, Instant(now - clocks.apart(connection, lambda: now))
     data, known = settings.folders.data, hosts.listing(connection)
     workers = hosts.workers(connection, now, ALIVE)
     latest = studies.listing(connection, recent)
@@ -294,5 +295,5 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         ),
         # Looked for only then: the archive may hold many.
         unknown=0 if latest else archive.unknown(connection, data),
-        clocks=clocks.doubts(connection, now),
+        clocks=clocks.doubts(connection, machine),
     )

@@ -27,7 +27,7 @@ from dicomai.routing.completeness import Host, silent
 from dicomai.service.attempt import Attempt, Lost, Worker, attempt, node_of
 from dicomai.settings import Settings
 from dicomai.spool.host import name_of
-from dicomai.store import claims, hosts, retrievals
+from dicomai.store import claims, clocks, hosts, retrievals
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import HISTORY, Job
 from dicomai.store.states import JobKind
@@ -263,7 +263,8 @@ class Retriever:
         A host that stays silent is waited for as long as by a decision.
         """
         patience = seconds(self.settings.decide.patience_s)
-        until = self.worker.clock()
+        with reading(self.worker.engine) as connection:
+            until = self.worker.clock() - clocks.apart(connection, self.worker.clock)
         give_up = time.monotonic() + ARRIVE_S
         while time.monotonic() < give_up:
             this.go_on()

@@ -10,13 +10,14 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
-from dicomai.dicom.dates import Instant
+from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.errors import DiskFull, TransientError
 from dicomai.net.node import ANY_NODE, Node
 from dicomai.spool import reader
 from dicomai.spool.entries import Entry
 from dicomai.store import hosts
 
+_NOT_AHEAD: Final = Microseconds(0)
 _MOST_FAILED: Final = 100
 """In a pass: where more fail the machine does, a full disk, and the whole spool is not read again
 and again for that."""
@@ -42,6 +43,9 @@ class Ingest:
         Patient IDs that stand for none.
     reserve_bytes
         Free space that reception leaves; inflating an object takes half of it at most.
+    ahead
+        By how much the clock of this host, by which objects were received, is ahead of the one
+        that all hosts go by, see `dicomai.store.clocks.apart`.
     """
 
     data: Path
@@ -52,6 +56,7 @@ class Ingest:
     run: str = ""
     placeholder_ids: tuple[str, ...] = ()
     reserve_bytes: int = 0
+    ahead: Microseconds = _NOT_AHEAD
 
     def node(self, name: str) -> Node:
         """Return the node that sent something; one that was removed meanwhile has the defaults."""
@@ -90,6 +95,10 @@ class Pass:
     after_step: AfterStep
     reached: Instant
     failed: list[TransientError] = field(default_factory=list)
+
+    def received_at(self, entry: Entry) -> Instant:
+        """Return when an entry was received, by the clock that all hosts go by."""
+        return Instant(entry.received_at - self.config.ahead)
 
     def note_ingested(self, connection: Connection, ingested_to: Instant, now: Instant) -> None:
         """Publish up to when everything is in the catalogue; raises as `hosts.note_ingested`."""

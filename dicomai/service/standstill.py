@@ -68,6 +68,7 @@ def require_silence(engine: Engine, now: Instant, sleep: Callable[[float], None]
     """
     with reading(engine) as connection:
         before = hosts.beats(connection)
+        now = Instant(now - clocks.apart(connection, lambda: now))
     if all(beat_at < now - ALIVE for beat_at in before.values()):
         return
     for _ in range(_LISTENED_S):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -158,18 +159,34 @@ def of_server(connection: Connection) -> Instant | None:
     return Instant(int(connection.execute(select(epoch)).scalar_one() * 1_000_000))
 
 
+def apart(connection: Connection, clock: Callable[[], Instant]) -> Microseconds:
+    """Return by how much a machine's clock is ahead of the database's, or behind: then less than 0.
+
+    0 where that is no more than clocks may differ, and for SQLite. What hosts tell each other goes
+    by one clock so: one that is hours ahead would take each study for whole as it comes.
+    """
+    before = clock()
+    server = of_server(connection)
+    if server is None:
+        return Microseconds(0)
+    # A slow answer is no difference.
+    nearest = min(max(server, before), clock())
+    return Microseconds(nearest - server if abs(nearest - server) > AHEAD else 0)
+
+
 def doubts(connection: Connection, now: Instant) -> tuple[str, ...]:
-    """Return why what is deleted does not go by a clock as it is, one sentence each."""
+    """Return why the service does not go by a clock as it is, one sentence each."""
     noted = (*leaps(connection, now).values(), *behind(connection, now).values())
     said = tuple(each.sentence for each in noted)
     server = of_server(connection)
-    if server is None or abs(now - server) <= LEAP:
+    if server is None or abs(now - server) <= AHEAD:
         return said
-    apart = (
+    differs = (
         f"This machine's clock says {_shown(now)} and that of the database {_shown(server)}. What "
-        "is deleted goes by the earlier one. Have both set by NTP."
+        "comes and is decided goes by that of the database, and what is deleted by the earlier "
+        "one. Have both set by NTP."
     )
-    return (*said, apart)
+    return (*said, differs)
 
 
 def _shown(moment: Instant) -> str:

@@ -14,17 +14,18 @@ from pathlib import Path
 import psycopg
 import pytest
 from bodies import new_uid, write_study
+from pydicom import dcmread
 from sqlalchemy.engine import make_url
 from ward import Ward, open_ward
 
-from dicomai.dicom.dates import Instant, now
+from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.roles import schedule
 from dicomai.roles.schedule import ingest_of
 from dicomai.settings import Settings
 from dicomai.spool import host
 from dicomai.spool.entries import opened
-from dicomai.store import archive, hosts, schema
+from dicomai.store import archive, clocks, hosts, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Host
 
@@ -44,6 +45,8 @@ def database(postgresql_cluster: str) -> str:
 def ward(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ward]:
     monkeypatch.setattr(schedule, "_PUBLISH_S", 0.0)
     made = open_ward(tmp_path, database=database)
+    # What tests before left in the catalogue is not here.
+    (made.settings.folders.archive / "00").mkdir(parents=True, exist_ok=True)
     with writing(made.engine) as connection:
         connection.execute(schema.hosts.delete())
     yield made
@@ -336,3 +339,61 @@ def test_a_host_that_takes_in_a_backlog_tells_that_it_lives(
         writer.add(StudyInstanceUID(new_uid()), [file.read_bytes()])
     schedule._ingesting(ward.settings, ward.engine, look)()
     assert len(set(beats)) > 2 * len(files)  # one is placed after another, before any has a row
+
+
+@pytest.fixture
+def clock_is_ahead(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the clock of this machine, which is not that of the database."""
+    right = time.time_ns
+
+    def put(hours: float) -> None:
+        monkeypatch.setattr(time, "time_ns", lambda: right() + round(hours * 3.6e12))
+
+    return put
+
+
+def sends(ward: Ward, folder: Path) -> StudyInstanceUID:
+    """Have a series come to a host, which takes it in; its node may send more of it."""
+    files = write_study(folder, "P1")
+    uid = StudyInstanceUID(dcmread(files[0]).StudyInstanceUID)
+    spool = ward.settings.folders.spool
+    facts = {"calling_ae": "CT1", "called_ae": "DICOMAI", "address": "192.0.2.1", "node": "CT1"}
+    writer = opened(spool, started_at=now(), **facts)
+    for file in files:
+        writer.add(uid, [file.read_bytes()])
+    writer.end("released", now())
+    schedule._ingesting(ward.settings, ward.engine, lambda: None)()
+    return uid
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_host_whose_clock_is_wrong_takes_no_study_for_whole_that_is_not(
+    ward: Ward, tmp_path: Path, clock_is_ahead: Callable[[float], None], hours: float
+) -> None:
+    uid = sends(ward, tmp_path / "sent")
+    with reading(ward.engine) as connection:
+        before = studies.get(connection, uid)
+    clock_is_ahead(hours)
+    schedule._deciding(ward.settings, ward.engine, lambda: None)()
+    with reading(ward.engine) as connection:
+        assert studies.get(connection, uid) == before
+    assert before is not None
+    assert before.status == "open"
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_what_a_host_tells_by_a_wrong_clock_counts_by_that_of_the_database(
+    ward: Ward, tmp_path: Path, clock_is_ahead: Callable[[float], None], hours: float
+) -> None:
+    began = now()
+    clock_is_ahead(hours)
+    uid = sends(ward, tmp_path / "sent")
+    (host,) = listed(ward).values()
+    clock_is_ahead(0)
+    with reading(ward.engine) as connection:
+        study = studies.get(connection, uid)
+        assert not clocks.apart(connection, now)
+    assert study is not None
+    for told in (host.beat_at, host.ingested_to, study.first_object_at, study.last_object_at):
+        assert began - clocks.AHEAD < told < now() + clocks.AHEAD
+    assert study.quiet_until - study.last_object_at == seconds(60)
