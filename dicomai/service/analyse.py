@@ -6,6 +6,7 @@ Each takes values and files; claiming, beating and committing are the supervisor
 from __future__ import annotations
 
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -329,8 +330,9 @@ def kept(
     """
     set_aside(job, results, quarantine, error.sentence, now)
     sentence = (
-        f"{error.sentence} Nothing was sent; the results lie in the quarantine (dicomai status): "
-        f"report this with them. After a fix of dicomai, or of the model: dicomai retry {job.id}"
+        f"{error.sentence} Nothing was sent; the results lie in the quarantine on "
+        f"{socket.gethostname()} (dicomai status there): report this with them. After a fix of "
+        f"dicomai, or of the model: dicomai retry {job.id}"
     )
     if isinstance(error, gate.GateError):
         return gate.GateError(sentence, subject=error.subject, rule=error.rule)

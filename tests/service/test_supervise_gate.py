@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,7 @@ def test_what_may_not_be_sent_is_kept_and_its_job_held_until_there_is_a_fix(
     assert (held.state, held.held_by, held.error_stage) == ("held", "person", "check")
     assert "breaks the rule of status: VerificationFlag is VERIFIED" in held.error_sentence
     assert held.error_sentence.endswith(f"dicomai retry {job}")
+    assert f"quarantine on {socket.gethostname()} (dicomai status there)" in held.error_sentence
     kept = quarantine.listing(ward.settings.folders.quarantine)
     assert len(kept) == 2
     assert all(each.reason in held.error_sentence for each in kept)
