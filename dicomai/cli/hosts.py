@@ -61,7 +61,7 @@ def forget(
 
     What its spool still holds is taken only if it starts again.
     """
-    from dicomai.dicom.dates import now
+    from dicomai.dicom.dates import Instant, now
     from dicomai.service.overview import ALIVE
     from dicomai.store import clocks
     from dicomai.store import hosts as known
@@ -80,6 +80,6 @@ def forget(
                 f"Stop the service there, wait {span(ALIVE / 1e6)}, then: dicomai forget {name}",
                 subject=name,
             )
-        known.forget_host(connection, name)
+        known.forget_host(connection, name, Instant(at))
     audit.record(settings.service.data, "forget", name)
     say(f"Host {name} is forgotten: decisions wait for it no more.")

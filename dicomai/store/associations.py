@@ -54,6 +54,13 @@ def end(connection: Connection, association: str, ended_at: Instant, release: Re
     return touched.rowcount == 1
 
 
+def lose(connection: Connection, host: str, at: Instant) -> None:
+    """Note that the open associations of a host that is no more are lost: nobody will end them."""
+    table = schema.associations
+    of_host = table.c.host == host, table.c.ended_at.is_(None)
+    connection.execute(update(table).where(*of_host).values(ended_at=at, release="lost"))
+
+
 def open_nodes(connection: Connection, study: StudyInstanceUID) -> tuple[str, ...]:
     """Return the nodes of the associations of a study that have not ended, oldest first."""
     table, brought = schema.associations, schema.association_studies

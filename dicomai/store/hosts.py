@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.errors import TransientError
-from dicomai.store import schema
+from dicomai.store import associations, schema
 from dicomai.store.states import JobKind
 
 
@@ -174,8 +174,9 @@ def last_beat(connection: Connection) -> Instant | None:
     return connection.execute(latest).scalar_one_or_none()
 
 
-def forget_host(connection: Connection, name: str) -> bool:
-    """Forget a host that is no more; decisions wait for it otherwise."""
+def forget_host(connection: Connection, name: str, now: Instant) -> bool:
+    """Forget a host that is no more; decisions wait for it, and for what it received, otherwise."""
+    associations.lose(connection, name, now)
     table = schema.hosts
     return connection.execute(delete(table).where(table.c.name == name)).rowcount == 1
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from catalogue_rows import arrive
 from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant, now, seconds
-from dicomai.store import hosts
+from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.store import associations, hosts
+from dicomai.store.associations import Association
 from dicomai.store.engine import reading, writing
 from tests.cli.conftest import Dicomai
 
@@ -39,6 +42,24 @@ def test_a_host_that_is_gone_is_forgotten_and_its_name_is_in_status(
     assert names(service) == ["new"]
     line = json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[-1])
     assert (line["action"], line["subject"]) == ("forget", "old")
+
+
+def test_no_study_waits_for_an_association_of_a_host_that_is_forgotten(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    heard_of(service, "old", 3600)
+    heard_of(service, "new", 1)
+    arrive(service, "1.2.3")
+    uid = StudyInstanceUID("1.2.3")
+    facts = {"node": "CT1", "calling_ae": "CT1", "called_ae": "DICOMAI", "address": "192.0.2.1"}
+    with writing(service) as connection:
+        for name in ("old", "new"):
+            one = Association(id=f"of-{name}", host=name, started_at=now(), **facts)
+            associations.note(connection, one, uid)
+        assert associations.open_nodes(connection, uid) == ("CT1", "CT1")
+    dicomai("forget", "old")
+    with reading(service) as connection:
+        assert associations.open_nodes(connection, uid) == ("CT1",)
 
 
 def test_a_host_before_its_first_pass_has_no_date_of_1970(
