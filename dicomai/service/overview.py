@@ -15,7 +15,7 @@ from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
 from dicomai.net.commitment import counted
 from dicomai.service import pull
 from dicomai.settings import Settings
-from dicomai.spool import quarantine, reader
+from dicomai.spool import host, quarantine, reader
 from dicomai.spool.folder import free_bytes
 from dicomai.spool.quarantine import Quarantined
 from dicomai.store import (
@@ -69,6 +69,8 @@ class Overview:
         Of the archive's disk; None where it is the same.
     oldest_in_spool
         When the oldest object came that is not in the catalogue yet.
+    unscheduled
+        No scheduler has ever taken in this spool, in which something has lain for long.
     open_associations
         Names of the nodes that are sending now.
     untold
@@ -104,6 +106,7 @@ class Overview:
     free_bytes: int
     archive_free_bytes: int | None
     oldest_in_spool: Instant | None
+    unscheduled: bool
     open_associations: tuple[str, ...]
     quarantined: tuple[Quarantined, ...]
     untold: tuple[Promise, ...]
@@ -146,6 +149,11 @@ class Overview:
             for each in self.hosts
             if self.now - each.beat_at > ALIVE
         ]
+        if self.unscheduled:
+            said.append(
+                "What came to this machine lies in its spool, and no scheduler takes it in, which "
+                "only one here can do. Start it: dicomai serve, or dicomai schedule"
+            )
         said += [_resting(each) for each in self.pauses]
         said += [
             _NEXT[key].format(jobs=_numbers(found), job=found[0])
@@ -255,6 +263,7 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
     workers = hosts.workers(connection, now, ALIVE)
     latest = studies.listing(connection, recent)
     changed_at = settings.file.stat().st_mtime_ns // 1000
+    oldest = reader.oldest_received_at(spool) if spool.is_dir() else None
     wanted = {route.model for route in settings.routes if route.mode != "off"}
     return Overview(
         now=now,
@@ -268,7 +277,10 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         free_bytes=free_bytes(data),
         archive_free_bytes=free_bytes(disk) if (disk := archive.apart(data)) else None,
         archive=tuple(_of_archive(connection, data, known, now)),
-        oldest_in_spool=reader.oldest_received_at(spool) if spool.is_dir() else None,
+        oldest_in_spool=oldest,
+        unscheduled=oldest is not None
+        and machine - oldest > ALIVE
+        and host.given(spool) not in {each.name for each in known},
         open_associations=tuple(each.facts.node for each in reader.open_associations(spool))
         if spool.is_dir()
         else (),

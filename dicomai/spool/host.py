@@ -28,10 +28,14 @@ def name_of(spool: Path) -> str:
     DiskFull, OSError
         Its file can't be read or written.
     """
+    return given(spool) or rename(spool)
+
+
+def given(spool: Path) -> str:
+    """Return the name of the host that has a spool; empty before it has one."""
     with suppress(FileNotFoundError):
-        if name := (spool / FILE).read_text(encoding="utf-8").strip():
-            return name
-    return rename(spool)
+        return (spool / FILE).read_text(encoding="utf-8").strip()
+    return ""
 
 
 def place_of(spool: Path) -> str:

@@ -17,6 +17,8 @@ from dicomai.dicom.dates import Instant, as_datetime, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import ErrorKind
+from dicomai.spool import host
+from dicomai.spool.entries import opened
 from dicomai.store import archive, claims, decisions, hosts, instances, jobs, nodes, series, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
@@ -203,6 +205,26 @@ def test_a_full_disk_and_pauses_are_said_plainly(
     found = {re.sub(r"\d+", "N", each["found"]) for each in looks}
     assert found == {re.sub(r"\d+", "N", each) for each in remarks}
     assert {each["verdict"] for each in looks} == {"warn"}
+
+
+def test_a_spool_that_no_scheduler_takes_in_is_told(
+    service: Engine, dicomai: Dicomai, tmp_path: Path
+) -> None:
+    def told() -> list[str]:
+        remarks = dicomai("status", "--json").json["remarks"]
+        return [each for each in remarks if "no scheduler" in each]
+
+    facts = {"calling_ae": "CT1", "called_ae": "DICOMAI", "address": "192.0.2.1", "node": "CT1"}
+    writer = opened(tmp_path / "spool", started_at=now(), **facts)
+    came = writer.add(StudyInstanceUID(UID), (b"an object",))
+    assert not told()  # a moment ago
+    long_ago = Instant(came.received_at - seconds(600))
+    came.path.rename(came.path.with_name(f"000001-{long_ago}.dcm"))
+    (remark,) = told()
+    assert remark.endswith("Start it: dicomai serve, or dicomai schedule")
+    with writing(service) as connection:
+        hosts.note_ingested(connection, host.name_of(tmp_path / "spool"), now(), now())
+    assert not told()
 
 
 def test_the_room_on_a_disk_of_the_archive_s_own_is_told(
