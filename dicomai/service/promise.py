@@ -34,7 +34,7 @@ from dicomai.net.node import Node
 from dicomai.routing.completeness import Host, silent
 from dicomai.settings import Settings
 from dicomai.spool import quarantine
-from dicomai.store import events, hosts, instances, pauses, promises, studies
+from dicomai.store import archive, events, hosts, instances, pauses, promises, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.events import JsonValue
 from dicomai.store.instances import Instance
@@ -97,13 +97,18 @@ class Keeper:
             return False
         if promise.state == "judged":
             self._report(promise)
-        elif self._is_ingested(promise):
+        elif self._has_archive() and self._is_ingested(promise):
             self._judge(promise)
         else:
             with writing(self.engine) as connection:
                 promises.put_off(connection, promise, Instant(self.clock() + _LOOK))
             return False
         return True
+
+    def _has_archive(self) -> bool:
+        """Tell whether files can be read: of one that is away each would be told to be damaged."""
+        with reading(self.engine) as connection:
+            return not archive.absence(connection, self.settings.folders.data)
 
     def _is_ingested(self, promise: Promise) -> bool:
         """Tell whether each host has ingested what it acknowledged before this was asked.

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from dicomai.dicom.dates import now
+from dicomai.errors import TransientError
 from dicomai.net.node import Node
 from dicomai.net.query_server import QueryConfig, answer
 from dicomai.net.receiver import ReceiverConfig, TlsPort, receive
@@ -484,7 +485,8 @@ class Site:
 
 def _serve_loop(site: Site, stop: threading.Event) -> None:
     while not stop.is_set():
-        site.ingest()
+        with suppress(TransientError):  # as a scheduler waits for what is away
+            site.ingest()
         stop.wait(0.05)
 
 

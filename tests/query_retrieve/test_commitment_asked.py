@@ -295,6 +295,30 @@ def test_it_is_judged_when_every_host_has_ingested_what_came_before(
     assert modality.last[0] == 1
 
 
+@ON_SQLITE
+def test_nothing_is_judged_while_the_archive_is_away(
+    site: Callable[..., Any], modality: Modality, study_files: Path, doe: Any
+) -> None:
+    here = site(modality.node())
+    modality.listen()
+    files = sorted((study_files / doe.accession).iterdir())
+    here.put(*files)
+    with writing(here.engine) as connection:
+        hosts.note_ingested(connection, "another", Instant(now() - seconds(60)), now())
+    assert modality.ask(pairs(files)) == 0
+    keep(here, lambda: first_promise(here) is not None)
+    kept = here.settings.folders.archive
+    away = kept.rename(kept.with_name("away"))
+    with writing(here.engine) as connection:
+        hosts.note_ingested(connection, "another", now(), now())
+    before = first_promise(here).claim
+    keep(here, lambda: first_promise(here).claim > before + 1)
+    assert not modality.reports
+    away.rename(kept)
+    keep(here, lambda: modality.reports)
+    assert modality.last[0] == 1
+
+
 def first_promise(site: Any) -> Any:
     with reading(site.engine) as connection:
         found = [promises.get(connection, PromiseId(number)) for number in range(1, 60)]
