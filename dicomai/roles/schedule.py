@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.dates import now as present
-from dicomai.errors import ConfigError, TransientError
+from dicomai.errors import ConfigError
 from dicomai.models.registry import open_registry
 from dicomai.roles.loops import Loop, keep
 from dicomai.roles.tree import Life
@@ -31,7 +31,7 @@ from dicomai.service.lacking import Seeker
 from dicomai.service.promise import KEEP_S, Keeper
 from dicomai.service.pull import Puller
 from dicomai.service.rules import Rules
-from dicomai.service.spool_pass import Ingest
+from dicomai.service.spool_pass import GoOn, Ingest, Stopped
 from dicomai.service.waiting_routes import take_up
 from dicomai.settings import Settings
 from dicomai.spool import host, reader
@@ -58,14 +58,7 @@ _BACKFILL_S: Final = 1.0
 _RELOAD_S: Final = 30.0
 """How long packages are taken to lie as they were read: each look digests their weights."""
 
-_BEFORE_ROWS: Final = ("marked", "read", "placed", "settled")
-"""The steps of ingest after which it may stop, and leave to its next start what it had begun."""
-
 log = structlog.get_logger()
-
-
-class _Stopped(TransientError):
-    """Ingest is to stop, and nothing of what it had begun is in the catalogue."""
 
 
 def schedule(settings: Settings, life: Life) -> None:
@@ -75,12 +68,12 @@ def schedule(settings: Settings, life: Life) -> None:
         # What waited for another configuration: this may be it.
         jobs.release_held(connection, "config", present())
     clock = duties.started(settings, engine, life.stop)
-    ingesting = partial(_ingesting, settings, engine, stop=life.stop)
-    taking_in = Loop("ingest", ingesting, life.stop)
+    ingesting = partial(_ingesting, settings, engine, go_on=partial(_go_on, life.stop))
+    ingest_loop = Loop("ingest", ingesting, life.stop)
     try:
         keep(
             (
-                taking_in,
+                ingest_loop,
                 Loop("count", partial(_counting, settings, engine), life.stop, idle_s=COUNT_S),
                 Loop("pull", partial(_pulling, settings, engine), life.stop, idle_s=_PULL_S),
                 Loop("lacking", partial(_seeking, settings, engine), life.stop, idle_s=_SEEK_S),
@@ -102,8 +95,10 @@ def schedule(settings: Settings, life: Life) -> None:
         )
     finally:
         give_up = time.monotonic() + settings.worker.stop_s
-        # What it has in hand would count as what killed it.
-        taking_in.join(settings.worker.stop_s)
+        if ingest_loop.is_alive():
+            # What it has in hand is marked, and an entry whose marks outlived two processes is
+            # taken for what ended them.
+            ingest_loop.join(settings.worker.stop_s)
         shut_down(clock, max(0.0, give_up - time.monotonic()))
 
 
@@ -159,12 +154,16 @@ def models_of(settings: Settings) -> tuple[Mapping[str, ModelInputs], Mapping[st
     return models, missing
 
 
+def _go_on(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise Stopped("Ingest was told to stop.")
+
+
 def _ingesting(
     settings: Settings,
     engine: Engine,
     pulse: Callable[[], None],
-    *,
-    stop: threading.Event | None = None,
+    go_on: GoOn = lambda: None,
 ) -> Callable[[], bool]:
     config: Ingest | None = None
     published = 0.0
@@ -186,9 +185,7 @@ def _ingesting(
         def clock() -> Instant:
             return Instant(present() - ahead)
 
-        def after_step(step: str) -> None:
-            if stop is not None and stop.is_set() and step in _BEFORE_ROWS:
-                raise _Stopped("The scheduler stops.")
+        def after_step(_: str) -> None:
             # What came in an outage may take long: each step shows that it gets on.
             nonlocal published
             pulse()
@@ -198,8 +195,8 @@ def _ingesting(
                 published = time.monotonic()
 
         try:
-            done = ingest(engine, replace(config, ahead=ahead), clock, after_step)
-        except _Stopped:
+            done = ingest(engine, replace(config, ahead=ahead), clock, after_step, go_on)
+        except Stopped:
             return False
         except NameTaken as taken:
             name, config = host.rename(config.spool), None

@@ -24,7 +24,7 @@ from dicomai.service.arrival import Arrived, note_arrived, wait_of
 from dicomai.service.messages import take_message
 from dicomai.service.received import Reading, ReceivedObject, read_object
 from dicomai.service.setting_aside import given_back, set_aside
-from dicomai.service.spool_pass import AfterStep, Ingest, Ingested, Marked, Pass
+from dicomai.service.spool_pass import AfterStep, GoOn, Ingest, Ingested, Marked, Pass
 from dicomai.spool import reader
 from dicomai.spool.entries import AssociationId, End, Entry
 from dicomai.spool.folder import free_bytes
@@ -46,6 +46,7 @@ def ingest(
     config: Ingest,
     now: Callable[[], Instant],
     after_step: AfterStep = lambda _: None,
+    go_on: GoOn = lambda: None,
 ) -> Ingested:
     """Take what is in the spool into archive and catalogue, once over.
 
@@ -55,6 +56,8 @@ def ingest(
         The clock.
     after_step
         To show that it gets on, and for tests that kill.
+    go_on
+        Raises `Stopped` to end it before the next entry.
 
     Raises
     ------
@@ -70,12 +73,14 @@ def ingest(
         config=config,
         now=now,
         after_step=after_step,
+        go_on=go_on,
         reached=_reached(config, now()),
     )
     done = Ingested()
     waiting: list[Marked] = []
     try:
         for entry in reader.entries(config.spool):
+            go_on()
             waiting.append(Marked(entry=entry, attempt=reader.mark(entry)))
             if entry.kind != "object":  # after what came before it
                 batch, waiting = waiting[:-1], waiting[-1:]
@@ -133,6 +138,7 @@ def _placed(this: Pass, batch: Sequence[Marked]) -> tuple[list[Arrived], int]:
     aside = 0
     names = Names(this.config.data)
     for marked in batch:
+        this.go_on()
         with this.going_on(marked.entry):
             try:
                 arrived.append(_place(this, marked, names))

@@ -24,6 +24,12 @@ and again for that."""
 
 AfterStep = Callable[[str], None]
 """Called after each step that a kill may follow, with its name."""
+GoOn = Callable[[], None]
+"""Called before each entry; raises `Stopped` when no more shall be begun."""
+
+
+class Stopped(TransientError):
+    """Ingest was told to stop; what it had not taken in yet is in the spool, without a mark."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +99,7 @@ class Pass:
     config: Ingest
     now: Callable[[], Instant]
     after_step: AfterStep
+    go_on: GoOn
     reached: Instant
     failed: list[TransientError] = field(default_factory=list)
 

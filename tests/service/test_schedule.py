@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,53 +109,23 @@ def test_a_long_ingest_shows_that_it_gets_on(ward: Ward) -> None:
     assert len(pulses) >= idle + 3
 
 
-@pytest.mark.parametrize("steps", range(1, 5))
-def test_what_a_scheduler_had_in_hand_when_it_was_stopped_counts_as_no_killer(
-    ward: Ward, tmp_path: Path, steps: int
+def test_what_ingest_has_in_hand_when_it_is_told_to_stop_is_not_marked_any_more(
+    ward: Ward, until: Callable[..., None]
 ) -> None:
-    writer = _associated(ward.settings.folders.spool)
-    files = write_study(tmp_path / "sent", "P1")[:2]
-    for file in files:
-        writer.add(StudyInstanceUID(new_uid()), (file.read_bytes(),))
-    for _ in range(3):
-        stop, left = threading.Event(), iter(range(steps))
-
-        def get_on(stop: threading.Event = stop, left: Iterator[int] = left) -> None:
-            if next(left, None) is None:
-                stop.set()
-
-        schedule._ingesting(ward.settings, ward.engine, get_on, stop=stop)()
-        assert _catalogued(ward) == 0
-    schedule._ingesting(ward.settings, ward.engine, lambda: None)()
-    assert _catalogued(ward) == len(files)
-
-
-def test_a_scheduler_that_is_stopped_lays_down_what_ingest_has_in_hand(
-    ward: Ward, tmp_path: Path
-) -> None:
-    writer = _associated(ward.settings.folders.spool)
-    octets = write_study(tmp_path / "sent", "P1")[0].read_bytes()
-    for _ in range(150):
-        writer.add(StudyInstanceUID(new_uid()), (octets,))
-    stop = threading.Event()
+    """Marks that outlive two processes say that an entry ended them."""
+    spool, stop = ward.settings.folders.spool, threading.Event()
+    writer = _associated(spool)
+    for _ in range(200):
+        writer.add(StudyInstanceUID("1.2.3"), (b"no DICOM",))
     life = Life(ready=lambda: None, waits=lambda _: None, pulse=lambda: None, stop=stop)
     role = threading.Thread(target=schedule.schedule, args=(ward.settings, life))
     role.start()
-    while not _marks(writer):
-        assert role.is_alive()
-    stop.set()
-    role.join()
-    assert not _marks(writer)
-    assert list(writer.folder.glob("*.dcm"))
-
-
-def _catalogued(ward: Ward) -> int:
-    with reading(ward.engine) as connection:
-        return len(connection.execute(select(schema.instances.c.id)).all())
-
-
-def _marks(writer: Writer) -> list[Path]:
-    return list(writer.folder.glob("*.attempt*"))
+    try:
+        until(lambda: any(spool.rglob("*.attempt1")))
+    finally:
+        stop.set()
+        role.join()
+    assert not list(spool.rglob("*.attempt*"))
 
 
 def test_an_association_that_only_stands_open_costs_no_writes(
