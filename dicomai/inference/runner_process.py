@@ -255,7 +255,12 @@ class _Life:
     def send(self, request: Analyse) -> None:
         with self._came:
             self._answers[request.number] = deque()
-        self._channel.send(request)
+        try:
+            self._channel.send(request)
+        except PeerGone:
+            with self._came:
+                self._raise_if_over()
+            raise
 
     def forget(self, number: int) -> None:
         with self._came:

@@ -18,6 +18,7 @@ import pickle  # only our own dataclasses are read, see _Reader
 import select
 import socket
 import struct
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -62,6 +63,8 @@ class Channel:
     def __init__(self, connection: socket.socket, *, max_bytes: int = MAX_BYTES) -> None:
         self._socket = connection
         self._max_bytes = max_bytes
+        # The number of a descriptor that is closed may be another's by the time it is written to.
+        self._writing = threading.Lock()
 
     @classmethod
     def pair(cls, *, max_bytes: int = MAX_BYTES) -> tuple[Self, socket.socket]:
@@ -74,8 +77,9 @@ class Channel:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Close this end; the other reads PeerGone."""
-        self._socket.close()
+        """Close this end; the other reads PeerGone, and who still sends from here gets it."""
+        with self._writing:
+            self._socket.close()
 
     def send(self, message: object) -> None:
         """Send a message.
@@ -89,7 +93,7 @@ class Channel:
         Raises
         ------
         PeerGone
-            Nobody is at the other end.
+            Nobody is at the other end, or this one was closed.
         BadMessage
             It holds something else, or is too large.
         """
@@ -104,7 +108,10 @@ class Channel:
             packet = _PACKET.pack(len(writer.skeleton), size)
             handed = array.array("i", [descriptor, *(each.descriptor for each in writer.volumes)])
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handed)]
-            self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+            with self._writing:
+                if self._socket.fileno() < 0:
+                    raise PeerGone("this end is closed")
+                self._socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
         except ConnectionError as error:
             raise PeerGone("the other end is gone") from error
         finally:

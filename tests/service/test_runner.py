@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +132,52 @@ def test_who_wants_no_answer_any_more_leaves_a_runner_that_another_starts(
             starting.analyse(request, on_progress=ignore, go_on=stop)
         (tmp_path / "go").touch()
         assert np.array_equal(answer.result(60).segments[0].mask, truth())
+
+
+ANSWERING = """
+import socket, sys
+from dicomai.inference.messages import Failed, Ready
+from dicomai.inference.shared_memory import Channel
+channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+channel.send(Ready(device="cpu"))
+while True:
+    request = channel.receive()
+    if request.probabilities:
+        channel.send(Failed(kind="input", sentence="seen", subject="", number=request.number))
+"""
+
+
+def test_a_runner_that_is_ended_for_another_while_a_request_goes_out_gets_it_anew(
+    request_of: Make,
+) -> None:
+    goes_out = threading.Event()
+
+    class SlowToSend(np.float64):
+        def item(self) -> float:  # type: ignore[override]
+            goes_out.set()
+            while ending.pid == first:
+                time.sleep(0.01)
+            return 1.0
+
+    def stop() -> None:
+        if goes_out.is_set():
+            raise DeadlineError("took too long")
+
+    request = request_of("unet3d")
+    slow = replace(request, probabilities=SlowToSend(1))  # type: ignore[arg-type]
+    with (
+        RunnerProcess("cpu", command=(sys.executable, "-c", ANSWERING)) as ending,
+        ThreadPoolExecutor(1) as other,
+    ):
+        with pytest.raises(InputError, match="seen"):
+            ending.analyse(request, on_progress=ignore, go_on=ignore)
+        first = ending.pid
+        answer = other.submit(ending.analyse, slow, on_progress=ignore, go_on=ignore)
+        unanswered = replace(request, probabilities=False)
+        with pytest.raises(DeadlineError):
+            ending.analyse(unanswered, on_progress=ignore, go_on=stop)
+        with pytest.raises(InputError, match="seen"):
+            answer.result(60)
 
 
 def test_an_input_outside_the_limits_keeps_its_kind_and_sentence(
