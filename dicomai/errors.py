@@ -6,6 +6,7 @@ reads. A sentence names the object, the stage, the reason and the next step.
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar, Literal, get_args
 
 ErrorKind = Literal[
@@ -70,6 +71,21 @@ class TransientError(DicomaiError):
     """It may well work later."""
 
     kind = "transient"
+
+
+class SystemTrouble(TransientError):
+    """A disk, a share or another part of this machine failed, and nothing of it is in the data."""
+
+    @classmethod
+    def of(cls, trouble: OSError) -> SystemTrouble:
+        """Return what an administrator reads of an error of the system."""
+        file = "" if trouble.filename is None else f"{os.fsdecode(trouble.filename)}: "
+        reason = trouble.strerror or str(trouble) or type(trouble).__name__
+        return cls(
+            f"{file}{reason[:1].lower()}{reason[1:]}. Look at the disks and the memory of this "
+            "machine. It is tried again by itself.",
+            subject=file.removesuffix(": "),
+        )
 
 
 class DatabaseError(TransientError):

@@ -13,7 +13,15 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant
-from dicomai.errors import ConfigError, CrashError, DatabaseError, DeadlineError, DicomaiError
+from dicomai.errors import (
+    ConfigError,
+    CrashError,
+    DatabaseError,
+    DeadlineError,
+    DicomaiError,
+    ResourceError,
+    SystemTrouble,
+)
 from dicomai.net.node import Node
 from dicomai.service.heart import Heart
 from dicomai.store import claims, jobs
@@ -27,6 +35,10 @@ Clock: TypeAlias = Callable[[], Instant]
 
 _T = TypeVar("_T")
 _AWAY_S: Final = 1.0
+_NO_MEMORY: Final = (
+    "The memory of this host does not suffice for the study. Give the host more, or let fewer jobs "
+    "run beside it."
+)
 
 log = structlog.get_logger()
 
@@ -208,6 +220,12 @@ def attempt(worker: Worker, job: Job, do: Callable[[Attempt], None]) -> None:
             log.warning("job lost", kind=job.kind, stage=heart.stage)
         except DicomaiError as error:
             _fail(worker, job, heart, error)
+        except OSError as trouble:
+            log.warning("trouble of this machine", stage=heart.stage, exc_info=True)
+            _fail(worker, job, heart, SystemTrouble.of(trouble))
+        except MemoryError:
+            log.warning("memory ran out", stage=heart.stage, exc_info=True)
+            _fail(worker, job, heart, ResourceError(_NO_MEMORY, subject=job.study_instance_uid))
         except Exception as defect:
             log.exception("defect", stage=heart.stage)
             reason = f"A defect of dicomai: {type(defect).__name__}: {defect}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -10,7 +12,8 @@ import pytest
 from ward import open_ward
 
 from dicomai.dicom.dates import now
-from dicomai.service.attempt import Attempt
+from dicomai.errors import ErrorKind
+from dicomai.service.attempt import Attempt, work_once
 from dicomai.service.heart import Heart
 from dicomai.store import claims, jobs
 from dicomai.store.engine import file_of, writing
@@ -40,4 +43,32 @@ def test_a_database_that_is_away_while_a_job_is_written_is_told_of_once(
     held = job.held
     assert Attempt(worker, job, heart).write(lambda c: jobs.beat(c, held, "commit", 1.0, now()))
     assert capsys.readouterr().out.count("database away") == 1
+    ward.engine.dispose()
+
+
+def _full_disk(_: Attempt) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as file:
+        file.write(b"results")
+
+
+def _no_room(_: Attempt) -> None:
+    bytearray(sys.maxsize)
+
+
+@pytest.mark.parametrize(
+    ("do", "kind", "why"),
+    [
+        (_full_disk, "transient", "no space left on device"),
+        (_no_room, "resource", "memory of this host"),
+    ],
+)
+def test_what_this_machine_lacks_is_no_defect_and_is_tried_again(
+    tmp_path: Path, do: Callable[[Attempt], None], kind: ErrorKind, why: str
+) -> None:
+    ward = open_ward(tmp_path)
+    job = ward.queue(ward.study("P1"))
+    assert work_once(ward.worker(), ("analyse",), ("bodies",), do)
+    after = ward.job(job)
+    assert (after.state, after.error_kind, after.crashes) == ("waiting", kind, 0)
+    assert why in after.error_sentence
     ward.engine.dispose()
