@@ -6,6 +6,8 @@ or says it byte by byte, holds one thread for as long as ARTIM allows (PS3.8 9.1
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import ssl
 import threading
@@ -30,6 +32,10 @@ _PIECE_BYTES: Final = 2**16
 # Connections of one process that have not said yet who they are.
 _MAX_WAITING: Final = 256
 _MAX_WAITING_OF_ONE: Final = 64
+# What accept(2) says where the process or the machine can open no more.
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_REST_S: Final = 0.1
+_TELL_EVERY_S: Final = 60.0
 
 _log = structlog.get_logger()
 
@@ -65,6 +71,7 @@ class AssociationServer(ThreadedAssociationServer):
     storage: Storage
     _waiting: Counter[str]
     _counting: threading.Lock
+    _tells_at = 0.0
 
     def open_to(self, limits: Limits, secured_by: ssl.SSLContext | None, storage: Storage) -> None:
         """Say on what terms it takes connections; before it serves any."""
@@ -86,6 +93,21 @@ class AssociationServer(ThreadedAssociationServer):
         """Leave out pynetdicom's handlers that write a page of log for each PDU."""
         for event in evt._INTERVENTION_EVENTS:
             self.bind(event, evt.get_default_handler(event))
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Take the next connection; where nothing more can be opened, rest before another try.
+
+        It stays at the port meanwhile, and the server would ask for it without a pause.
+        """
+        try:
+            return super().get_request()
+        except OSError as trouble:
+            if trouble.errno in _NO_ROOM:
+                if time.monotonic() >= self._tells_at:
+                    self._tells_at = time.monotonic() + _TELL_EVERY_S
+                    _log.error("connections wait", reason=os.strerror(trouble.errno or 0))
+                time.sleep(_REST_S)
+            raise
 
     def verify_request(self, _request: object, client_address: object) -> bool:
         """Tell whether one more may wait to be heard."""

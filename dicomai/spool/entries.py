@@ -275,7 +275,11 @@ def opened(
     )
     making = spool / f"{NEW_PREFIX}{association}"
     making.mkdir(FOLDER_MODE)
-    lock = os.open(making / LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        lock = os.open(making / LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError:
+        making.rmdir()
+        raise
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         name_also(making / LOCK, making / _facts_name(facts))

@@ -217,6 +217,21 @@ def test_many_who_wait_are_not_all_heard_and_others_are(
             wire.close()
 
 
+def test_who_calls_while_nothing_more_can_be_opened_is_heard_later(
+    make_receiver: MakeReceiver, scu: Scu
+) -> None:
+    receiver = make_receiver(("prlimit", "--nofile=48:48"))
+    waiting = [connected(receiver) for _ in range(48)]
+    try:
+        assert scu.eventually(lambda: reasons(receiver)) == ["Too many open files"]
+    finally:
+        for wire in waiting:
+            wire.close()
+    with scu.calling(receiver.port, [("1.2.840.10008.1.1", [IMPLICIT])]) as association:
+        assert association.is_established
+    assert reasons(receiver) == ["Too many open files"]
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 30), st.integers(0, 10**6)), min_size=1, max_size=50))
 def test_pace_is_judged_over_whole_stretches(arrivals: list[tuple[float, int]]) -> None:
     limits = Limits(silence_s=60.0, bytes_per_s=1000.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -251,6 +252,17 @@ def test_cleaning_takes_what_was_half_made_or_half_removed(
     entries.clean(spool, now())
     assert sorted(spool.iterdir()) == sorted([alive.folder, recent])
     assert len(list(alive.folder.glob(".*.part"))) == 1
+
+
+def test_an_association_that_gets_no_lock_leaves_nothing(spool: Path, associate: Associate) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            associate()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not list(spool.iterdir())
 
 
 def test_a_receiver_cleans_while_ingest_forgets(
