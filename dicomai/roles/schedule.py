@@ -64,9 +64,6 @@ log = structlog.get_logger()
 def schedule(settings: Settings, life: Life) -> None:
     """Ingest, decide and keep house until told to stop."""
     engine = open_engine(settings.database.url)
-    with writing(engine) as connection:
-        # What waited for another configuration: this may be it.
-        jobs.release_held(connection, "config", present())
     clock = duties.started(settings, engine, life.stop)
     ingesting = partial(_ingesting, settings, engine, go_on=partial(_go_on, life.stop))
     ingest_loop = Loop("ingest", ingesting, life.stop)
@@ -319,9 +316,15 @@ def _backfilling(
 def _deciding(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> Callable[[], bool]:
     rules = _rules(settings)
     told: Mapping[str, str] = {}
+    released = False
 
     def once() -> bool:
-        nonlocal told
+        nonlocal told, released
+        if not released:
+            with writing(engine) as connection:
+                # What waited for another configuration: this may be it.
+                jobs.release_held(connection, "config", present())
+            released = True
         with reading(engine) as connection:
             some_wait = waiting_routes.some(connection)
             now = Instant(present() - clocks.apart(connection, present))

@@ -8,18 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bodies import new_uid, write_study
-from sqlalchemy import event, select
+from sqlalchemy import event
 from ward import Ward, open_ward
 
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.errors import TransientError
+from dicomai.errors import DatabaseError, TransientError
 from dicomai.roles import schedule
 from dicomai.roles.tree import Life
 from dicomai.routing.route import Route
 from dicomai.spool.entries import Writer, opened
-from dicomai.store import decisions, schema, studies, waiting_routes
+from dicomai.store import decisions, jobs, schema, studies, waiting_routes
 from dicomai.store.engine import reading, writing
 from dicomai.store.waiting_routes import WaitingRoute
 
@@ -83,6 +82,30 @@ def test_routes_that_waited_hold_up_no_decision(
     assert once()
     with reading(ward.engine) as connection:
         assert not waiting_routes.some(connection)
+
+
+def test_a_database_that_takes_nothing_at_the_start_is_waited_for(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ward.queue(ward.study("P1"))
+    held = schema.jobs.update().values(state="held", held_by="config")
+    with writing(ward.engine) as connection:
+        connection.execute(held)
+
+    def full(*_: object) -> int:
+        raise DatabaseError("The disk is full.")
+
+    monkeypatch.setattr(jobs, "release_held", full)
+    once = schedule._deciding(ward.settings, ward.engine, lambda: None)
+    with pytest.raises(DatabaseError):
+        once()
+    monkeypatch.undo()
+    once()
+    assert ward.job(job).state == "queued"
+    with writing(ward.engine) as connection:
+        connection.execute(held)
+    once()
+    assert ward.job(job).state == "held", "it is released at the start alone"
 
 
 def _associated(spool: Path) -> Writer:
