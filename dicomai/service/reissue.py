@@ -57,14 +57,14 @@ def reissue(
     Returns
     -------
     tuple
-        A new job for each analysis whose results count.
+        A new job for each analysis whose results count and had other values.
 
     Raises
     ------
     NotFound
         There are no results of this study.
     InputError
-        A value can't be, or it is the one that they have.
+        A value can't be, or it is the one that all of them have.
     TransientError, RefusedError
         No node says who has the Patient ID, and one gives no answer.
     GateError
@@ -92,7 +92,13 @@ def reissue(
             )
         person = _person(settings, study, correction.patient_id, goes_to)
         correction = replace(correction, person=person)
-    return tuple(_reissued(settings, engine, job, correction, clock()) for job in counted)
+    made = [_reissued(settings, engine, job, correction, clock()) for job in counted]
+    new = tuple(each for each in made if each is not None)
+    if not new:
+        names = " and ".join(map(dictionary_description, correction.attributes))
+        numbers = ", ".join(str(job.id) for job in counted)
+        raise InputError(f"The results of job {numbers} have that {names}.", subject=study)
+    return new
 
 
 def _person(
@@ -122,7 +128,8 @@ def _person(
 
 def _reissued(
     settings: Settings, engine: Engine, job: Job, correction: Correction, now: Instant
-) -> JobId:
+) -> JobId | None:
+    """Reissue the results of an analysis; None: they have these values, as after a kill amid it."""
     with reading(engine) as connection:
         rows = results_of(connection, job)
         left = [
@@ -137,8 +144,7 @@ def _reissued(
     correction = _with_issuer(correction, old, job)
     changes = correction.attributes
     if all(str(each.get(key) or "").strip(" ") == changes[key] for each in old for key in changes):
-        names = " and ".join(map(dictionary_description, changes))
-        raise InputError(f"The results of job {job.id} have that {names}.", subject=str(job.id))
+        return None
     unique = uuid.uuid4()
     new = reissued(old, correction, unique, now)
     octets = [written(each) for each in new]

@@ -11,6 +11,7 @@ from typing import Any
 
 import bodies
 import pytest
+from bodies import write_package
 from pydicom.dataset import Dataset
 from reissuing import Pacs, corrected, deliver, states
 from typer.testing import CliRunner
@@ -20,13 +21,16 @@ from dicomai.cli.main import app
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import InputError, NotFound, TransientError
+from dicomai.inference.runner_process import RunnerProcess
 from dicomai.results.gate.error import GateError
 from dicomai.results.reissue import reissued
 from dicomai.routing.route import Route
 from dicomai.service import reissue as reissue_service
+from dicomai.service.analyse import placed
 from dicomai.service.deliver import Deliverer
+from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
-from dicomai.store import deliveries, events, instances, studies
+from dicomai.store import deliveries, events, instances, reissues, studies
 from dicomai.store.engine import reading
 from dicomai.store.job import Job, JobId
 from dicomai.store.jobs import NotNow
@@ -358,6 +362,41 @@ def test_the_command_reissues_for_both_at_once_and_is_audited(
     ]
     assert deliver(ward)
     assert {(each.PatientID, each.AccessionNumber) for each in pacs.stored} == {("P2", "A2")}
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_correction_that_was_cut_short_is_done_to_its_end_by_the_same_command(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]],
+    runner: RunnerProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    quick: None,
+) -> None:
+    ward, study, first = analysed()
+    write_package(ward.settings.folders.models, "limbs")
+    second = ward.queue(study, model="limbs")
+    assert Supervisor(settings=ward.settings, runner=runner, worker=ward.worker()).work_once()
+
+    def cut_short(job: Job, *rest: Any) -> Any:
+        if job.model == "limbs":
+            raise KeyboardInterrupt
+        return placed(job, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reissue_service.analyse, "placed", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            corrected(ward, study, accession_number="A9")
+    (new,) = corrected(ward, study, accession_number="A9")
+    assert ward.job(new).supersedes == second
+    with reading(ward.engine) as connection:
+        numbers = {
+            str(each.attributes["AccessionNumber"])
+            for job in reissues.current(connection, study)
+            for each in instances.of_job(connection, job.id)
+        }
+        assert first not in {job.id for job in reissues.current(connection, study)}
+    assert numbers == {"A9"}
+    with pytest.raises(InputError, match="have that Accession Number"):
+        corrected(ward, study, accession_number="A9")
 
 
 def named_by(note: Dataset) -> set[str]:
