@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -38,12 +39,10 @@ class Notifier:
         if not self.address:
             return
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.setblocking(False)  # a systemd that doesn't listen must not stop us
-            try:
-                sender.sendto(text.encode(), address)
-            except OSError:
-                return
+        # Neither a systemd that doesn't listen must stop us, nor that no file can be opened.
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.sendto(text.encode(), address)
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Notifier:

@@ -145,8 +145,13 @@ class Tree:
             args=(name, self._roles[name], self._settings, theirs, os.getpid()),
             name=f"dicomai-{name}",
         )
-        process.start()
-        theirs.close()
+        try:
+            process.start()
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._children[name] = _Child(name=name, process=process, words=ours)
 
     def _listen(self) -> None:
@@ -178,26 +183,35 @@ class Tree:
                 continue
             if code != DatabaseError.exit_code:
                 exit_code = code if code > 0 else 1
-            lived_s = time.monotonic() - child.started_at
-            pause_s = self._pause_s.get(name, 0.0)
-            pause_s = (
-                0.0
-                if lived_s >= _LONG_LIFE_S
-                else min(max(pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
-            )
+            pause_s = self._put_off(name, time.monotonic() - child.started_at)
             log.error("role ended", role=name, how=in_words(code), again_in_s=pause_s)
-            self._pause_s[name] = pause_s
-            self._start_at[name] = time.monotonic() + pause_s
             child.words.close()
             child.process.close()
             del self._children[name]
         return exit_code
 
+    def _put_off(self, name: str, lived_s: float) -> float:
+        """Have a role started again after a pause, which grows; return it."""
+        pause_s = self._pause_s.get(name, 0.0)
+        pause_s = (
+            0.0
+            if lived_s >= _LONG_LIFE_S
+            else min(max(pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+        )
+        self._pause_s[name] = pause_s
+        self._start_at[name] = time.monotonic() + pause_s
+        return pause_s
+
     def _start_again(self) -> None:
         for name, at in list(self._start_at.items()):
             if time.monotonic() >= at:
                 del self._start_at[name]
-                self._start(name)
+                try:
+                    self._start(name)
+                except OSError as trouble:  # the others live, and there may be room later
+                    pause_s = self._put_off(name, 0.0)
+                    why = trouble.strerror or str(trouble)
+                    log.error("role not started", role=name, why=why, again_in_s=pause_s)
 
     def _say_what_is_waited_for(self) -> None:
         waits = sorted({each.waits for each in self._children.values()} - {""})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -175,6 +176,22 @@ def test_a_role_that_is_killed_is_started_again_and_the_others_live_on(
     os.kill(pid_of(tmp_path / "frail.log"), signal.SIGKILL)
     until(lambda: len((tmp_path / "frail.log").read_text().split()) == 2)
     assert pid_of(tmp_path / "steady.pid") == steady
+    assert alive(steady)
+
+
+def test_a_role_that_can_not_be_started_for_now_takes_no_other_down(
+    tree: Start, systemd: Callable[[], str], tmp_path: Path
+) -> None:
+    service = tree("steady", "frail")
+    ready(systemd)
+    steady = pid_of(tmp_path / "steady.pid")
+    limits = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (6, limits[1]))
+    os.kill(pid_of(tmp_path / "frail.log"), signal.SIGKILL)
+    assert service.stderr is not None
+    assert any(b"role not started" in line for line in service.stderr)
+    resource.prlimit(service.pid, resource.RLIMIT_NOFILE, limits)
+    until(lambda: len((tmp_path / "frail.log").read_text().split()) == 2)
     assert alive(steady)
 
 
