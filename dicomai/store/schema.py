@@ -179,6 +179,12 @@ instances: Final = Table(
     Index("ix_instances_sop_instance_uid", "sop_instance_uid"),
     Index("ix_instances_job_id", "job_id"),
     Index(
+        "ix_instances_produced",
+        "study_instance_uid",
+        sqlite_where=text("origin = 'produced'"),
+        postgresql_where=text("origin = 'produced'"),
+    ),
+    Index(
         "uq_instances_newest",
         "study_instance_uid",
         "sop_instance_uid",

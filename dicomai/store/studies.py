@@ -169,8 +169,9 @@ def listing(
     if since is not None:
         query = query.where(table.c.last_object_at >= since)
     if without_results:
-        produced = schema.instances.c.origin == "produced"
-        query = query.where(_has(~produced), ~_has(produced))
+        # Written out, so that the partial index serves it: most studies have a hundred images.
+        produced = schema.instances.c.origin == literal_column("'produced'")
+        query = query.where(~_has(produced), _has(~produced))
     return _all(connection.execute(query))
 
 
