@@ -139,6 +139,7 @@ jobs: Final = Table(
     ),
     Index(
         "ix_jobs_waiting",
+        "waiting_for",
         "due_at",
         sqlite_where=text("state = 'waiting'"),
         postgresql_where=text("state = 'waiting'"),

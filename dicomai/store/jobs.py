@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import ColumnElement, Connection, func, literal_column, or_, select, update
 
@@ -19,7 +19,7 @@ from dicomai.store import events, schema, studies
 from dicomai.store.before import once_more
 from dicomai.store.job import CRASHES, Held, Job, JobId, JobRoute, Next, jitter_of, job_of, policy
 from dicomai.store.moves import move
-from dicomai.store.states import UNFINISHED, HeldBy, JobKind, JobState
+from dicomai.store.states import UNFINISHED, HeldBy, JobKind, JobState, WaitingFor
 
 jobs = schema.jobs
 
@@ -222,10 +222,15 @@ def promote_due(connection: Connection, now: Instant) -> tuple[Job, ...]:
         jobs.c.waiting_for == "commitment",
         jobs.c.node.not_in(shut),
     )
-    parked = jobs.c.due_at.is_(None), jobs.c.waiting_for == "breaker", jobs.c.node.not_in(shut)
-    due = waiting, jobs.c.due_at <= now, over
+    due = waiting, jobs.c.waiting_for.in_(get_args(WaitingFor)), jobs.c.due_at <= now, over
+    # By the nodes that are not shut: thousands may wait for one that is.
+    parked = (
+        jobs.c.kind == literal_column("'deliver'"),
+        jobs.c.node.in_(select(nodes.c.name).where(nodes.c.breaker == "closed")),
+        func.coalesce(jobs.c.waiting_for, "") == "breaker",
+    )
     return move(connection, ("waiting",), "queued", *due, backs_off_until=None) + move(
-        connection, ("waiting",), "queued", waiting, *parked
+        connection, ("waiting",), "queued", *parked
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, union_all, update
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import IdentityKey
@@ -112,13 +112,13 @@ def _carries_note(connection: Connection, study: StudyInstanceUID) -> ColumnElem
 def unfinished(connection: Connection, study: StudyInstanceUID) -> tuple[JobId, ...]:
     """Return the jobs of a study, and those that take input from it, that aren't over."""
     inputs = schema.job_inputs
-    takes = select(inputs.c.job_id).where(inputs.c.study_instance_uid == study)
+    own, unfinished = jobs.alias("own"), jobs.c.state.in_(UNFINISHED)
+    # In one list of numbers: for either of two conditions PostgreSQL reads all jobs.
+    concerned = union_all(
+        select(own.c.id).where(own.c.study_instance_uid == study),
+        select(inputs.c.job_id).where(inputs.c.study_instance_uid == study),
+    )
     found = connection.execute(
-        select(jobs.c.id)
-        .where(
-            (jobs.c.study_instance_uid == study) | jobs.c.id.in_(takes),
-            jobs.c.state.in_(UNFINISHED),
-        )
-        .order_by(jobs.c.id)
+        select(jobs.c.id).where(jobs.c.id.in_(concerned), unfinished).order_by(jobs.c.id)
     )
     return tuple(JobId(number) for number in found.scalars())

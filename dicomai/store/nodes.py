@@ -169,7 +169,11 @@ def _first_to_try(connection: Connection, name: str) -> JobId | None:
     deliveries = jobs.c.kind == "deliver", jobs.c.node == name
     claimable = and_(jobs.c.state == "queued", *deliverable())
     trying = connection.execute(
-        select(jobs.c.id).where(*deliveries, (jobs.c.state == "running") | claimable).limit(1)
+        select(jobs.c.id)
+        # Not all that the node ever got.
+        .where(*deliveries, jobs.c.state.in_(("queued", "running")))
+        .where((jobs.c.state == "running") | claimable)
+        .limit(1)
     ).first()
     if trying is not None:
         return None

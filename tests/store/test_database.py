@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -9,7 +10,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
@@ -33,6 +34,8 @@ from dicomai.store import (
     hosts,
     jobs,
     lacking,
+    moves,
+    nodes,
     promises,
     retention,
     schema,
@@ -279,6 +282,7 @@ QUERIES = {
     "marked studies": retention.going,
     "promises": lambda c: promises.is_due(c, NOW),
     "lacking an input": lacking.waiting,
+    "unfinished": lambda c: moves.unfinished(c, StudyInstanceUID("1.2.7")),
     "history": lambda c: backfills.arriving(c, BACKFILL, 10),
     "before a study": lambda c: studies.before(c, STUDY, IdentityKey("P9"), date(2020, 1, 1)),
 }
@@ -371,6 +375,61 @@ def test_each_hot_query_uses_an_index(engine: Engine) -> None:
     assert "ix_jobs_running" in plans["leases"]
     if engine.dialect.name == "sqlite":  # PostgreSQL joins, by what it knows of the tables
         assert "ix_instances_produced" in plans["without results"]
+
+
+def read_by(engine: Engine, do: Callable[[Connection], object]) -> int:
+    """Return what something that finds nothing reads: the steps of SQLite."""
+    steps = itertools.count()
+    with engine.connect() as connection:
+        raw: Any = connection.connection.driver_connection
+        raw.set_progress_handler(lambda: next(steps) < 0, 1)
+        try:
+            assert not do(connection)
+        finally:
+            raw.set_progress_handler(None, 0)
+    return next(steps)
+
+
+def a_delivery(number: int, **changed: object) -> dict[str, object]:
+    delivery = {"kind": "deliver", "model": "", "node": "PACS1", "fingerprint": None}
+    return {**a_job(number), **delivery, "result_of": number, **changed}
+
+
+NOT_DUE: dict[str, tuple[Callable[[int], dict[str, object]], Callable[[Connection], object]]] = {
+    "promote": (
+        lambda n: a_delivery(50 * n + 1, waiting_for="breaker", due_at=None),
+        lambda c: jobs.promote_due(c, NOW),
+    ),
+    "lacking an input": (
+        lambda n: a_delivery(50 * n + 1, waiting_for="breaker", due_at=None),
+        lacking.waiting,
+    ),
+    "probe": (lambda n: a_delivery(50 * n + 3), lambda c: nodes.probe(c, NOW)),
+}
+
+
+@pytest.mark.parametrize("duty", NOT_DUE)
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)  # PostgreSQL reads small tables whole
+def test_what_is_not_due_or_done_costs_each_look_nothing(engine: Engine, duty: str) -> None:
+    a_row, look = NOT_DUE[duty]
+    state = {"probe": "half-open"}.get(duty, "open")
+    with writing(engine) as connection:
+        connection.execute(
+            insert(schema.nodes).values(
+                name="PACS1",
+                breaker=state,
+                retry_at=NOW + 1 if state == "open" else None,
+                failures=3,
+                openings=1,
+                last_error="Away.",
+            )
+        )
+    read = []
+    for few_or_many in (range(20), range(20, 1000)):
+        with writing(engine) as connection:
+            connection.execute(insert(schema.jobs), [a_row(number) for number in few_or_many])
+        read.append(read_by(engine, look))
+    assert read[1] < 2 * read[0] + 100, read
 
 
 @pytest.fixture
