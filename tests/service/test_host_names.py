@@ -22,6 +22,7 @@ from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.roles import schedule
 from dicomai.roles.schedule import ingest_of
+from dicomai.service.standstill import require_silence
 from dicomai.settings import Settings
 from dicomai.spool import host
 from dicomai.spool.entries import opened
@@ -397,3 +398,10 @@ def test_what_a_host_tells_by_a_wrong_clock_counts_by_that_of_the_database(
     for told in (host.beat_at, host.ingested_to, study.first_object_at, study.last_object_at):
         assert began - clocks.AHEAD < told < now() + clocks.AHEAD
     assert study.quiet_until - study.last_object_at == seconds(60)
+
+
+def test_a_clock_that_is_ahead_does_not_have_an_upgrade_take_hosts_for_stopped(ward: Ward) -> None:
+    schedule._ingesting(ward.settings, ward.engine, lambda: None)()
+    listened: list[float] = []
+    require_silence(ward.engine, Instant(now() + seconds(7200)), listened.append)
+    assert listened
