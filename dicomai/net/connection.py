@@ -13,12 +13,16 @@ import ssl
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from socketserver import BaseServer
 from typing import Any, Final
 
 import structlog
 from pynetdicom import evt
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from dicomai.errors import TransientError
 from dicomai.net import association_request
 from dicomai.net.limits import Limits
 from dicomai.net.pdu_stream import PDU_HEAD
@@ -35,6 +39,7 @@ _MAX_WAITING_OF_ONE: Final = 64
 # What accept(2) says where the process or the machine can open no more.
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _REST_S: Final = 0.1
+_POLL_S: Final = 0.1
 _TELL_EVERY_S: Final = 60.0
 
 _log = structlog.get_logger()
@@ -144,6 +149,41 @@ class AssociationServer(ThreadedAssociationServer):
     def handle_error(self, _request: object, client_address: object) -> None:
         """Log what went wrong with a connection, which no other notices."""
         _log.error("connection failed", address=_address(client_address), exc_info=True)
+
+
+@contextmanager
+def serving(server: AssociationServer) -> Iterator[Callable[[], None]]:
+    """Take connections until the end of the block; gives what is to be called now and then.
+
+    That raises a TransientError when no connections are taken any more, as after memory ran out:
+    nobody else would notice.
+    """
+    thread = threading.Thread(target=_serve, args=(server,), name="listen")
+
+    def check() -> None:
+        if not thread.is_alive():
+            port = str(server.server_address[1])
+            raise TransientError(
+                f"Port {port} takes no connections any more, as the log says. Its role is started "
+                "again.",
+                subject=port,
+            )
+
+    thread.start()
+    try:
+        yield check
+    finally:
+        # Not its own `shutdown`, which wants to be known to an AE that started it.
+        BaseServer.shutdown(server)
+        server.server_close()
+        thread.join()
+
+
+def _serve(server: AssociationServer) -> None:
+    try:
+        server.serve_forever(_POLL_S)
+    except Exception:  # noqa: BLE001  `serving` tells of it
+        _log.exception("listening ended", port=server.server_address[1])
 
 
 class _Handler(RequestHandler):

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from socketserver import BaseServer
 from typing import Final
 
 import structlog
@@ -32,7 +31,7 @@ from dicomai.net.admission import (
 )
 from dicomai.net.answering import Answerer, Archive
 from dicomai.net.c_store import StoreRequest
-from dicomai.net.connection import AssociationServer
+from dicomai.net.connection import AssociationServer, serving
 from dicomai.net.identifier import ROOTS
 from dicomai.net.limits import Limits
 from dicomai.net.node import Node
@@ -85,19 +84,16 @@ def answer(
     ------
     ConfigError
         It can't listen there.
+    TransientError
+        It listens no more.
     """
     desk = _Desk(config, archive)
-    server = desk.listen()
-    thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="listen")
-    thread.start()
     try:
-        ready()
-        stop.wait()
+        with serving(desk.listen()) as check:
+            ready()
+            while not stop.wait(_POLL_S):
+                check()
     finally:
-        # Not its own `shutdown`, which wants to be known to an AE that started it.
-        BaseServer.shutdown(server)
-        server.server_close()
-        thread.join()
         desk.close()
 
 

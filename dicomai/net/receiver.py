@@ -10,10 +10,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from socketserver import BaseServer
 from typing import Final
 
 import structlog
@@ -37,7 +36,7 @@ from dicomai.net.admission import (
     too_many,
 )
 from dicomai.net.c_store import StoreRequest
-from dicomai.net.connection import AssociationServer
+from dicomai.net.connection import AssociationServer, serving
 from dicomai.net.limits import Limits
 from dicomai.net.node import Node
 from dicomai.net.reception import Incoming, Reception, Request
@@ -120,6 +119,8 @@ def receive(config: ReceiverConfig, ready: Callable[[], None], stop: threading.E
     ------
     ConfigError
         It can't listen there.
+    TransientError
+        It listens no more.
     """
     # UIDs that come are looked at where they count. pydicom would look each time one is handled,
     # which is half of what it costs to accept an association.
@@ -128,25 +129,12 @@ def receive(config: ReceiverConfig, ready: Callable[[], None], stop: threading.E
     receiver = _Receiver(config)
     with ExitStack() as listening:
         listening.callback(receiver.close_all)
-        for server in receiver.listen():
-            listening.enter_context(_serving(server))
+        checks = [listening.enter_context(serving(server)) for server in receiver.listen()]
         ready()
         while not stop.wait(_POLL_S):
+            for check in checks:
+                check()
             receiver.close_dead()
-
-
-@contextmanager
-def _serving(server: AssociationServer) -> Iterator[None]:
-    """Take connections until the end of the block."""
-    thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="listen")
-    thread.start()
-    try:
-        yield
-    finally:
-        # Not its own `shutdown`, which wants to be known to an AE that started it.
-        BaseServer.shutdown(server)
-        server.server_close()
-        thread.join()
 
 
 class _Server(AssociationServer):
