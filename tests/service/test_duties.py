@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_every_duty_of_the_design_is_on_the_clock(ward: Ward) -> None:
     finally:
         clock.shutdown()
     assert names == {"leases", "back-offs", "retention", "room", "pruning", "sweeping"}
+
+
+def test_a_clock_that_is_set_forward_makes_up_for_nothing(ward: Ward) -> None:
+    """APScheduler lists what it missed: a clock that said 1970 is set forward by half a century."""
+    later = datetime.now(UTC) + timedelta(days=30)
+    clock = duties.started(ward.settings, ward.engine, threading.Event())
+    try:
+        (leases,) = (job for job in clock.get_jobs() if job.id == "leases")
+        assert len(leases._get_run_times(later)) == 1
+    finally:
+        clock.shutdown()
 
 
 def test_sweeping_takes_what_kills_left_in_archive_and_quarantine(ward: Ward) -> None:
