@@ -95,7 +95,7 @@ def schedule(settings: Settings, life: Life) -> None:
         if ingest_loop.is_alive():
             # What it has in hand is marked, and an entry whose marks outlived two processes is
             # taken for what ended them.
-            ingest_loop.join(settings.worker.stop_s)
+            ingest_loop.join(settings.worker.stop_s / 2)  # a database may hang
         shut_down(clock, max(0.0, give_up - time.monotonic()))
 
 
