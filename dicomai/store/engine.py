@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
-import psycopg
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
@@ -332,6 +331,8 @@ def _have_answer(connection: Any, record: ConnectionPoolEntry, _: object) -> Non
 
     SQLAlchemy's own look waits for ever where something between accepts and doesn't pass it on.
     """
+    import psycopg  # here, for who has SQLite needs none
+
     if not record.info.get(_USED):  # it has just answered
         record.info[_USED] = True
         return

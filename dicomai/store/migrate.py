@@ -1,21 +1,23 @@
-"""The catalogue's version: bringing it up to date, and refusing any other."""
+"""The catalogue's version: bringing it up to date, and refusing any other.
+
+Alembic is loaded where it is brought up to date, and nowhere else: that takes longer than most
+commands take for all they do.
+"""
 
 from __future__ import annotations
 
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, column, inspect, select, table, text
 
 from dicomai.errors import ConfigError
 from dicomai.store import archive
 from dicomai.store.engine import absence, file_of, reading, writing
 
 _LOCK = 0x6469636F6D6169  # "dicomai": two upgrades at a time take turns
+_VERSION: Final = table("alembic_version", column("version_num"))
 
 
 def upgrade(engine: Engine) -> str:
@@ -30,6 +32,9 @@ def upgrade(engine: Engine) -> str:
     DatabaseError
         The database is away.
     """
+    from alembic import command
+    from alembic.config import Config
+
     if (file := file_of(engine)) is not None and file.parent.is_dir() and not file.exists():
         file.touch(mode=0o640)  # patients' names are in it; what lies beside it gets its mode
     with as_file(files("dicomai.migrations")) as folder:
@@ -38,7 +43,7 @@ def upgrade(engine: Engine) -> str:
         with writing(engine) as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-            _refuse_unknown(connection, ScriptDirectory.from_config(config))
+            _refuse_unknown(_current(connection))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     return newest()
@@ -46,16 +51,13 @@ def upgrade(engine: Engine) -> str:
 
 def newest() -> str:
     """Return the version of the catalogue that this program works with."""
-    with as_file(files("dicomai.migrations")) as folder:
-        head = ScriptDirectory(str(folder)).get_current_head()
-    assert head is not None
-    return head
+    return max(_known())
 
 
 def current(engine: Engine) -> str | None:
     """Return the version of the catalogue as it is; None where there is none yet."""
     with reading(engine) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _current(connection)
 
 
 def is_behind(engine: Engine) -> bool:
@@ -68,10 +70,7 @@ def is_behind(engine: Engine) -> bool:
     """
     if absence(engine):
         return False
-    found = current(engine)
-    with as_file(files("dicomai.migrations")) as folder:
-        known = {script.revision for script in ScriptDirectory(str(folder)).walk_revisions()}
-    return found in known - {newest()}
+    return current(engine) in _known() - {newest()}
 
 
 def require_current(engine: Engine, data: Path | None = None) -> None:
@@ -92,12 +91,8 @@ def require_current(engine: Engine, data: Path | None = None) -> None:
     """
     if absent := absence(engine):
         raise ConfigError(absent + _left(data), subject="database.url")
-    with as_file(files("dicomai.migrations")) as folder:
-        scripts = ScriptDirectory(str(folder))
-        with reading(engine) as connection:
-            _refuse_unknown(connection, scripts)
-            found = MigrationContext.configure(connection).get_current_revision()
-        wanted = scripts.get_current_head()
+    found, wanted = current(engine), newest()
+    _refuse_unknown(found)
     if found is None:
         raise ConfigError(
             "The database has no tables. If it held a catalogue before, stop the service and put "
@@ -124,10 +119,21 @@ def _left(data: Path | None) -> str:
     )
 
 
-def _refuse_unknown(connection: Connection, scripts: ScriptDirectory) -> None:
-    found = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in scripts.walk_revisions()}
-    if found is not None and found not in known:
+def _known() -> frozenset[str]:
+    """Return the versions that this program knows: each migration's file begins with its own."""
+    names = (each.name for each in files("dicomai.migrations").joinpath("versions").iterdir())
+    return frozenset(name[:4] for name in names if name[:4].isdecimal())
+
+
+def _current(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(_VERSION.name):
+        return None
+    found: str | None = connection.execute(select(_VERSION)).scalar_one_or_none()
+    return found
+
+
+def _refuse_unknown(found: str | None) -> None:
+    if found is not None and found not in _known():
         raise ConfigError(
             f"The database has version {found}, which this dicomai does not know: a newer one "
             "made it. Install that one, or restore the copy that was kept before the upgrade.",

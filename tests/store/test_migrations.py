@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.engine import make_url
@@ -91,3 +95,26 @@ def test_another_version_is_refused_with_the_command_that_helps(
     for use in (migrate.require_current, migrate.upgrade):
         with pytest.raises(ConfigError, match="9999"):
             use(engine)
+
+
+def test_the_versions_are_those_of_the_migrations() -> None:
+    with as_file(files("dicomai.migrations")) as folder:
+        scripts = ScriptDirectory(str(folder))
+        known = {script.revision for script in scripts.walk_revisions()}
+        assert migrate.newest() == scripts.get_current_head()
+    assert all(migrate.newest() >= each for each in known)
+    assert len(known) == int(migrate.newest())
+
+
+def test_a_command_that_looks_at_a_catalogue_loads_neither_alembic_nor_psycopg(
+    tmp_path: Path,
+) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'dicomai.db'}")
+    migrate.upgrade(engine)
+    engine.dispose()
+    look = (
+        "import sys; from dicomai.store import engine, migrate; "
+        f"migrate.require_current(engine.open_engine({str(engine.url)!r})); "
+        "sys.exit(bool({'alembic', 'psycopg'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
