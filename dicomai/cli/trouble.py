@@ -29,10 +29,15 @@ def _system_sentence(error: OSError) -> str:
 
 
 def _defect_sentence(defect: Exception) -> str:
-    details, path = tempfile.mkstemp(prefix="dicomai-error-", suffix=".txt", text=True)
-    with os.fdopen(details, "w", encoding="utf-8") as file:
-        traceback.print_exception(defect, file=file)
+    said = f"This is a defect of dicomai, not of your data or settings: {type(defect).__name__}."
+    try:
+        details, path = tempfile.mkstemp(prefix="dicomai-error-", suffix=".txt", text=True)
+        with os.fdopen(details, "w", encoding="utf-8") as file:
+            traceback.print_exception(defect, file=file)
+    except OSError as trouble:
+        why = trouble.strerror or type(trouble).__name__
+        return f"{said} Its details could not be written ({why}): mend that, and try again."
     return (
-        f"This is a defect of dicomai, not of your data or settings: {type(defect).__name__}. "
-        f"Details are in {path}; please report it with them, after a look for names of patients."
+        f"{said} Details are in {path}; please report it with them, after a look for names of "
+        "patients."
     )

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -65,6 +66,16 @@ def test_a_defect_is_a_sentence_and_its_traceback_is_in_a_private_file() -> None
     assert "ZeroDivisionError: secret" in details.read_text()
     assert stat.S_IMODE(details.stat().st_mode) == 0o600
     details.unlink()
+
+
+def test_a_defect_whose_details_find_no_room_is_a_sentence_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    code, text = run_one_that_raises(ZeroDivisionError("secret"))
+    assert code == 1
+    assert text.startswith("dicomai: This is a defect of dicomai")
+    assert "could not be written (No such file or directory)" in text
 
 
 @pytest.mark.parametrize(
