@@ -7,9 +7,12 @@ import os
 import re
 import socket
 import tempfile
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import pytest
+from alembic import command as migrations
+from alembic.config import Config
 from catalogue_rows import NOW, add, arrive, claimed, finish, instance, sha256, wanted
 from sqlalchemy import Engine
 
@@ -19,7 +22,18 @@ from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
 from dicomai.errors import ErrorKind
 from dicomai.spool import host
 from dicomai.spool.entries import opened
-from dicomai.store import archive, claims, decisions, hosts, instances, jobs, nodes, series, studies
+from dicomai.store import (
+    archive,
+    claims,
+    decisions,
+    hosts,
+    instances,
+    jobs,
+    nodes,
+    schema,
+    series,
+    studies,
+)
 from dicomai.store.engine import reading, writing
 from dicomai.store.hosts import Worker
 from dicomai.store.job import JobId
@@ -578,8 +592,13 @@ def test_no_upgrade_takes_the_tables_from_under_a_service(
     monkeypatch: pytest.MonkeyPatch,
     upgrade: tuple[str, ...],
 ) -> None:
-    with writing(service) as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0013'")
+    with as_file(files("dicomai.migrations")) as folder, writing(service) as connection:
+        schema.metadata.drop_all(connection)
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+        config = Config()
+        config.set_main_option("script_location", str(folder))
+        config.attributes["connection"] = connection
+        migrations.upgrade(config, "0013")
         hosts.note_ingested(connection, "h", now(), now())
 
     def beating(_: float) -> None:
