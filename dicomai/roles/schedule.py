@@ -55,6 +55,8 @@ _SEEK_S: Final = 1.0
 """How often it is looked whether a job waits for an input."""
 _BACKFILL_S: Final = 1.0
 """How often backfills are moved on that have nothing to do."""
+_CLOCK_S: Final = 1.0
+"""How often it is looked whether the machine's clock was set back."""
 _RELOAD_S: Final = 30.0
 """How long packages are taken to lie as they were read: each look digests their weights."""
 
@@ -81,6 +83,7 @@ def schedule(settings: Settings, life: Life) -> None:
                     idle_s=_BACKFILL_S,
                 ),
                 Loop("decide", partial(_deciding, settings, engine), life.stop),
+                Loop("clock", lambda _: duties.going_on(clock), life.stop, idle_s=_CLOCK_S),
                 Loop(
                     "commitment",
                     partial(_promising, settings, engine),

@@ -39,6 +39,7 @@ _HOUR_S: Final = 3600.0
 _SWEEP_S: Final = 6 * 3600.0
 """What is swept lay there for a day; each time all names in the archive are read."""
 _DAY_S: Final = 86400.0
+_SET_BACK_S: Final = 1.0
 
 log = structlog.get_logger()
 
@@ -100,6 +101,24 @@ def started(settings: Settings, engine: Engine, stop: threading.Event) -> Backgr
         )
     clock.start()
     return clock
+
+
+def going_on(clock: BackgroundScheduler) -> Callable[[], bool]:
+    """Return what has the duties done anew where the clock of the machine was set back.
+
+    APScheduler goes by it: no lease would end, and no back-off, until it has come round again.
+    """
+    ahead_s = time.time() - time.monotonic()
+
+    def once() -> bool:
+        nonlocal ahead_s
+        was, ahead_s = ahead_s, time.time() - time.monotonic()
+        if ahead_s < was - _SET_BACK_S:
+            for job in clock.get_jobs():
+                job.modify(next_run_time=datetime.now(UTC))
+        return False
+
+    return once
 
 
 def duties(settings: Settings, engine: Engine, stop: threading.Event) -> tuple[Duty, ...]:

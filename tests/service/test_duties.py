@@ -73,6 +73,26 @@ def test_a_clock_that_is_set_forward_makes_up_for_nothing(ward: Ward) -> None:
         clock.shutdown()
 
 
+def test_a_clock_that_is_set_back_holds_up_no_duty(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = duties.started(ward.settings, ward.engine, threading.Event())
+    try:
+        look = duties.going_on(clock)
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        clock.pause()
+        for job in clock.get_jobs():
+            job.modify(next_run_time=tomorrow)
+        look()
+        assert {job.next_run_time for job in clock.get_jobs()} == {tomorrow}
+        at = time.time()
+        monkeypatch.setattr(duties.time, "time", lambda: at - 7200)
+        look()
+        assert all(job.next_run_time < tomorrow for job in clock.get_jobs())
+    finally:
+        clock.shutdown()
+
+
 def test_sweeping_takes_what_kills_left_in_archive_and_quarantine(ward: Ward) -> None:
     folders = ward.settings.folders
     folders.quarantine.mkdir(exist_ok=True)
