@@ -181,6 +181,10 @@ def _ingesting(
         host_name, run = config.host, config.run
         with reading(engine) as connection:
             ahead = clocks.apart(connection, present)
+            archive.require_kept(connection, config.data)
+        if noted != host_name:  # before it tells that it lives, which others hold against it
+            archive.note_host(config.data, host_name)
+            noted = host_name
 
         def clock() -> Instant:
             return Instant(present() - ahead)
@@ -203,9 +207,6 @@ def _ingesting(
             log.warning("host has a new name", name=name, why=taken.sentence)
             return True
         published = time.monotonic()
-        if noted != host_name:
-            archive.note_host(config.data, host_name)
-            noted = host_name
         return bool(done.catalogued or done.set_aside)
 
     return once

@@ -323,9 +323,12 @@ def test_a_host_that_takes_in_a_backlog_tells_that_it_lives(
 ) -> None:
     monkeypatch.setattr(schedule, "_ALIVE_S", 0.0)
     beats: list[Instant] = []
+    data = ward.settings.folders.data
 
     def look() -> None:
         beats.extend(each.beat_at for each in listed(ward).values())
+        # Who sees it live and has not its name takes its archive for another.
+        assert all(archive.has_host(data, name) for name in listed(ward))
 
     writer = opened(
         ward.settings.folders.spool,
