@@ -71,7 +71,7 @@ def backfill(
     """
     from dicomai.dicom.dates import now
     from dicomai.service.overview import ALIVE
-    from dicomai.store import backfills, hosts
+    from dicomai.store import backfills, clocks, hosts
     from dicomai.store.backfills import NewBackfill
     from dicomai.store.engine import writing
 
@@ -94,7 +94,8 @@ def backfill(
     )
     with writing(engine) as connection:
         added = backfills.add(connection, new, now())
-        idle = all(now() - each.beat_at > ALIVE for each in hosts.listing(connection))
+        at = now() - clocks.apart(connection, now)
+        idle = all(at - each.beat_at > ALIVE for each in hosts.listing(connection))
     number = added.backfill.id
     audit.record(settings.service.data, "backfill", f"{node} {route} {days[0]} {days[1]} {mode}")
     if json:

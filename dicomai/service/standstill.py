@@ -35,7 +35,7 @@ def require_stopped(connection: Connection, now: Instant) -> Mapping[str, Sign]:
     said = f"This machine's clock says {as_datetime(now):%Y-%m-%d %H:%M} UTC"
     if now < clocks.FIRST:
         raise DicomaiError(f"{said}, and what is rebuilt gets its time by it. Have it set by NTP.")
-    signs = hosts.signs(connection)
+    signs, at = hosts.signs(connection), _earlier(connection, now)
     for name, sign in sorted(signs.items()):
         if sign.beat_at > now + clocks.AHEAD:
             heard = f"{as_datetime(sign.beat_at):%Y-%m-%d %H:%M} UTC"
@@ -44,8 +44,8 @@ def require_stopped(connection: Connection, now: Instant) -> Mapping[str, Sign]:
                 f"that host is gone for good: dicomai forget {name}",
                 subject=name,
             )
-        if now - sign.beat_at <= ALIVE:
-            ago = max(0, now - sign.beat_at) / 1e6
+        if at - sign.beat_at <= ALIVE:
+            ago = max(0, at - sign.beat_at) / 1e6
             raise DicomaiError(
                 f"Host {name} was heard of {ago:.0f} s ago, so the service runs there, and what it "
                 "takes in meanwhile would count as decided on. Stop the service on all hosts "
@@ -68,9 +68,7 @@ def require_silence(engine: Engine, now: Instant, sleep: Callable[[float], None]
     """
     with reading(engine) as connection:
         before = hosts.beats(connection)
-        server = clocks.of_server(connection)
-    # A clock that is ahead must not make long ago of a moment ago.
-    at = now if server is None else min(now, server)
+        at = _earlier(connection, now)
     if all(beat_at < at - ALIVE for beat_at in before.values()):
         return
     for _ in range(_LISTENED_S):
@@ -85,6 +83,15 @@ def require_silence(engine: Engine, now: Instant, sleep: Callable[[float], None]
                     "dicomai-query. Then: dicomai db upgrade",
                     subject=name,
                 )
+
+
+def _earlier(connection: Connection, now: Instant) -> Instant:
+    """Return the time by this machine's clock or by the database's, which hosts may go by.
+
+    One that is ahead must not make long ago of a moment ago.
+    """
+    server = clocks.of_server(connection)
+    return now if server is None else min(now, server)
 
 
 def in_spool(spool: Path, scratch: Scratch) -> frozenset[StudyInstanceUID]:

@@ -19,7 +19,7 @@ from pynetdicom import AE, evt
 from typer.testing import CliRunner
 
 from dicomai.cli.main import app
-from dicomai.dicom.dates import now, seconds
+from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.routing.condition import parse
@@ -37,7 +37,9 @@ from dicomai.store import (
     archive,
     backfills,
     claims,
+    clocks,
     events,
+    hosts,
     instances,
     jobs,
     retrievals,
@@ -781,12 +783,20 @@ def configured(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[
     return run
 
 
-def test_backfills_are_listed_and_ended(configured: Callable[..., tuple[int, str]]) -> None:
+def test_backfills_are_listed_and_ended(
+    configured: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     begin = ("backfill", "PACS1", "--route", "lungs", "--from", "2026-01-01", "--to", "20260131")
     assert json.loads(configured(*begin, "--json")[1]) == {"backfill": 1, "outcome": "started"}
     said = configured(*begin)[1]
     assert "Backfill 1 is under way already" in said
     assert "No scheduler runs, so nothing happens yet." in said
+    with monkeypatch.context() as ahead:  # a host that tells of itself by the database's clock
+        told = Instant(now() - seconds(7200))
+        alive = hosts.Host(name="here", ingested_to=told, beat_at=told)
+        ahead.setattr(clocks, "of_server", lambda _: told)
+        ahead.setattr(hosts, "listing", lambda _: (alive,))
+        assert "No scheduler runs" not in configured(*begin)[1]
     (listed,) = json.loads(configured("backfills", "--json")[1])
     assert (listed["state"], listed["mode"], listed["days"], listed["days_asked"]) == (
         "running",

@@ -20,9 +20,10 @@ from ward import Ward, open_ward
 
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import DicomaiError
 from dicomai.roles import schedule
 from dicomai.roles.schedule import ingest_of
-from dicomai.service.standstill import require_silence
+from dicomai.service.standstill import require_silence, require_stopped
 from dicomai.settings import Settings
 from dicomai.spool import host
 from dicomai.spool.entries import opened
@@ -408,3 +409,12 @@ def test_a_clock_that_is_ahead_does_not_have_an_upgrade_take_hosts_for_stopped(w
     listened: list[float] = []
     require_silence(ward.engine, Instant(now() + seconds(7200)), listened.append)
     assert listened
+
+
+def test_a_clock_that_is_ahead_does_not_have_a_rescan_take_hosts_for_stopped(ward: Ward) -> None:
+    schedule._ingesting(ward.settings, ward.engine, lambda: None)()
+    with (
+        reading(ward.engine) as connection,
+        pytest.raises(DicomaiError, match="so the service runs there"),
+    ):
+        require_stopped(connection, Instant(now() + seconds(7200)))
