@@ -54,11 +54,23 @@ def end(connection: Connection, association: str, ended_at: Instant, release: Re
     return touched.rowcount == 1
 
 
-def lose(connection: Connection, host: str, at: Instant) -> None:
-    """Note that the open associations of a host that is no more are lost: nobody will end them."""
-    table = schema.associations
+def lose(connection: Connection, host: str, at: Instant) -> tuple[StudyInstanceUID, ...]:
+    """Note that the open associations of a host that is no more are lost: nobody will end them.
+
+    Returns the studies that they brought objects of.
+    """
+    table, brought = schema.associations, schema.association_studies
     of_host = table.c.host == host, table.c.ended_at.is_(None)
+    found = connection.execute(
+        select(brought.c.study_instance_uid)
+        .join(table, brought.c.association_id == table.c.id)
+        .where(*of_host)
+        .distinct()
+        .order_by(brought.c.study_instance_uid)
+    )
+    studies = tuple(StudyInstanceUID(uid) for uid in found.scalars())
     connection.execute(update(table).where(*of_host).values(ended_at=at, release="lost"))
+    return studies
 
 
 def open_nodes(connection: Connection, study: StudyInstanceUID) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.errors import TransientError
-from dicomai.store import associations, schema
+from dicomai.store import arrivals, associations, schema
 from dicomai.store.states import JobKind
 
 
@@ -176,7 +176,8 @@ def last_beat(connection: Connection) -> Instant | None:
 
 def forget_host(connection: Connection, name: str, now: Instant) -> bool:
     """Forget a host that is no more; decisions wait for it, and for what it received, otherwise."""
-    associations.lose(connection, name, now)
+    for study in associations.lose(connection, name, now):
+        arrivals.look_again(connection, study)
     table = schema.hosts
     return connection.execute(delete(table).where(table.c.name == name)).rowcount == 1
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.store import associations, hosts
+from dicomai.store import associations, decisions, hosts, studies
 from dicomai.store.associations import Association
 from dicomai.store.engine import reading, writing
 from tests.cli.conftest import Dicomai
@@ -57,9 +57,14 @@ def test_no_study_waits_for_an_association_of_a_host_that_is_forgotten(
             one = Association(id=f"of-{name}", host=name, started_at=now(), **facts)
             associations.note(connection, one, uid)
         assert associations.open_nodes(connection, uid) == ("CT1", "CT1")
+        later = Instant(now() + seconds(900))
+        decisions.postpone(connection, uid, "An association is open.", later, now())
     dicomai("forget", "old")
     with reading(service) as connection:
         assert associations.open_nodes(connection, uid) == ("CT1",)
+        found = studies.get(connection, uid)
+        assert found is not None
+        assert found.decide_at == found.quiet_until
 
 
 def test_a_host_before_its_first_pass_has_no_date_of_1970(
