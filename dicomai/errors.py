@@ -79,7 +79,8 @@ class SystemTrouble(TransientError):
     @classmethod
     def of(cls, trouble: OSError) -> SystemTrouble:
         """Return what an administrator reads of an error of the system."""
-        file = "" if trouble.filename is None else f"{os.fsdecode(trouble.filename)}: "
+        named = isinstance(trouble.filename, str | bytes)  # else by the number of a descriptor
+        file = f"{os.fsdecode(trouble.filename)}: " if named else ""
         reason = trouble.strerror or str(trouble) or type(trouble).__name__
         return cls(
             f"{file}{reason[:1].lower()}{reason[1:]}. Look at the disks and the memory of this "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,6 +52,10 @@ def _full_disk(_: Attempt) -> None:
         file.write(b"results")
 
 
+def _closed(_: Attempt) -> None:
+    os.statvfs(2**20)  # its error has a number where others have a name
+
+
 def _no_room(_: Attempt) -> None:
     bytearray(sys.maxsize)
 
@@ -59,6 +64,7 @@ def _no_room(_: Attempt) -> None:
     ("do", "kind", "why"),
     [
         (_full_disk, "transient", "no space left on device"),
+        (_closed, "transient", "bad file descriptor"),
         (_no_room, "resource", "memory of this host"),
     ],
 )
