@@ -85,8 +85,10 @@ def disk(data: Path) -> Path:
 def apart(data: Path) -> Path | None:
     """Return the archive's folder where its disk is another than the data folder's."""
     folder = data / FOLDER
-    there = folder.is_dir() and folder.stat().st_dev != data.stat().st_dev
-    return folder if there else None
+    with suppress(OSError):  # as of a share whose handle is stale: then it is away
+        if folder.is_dir() and folder.stat().st_dev != data.stat().st_dev:
+            return folder
+    return None
 
 
 def _has_studies(folder: Path) -> bool:

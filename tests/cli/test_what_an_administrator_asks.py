@@ -264,6 +264,12 @@ def test_an_archive_that_is_away_or_another_host_s_is_told(
     arrive(service, UID)
     remarks = dicomai("status", "--json").json["remarks"]
     assert any("Is its disk mounted?" in each for each in remarks)
+    (tmp_path / "archive").rmdir()
+    (tmp_path / "archive").symlink_to("x" * 300)  # to look at it is an error, as at a stale share
+    remarks = dicomai("status", "--json").json["remarks"]
+    assert any("Is its disk mounted?" in each for each in remarks)
+    (tmp_path / "archive").unlink()
+    (tmp_path / "archive").mkdir()
     (tmp_path / "archive" / "00").mkdir()
     with writing(service) as connection:
         for name in ("here-1", "there-2"):
