@@ -25,6 +25,7 @@ from dicomai.net.reception import Reception
 from dicomai.net.suboperations import Tally, Wanted
 from dicomai.routing.completeness import Host, silent
 from dicomai.service.attempt import Attempt, Lost, Worker, attempt, node_of
+from dicomai.service.overview import ALIVE
 from dicomai.settings import Settings
 from dicomai.spool.host import name_of
 from dicomai.store import claims, clocks, hosts, retrievals
@@ -247,8 +248,10 @@ class Retriever:
         while time.monotonic() < give_up:
             this.go_on()
             with reading(self.worker.engine) as connection:
-                if hosts.sign_of(connection, name_of(spool)) is not None:
-                    return
+                sign = hosts.sign_of(connection, name_of(spool))
+                now = self.worker.clock() - clocks.apart(connection, self.worker.clock)
+            if sign is not None and now - sign.beat_at <= ALIVE:
+                return
             time.sleep(_LOOK_S)
         raise TransientError(
             f"What {node.name} sends by C-GET comes into the spool of the worker's machine, "

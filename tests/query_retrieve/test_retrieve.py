@@ -23,6 +23,7 @@ from dicomai.net.get import STUDY_ROOT_GET
 from dicomai.net.node import Node
 from dicomai.service import retrieve, story
 from dicomai.service.retrieve import Retriever
+from dicomai.spool.host import name_of
 from dicomai.store import hosts, instances, jobs, retrievals, schema
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
@@ -91,11 +92,22 @@ def test_a_series_is_fetched_alone_and_the_rest_afterwards(
     assert fetch(here, queue(here, mueller.uid)).summary["completed"] == 0
 
 
+@pytest.mark.parametrize("was_there", [False, True])
 def test_nothing_is_fetched_into_a_spool_that_no_scheduler_takes_in(
-    site: Callable[..., Any], full_orthanc: Any, mueller: Any, monkeypatch: pytest.MonkeyPatch
+    site: Callable[..., Any],
+    full_orthanc: Any,
+    mueller: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    was_there: bool,
 ) -> None:
     monkeypatch.setattr(retrieve, "SCHEDULED_S", 0.1)
     here = site(full_orthanc.node(retrieve="get"), receives=False)
+    if was_there:
+        long_ago = Instant(now() - seconds(3600))
+        with writing(here.engine) as connection:
+            hosts.note_ingested(
+                connection, name_of(here.settings.folders.spool), long_ago, long_ago
+            )
     waits = fetch(here, queue(here, mueller.uid))
     assert (waits.state, waits.error_kind) == ("waiting", "transient")
     assert "no scheduler takes it in there. Start one there" in waits.error_sentence
