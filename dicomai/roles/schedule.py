@@ -181,8 +181,9 @@ def _ingesting(
         host_name, run = config.host, config.run
         with reading(engine) as connection:
             ahead = clocks.apart(connection, present)
-            archive.require_kept(connection, config.data)
         if noted != host_name:  # before it tells that it lives, which others hold against it
+            with reading(engine) as connection:
+                archive.require_kept(connection, config.data)
             archive.note_host(config.data, host_name)
             noted = host_name
 
