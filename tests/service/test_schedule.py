@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from dicomai.errors import DatabaseError, TransientError
 from dicomai.roles import schedule
 from dicomai.roles.tree import Life
 from dicomai.routing.route import Route
+from dicomai.service.spool_pass import Stopped
 from dicomai.spool.entries import Writer, opened
 from dicomai.store import decisions, jobs, schema, studies, waiting_routes
 from dicomai.store.engine import reading, writing
@@ -149,6 +151,32 @@ def test_what_ingest_has_in_hand_when_it_is_told_to_stop_is_not_marked_any_more(
         stop.set()
         role.join()
     assert not list(spool.rglob("*.attempt*"))
+
+
+def test_a_scheduler_that_stops_tells_ingest_and_waits_for_it(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, stop, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def ingest(*given: object) -> None:
+        go_on = given[-1]
+        assert callable(go_on)
+        begun.set()
+        stop.wait()
+        time.sleep(0.5)
+        with pytest.raises(Stopped):
+            go_on()
+        ended.set()
+        raise Stopped("")
+
+    monkeypatch.setattr(schedule, "ingest", ingest)
+    life = Life(ready=lambda: None, waits=lambda _: None, pulse=lambda: None, stop=stop)
+    role = threading.Thread(target=schedule.schedule, args=(ward.settings, life))
+    role.start()
+    assert begun.wait(20)
+    stop.set()
+    role.join()
+    assert ended.is_set()
 
 
 def test_an_association_that_only_stands_open_costs_no_writes(
