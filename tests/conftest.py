@@ -152,6 +152,7 @@ class Authority:
         self._run(
             *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
             *("-days", "30", "-subj", "/CN=Authority"),
+            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
             *("-keyout", "authority.key", "-out", "authority.pem"),
         )
         return self
