@@ -94,7 +94,7 @@ def backfill(
     )
     with writing(engine) as connection:
         added = backfills.add(connection, new, now())
-        at = now() - clocks.apart(connection, now)
+        at = clocks.common(connection, now)
         idle = all(at - each.beat_at > ALIVE for each in hosts.listing(connection))
     number = added.backfill.id
     audit.record(settings.service.data, "backfill", f"{node} {route} {days[0]} {days[1]} {mode}")

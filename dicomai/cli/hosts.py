@@ -23,7 +23,7 @@ def hosts(config: ConfigOption = None, json: JsonOption = False) -> None:
 
     _, engine = opened(config)
     with reading(engine) as connection:
-        at = now() - clocks.apart(connection, now)
+        at = clocks.common(connection, now)
         listed = known.listing(connection)
     if json:
         print_json(
@@ -61,7 +61,7 @@ def forget(
 
     What its spool still holds is taken only if it starts again.
     """
-    from dicomai.dicom.dates import Instant, now
+    from dicomai.dicom.dates import now
     from dicomai.service.overview import ALIVE
     from dicomai.store import clocks
     from dicomai.store import hosts as known
@@ -69,7 +69,7 @@ def forget(
 
     settings, engine = opened(config)
     with writing(engine) as connection:
-        at = now() - clocks.apart(connection, now)
+        at = clocks.common(connection, now)
         host = next((each for each in known.listing(connection) if each.name == name), None)
         if host is None:
             raise NotFound(f"There is no host {name!a}. See: dicomai hosts", subject=name)
@@ -80,6 +80,6 @@ def forget(
                 f"Stop the service there, wait {span(ALIVE / 1e6)}, then: dicomai forget {name}",
                 subject=name,
             )
-        known.forget_host(connection, name, Instant(at))
+        known.forget_host(connection, name, at)
     audit.record(settings.service.data, "forget", name)
     say(f"Host {name} is forgotten: decisions wait for it no more.")

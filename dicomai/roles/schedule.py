@@ -230,7 +230,7 @@ def _naming(settings: Settings, engine: Engine) -> Callable[[], Ingest | None]:
         run = run or hosts.run_on(machine, host.place_of(config.spool))
         new = replace(config, run=run)
         with writing(engine) as connection:
-            now = Instant(present() - clocks.apart(connection, present))
+            now = clocks.common(connection, present)
             sign = hosts.sign_of(connection, new.host)
             now_s = time.monotonic()
             if now_s - looked_s > _GAP_S:
@@ -332,7 +332,7 @@ def _deciding(settings: Settings, engine: Engine, pulse: Callable[[], None]) -> 
             released = True
         with reading(engine) as connection:
             some_wait = waiting_routes.some(connection)
-            now = Instant(present() - clocks.apart(connection, present))
+            now = clocks.common(connection, present)
         due = are_due(engine, seconds(settings.decide.patience_s), now)
         if not due and not some_wait:
             return False

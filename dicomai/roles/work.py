@@ -181,7 +181,7 @@ def _telling(
     def once() -> bool:
         models = open_registry(settings.folders.models).names
         with writing(engine) as connection:
-            now = Instant(present() - clocks.apart(connection, present))
+            now = clocks.common(connection, present)
             for name, device, kinds in shown:
                 worker = hosts.Worker(
                     name=name,

@@ -258,7 +258,7 @@ def of_service(connection: Connection, settings: Settings, now: Instant, recent:
         How many of the latest studies.
     """
     spool = settings.folders.spool
-    machine, now = now, Instant(now - clocks.apart(connection, lambda: now))
+    machine, now = now, clocks.common(connection, lambda: now)
     data, known = settings.folders.data, hosts.listing(connection)
     workers = hosts.workers(connection, now, ALIVE)
     latest = studies.listing(connection, recent)

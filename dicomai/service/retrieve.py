@@ -249,7 +249,7 @@ class Retriever:
             this.go_on()
             with reading(self.worker.engine) as connection:
                 sign = hosts.sign_of(connection, name_of(spool))
-                now = self.worker.clock() - clocks.apart(connection, self.worker.clock)
+                now = clocks.common(connection, self.worker.clock)
             if sign is not None and now - sign.beat_at <= ALIVE:
                 return
             time.sleep(_LOOK_S)
@@ -267,7 +267,7 @@ class Retriever:
         """
         patience = seconds(self.settings.decide.patience_s)
         with reading(self.worker.engine) as connection:
-            until = self.worker.clock() - clocks.apart(connection, self.worker.clock)
+            until = clocks.common(connection, self.worker.clock)
         give_up = time.monotonic() + ARRIVE_S
         while time.monotonic() < give_up:
             this.go_on()

@@ -174,6 +174,11 @@ def apart(connection: Connection, clock: Callable[[], Instant]) -> Microseconds:
     return Microseconds(nearest - server if abs(nearest - server) > AHEAD else 0)
 
 
+def common(connection: Connection, clock: Callable[[], Instant]) -> Instant:
+    """Return the time by the clock that all hosts go by, see `apart`."""
+    return Instant(clock() - apart(connection, clock))
+
+
 def doubts(connection: Connection, now: Instant) -> tuple[str, ...]:
     """Return why the service does not go by a clock as it is, one sentence each."""
     noted = (*leaps(connection, now).values(), *behind(connection, now).values())
