@@ -79,14 +79,24 @@ class SystemTrouble(TransientError):
     @classmethod
     def of(cls, trouble: OSError) -> SystemTrouble:
         """Return what an administrator reads of an error of the system."""
-        named = isinstance(trouble.filename, str | bytes)  # else by the number of a descriptor
-        file = f"{os.fsdecode(trouble.filename)}: " if named else ""
-        reason = trouble.strerror or str(trouble) or type(trouble).__name__
         return cls(
-            f"{file}{reason[:1].lower()}{reason[1:]}. Look at the disks and the memory of this "
-            "machine. It is tried again by itself.",
-            subject=file.removesuffix(": "),
+            f"{said_by_system(trouble)} Look at the disks and the memory of this machine. It is "
+            "tried again by itself.",
+            subject=_file_of(trouble),
         )
+
+
+def said_by_system(trouble: OSError) -> str:
+    """Return what the system says of an error, and of which file, as a sentence."""
+    file = _file_of(trouble)
+    reason = trouble.strerror or str(trouble) or type(trouble).__name__
+    return f"{file}{': ' if file else ''}{reason[:1].lower()}{reason[1:]}."
+
+
+def _file_of(trouble: OSError) -> str:
+    # Else it is named by the number of a descriptor, or not at all.
+    named = isinstance(trouble.filename, str | bytes)
+    return os.fsdecode(trouble.filename) if named else ""
 
 
 class DatabaseError(TransientError):

@@ -6,7 +6,7 @@ import os
 import tempfile
 import traceback
 
-from dicomai.errors import DicomaiError
+from dicomai.errors import DicomaiError, said_by_system
 
 
 def sentence_of(error: Exception) -> str:
@@ -20,12 +20,10 @@ def sentence_of(error: Exception) -> str:
 
 
 def _system_sentence(error: OSError) -> str:
-    where = f"{os.fspath(error.filename)!s}: " if error.filename is not None else ""
-    reason = error.strerror or str(error) or type(error).__name__
     remedy = ""
     if isinstance(error, PermissionError):
         remedy = " Run this as the service's user, or as another one that may."
-    return f"{where}{reason[:1].lower()}{reason[1:]}.{remedy}"
+    return f"{said_by_system(error)}{remedy}"
 
 
 def _defect_sentence(defect: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from dicomai.cli.main import Commands
+from dicomai.cli.trouble import sentence_of
 from dicomai.errors import ConfigError, DatabaseError, InputError, NotFound
 from tests.cli.conftest import Dicomai
 
@@ -66,6 +68,11 @@ def test_a_defect_is_a_sentence_and_its_traceback_is_in_a_private_file() -> None
     assert "ZeroDivisionError: secret" in details.read_text()
     assert stat.S_IMODE(details.stat().st_mode) == 0o600
     details.unlink()
+
+
+def test_an_error_that_names_a_descriptor_by_its_number_is_a_sentence() -> None:
+    trouble = OSError(errno.EIO, os.strerror(errno.EIO), 5)
+    assert sentence_of(trouble) == "input/output error."
 
 
 def test_a_defect_whose_details_find_no_room_is_a_sentence_too(

@@ -153,7 +153,7 @@ def test_a_runner_that_is_ended_for_another_while_a_request_goes_out_gets_it_ane
     goes_out = threading.Event()
 
     class SlowToSend(np.float64):
-        def item(self) -> float:  # type: ignore[override]
+        def item(self) -> float:  # type: ignore[override]  # numpy takes an index too
             goes_out.set()
             while ending.pid == first:
                 time.sleep(0.01)
@@ -164,7 +164,7 @@ def test_a_runner_that_is_ended_for_another_while_a_request_goes_out_gets_it_ane
             raise DeadlineError("took too long")
 
     request = request_of("unet3d")
-    slow = replace(request, probabilities=SlowToSend(1))  # type: ignore[arg-type]
+    slow = replace(request, probabilities=SlowToSend(1))  # type: ignore[arg-type]  # for a bool
     with (
         RunnerProcess("cpu", command=(sys.executable, "-c", ANSWERING)) as ending,
         ThreadPoolExecutor(1) as other,
