@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -129,15 +128,13 @@ def test_a_reader_that_goes_away_is_no_defect(tmp_path: Path) -> None:
     assert b"defect" not in done.stderr
 
 
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
-    started = time.monotonic()
+def test_help_loads_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "dicomai", "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert time.monotonic() - started < 5
     loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     heavy = {"torch", "sqlalchemy", "pydicom", "pynetdicom", "numpy", "highdicom", "pydantic"}
     assert not loaded & heavy

