@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,6 +44,19 @@ def test_bfloat16_is_used_where_the_device_has_it_and_float32_where_not(
     out = torch_runtime.load(package.load(lungs_package), "cpu")(shown)
     assert torch.allclose(out, exact, atol=0.02)
     assert (out == exact).all() != able
+
+
+def test_of_two_gpus_each_is_asked_whether_it_has_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    generations = {0: SimpleNamespace(major=8), 1: SimpleNamespace(major=7)}
+
+    def properties(device: torch.device | int) -> SimpleNamespace:
+        return generations[device.index if isinstance(device, torch.device) else device]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    assert torch_runtime.has_bfloat16(torch.device("cuda:0"))
+    assert not torch_runtime.has_bfloat16(torch.device("cuda:1"))
 
 
 def test_a_gpu_convolves_float32_as_float32(lungs_package: Path) -> None:
