@@ -210,9 +210,30 @@ def test_too_little_memory_is_told_as_such(lungs_package: Path) -> None:
         ("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul(handle)`", False),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", False),
         ("mat1 and mat2 shapes cannot be multiplied", False),
+        ("Triton Error [CUDA]: an illegal memory access was encountered", True),
+        ("CUDA driver error: unspecified launch failure", True),
     ],
 )
 def test_a_call_that_a_library_does_not_take_is_no_fault_of_the_device(
     said: str, *, fault: bool
 ) -> None:
     assert torch_runtime.is_device_fault(RuntimeError(said)) == fault
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation after trying 9 plans.",
+        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp"',
+        "Triton Error [CUDA]: out of memory",
+    ],
+)
+def test_full_memory_of_a_gpu_is_known_by_all_that_is_said_of_it(said: str) -> None:
+    error = RuntimeError(said)
+    assert torch_runtime.is_out_of_memory(error)
+    assert not torch_runtime.is_device_fault(error)
+    assert not torch_runtime.is_host_out_of_memory(error)

@@ -22,9 +22,25 @@ from dicomai.models.package import Package, verify
 from dicomai.models.runtimes.networks import NETWORKS, Builder, build, for_host
 
 _HOST_FULL: Final = "DefaultCPUAllocator: can't allocate memory"
-_FULL: Final = (_HOST_FULL, "out of memory", "ALLOC_FAILED")
-"""What allocators say that have no class of their own for it: the CPU's, cuBLAS."""
-_FAULTS: Final = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
+_FULL: Final = (
+    _HOST_FULL,
+    "out of memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "unable to find an engine",
+    "NVML_SUCCESS",
+)
+"""What is said of full memory without a class of its own: by the CPU's allocator, cuBLAS, cuDNN
+since its version 9, and torch itself. Of a convolution torch says that it finds no engine when none
+had room to work in; and where NVML is not there to tell who takes the memory, as in parts of a GPU
+(MIG) and in some containers, its allocator complains of that instead."""
+_FAULTS: Final = (
+    "CUDA error",
+    "CUDA driver error",
+    "Triton Error",
+    "CUDNN_STATUS",
+    "CUBLAS_STATUS",
+)
 _ARGUMENTS: Final = (
     "CUDNN_STATUS_BAD_PARAM",
     "CUDNN_STATUS_NOT_SUPPORTED",
