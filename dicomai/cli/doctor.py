@@ -309,26 +309,46 @@ def _own_echo(settings: Settings, port: int) -> Check:
 def _device(settings: Settings) -> Iterator[Check]:
     import torch
 
-    wanted = settings.worker.device
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            facts = torch.cuda.get_device_properties(number)
-            yield _good("device", f"cuda:{number} {facts.name}, {size(facts.total_memory)}")
-        if wanted == "cpu":
+    from dicomai.models.device import has_gpu_driver
+    from dicomai.models.runtimes.torch_runtime import gpu_count, gpu_trouble
+
+    wanted, seen = settings.worker.device, gpu_count()
+    sees = f"PyTorch {torch.__version__} sees {seen or 'no'} GPU{'s' if seen > 1 else ''}"
+    for number in range(seen):
+        facts = torch.cuda.get_device_properties(number)
+        found = f"cuda:{number} {facts.name}, {size(facts.total_memory)}"
+        if trouble := gpu_trouble(torch.device("cuda", number)):
             yield Check(
                 of="device",
-                verdict="warn",
-                found="worker.device is cpu, though there is a GPU",
-                remedy='Set worker.device = "auto".',
+                verdict="warn" if wanted == "cpu" else "bad",
+                found=f"{found}, does not compute with PyTorch {torch.__version__}: {trouble}",
+                remedy="Look at nvidia-smi; or install a PyTorch that is made for this GPU.",
             )
-    elif wanted.startswith("cuda"):
+        else:
+            yield _good("device", found)
+    if wanted.startswith("cuda") and int(wanted.partition(":")[2] or 0) >= seen:
         yield Check(
             of="device",
             verdict="bad",
-            found=f"worker.device is {wanted}, and PyTorch {torch.__version__} sees no GPU",
+            found=f"worker.device is {wanted}, and {sees}",
             remedy='Look at nvidia-smi; or set worker.device = "cpu".',
         )
-    else:
+    elif wanted == "cpu" and seen:
+        yield Check(
+            of="device",
+            verdict="warn",
+            found="worker.device is cpu, though there is a GPU",
+            remedy='Set worker.device = "auto".',
+        )
+    elif wanted == "auto" and not seen and has_gpu_driver():
+        yield Check(
+            of="device",
+            verdict="warn",
+            found=f"NVIDIA's driver is there, and {sees}: models run on {os.cpu_count()} CPU cores",
+            remedy="Look at nvidia-smi; install PyTorch for CUDA, or a driver as new as it wants. "
+            'To leave the GPU out: worker.device = "cpu".',
+        )
+    elif not seen:
         yield _good("device", f"no GPU; models run on {os.cpu_count()} CPU cores")
 
 

@@ -309,7 +309,7 @@ def serve(
     try:
         try:
             found = resolve_device(device)
-        except ConfigError as error:
+        except DicomaiError as error:
             channel.send(Failed(kind=error.kind, sentence=error.sentence, subject=error.subject))
             return
         if "OMP_NUM_THREADS" not in os.environ:  # Who set it shares the cores on purpose.

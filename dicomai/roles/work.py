@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Engine
@@ -21,6 +20,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.dates import now as present
 from dicomai.errors import DatabaseError
 from dicomai.inference.runner_process import RunnerProcess
+from dicomai.models.device import has_gpu_driver
 from dicomai.models.registry import open_registry
 from dicomai.roles.loops import Loop, keep
 from dicomai.roles.tree import Life
@@ -40,7 +40,6 @@ _COLLECT_AFTER: Final = (50_000, 20, 100)
 """Objects, younger and older generations: a series has hundreds of thousands, none of them garbage
 while it is loaded, and after each job all is collected anyway."""
 _TELL_EVERY_S: Final = 10.0
-_GPUS: Final = Path("/proc/driver/nvidia/gpus")
 
 
 def work(settings: Settings, life: Life) -> None:
@@ -85,15 +84,15 @@ def devices(setting: str) -> tuple[str, ...]:
     """Return the devices to use: what the setting names, or with "auto" every GPU, else the CPU."""
     if setting != "auto":
         return (setting,)
-    if not _GPUS.is_dir():
+    if not has_gpu_driver():
         return ("cpu",)
     # Only torch knows which of them it can use; asked in another process, for it stays in memory.
-    count = "import torch; print(torch.cuda.device_count())"
+    # What it says of those it can't goes to our log.
+    found = "from dicomai.models.runtimes.torch_runtime import gpus; print(*gpus())"
     asked = subprocess.run(
-        [sys.executable, "-c", count], capture_output=True, text=True, check=False
+        [sys.executable, "-c", found], stdout=subprocess.PIPE, text=True, check=False
     )
-    gpus = int(asked.stdout) if asked.stdout.strip().isdigit() else 0
-    return tuple(f"cuda:{number}" for number in range(gpus)) or ("cpu",)
+    return tuple(asked.stdout.split()) or ("cpu",)
 
 
 def fetchers(

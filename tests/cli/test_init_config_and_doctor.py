@@ -12,10 +12,14 @@ import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from sqlalchemy import Engine
 
+from dicomai.models import device
+from dicomai.models.runtimes import torch_runtime
 from dicomai.store.engine import open_engine
 from dicomai.store.migrate import current, newest
 from tests.cli.conftest import Dicomai
@@ -156,6 +160,49 @@ def test_what_may_not_be_read_is_a_row_and_ends_no_others(
     assert f"{tmp_path}/models/trusted.toml" in checks["models"]["found"]
     assert "service's user" in checks["models"]["remedy"]
     assert {"disk", "database", "port", "device", "node PACS1"} <= set(checks)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said", "verdict", "found"),
+    [
+        ("auto", "", "good", "cuda:0 A2, 16 GB"),
+        ("auto", "no kernel image", "bad", "does not compute with PyTorch"),
+        ("cpu", "no kernel image", "warn", "does not compute with PyTorch"),
+        ("cuda:0", "", "good", "cuda:0 A2, 16 GB"),
+        ("cuda:1", "", "bad", "sees 1 GPU"),
+        ("cpu", "", "warn", "worker.device is cpu, though there is a GPU"),
+    ],
+)
+def test_the_doctor_has_each_gpu_compute(
+    service: Engine,
+    dicomai: Dicomai,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    said: str,
+    verdict: str,
+    found: str,
+) -> None:
+    facts = SimpleNamespace(name="A2", total_memory=16 * 10**9)
+    monkeypatch.setattr(torch_runtime, "gpu_trouble", lambda _: said)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: facts)
+    monkeypatch.setenv("DICOMAI_WORKER__DEVICE", wanted)
+    checks = [each for each in dicomai("doctor", "--json").json if each["of"] == "device"]
+    assert [each["verdict"] for each in checks if found in each["found"]] == [verdict]
+
+
+def test_the_doctor_tells_of_a_gpu_that_torch_does_not_see(
+    service: Engine, dicomai: Dicomai, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "_DRIVERS", (tmp_path,))
+    checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
+    assert checks["device"]["verdict"] == "warn"
+    assert "NVIDIA's driver is there" in checks["device"]["found"]
+    monkeypatch.setattr(device, "_DRIVERS", ())
+    checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
+    assert checks["device"]["found"].startswith("no GPU")
 
 
 def test_the_doctor_finds_a_lost_database_and_makes_none(

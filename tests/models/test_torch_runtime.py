@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dicomai.errors import ConfigError, ResourceError
+from dicomai.errors import ConfigError, ResourceError, TransientError
 from dicomai.models import package
 from dicomai.models.runtimes import networks, torch_runtime
 from tests.inference import own_memory
@@ -183,6 +183,58 @@ def test_a_device_that_is_not_there_is_named() -> None:
     absent = f"cuda:{torch.cuda.device_count()}"
     with pytest.raises(ConfigError, match=f"{absent} is not there"):
         torch_runtime.resolve_device(absent)
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have torch see GPUs, each of which says such a thing when it is to compute."""
+
+    def there(*said: str) -> None:
+        ones = torch.ones
+
+        def computed(size: int, *, device: torch.device) -> torch.Tensor:
+            if said[device.index]:
+                raise torch.AcceleratorError(said[device.index])
+            return ones(size)
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(said))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Quadro P2000")
+        monkeypatch.setattr(torch, "ones", computed)
+
+    return there
+
+
+def test_gpus_under_a_driver_that_is_too_old_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # NVML counts them all the same
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="cuda:0 is not there; torch sees 0 GPUs"):
+        torch_runtime.resolve_device("cuda:0")
+    assert torch_runtime.resolve_device("auto") == torch.device("cpu")
+
+
+def test_a_gpu_that_torch_has_no_code_for_is_passed_over_or_named(
+    gpus: Callable[..., None],
+) -> None:
+    said = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel er"
+    gpus(said, "")
+    assert torch_runtime.resolve_device("auto") == torch.device("cuda:1")
+    with pytest.raises(ConfigError, match=r"has no code for cuda:0, a Quadro P2000\."):
+        torch_runtime.resolve_device("cuda:0")
+    gpus(said)
+    assert torch_runtime.resolve_device("auto") == torch.device("cpu")
+
+
+def test_work_waits_for_a_gpu_that_does_not_compute(gpus: Callable[..., None]) -> None:
+    gpus("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors")
+    with pytest.raises(TransientError, match=r"cuda:0 does not compute: .*unavailable\. Look"):
+        torch_runtime.resolve_device("cuda:0")
+    assert torch_runtime.resolve_device("auto") == torch.device("cuda:0")
+
+
+def test_a_gpu_whose_memory_others_have_is_there(gpus: Callable[..., None]) -> None:
+    gpus("CUDA error: out of memory\nCUDA kernel errors")
+    assert torch_runtime.resolve_device("cuda:0") == torch.device("cuda:0")
 
 
 def test_too_little_memory_is_told_as_such(lungs_package: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dicomai.errors import ConfigError, ResourceError
+from dicomai.errors import ConfigError, ResourceError, TransientError
 from dicomai.models.manifest import Manifest
 from dicomai.models.package import Package, verify
 from dicomai.models.runtimes.networks import NETWORKS, Builder, build, for_host
@@ -48,6 +48,8 @@ _ARGUMENTS: Final = (
     "CUBLAS_STATUS_NOT_SUPPORTED",
 )
 """What libraries say of a call that they do not take; the device is as well as before."""
+_NO_CODE: Final = "no kernel image"
+"""What CUDA says where a GPU is older, or newer, than those that PyTorch was made for."""
 _SOME_VOLUME: Final = (128, 128, 128)
 """Shape of a whole volume, where a manifest leaves it to the series."""
 
@@ -271,10 +273,12 @@ def resolve_device(device: str) -> torch.device:
     Raises
     ------
     ConfigError
-        The device that was named is not there.
+        The device that was named is not there, or this PyTorch has no code for it.
+    TransientError
+        It is there and does not compute.
     """
     if device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        return torch.device(next(gpus(), "cpu"))
     try:
         found = torch.device(device)
     except RuntimeError:
@@ -282,13 +286,56 @@ def resolve_device(device: str) -> torch.device:
             f'{device!r} is no device; worker.device or --device is "auto", "cpu" or "cuda:0".',
             subject=device,
         ) from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"{device} is not there; torch sees {torch.cuda.device_count()} GPUs. Give "
-            '"auto" or "cpu" as worker.device or --device, or look at the driver with nvidia-smi.',
-            subject=device,
-        )
+    if found.type == "cuda":
+        count = gpu_count()
+        if (found.index or 0) >= count:
+            raise ConfigError(
+                f"{device} is not there; torch sees {count} GPUs. Give "
+                '"auto" or "cpu" as worker.device or --device, or look at the driver with '
+                "nvidia-smi.",
+                subject=device,
+            )
+        _check_computes(found)
     return found
+
+
+def gpus() -> Iterator[str]:
+    """Give the GPUs that this PyTorch has code for, as "cuda:0"."""
+    for number in range(gpu_count()):
+        if _NO_CODE not in gpu_trouble(torch.device("cuda", number)):
+            yield f"cuda:{number}"
+
+
+def gpu_count() -> int:
+    """Return how many GPUs torch can use."""
+    # Under a driver that is too old for it torch still counts GPUs.
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def gpu_trouble(device: torch.device) -> str:
+    """Return why a GPU does not compute, as CUDA says it; "" where it does, or has no memory."""
+    try:
+        torch.ones(1, device=device).add(1).item()
+    except RuntimeError as error:
+        return "" if is_out_of_memory(error) else str(error).splitlines()[0]
+    return ""
+
+
+def _check_computes(device: torch.device) -> None:
+    trouble = gpu_trouble(device)
+    if _NO_CODE in trouble:
+        raise ConfigError(
+            f"PyTorch {torch.__version__} has no code for {device}, a "
+            f"{torch.cuda.get_device_name(device)}. Install a PyTorch that has, or give "
+            '"cpu" as worker.device or --device.',
+            subject=str(device),
+        )
+    if trouble:
+        raise TransientError(
+            f"{device} does not compute: {trouble}. Look at it with nvidia-smi. It is tried "
+            "again by itself.",
+            subject=str(device),
+        )
 
 
 def load(
