@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from types import MappingProxyType
@@ -106,10 +106,15 @@ class SpareMemory:
     ----------
     rest_s
         How long nothing was done when it is given back.
+    give_back
+        Gives it back; what an allocator of a device keeps too.
     """
 
-    def __init__(self, rest_s: float = _REST_S) -> None:
+    def __init__(
+        self, rest_s: float = _REST_S, give_back: Callable[[], None] = release_memory
+    ) -> None:
         self._rest_s = rest_s
+        self._give_back = give_back
         self._lock = threading.Lock()
         self._inside = 0
         self._used_at = 0.0
@@ -142,7 +147,7 @@ class SpareMemory:
                 self._look_again_in(self._rest_s if self._inside else left)
             else:
                 self._watched = False
-                release_memory()
+                self._give_back()
 
 
 def in_words(return_code: int) -> str:

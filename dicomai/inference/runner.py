@@ -26,7 +26,7 @@ from dicomai.errors import ConfigError, DicomaiError, ResourceError
 from dicomai.inference.messages import Analyse, Done, Failed, Progress, Ready
 from dicomai.inference.runner_process import DEVICE_FAULT, WARM_BYTES
 from dicomai.inference.shared_memory import Channel, PeerGone
-from dicomai.process import SpareMemory, die_with_parent, reuse_memory
+from dicomai.process import SpareMemory, die_with_parent, release_memory, reuse_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,7 @@ class Runner:
         # One thread, so that requests have the device in the order in which they are ready for it.
         self._on_device = ThreadPoolExecutor(1, "device")
         self._batches = _Batches()
-        self._spare_memory = SpareMemory()
+        self._spare_memory = SpareMemory(give_back=_give_back_memory)
 
     def answer(self, request: Analyse) -> None:
         """Run one request and send what came of it; a defect of ours is an answer too.
@@ -191,9 +191,16 @@ class Runner:
             others = [each for each in self._loaded if each != kept]
             for each in others:
                 del self._loaded[each]
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         return bool(others)
+
+
+def _give_back_memory() -> None:
+    """Give back what is spare of the host's memory, and of a GPU's, which others may share."""
+    import torch
+
+    release_memory()
+    torch.cuda.empty_cache()
 
 
 class _Teller:

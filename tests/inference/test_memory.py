@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import tracemalloc
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from dicomai.imaging.geometry import Grid
 from dicomai.imaging.mask import blank_mask
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
-from dicomai.inference import ladder, memory, on_device
+from dicomai.inference import ladder, memory, on_device, runner
 from dicomai.inference.memory import need
 from dicomai.inference.messages import Analyse, Done, Failed, Progress
 from dicomai.inference.pipeline import analyse
@@ -34,6 +36,7 @@ from dicomai.models import package as packages
 from dicomai.models.runtimes import torch_runtime
 from dicomai.models.runtimes.networks import NETWORKS, build
 from dicomai.models.runtimes.torch_runtime import LoadedModel, rehearsed_bytes
+from dicomai.process import SpareMemory
 from tests.inference import own_memory
 
 Load = Callable[[str], LoadedModel]
@@ -433,6 +436,18 @@ def test_a_model_that_finds_no_memory_takes_that_of_those_that_are_kept(
     failed = ends.ask(one, small_source)
     assert isinstance(failed, Failed)
     assert (failed.kind, failed.subject) == ("resource", str(one.folder))
+    ends.close()
+
+
+def test_a_gpu_s_spare_memory_is_given_back_when_no_study_comes(
+    small_source: SourceVolume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back = threading.Event()
+    monkeypatch.setattr(torch.cuda, "empty_cache", given_back.set)
+    monkeypatch.setattr(runner, "SpareMemory", partial(SpareMemory, 0.05))
+    ends = Ends()
+    assert isinstance(ends.ask(small_package(tmp_path, "one"), small_source), Done)
+    assert given_back.wait(20)
     ends.close()
 
 
