@@ -59,11 +59,14 @@ def test_of_two_gpus_each_is_asked_whether_it_has_bfloat16(monkeypatch: pytest.M
     assert not torch_runtime.has_bfloat16(torch.device("cuda:1"))
 
 
-def test_a_gpu_convolves_float32_as_float32(lungs_package: Path) -> None:
+def test_a_gpu_computes_float32_as_float32(lungs_package: Path) -> None:
     own_memory.attached()
+    # As TORCH_ALLOW_TF32_CUBLAS_OVERRIDE has it, which NVIDIA's own containers set.
+    torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]  # no stub; torch's own
     torch_runtime.load(package.load(lungs_package), own_memory.DEVICE)
     assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # type: ignore[attr-defined]  # no stub
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own

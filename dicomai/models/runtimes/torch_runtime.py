@@ -376,6 +376,8 @@ def load(
     else:
         # For the whole process. torch's own choice, TF32, has 10 bits of a number, not 23.
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # no stub
+        # Of products it is torch's own choice only where no variable of a container says other.
+        torch.set_float32_matmul_precision("highest")
     compiled = compiled_for(target, network) if package.manifest.infer.compile else None
     return LoadedModel(package=package, device=target, network=network, compiled=compiled)
 
