@@ -44,7 +44,7 @@ def test_a_device_prepares_what_the_host_prepares(
     preprocess = Preprocess(clip=(-150, 200), scale_to=(-1, 1))
     infer = Infer(
         network="unet3d", inferer="sliding_window", window_kji=(9, 9, 9), activation="sigmoid",
-        only_where=OnlyWhere(between=(-40, 40), fraction=0.1),
+        only_where=OnlyWhere(between=(-40.1234, 40.1234), fraction=0.1),
     )  # fmt: skip
     host = prepare_volume(source, way, preprocess, infer, None)
     there = prepare_volume(source, way, preprocess, infer, torch.device(device))
