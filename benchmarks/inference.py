@@ -78,6 +78,7 @@ class Asked:
     precision: str
     rounds: int
     backlog: int
+    device: str
 
     @property
     def volume_bytes(self) -> int:
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backlog", type=int, default=20, help="studies; 0: leave it out")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda:0")
     parser.add_argument("--no-monai", action="store_true")
     parser.add_argument("--folder", type=Path, help="on the disk to use")
     said = parser.parse_args()
@@ -165,6 +167,7 @@ def main() -> None:
         precision=said.precision,
         rounds=said.rounds,
         backlog=said.backlog,
+        device=said.device,
     )
     monai = not said.no_monai
     if monai and find_spec("monai") is None:
@@ -176,7 +179,7 @@ def main() -> None:
         for number, name in enumerate(said.models):
             backlog = asked.backlog if number == 0 else 0
             found[name] = hospital.measured(name, SIZES[name], backlog=backlog, monai=monai)
-        print(f"{machine()}\n\n    python {shlex.join(sys.argv)}\n")
+        print(f"{machine(asked.device)}\n\n    python {shlex.join(sys.argv)}\n")
         print(report(found, asked, hospital.body))
 
 
@@ -187,7 +190,8 @@ class Hospital:
         self.folder = folder
         self.asked = asked
         config = folder / "dicomai.toml"
-        config.write_text('[service]\ndata = "data"\n[worker]\ndevice = "cpu"\n')
+        worker_table = f'[worker]\ndevice = "{asked.device}"\n'
+        config.write_text(f'[service]\ndata = "data"\n{worker_table}')
         self.data = folder / "data"
         for name in ("spool", "archive", "quarantine", "models"):
             (self.data / name).mkdir(parents=True)
@@ -306,7 +310,7 @@ class Hospital:
             write_study(tiny, self._tiny(), "P0")
         files = self.folder / "P2"  # any of the whole body
         with subprocess.Popen(
-            [*command, str(package.folder), str(place)],
+            [*command, str(package.folder), str(place), self.asked.device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -357,7 +361,8 @@ def forward(package: Package, asked: Asked) -> Callable[[], Pass]:
     """Return what makes the bare forward passes over one study, in this process."""
     reuse_memory()  # as a runner does, or they would take half as long again
     torch.set_num_threads(CORES)
-    network = torch_runtime.load(package, "cpu").network
+    model = torch_runtime.load(package, asked.device)
+    network, device = model.network, model.device
     spacing = asked.spacing_mm
     shape = tuple(
         int(np.ceil(size * step / spacing - 1e-6)) if spacing else size
@@ -367,18 +372,23 @@ def forward(package: Package, asked: Asked) -> Callable[[], Pass]:
     sizes = [asked.batch] * (count // asked.batch) + [count % asked.batch] * (
         count % asked.batch > 0
     )
-    half = asked.precision == "bfloat16" and has_bfloat16(torch.device("cpu"))
-    inputs = torch.rand(asked.batch, 1, *asked.window).to(memory_format=torch.channels_last_3d)
+    half = asked.precision == "bfloat16" and has_bfloat16(device)
+    inputs = torch.rand(asked.batch, 1, *asked.window, device=device)
+    inputs = inputs.to(memory_format=torch.channels_last_3d)
 
-    def once() -> Pass:
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            start, cpu_start = time.perf_counter(), time.process_time()
+    def led(sizes: Sequence[int]) -> None:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, half):
             for size in sizes:
                 network(inputs[:size])
-            return Pass(time.perf_counter() - start, time.process_time() - cpu_start)
+        if not model.is_on_cpu:
+            torch.cuda.synchronize(device)  # until then passes are only asked for
 
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-        network(inputs)
+    def once() -> Pass:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        led(sizes)
+        return Pass(time.perf_counter() - start, time.process_time() - cpu_start)
+
+    led(sizes[-2:])  # each number of windows once
     return once
 
 
@@ -462,15 +472,16 @@ def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
     )
 
 
-def machine() -> str:
+def machine(device: str) -> str:
     """Say what it ran on."""
     model = next(
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     )
+    gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name(device)}, "
     return (
-        f"{CORES} cores ({model}), load {os.getloadavg()[0]:.1f}, Linux {platform.release()}, "
+        f"{gpu}{CORES} cores ({model}), load {os.getloadavg()[0]:.1f}, Linux {platform.release()}, "
         f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
     )
 

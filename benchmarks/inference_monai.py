@@ -1,4 +1,4 @@
-"""The same network led by MONAI: `python inference_monai.py PACKAGE OUT`, folders on stdin.
+"""The same network led by MONAI: `python inference_monai.py PACKAGE OUT DEVICE`, folders on stdin.
 
 For each folder that it reads it runs LoadImaged, Spacingd, ScaleIntensityRanged,
 SlidingWindowInferer, Invertd and a threshold, writes the mask of each output to OUT, and prints a
@@ -56,11 +56,12 @@ def main() -> None:
     """Answer until stdin ends."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     package = packages.load(Path(sys.argv[1]))
-    out = Path(sys.argv[2])
+    out, device = Path(sys.argv[2]), torch.device(sys.argv[3])
     manifest, infer = package.manifest, package.manifest.infer
     network = build(infer.network, infer.arguments).eval()
     network.load_state_dict(load_file(package.weights))
-    network = for_host(network)
+    network = for_host(network) if device.type == "cpu" else network.to(device)
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # as we have it
     before = chain(manifest)
     back = Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True)
     assert infer.window_kji is not None
@@ -69,11 +70,13 @@ def main() -> None:
         sw_batch_size=infer.batch,
         overlap=infer.overlap,
         mode=infer.blend,
+        sw_device=device,
+        device=device,
     )
-    half = infer.precision == "bfloat16" and has_bfloat16(torch.device("cpu"))
+    half = infer.precision == "bfloat16" and has_bfloat16(device)
 
     def probabilities(inputs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             shown = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
             answer = network(shown.to(memory_format=torch.channels_last_3d)).float()
         return torch.sigmoid(answer)
@@ -85,8 +88,10 @@ def main() -> None:
             item = before({"image": line.strip()})
             loaded = time.perf_counter()
             item["pred"] = inferer(item["image"][None], probabilities)[0]
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             inferred = time.perf_counter()
-            mask = (back(item)["pred"] >= 0.5).numpy()
+            mask = (back(item)["pred"] >= 0.5).cpu().numpy()
         done = time.perf_counter()
         for channel, each in enumerate(mask):  # (I, J, K) as MONAI has it
             np.save(out / f"{channel}.npy", np.packbits(each.transpose(2, 1, 0)))
