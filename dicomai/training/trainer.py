@@ -40,7 +40,7 @@ def train(
     schedule: Schedule,
     on_step: Callable[[int, float], None],
 ) -> list[float]:
-    """Train a network in place and return the loss of each step.
+    """Train a network in place, on the device where it lies, and return the loss of each step.
 
     Parameters
     ----------
@@ -66,15 +66,16 @@ def train(
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, schedule.steps - warm)))
 
     losses = []
+    device = next(network.parameters()).device
     network.train()
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
             group["lr"] = schedule.learning_rate * rate(step)
         batch = list(itertools.islice(samples, schedule.batch))
-        inputs = torch.from_numpy(np.stack([each.inputs for each in batch]))
-        targets = torch.from_numpy(np.stack([each.targets for each in batch]))
+        inputs = torch.from_numpy(np.stack([each.inputs for each in batch])).to(device)
+        targets = torch.from_numpy(np.stack([each.targets for each in batch])).to(device)
         optimiser.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=schedule.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=schedule.bfloat16):
             logits = network(inputs)
         value = loss(logits.float(), targets)
         value.backward()  # type: ignore[no-untyped-call]  # torch declares no types here

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, islice
@@ -46,6 +48,7 @@ from dicomai.training.samples import (
     xray_samples,
 )
 from dicomai.training.trainer import Schedule, train
+from tests.conftest import ROOT
 
 COARSE = Preprocess(spacing_mm=(9.0, 9.0, 9.0), clip=(-1024, 300))
 # In bfloat16 torch 2.13 fills gradients of what is 2 voxels wide with what was in memory before.
@@ -83,6 +86,35 @@ def test_the_same_seeds_train_the_same_network() -> None:
         return train(network, samples, dice_and_cross_entropy, schedule, lambda step, loss: None)
 
     assert trained() == trained()
+
+
+# In a process of its own: gradients know the devices there were when the first one was taken.
+ELSEWHERE = """
+import torch
+from dicomai.models.runtimes import torch_runtime
+from dicomai.models.runtimes.networks import build
+from tests.inference import own_memory
+from tests.training.test_training import COARSE, Schedule
+from tests.training.test_training import dice_and_cross_entropy, lung_samples, train
+
+own_memory.attached()
+for device in (own_memory.DEVICE, "cpu"):
+    torch.manual_seed(2)
+    network = build("unet3d", {"out_channels": 3, "channels": (4, 8)})
+    network = torch_runtime._copied(network, device)
+    samples = lung_samples(4, COARSE, (12, 16, 16))
+    schedule = Schedule(steps=2, batch=1, learning_rate=1e-2)
+    print(*train(network, samples, dice_and_cross_entropy, schedule, lambda step, loss: None))
+"""
+
+
+def test_a_network_is_trained_on_the_device_where_it_lies() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    there, here = (list(map(float, line.split())) for line in done.stdout.splitlines())
+    assert np.allclose(there, here, atol=1e-4)
 
 
 def test_lung_samples_name_each_voxel_once() -> None:
