@@ -87,6 +87,7 @@ class SlidingWindowInferer:
         weight = importance(self.window_kji, self.blend).to(inputs.device)
         depth = min(self.window_kji[0], inputs.shape[1])
         blended = _Blended((depth, *inputs.shape[2:]), inputs.device)
+        lead = _Lead(inputs.device)
         done, unseen, starts = 0, 0, sorted(by_start)
         for start, end in itertools.pairwise((*starts, inputs.shape[1])):
             windows = by_start[start]
@@ -97,6 +98,7 @@ class SlidingWindowInferer:
                     blended.add(window, said, weight)
                 del answer, said  # or they would stay while the next are made
                 done += len(some)
+                lead.pass_asked()
                 self.progress(done / count)
             if not blended.channels:  # the first window says how many there are
                 unseen += end - start
@@ -110,6 +112,28 @@ class SlidingWindowInferer:
         if not count:
             yield _nothing(inputs, self.channels, unseen)
             self.progress(1.0)
+
+
+class _Lead:
+    """How far the host may be ahead of a GPU, which does later what it is asked for: one pass.
+
+    Its queue holds a thousand layers. What is told of its progress would be of dozens of passes
+    that it has not begun, and then nothing for as long as they take, as if it were stuck.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._asked: torch.cuda.Event | None = None
+
+    def pass_asked(self) -> None:
+        """Note that a pass was asked for, and wait for the one before it."""
+        if self._device.type != "cuda":
+            return
+        before = self._asked
+        self._asked = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch's
+        self._asked.record(torch.cuda.current_stream(self._device))
+        if before is not None:
+            before.synchronize()
 
 
 class _Blended:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dicomai.inference import memory
+from dicomai.inference import inferers, memory
 from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer, importance, windows_of
 
 
@@ -50,6 +50,38 @@ def test_every_network_sees_whole_windows() -> None:
     inferer(torch.zeros((1, 3, 20, 9)), network)
     assert {shape[1:] for shape in seen} == {(1, 4, 8, 8)}
     assert max(shape[0] for shape in seen) <= 3
+
+
+def test_what_is_told_of_a_gpu_is_one_pass_ahead_of_it_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes: list[int] = []
+    told: list[tuple[int, int]] = []
+    lead, gpu = inferers._Lead, torch.device("cuda:1")
+
+    class Event:
+        def __init__(self, *, blocking: bool) -> None:
+            assert blocking  # or the processor would spin
+
+        def record(self, stream: torch.device) -> None:
+            assert stream == gpu
+            self.number = len(told) + 1
+
+        def synchronize(self) -> None:
+            passes.append(self.number)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
+    monkeypatch.setattr(inferers, "_Lead", lambda _: lead(gpu))
+    inferer = SlidingWindowInferer(
+        window_kji=(4, 4, 4),
+        overlap=0.0,
+        batch=2,
+        progress=lambda _: told.append((len(told) + 1, len(passes))),
+    )
+    inferer(torch.zeros((1, 4, 8, 16)), lambda batch: batch)
+    assert told == [(1, 0), (2, 1), (3, 2), (4, 3)]
+    assert passes == [1, 2, 3]
 
 
 def test_windows_without_what_is_wanted_are_passed_over() -> None:
