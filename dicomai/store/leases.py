@@ -13,7 +13,7 @@ from sqlalchemy import Connection, literal_column, select
 from dicomai.dicom.dates import Instant
 from dicomai.errors import ErrorKind
 from dicomai.store import jobs, schema
-from dicomai.store.job import Held, Job, JobId
+from dicomai.store.job import Held, Job, JobId, policy
 
 _GAP: float = 0.5
 """Part of a lease after which two looks don't count as one observation any more."""
@@ -93,20 +93,12 @@ def expire(
         job = jobs.get(connection, over.held.job_id)
         if job is None or job.claim != over.held.claim:
             continue
-        where = f" in stage {job.stage}" if job.stage else ""
-        sentence = (
-            f"{job.title}: worker {job.worker} showed no progress{where}, its lease is over. It is "
-            "tried again"
-        )
-        error: ErrorKind = "transient"
-        if job.kind == "analyse":
-            error = "crash"
-            sentence += "; a second time fails it, so that it stops no other worker"
+        error: ErrorKind = "crash" if job.kind == "analyse" else "transient"
         changed = jobs.fail(
             connection,
             over.held,
             error,
-            f"{sentence}.",
+            _sentence(job, error),
             job.stage,
             job.study_instance_uid,
             now,
@@ -115,3 +107,20 @@ def expire(
         if changed is not None:
             expired.append(changed)
     return tuple(expired)
+
+
+def _sentence(job: Job, error: ErrorKind) -> str:
+    """Return what a person reads of a lease that is over, and of what follows from it."""
+    where = f" in stage {job.stage}" if job.stage else ""
+    over = f"{job.title}: worker {job.worker} showed no progress{where}, its lease is over."
+    crashes = job.crashes + (error == "crash")
+    if policy(error, job.kind, attempts=job.attempts, crashes=crashes, jitter=0).state == "failed":
+        return (
+            f"{over} It has come to nothing too often to be tried again by itself: "
+            f"dicomai retry {job.id}"
+        )
+    if error == "crash":
+        return (
+            f"{over} It is tried again; a second time fails it, so that it stops no other worker."
+        )
+    return f"{over} It is tried again."

@@ -35,6 +35,7 @@ def test_a_job_without_a_beat_is_queued_again_and_a_beating_one_is_not(engine: E
     (expired,) = look(engine, observer, 60.0)
     assert (expired.id, expired.state, expired.crashes) == (silent.id, "queued", 1)
     assert expired.error_kind == "crash"
+    assert "It is tried again" in expired.error_sentence
     assert job(engine, beating.id).state == "running"
 
 
@@ -141,6 +142,8 @@ def test_a_poisonous_job_fails_the_second_time_and_others_go_on(engine: Engine) 
     observer = LeaseObserver(LEASE_S)
     expired = [each for at in (0.0, 20.0, 40.0, 60.0) for each in look(engine, observer, at)]
     assert [(each.id, each.state) for each in expired] == [(poison.id, "failed")]
+    assert "It is tried again" not in expired[0].error_sentence
+    assert expired[0].error_sentence.endswith(f"dicomai retry {poison.id}")
     other = claimed(engine)
     assert other.id != poison.id
     assert finish(engine, other.held) == "done"
