@@ -48,6 +48,10 @@ _DEFECTS: Final = (
     sqlalchemy.exc.ProgrammingError,
 )
 _TOO_LONG: Final = "54000"  # PostgreSQL's program_limit_exceeded: texts too long for their index
+_NOT_ALLOWED: Final = "42501"  # its insufficient_privilege: tables that belong to another role
+_LOCKED: Final = "55P03"  # its lock_not_available, after lock_timeout
+GOES_ON: Final = " Reception goes on without it, and work by itself when it can be used again."
+"""How the sentence ends on a database that is away for a time; not true where nobody tries."""
 
 
 class Unstorable(InputError):
@@ -161,7 +165,7 @@ def _connected(engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             yield connection
     except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
-        if isinstance(error, _DEFECTS):
+        if isinstance(error, _DEFECTS) and _state(error) != _NOT_ALLOWED:
             raise
         raise DatabaseError(_sentence(engine, error), subject=name(engine)) from error
 
@@ -224,10 +228,26 @@ def _sentence(engine: Engine, error: sqlalchemy.exc.SQLAlchemyError) -> str:
             "rest only when a copy that was kept is in its place; stop the service first. See "
             "docs/how-to/run-for-good.md, If the database was lost"
         )
+    if _state(error) == _NOT_ALLOWED:
+        return (
+            f"{name(engine)} can't be used by the role of database.url: {_reason(error)}. Its "
+            "tables must belong to that role; see docs/how-to/run-for-good.md, If the database was "
+            f"lost, for how a copy is put in its place.{GOES_ON}"
+        )
+    if code == sqlite3.SQLITE_BUSY or _state(error) == _LOCKED:
+        return (
+            f"{name(engine)} was kept locked by somebody else for {BUSY_TIMEOUT_S:.0f} s: "
+            f"{_reason(error)}. See what else uses it, such as a backup or a session of psql or "
+            f"sqlite3, and let that come to its end.{GOES_ON}"
+        )
     return (
-        f"{name(engine)} can't be used: {_reason(error)}. Reception goes on without it; see "
-        "that it runs and has room, work goes on by itself."
+        f"{name(engine)} can't be used: {_reason(error)}. See that it runs and has room.{GOES_ON}"
     )
+
+
+def _state(error: sqlalchemy.exc.SQLAlchemyError) -> str:
+    """Return PostgreSQL's code of an error; nothing where there is none."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
 
 
 def _unstorable(context: ExceptionContext) -> Unstorable | None:

@@ -12,9 +12,9 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, column, inspect, select, table, text
 
-from dicomai.errors import ConfigError
+from dicomai.errors import ConfigError, DatabaseError
 from dicomai.store import archive
-from dicomai.store.engine import absence, file_of, reading, writing
+from dicomai.store.engine import GOES_ON, absence, file_of, reading, writing
 
 _LOCK = 0x6469636F6D6169  # "dicomai": two upgrades at a time take turns
 _VERSION: Final = table("alembic_version", column("version_num"))
@@ -30,8 +30,21 @@ def upgrade(engine: Engine) -> str:
     ConfigError
         It is of a newer program.
     DatabaseError
-        The database is away.
+        The database is away or locked, or belongs to another role.
     """
+    try:
+        _upgrade(engine)
+    except DatabaseError as error:
+        if not error.sentence.endswith(GOES_ON):
+            raise
+        what = error.sentence.removesuffix(GOES_ON)
+        raise DatabaseError(
+            f"{what} Nothing was changed. Then, again: dicomai db upgrade", subject=error.subject
+        ) from error
+    return newest()
+
+
+def _upgrade(engine: Engine) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -46,7 +59,6 @@ def upgrade(engine: Engine) -> str:
             _refuse_unknown(_current(connection))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-    return newest()
 
 
 def newest() -> str:

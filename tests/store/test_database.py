@@ -181,6 +181,20 @@ def test_a_database_of_another_user_is_a_sentence(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_tables_of_another_role_are_a_sentence(postgresql_engine: Engine) -> None:
+    with postgresql_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("DROP ROLE IF EXISTS stranger")
+        connection.exec_driver_sql("CREATE ROLE stranger LOGIN")
+    url = postgresql_engine.url.set(username="stranger")
+    engine = open_engine(url.render_as_string(hide_password=False))
+    said = r"permission denied for table pauses\. Its tables must belong to that role"
+    with pytest.raises(DatabaseError, match=said), writing(engine) as connection:
+        connection.execute(schema.pauses.delete())
+    with pytest.raises(DatabaseError, match="must belong to that role"):
+        upgrade(engine)
+    engine.dispose()
+
+
 def test_what_is_no_sqlite_file_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "dicomai.db").write_text("This is no database. " * 100)
     engine = open_engine(f"sqlite:///{tmp_path / 'dicomai.db'}")

@@ -21,9 +21,10 @@ from sqlalchemy.exc import IntegrityError
 from dicomai.dicom.dates import now
 from dicomai.dicom.matching import key
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.errors import DicomaiError
+from dicomai.errors import DatabaseError, DicomaiError
 from dicomai.service import standstill
 from dicomai.store import corrections, jobs, migrate, predecessors, search, series, studies
+from dicomai.store import engine as store_engine
 from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.job import JobId
 
@@ -234,3 +235,22 @@ def test_who_is_at_work_is_heard_in_a_catalogue_of_any_version(first_version: En
     assert migrate.is_behind(engine)
     migrate.upgrade(engine)
     assert not migrate.is_behind(engine)
+
+
+def test_an_upgrade_that_something_keeps_out_says_so_and_is_done_again(
+    first_version: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = first_version
+    engine.dispose()
+    monkeypatch.setattr(store_engine, "BUSY_TIMEOUT_S", 1)
+    other = open_engine(engine.url.render_as_string(hide_password=False))
+    with writing(other) as connection:
+        if connection.dialect.name == "postgresql":  # as pg_dump does; SQLite's writer is enough
+            connection.execute(text("LOCK TABLE jobs IN ACCESS SHARE MODE"))
+        with pytest.raises(DatabaseError, match="locked by somebody else") as kept_out:
+            migrate.upgrade(engine)
+    other.dispose()
+    assert kept_out.value.sentence.endswith("Nothing was changed. Then, again: dicomai db upgrade")
+    assert "by itself" not in kept_out.value.sentence  # nobody but a person tries it again
+    assert migrate.current(engine) == "0001"
+    migrate.upgrade(engine)
