@@ -1,20 +1,25 @@
-"""The database as roles wait for it: after a power cut it may come up later than they do."""
+"""The database as roles see it: it may come up later than they do, and be upgraded beneath them."""
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Final
 
 import structlog
+from sqlalchemy import Engine
 
-from dicomai.errors import DatabaseError
+from dicomai.errors import ConfigError, DatabaseError
+from dicomai.roles.loops import Loop
 from dicomai.roles.tree import Life
 from dicomai.settings import Settings
 from dicomai.store.engine import open_engine
-from dicomai.store.migrate import require_current
+from dicomai.store.migrate import current, newest, require_current
 
 _FIRST_PAUSE_S: Final = 1
 _LONGEST_PAUSE_S: Final = 15
+_LOOK_S: Final = 10.0
+"""How often a role looks whether the database is still of its version."""
 
 log = structlog.get_logger()
 
@@ -53,3 +58,23 @@ def wait_for(settings: Settings, life: Life) -> None:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     finally:
         engine.dispose()
+
+
+def watch(engine: Engine, stop: threading.Event) -> Loop:
+    """Return what ends a role when the database gets another version beneath it.
+
+    An upgrade listens whether anybody is at work, and can't hear a machine that was suspended, or
+    cut off, for so long. Its old program would go on with tables that it does not know; started
+    again it refuses them, and says which version helps.
+    """
+
+    def look() -> bool:
+        if current(engine) not in (None, newest()):  # none: away, or lost, which others tell of
+            try:
+                require_current(engine)
+            except ConfigError as other:
+                log.error("role ends; the database has another version", why=other.sentence)
+                stop.set()
+        return False
+
+    return Loop("version", lambda _: look, stop, idle_s=_LOOK_S)

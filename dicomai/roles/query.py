@@ -15,6 +15,7 @@ from dicomai.net.answering import Kept, OnSent
 from dicomai.net.identifier import Asked
 from dicomai.net.query_server import QueryConfig, answer
 from dicomai.net.scu import StoreOutcome
+from dicomai.roles import database
 from dicomai.roles.tree import Life
 from dicomai.settings import Settings
 from dicomai.store import search
@@ -103,6 +104,7 @@ def query(settings: Settings, life: Life) -> None:
     engine = open_engine(settings.database.url)
     pulse = threading.Thread(target=_beat, args=(life,), name="pulse", daemon=True)
     pulse.start()
+    database.watch(engine, life.stop).start()
     answer(
         QueryConfig(
             ae_title=settings.receiver.ae_title,

@@ -19,6 +19,7 @@ from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.dates import now as present
 from dicomai.errors import ConfigError
 from dicomai.models.registry import open_registry
+from dicomai.roles import database
 from dicomai.roles.loops import Loop, keep
 from dicomai.roles.tree import Life
 from dicomai.routing.selection import ModelInputs
@@ -84,6 +85,7 @@ def schedule(settings: Settings, life: Life) -> None:
                 ),
                 Loop("decide", partial(_deciding, settings, engine), life.stop),
                 Loop("clock", lambda _: duties.going_on(clock), life.stop, idle_s=_CLOCK_S),
+                database.watch(engine, life.stop),
                 Loop(
                     "commitment",
                     partial(_promising, settings, engine),

@@ -22,6 +22,7 @@ from dicomai.errors import DatabaseError
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.models.device import has_gpu_driver
 from dicomai.models.registry import open_registry
+from dicomai.roles import database
 from dicomai.roles.loops import Loop, keep
 from dicomai.roles.tree import Life
 from dicomai.service import deliver, retrieve, supervise
@@ -71,6 +72,7 @@ def work(settings: Settings, life: Life) -> None:
         ]
         telling = partial(_telling, settings, engine, shown, present())
         loops.append(Loop(f"{at}:presence", telling, life.stop, idle_s=_TELL_EVERY_S))
+        loops.append(database.watch(engine, life.stop))
         keep(loops, life)
         give_up = time.monotonic() + settings.worker.stop_s
         for loop in loops:
