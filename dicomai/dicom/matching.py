@@ -17,6 +17,7 @@ _WILD: Final = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", 
 _ONE_VALUE: Final = frozenset({"LT", "ST", "UT", "UR"})
 _DIGITS: Final = {"DA": 8, "TM": 12, "DT": 20}
 _NOT_DIGITS: Final = re.compile(r"[.:]")
+_STARS: Final = re.compile(r"\*+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,10 @@ class Key:
             first, last = (span(each, self.vr) for each in self.values)
             return first[0] <= span(value, self.vr)[0] <= last[1] if value else False
         if self.kind == "wild":
-            return re.fullmatch(_pattern(self.values[0]), value, re.DOTALL) is not None
+            wild = self.values[0]
+            if len(wild) - wild.count("*") > len(value):
+                return False
+            return re.fullmatch(_pattern(wild), value, re.DOTALL) is not None
         if self.vr in RANGES:
             return any(_within(value, each, self.vr) for each in self.values)
         return value in self.values
@@ -72,7 +76,7 @@ def key(keyword: str, value: str) -> Key:
     if vr == "PN":
         parts = tuple(folded(part) for part in parts)
     if vr in _WILD and len(parts) == 1 and ("*" in text or "?" in text):
-        return Key(keyword=keyword, vr=vr, kind="wild", values=parts)
+        return Key(keyword=keyword, vr=vr, kind="wild", values=(_STARS.sub("*", parts[0]),))
     return Key(keyword=keyword, vr=vr, kind="values", values=tuple(part for part in parts if part))
 
 
@@ -115,4 +119,13 @@ def _range(text: str, vr: str) -> tuple[str, str] | None:
 
 
 def _pattern(wild: str) -> str:
-    return "".join({"*": ".*", "?": "."}.get(each, re.escape(each)) for each in wild)
+    """Return a pattern that is matched in linear steps, however many `*` a peer writes.
+
+    Each text between two of them is sought once, as early as it comes (an atomic group): if what
+    follows does not match from there on, it does not from anywhere later.
+    """
+    first, *rest = ("".join("." if c == "?" else re.escape(c) for c in p) for p in wild.split("*"))
+    if not rest:
+        return first
+    between = "".join(f"(?>.*?{each})" for each in rest[:-1] if each)
+    return f"{first}{between}.*{rest[-1]}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from fnmatch import fnmatchcase
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,3 +60,21 @@ def test_any_text_is_a_key_and_matches_itself(asked: str, stored: str) -> None:
     plain = asked.replace("*", "").replace("?", "").replace("\\", "").strip(" \0")
     assert key("PatientID", plain).matches([plain])
     assert key("PatientName", plain).matches([plain])
+
+
+@given(st.text(alphabet="ab*?[", min_size=1, max_size=8), st.text(alphabet="ab[\n", max_size=10))
+def test_wild_cards_match_as_shells_have_them(pattern: str, value: str) -> None:
+    wild = key("StudyDescription", pattern)
+    if wild.kind == "wild":
+        assert wild.matches([value]) == fnmatchcase(value.strip(" "), pattern.replace("[", "[[]"))
+
+
+def test_many_wild_cards_take_no_longer_than_a_few() -> None:
+    """A peer may send this: with each `*` the time for it was a multiple of that before."""
+    wild = key("StudyDescription", "*a" * 12 + "*b")
+    endless = key("StudyDescription", "*" * 100_000 + "a*" * 100_000 + "b")
+    began = time.process_time()
+    assert not wild.matches(["a" * 64])
+    assert wild.matches(["a" * 64 + "b"])
+    assert not any(endless.matches(["a" * 64]) for _ in range(200))
+    assert time.process_time() - began < 2
