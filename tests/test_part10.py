@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 import tarfile
 import tempfile
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,8 @@ from pydicom.tag import Tag
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
+from dicomai.dicom import data_set
+from dicomai.dicom.data_set import MAX_VALUE_BYTES
 from dicomai.dicom.header import attributes, identifiers, safe
 from dicomai.dicom.part10 import opened
 from dicomai.dicom.transfer_syntax import DEFLATED, IMPLICIT
@@ -171,3 +177,41 @@ def test_damaged_bytes_are_refused_or_read_and_never_crash(
     path.write_bytes(raw[: data.draw(st.integers(132, len(raw)))])
 
     _sentence(path)
+
+
+def _written_with(path: Path, tags: Iterator[int], length: int) -> Path:
+    """Write an object with zeros under some tags; the file has holes, and takes no room."""
+    object_ = Dataset()
+    object_.SOPClassUID = CTImageStorage
+    object_.SOPInstanceUID = "1.2.3"
+    head = encode(object_, False, True)
+    assert head is not None
+    with path.open("wb") as file:
+        file.write(file_meta(CTImageStorage, "1.2.3", ExplicitVRLittleEndian) + head)
+        for tag in tags:
+            file.write(struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"UN", 0, length))
+            file.seek(length, os.SEEK_CUR)
+        file.write(struct.pack("<HH2sH", 0x0040, 0x0001, b"AE", 2) + b"A ")
+    return path
+
+
+def test_private_values_take_no_memory(tmp_path: Path) -> None:
+    """However many there are: what is deflated may bring gigabytes of them in a few megabytes."""
+    tags = (group << 16 | number for group in (9, 11) for number in range(0x1000, 0x1400))
+    path = _written_with(tmp_path / "private.dcm", tags, MAX_VALUE_BYTES)
+    tracemalloc.start()
+    try:
+        with opened(path) as part10:
+            assert len(part10.elements) == 2 + 2 * 0x400 + 1
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_values_that_would_take_all_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_set, "MAX_KEPT_BYTES", 2**20)
+    tags = (0x000A0000 | number for number in range(0x1000, 0x1000 + 2**20 // 2**14))
+    path = _written_with(tmp_path / "public.dcm", tags, 2**14)
+    assert _sentence(path).startswith("Its values take more than 1048576 bytes")

@@ -20,7 +20,10 @@ from dicomai.errors import InputError
 MAX_DEPTH: Final = 100
 MAX_ELEMENTS: Final = 1_000_000
 MAX_VALUE_BYTES: Final = 65_536
-"""Longer values are passed over, and `Element.value` is None."""
+"""Longer values are passed over, and so are private ones, which nobody reads: `Element.value` is
+None."""
+MAX_KEPT_BYTES: Final = 2**29
+"""Of all values that are not passed over; contours of a large structure set are some 2**28."""
 
 PIXEL_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
@@ -76,6 +79,7 @@ class Walk:
         self.pixels: Pixels | None = None
         self.remarks: list[str] = []
         self.count = 0
+        self.kept_bytes = 0
 
     def data_set(self, start: int) -> Elements:
         end = len(self.buffer)
@@ -148,8 +152,17 @@ class Walk:
             and (read := self._un_sequence(tag, at, length, depth))
         ):
             return read, at + length
-        value = bytes(self.buffer[at : at + length]) if length <= MAX_VALUE_BYTES else None
-        return Element(tag, vr, value, (), at, length), at + length
+        return Element(tag, vr, self._value(tag, at, length), (), at, length), at + length
+
+    def _value(self, tag: int, at: int, length: int) -> bytes | None:
+        if length > MAX_VALUE_BYTES or tag >> 16 & 1:
+            return None
+        self.kept_bytes += length
+        if self.kept_bytes > MAX_KEPT_BYTES:
+            raise InputError(
+                f"Its values take more than {MAX_KEPT_BYTES} bytes, beside pixels and long ones."
+            )
+        return bytes(self.buffer[at : at + length])
 
     def _head(self, position: int, end: int) -> tuple[int, str, int, int]:
         """Return tag, VR, length, and where the value begins."""
