@@ -94,6 +94,11 @@ DECODER_DEPENDENCIES: Final = {
 }
 """What pydicom asks of the module of a plugin."""
 
+DECODED_AT_LEAST: Final = 2**28
+DECODED_RATIO: Final = 1000
+"""A compressed frame may grow to the larger of the two; a large film of nothing but zeros takes a
+few hundred bytes."""
+
 _END: Final = b"\xff\xd9"
 """The marker that ends a JPEG, JPEG-LS or JPEG 2000 image, and stands nowhere within."""
 _PADDING: Final = 16
@@ -107,7 +112,15 @@ _CODESTREAM: Final = b"\xff\x4f\xff\x51"
 """The markers that begin a JPEG 2000 codestream: SOC and SIZ."""
 _SIZE: Final = struct.Struct(">8x4L16xH")
 """From there on: ends and origin of the image, and components (ISO/IEC 15444-1, A.5.1)."""
+_JP2_BOX: Final = b"jP  "
+"""The type of the box that a JP2 file begins with; its length is before it."""
+_JP2_FIRST: Final = 8
+_CODESTREAM_BOX: Final = b"jp2c"
+_BOX: Final = struct.Struct(">L4s")
 _START_OF_SCAN: Final = 0xDA
+_FILL: Final = 0xFF
+_BARE: Final = frozenset({0x00, 0x01, *range(0xD0, 0xD9), _FILL})
+"""Second bytes of markers without a length, and of what is none."""
 _CODING_STYLE: Final = 0x52
 
 _RLE_SEGMENTS: Final = 15
@@ -148,7 +161,7 @@ def is_cut_off(syntax: UID, frame: bytes) -> bool:
 
 
 def check_size(syntax: UID, frame: bytes, shape: tuple[int, int, int]) -> None:
-    """Raise ValueError where a codestream says to hold another image than the header does.
+    """Raise ValueError where a codestream says to hold another image than the header does, or none.
 
     It is asked first: a decoder makes room for whatever the codestream says.
 
@@ -162,22 +175,67 @@ def check_size(syntax: UID, frame: bytes, shape: tuple[int, int, int]) -> None:
         raise ValueError(f"the frame is {found}, and the header says {shape}")
 
 
+def check_growth(frame: bytes, decoded_bytes: int) -> None:
+    """Raise ValueError where a compressed frame would grow out of proportion, as no image does."""
+    if decoded_bytes > max(DECODED_AT_LEAST, DECODED_RATIO * len(frame)):
+        raise ValueError(
+            f"{len(frame)} bytes would become {decoded_bytes}, which is more than an image does"
+        )
+
+
 def _size_in(syntax: UID, frame: bytes) -> tuple[int, int, int] | None:
     try:
         if syntax in _JPEG_2000_FAMILY:
-            at = frame.find(_CODESTREAM)
+            at = _codestream_in(frame)
             if at < 0:
-                return None
+                raise ValueError("it holds no JPEG 2000 codestream")
             right, bottom, left, top, samples = _SIZE.unpack_from(frame, at)
             return bottom - top, right - left, samples
         if syntax != RLELossless:
-            for marker, at in _segments(frame):
+            for marker, at in _markers(frame):
                 if marker in _STARTS_OF_FRAME:
                     rows, columns, samples = _FRAME_HEADER.unpack_from(frame, at)
                     return (rows, columns, samples) if rows else None  # the end may say it
     except struct.error:
         pass
     return None
+
+
+def _codestream_in(frame: bytes) -> int:
+    """Return where a JPEG 2000 codestream begins, -1 for nowhere.
+
+    Some send it in the boxes of a JP2 file (ISO/IEC 15444-1, I.4). It is looked for where decoders
+    do: what looks like one in another box is none.
+    """
+    at = 0
+    while _JP2_BOX in frame[:_JP2_FIRST] and at + 8 <= len(frame):
+        size, kind = _BOX.unpack_from(frame, at)
+        head = 8
+        if size == 1:  # the length follows, in eight bytes
+            size, head = int.from_bytes(frame[at + 8 : at + 16], "big"), 16
+        if kind == _CODESTREAM_BOX:
+            return at + head if frame.startswith(_CODESTREAM, at + head) else -1
+        if size < head:
+            return -1
+        at += size
+    return 0 if frame.startswith(_CODESTREAM) else -1
+
+
+def _markers(frame: bytes) -> Iterator[tuple[int, int]]:
+    """Give the markers up to the first scan as `_segments` does, and as decoders find them.
+
+    These pass over what stands between two segments, and over markers that have no length.
+    """
+    at = 2
+    while 0 <= (at := frame.find(b"\xff", at)) < len(frame) - 4:
+        marker = frame[at + 1]
+        if marker in _BARE:
+            at += 1 if marker == _FILL else 2
+            continue
+        yield marker, at + 2
+        if marker == _START_OF_SCAN:
+            return
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
 
 
 def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:

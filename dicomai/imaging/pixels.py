@@ -27,6 +27,7 @@ from dicomai.imaging.decoders import (
     DECODERS,
     LOSSLESS,
     NATIVE,
+    check_growth,
     check_size,
     is_cut_off,
     is_lossless,
@@ -214,6 +215,8 @@ class StoredPixels:
         if is_cut_off(self.syntax, frame):
             raise ValueError("it is cut off")
         check_size(self.syntax, frame, (*self.shape_ji, self.samples))
+        size = self.shape_ji[0] * self.shape_ji[1] * self.samples
+        check_growth(frame, size * max(8, self.allocated) // 8)
         if self.syntax == RLELossless and self.samples == 1 and self.allocated in (8, 16):
             samples = rle_samples(frame, self.shape_ji, self.allocated, signed=self.signed)
             return samples, self.photometric

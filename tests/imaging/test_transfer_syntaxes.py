@@ -25,6 +25,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     JPEG2000,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLossless,
     JPEGLSNearLossless,
     RLELossless,
@@ -246,6 +247,67 @@ def test_a_frame_that_says_to_be_of_another_size_is_not_begun(
     image.PixelData = encapsulate([frame[:at] + wrong + frame[at + 4 :]])
     with pytest.raises(InputError, match="and the header says"):
         stored_values(image)
+
+
+def _encoded(image: Dataset, syntax: str, frame: bytes) -> Dataset:
+    """Return an image of 8 bits with a compressed frame, which need not hold what it says."""
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = syntax
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit, image.PixelRepresentation = 7, 0
+    image.PixelData = encapsulate([frame])
+    return image
+
+
+@pytest.mark.parametrize("junk", [b"\0\1\2", b"\xff\xd0", b"\xff\x01", b"\xff\x00", b"\xff\xff"])
+def test_the_size_of_a_jpeg_is_looked_for_where_decoders_do(
+    make_series: Maker, junk: bytes
+) -> None:
+    """They pass over what stands between two segments; the size was then not seen before them."""
+    jpeg = imagecodecs.jpeg8_encode(np.zeros((64, 80), np.uint8))
+    image = _encoded(make_series()[0], JPEGBaseline8Bit, jpeg[:2] + junk + jpeg[2:])
+    with pytest.raises(InputError, match=r"is \(64, 80, 1\), and the header says \(6, 7, 1\)"):
+        stored_values(image)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_the_size_of_a_jpeg_2000_image_is_that_of_its_own_codestream(
+    make_series: Maker, long: bool
+) -> None:
+    """What looks like a codestream in another box of a JP2 file is none."""
+    image = make_series()[0]
+    said = np.zeros((image.Rows, image.Columns), np.uint8)
+    decoy = imagecodecs.jpeg2k_encode(said, level=0, codecformat="j2k", reversible=True)
+    jp2 = imagecodecs.jpeg2k_encode(
+        np.zeros((64, 80), np.uint8), level=0, codecformat="jp2", reversible=True
+    )
+    at = jp2.index(b"jp2h") - 4
+    head = struct.pack(">L4sQ", 1, b"free", 16 + len(decoy)) if long else b""
+    box = (head or struct.pack(">L4s", 8 + len(decoy), b"free")) + decoy
+    for frame in (jp2, jp2[:at] + box + jp2[at:]):
+        assert imagecodecs.jpeg2k_decode(frame).shape == (64, 80)
+        with pytest.raises(InputError, match=r"is \(64, 80, 1\), and the header says \(6, 7, 1\)"):
+            stored_values(_encoded(image, JPEG2000Lossless, frame))
+
+
+def test_a_frame_that_would_grow_out_of_proportion_is_not_begun(make_series: Maker) -> None:
+    """A kilobyte that says to be of gigabytes took them, and minutes."""
+    image = make_series()[0]
+    frame = bytearray(imagecodecs.jpeg8_encode(np.zeros((64, 64), np.uint8)))
+    at = frame.index(struct.pack(">2H", 64, 64))
+    struct.pack_into(">2H", frame, at, 60_000, 60_000)
+    image.Rows = image.Columns = 60_000
+    with pytest.raises(InputError, match="would become 3600000000, which is more than an image"):
+        stored_values(_encoded(image, JPEGBaseline8Bit, bytes(frame)))
+
+
+def test_a_frame_of_one_colour_may_be_large(make_series: Maker) -> None:
+    image = make_series()[0]
+    black = np.zeros((9000, 9000), np.uint8)
+    frame = imagecodecs.jpeg2k_encode(black, level=0, codecformat="j2k", reversible=True)
+    assert len(frame) * 1000 < black.nbytes
+    image.Rows, image.Columns = black.shape
+    assert not stored_pixels(_encoded(image, JPEG2000Lossless, frame)).frame(0).any()
 
 
 @pytest.mark.parametrize(
