@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -133,4 +135,14 @@ def main() -> None:
     # For `run`, which has its network in this process; a runner is started with them anyway.
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
+    # Python lets what it starts import from the current folder first, and that may hold modules
+    # that came along with images. Who started this one so has chosen it.
+    if not _imports_from_here():
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
     app(prog_name="dicomai")
+
+
+def _imports_from_here() -> bool:
+    with suppress(OSError):
+        return Path(sys.path[0]).samefile(".")
+    return False

@@ -63,6 +63,34 @@ def test_a_new_service_answers_echoscu_and_ends_at_sigterm(
             end(process, log)
 
 
+def test_modules_in_the_current_folder_are_not_imported(
+    without_routes: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It may hold anything, as what came with images; each process that is started looked there."""
+    (tmp_path / "multiprocessing.py").write_text("open('imported', 'w')\n")
+    installed = tmp_path_factory.mktemp("bin") / "dicomai"
+    installed.write_text(
+        "from dicomai.cli.main import main\nif __name__ == '__main__':\n    main()\n"
+    )
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            [sys.executable, installed, "serve"], stdout=out, stderr=out, cwd=tmp_path
+        ) as process,
+    ):
+        try:
+            until = time.monotonic() + 60
+            while "service ready" not in log.read_text():
+                assert not (tmp_path / "imported").exists()
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            wait_for_port(without_routes, process)
+        finally:
+            end(process, log)
+    assert not (tmp_path / "imported").exists()
+
+
 def test_a_receiver_that_takes_nothing_from_here_is_said_to_live(
     without_routes: int, dicomai: Dicomai, tmp_path: Path
 ) -> None:
