@@ -13,12 +13,14 @@ from typing import Final, cast
 
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_role
 
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import ConfigError, DicomaiError, RefusedError, TransientError
 from dicomai.net import status
+from dicomai.net.messages import MAX_OTHER_DATA_BYTES
 from dicomai.net.node import Node
 from dicomai.net.pdu_stream import wait_at_most
 from dicomai.net.tls import NO_FILES, TlsFiles, client_context, peer_certificate, pin_of, why
@@ -62,6 +64,7 @@ def associated(
     files: TlsFiles = NO_FILES,
     takes: Sequence[str] = (),
     go_on: GoOn = _whatever_it_takes,
+    message_bytes: int = MAX_OTHER_DATA_BYTES,
 ) -> Iterator[Association]:
     """Give an association with a node; it is released, or else aborted, at the end of the block.
 
@@ -79,13 +82,15 @@ def associated(
         SOP classes that the node may send us in this association (PS3.7 D.3.3.4).
     go_on
         Called often until there is one; raises to give it up.
+    message_bytes
+        The most that a message of the node may have: all of it stands in memory.
 
     Raises
     ------
     ConfigError
         The node has no host or port, or a file of TLS can't be used.
     TransientError
-        It can't be reached, or rejects for now.
+        It can't be reached, rejects for now, or sends a message that is larger.
     Rejected
         It rejects for good, or shows another certificate than the node's.
     """
@@ -122,6 +127,7 @@ def associated(
                     socket.socket.shutdown(each, socket.SHUT_RDWR)
 
     association: Association | None = None
+    coming = _Coming(message_bytes)
     began = time.monotonic()
     try:
         with _called_off(go_on, cut):
@@ -137,6 +143,8 @@ def associated(
                     evt_handlers=[
                         (evt.EVT_ACSE_SENT, about_to_connect),
                         (evt.EVT_CONN_OPEN, opened),
+                        (evt.EVT_PDU_RECV, coming.add),
+                        (evt.EVT_DIMSE_RECV, coming.note_whole),
                     ],
                 )
             except OSError as trouble:  # a name that no server knows
@@ -147,7 +155,12 @@ def associated(
             raise _unreachable(node, _NO_ANSWER)
         if not association.is_established:
             raise _not_established(node, our_ae, association, tls, connected=connected)
-        yield association
+        try:
+            yield association
+        except Exception:
+            coming.check(node)  # what else is wrong then comes of that
+            raise
+        coming.check(node)
         if association.is_established:
             association.release()
     finally:
@@ -236,6 +249,38 @@ def _called_off(go_on: GoOn, end: Callable[[], None]) -> Iterator[None]:
         watcher.join()
     if reason:
         raise reason[0]
+
+
+class _Coming:
+    """The message that is coming in, which pynetdicom gathers however large it is."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+
+    def add(self, event: evt.Event) -> None:
+        """Count what came; too much ends the connection."""
+        if isinstance(event.pdu, P_DATA_TF):
+            self._bytes += len(event.pdu)
+            wire = event.assoc.dul.socket
+            if self._bytes > self._most_bytes and wire is not None and wire.socket is not None:
+                # Not its own method: see `Wire.cut`.
+                with suppress(OSError):
+                    socket.socket.shutdown(wire.socket, socket.SHUT_RDWR)
+
+    def note_whole(self, _event: evt.Event) -> None:
+        """Note that a message is whole; what is too large never is."""
+        if self._bytes <= self._most_bytes:
+            self._bytes = 0
+
+    def check(self, node: Node) -> None:
+        """Raise a TransientError where a message was too large."""
+        if self._bytes > self._most_bytes:
+            raise TransientError(
+                f"{node.name} sends a message of more than {self._most_bytes} bytes, which is "
+                "larger than any that is expected of it. The connection was ended.",
+                subject=node.name,
+            )
 
 
 class _Tls:

@@ -18,6 +18,7 @@ from pynetdicom.presentation import PresentationContext, StoragePresentationCont
 from dicomai.errors import InputError
 from dicomai.net.calling import GoOn, NothingAccepted, associated
 from dicomai.net.head import read_head
+from dicomai.net.messages import MAX_OTHER_DATA_BYTES
 from dicomai.net.node import Node
 from dicomai.net.reception import DOES_NOT_MATCH, Reception, Request
 from dicomai.net.suboperations import (
@@ -101,7 +102,9 @@ def get(
     try:
         with (
             _ended(reception),
-            associated(node, our_ae, contexts, files, takes, go_on) as association,
+            associated(
+                node, our_ae, contexts, files, takes, go_on, _largest(reception)
+            ) as association,
             fetching(association, go_on),
         ):
             require(node, our_ae, association, STUDY_ROOT_GET, "C-GET")
@@ -111,6 +114,11 @@ def get(
     except NothingAccepted as trouble:
         raise not_offered(node, our_ae, "C-GET") from trouble
     return tally
+
+
+def _largest(reception: Reception) -> int:
+    """Return how large a message with an object may be, which its reception refuses by itself."""
+    return reception.object_bytes + MAX_OTHER_DATA_BYTES
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from dicomai.cli.main import app
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.errors import DatabaseError
+from dicomai.errors import DatabaseError, TransientError
 from dicomai.net import calling
 from dicomai.net import find as finding
 from dicomai.net.find import STUDY_ROOT_FIND
@@ -529,3 +529,34 @@ def test_ten_thousand_matches_are_read_as_they_are_taken(free_port: int) -> None
         began = time.monotonic()
         found.close()  # type: ignore[attr-defined]  # it is a generator
         assert time.monotonic() - began < calling.ACSE_TIMEOUT_S / 2
+
+
+def test_an_answer_without_end_is_broken_off(free_port: int) -> None:
+    """All of a message stands in memory until it is whole."""
+    sent = 0
+
+    def without_end(event: evt.Event) -> Iterator[Any]:
+        nonlocal sent
+        wire, context = event.assoc.dul.socket.socket, event.context.context_id
+        answer = C_FIND()
+        answer.MessageIDBeingRespondedTo = event.message_id
+        answer.AffectedSOPClassUID, answer.Status = STUDY_ROOT_FIND, 0xFF00
+        answer.Identifier = BytesIO(bytes(2))
+        message = C_FIND_RSP()
+        message.primitive_to_message(answer)
+        command = next(iter(message.encode_msg(context, 0)))
+        pdu = P_DATA_TF()
+        pdu.from_primitive(command)
+        wire.sendall(pdu.encode())
+        piece = bytes(2**16)
+        head = struct.pack(">BBLLBB", 4, 0, len(piece) + 6, len(piece) + 2, context, 0)
+        with suppress(OSError):
+            while sent < 2**28:
+                wire.sendall(head + piece)
+                sent += len(piece)
+        yield 0, None
+
+    with peer_that(free_port, find=without_end) as node:
+        with pytest.raises(TransientError, match="a message of more than 16777216 bytes"):
+            list(finding.find(node, "DICOMAI", finding.query("study", {})))
+        assert sent < 2**26
