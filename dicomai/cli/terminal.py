@@ -124,8 +124,21 @@ def progress() -> Progress:
 
 
 def print_json(value: object) -> None:
-    """Print a value of dicts, lists, texts and numbers as JSON."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    """Print a value of dicts, lists, texts and numbers as JSON.
+
+    What could move a cursor or turn a line round is an escape of JSON, which reads as the same.
+    """
+    written = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    sys.stdout.write("\n".join(map(_escaped_in_json, written.split("\n"))) + "\n")
+
+
+def _escaped_in_json(line: str) -> str:
+    # Of the controls JSON itself escapes those of ASCII, but DEL.
+    return line if escaped(line) == line else "".join(map(_escape_in_json, line))
+
+
+def _escape_in_json(character: str) -> str:
+    return character if escaped(character) == character else f"\\u{ord(character):04x}"
 
 
 def moment(instant: int | None) -> str:
