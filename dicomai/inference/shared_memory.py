@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomai.imaging.mask import Mask, blank_mask, bounds
+from dicomai.inference.memory import host_free_bytes
 
 if TYPE_CHECKING:
     from typing import Self
@@ -170,14 +171,21 @@ class _Volume(mmap.mmap):
 
 
 class SharedPlanes:
-    """Slices that are put into a memfd: the volume of them passes to a runner without a copy."""
+    """Slices that are put into a memfd: the volume of them passes to a runner without a copy.
+
+    The kernel promises anonymous memory to whoever asks, and ends some process when it has none to
+    fill it with. So a volume that is larger than what is free is a MemoryError before.
+    """
 
     _descriptor = -1
 
     def __init__(self, shape_kji: tuple[int, int, int]) -> None:
         self._shape = shape_kji
         self._plane_bytes = 2 * shape_kji[1] * shape_kji[2]
-        self._descriptor = _memory(shape_kji[0] * self._plane_bytes)
+        size = shape_kji[0] * self._plane_bytes
+        if size > host_free_bytes():
+            raise MemoryError
+        self._descriptor = _memory(size)
 
     def __del__(self) -> None:
         if self._descriptor >= 0:

@@ -22,6 +22,7 @@ from hypothesis.extra import numpy as arrays
 from dicomai.dicom.codes import Code
 from dicomai.findings import Measurement, Segment
 from dicomai.imaging.geometry import Grid
+from dicomai.inference import shared_memory
 from dicomai.inference.shared_memory import BadMessage, Channel, PeerGone, SharedPlanes
 
 TISSUE = Code("85756007", "SCT", "Tissue")
@@ -173,9 +174,17 @@ def test_a_volume_that_its_sender_can_change_or_that_is_too_small_is_refused() -
 
 def test_a_volume_for_which_there_is_no_memory_leaves_nothing() -> None:
     before = descriptors()
-    with pytest.raises(OverflowError):
+    with pytest.raises(MemoryError):
         SharedPlanes((2**21, 2**21, 2**21))
     assert descriptors() == before
+
+
+def test_a_volume_may_take_what_is_free_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who fills more than that has the kernel end some process, with all its jobs."""
+    monkeypatch.setattr(shared_memory, "host_free_bytes", lambda: 120)
+    SharedPlanes((3, 4, 5))
+    with pytest.raises(MemoryError):
+        SharedPlanes((3, 4, 6))
 
 
 def test_nothing_but_our_own_dataclasses_is_read(channels: tuple[Channel, Channel]) -> None:
