@@ -35,6 +35,7 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
         problems = error.problems
     if settings is not None:
         problems = configuration.check_tls(settings) + model_problems(settings)
+        problems += _database_problems(settings)
     if json:
         print_json(
             [
@@ -93,10 +94,23 @@ def model_problems(settings: Settings) -> tuple[Problem, ...]:
     return tuple(problems)
 
 
-def _show(settings: Settings) -> None:
-    from sqlalchemy import make_url
+def _database_problems(settings: Settings) -> tuple[Problem, ...]:
+    """Return what is wrong with the URL of the database, which is not asked."""
+    from dicomai.settings import Problem
+    from dicomai.store.engine import shown
 
-    database = make_url(settings.database.url).render_as_string(hide_password=True)
+    try:
+        shown(settings.database.url)
+    except ConfigError as error:
+        file, key = str(settings.file), "database.url"
+        return (Problem(file=file, key=key, reason=error.sentence, remedy=""),)
+    return ()
+
+
+def _show(settings: Settings) -> None:
+    from dicomai.store.engine import shown
+
+    database = shown(settings.database.url)
     receiver, tls = settings.receiver, settings.tls
     ports = [] if tls.only else [f"port {receiver.port}"]
     if tls.certificate is not None:

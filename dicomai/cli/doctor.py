@@ -194,15 +194,12 @@ def _file_system(path: os.PathLike[str]) -> str:
 
 
 def _database(settings: Settings) -> Iterator[Check]:
-    from sqlalchemy import make_url
-
     from dicomai.dicom.dates import now
     from dicomai.service import overview
     from dicomai.store import archive
-    from dicomai.store.engine import open_engine, reading
+    from dicomai.store.engine import open_engine, reading, shown
     from dicomai.store.migrate import require_current
 
-    shown = make_url(settings.database.url).render_as_string(hide_password=True)
     try:
         engine = open_engine(settings.database.url)
         require_current(engine, settings.folders.data)
@@ -212,7 +209,9 @@ def _database(settings: Settings) -> Iterator[Check]:
     except DicomaiError as error:
         yield Check(of="database", verdict="bad", found=error.sentence)
         return
-    yield _good("database", f"{shown} answers, and has this version's tables")
+    yield _good(
+        "database", f"{shown(settings.database.url)} answers, and has this version's tables"
+    )
     if unknown:
         yield Check(
             of="archive",

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import ExceptionContext, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from dicomai.errors import ConfigError, DatabaseError, InputError
@@ -75,14 +75,7 @@ def open_engine(url: str) -> Engine:
     ConfigError
         The URL is none, or names another kind of database.
     """
-    try:
-        parsed = make_url(url)
-    except sqlalchemy.exc.ArgumentError as error:
-        raise ConfigError(
-            "database.url is no URL of a database. Leave it empty for SQLite in the data folder, "
-            "or write postgresql://USER@HOST/NAME.",
-            subject="database.url",
-        ) from error
+    parsed = _parsed(url)
     match parsed.get_backend_name():
         case "sqlite":
             engine = sqlalchemy.create_engine(
@@ -109,6 +102,30 @@ def open_engine(url: str) -> Engine:
             )
     event.listen(engine, "handle_error", _unstorable)
     return engine
+
+
+def shown(url: str) -> str:
+    """Return the URL of a database as anybody may read it: without passwords.
+
+    Raises
+    ------
+    ConfigError
+        It is none.
+    """
+    parsed = _parsed(url)
+    secrets = {key: "***" for key in parsed.query if "password" in key}
+    return parsed.update_query_dict(secrets).render_as_string(hide_password=True)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # a port that is no number
+        raise ConfigError(
+            "database.url is no URL of a database. Leave it empty for SQLite in the data folder, "
+            "or write postgresql://USER@HOST:PORT/NAME.",
+            subject="database.url",
+        ) from error
 
 
 @contextmanager

@@ -630,3 +630,29 @@ def test_a_database_that_is_away_is_code_5(
     answer = dicomai("status")
     assert answer.code == 5
     assert "secret" not in answer.err
+
+
+def test_no_password_of_a_database_is_shown(
+    service: Engine, dicomai: Dicomai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = "127.0.0.1:1/none?password=secret&sslpassword=secret&sslmode=require"
+    monkeypatch.setenv("DICOMAI_DATABASE__URL", f"postgresql://nobody:secret@{where}")
+    answer = dicomai("config", "check")
+    assert answer.code == 0
+    assert "sslmode=require" in answer.out
+    assert "secret" not in answer.out
+    assert "secret" not in dicomai("doctor").out
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:secret@h:port/none", "postgresql://u@h:54 32/n"])
+def test_a_url_of_a_database_that_can_t_be_read_is_a_mistake_of_the_configuration(
+    service: Engine, dicomai: Dicomai, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("DICOMAI_DATABASE__URL", url)
+    for command in (("status",), ("config", "check")):
+        answer = dicomai(*command)
+        assert answer.code == 3
+        assert "database.url is no URL of a database" in answer.err
+        assert "secret" not in answer.err
+    (problem,) = json.loads(dicomai("config", "check", "--json").out)
+    assert problem["key"] == "database.url"
