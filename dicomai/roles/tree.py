@@ -31,6 +31,10 @@ _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 60.0
 _LONG_LIFE_S: Final = 60.0
 """A child that lived so long starts again without delay."""
+_SILENT_S: Final = 300.0
+"""A child that gave no sign of life for so long is stuck, as a loop of it would be."""
+_STOOD_STILL_S: Final = 5.0
+"""After so long without a look we were not there ourselves to hear one."""
 
 log = structlog.get_logger()
 
@@ -101,6 +105,7 @@ class Tree:
         self._pause_s: dict[str, float] = {}
         self._start_at: dict[str, float] = {}
         self._fed_at = 0.0
+        self._looked_at = time.monotonic()
         self._said = ""
 
     def run(self, stop: threading.Event) -> int:
@@ -117,6 +122,7 @@ class Tree:
                 self._start(name)
             while not stop.is_set():
                 self._listen()
+                self._kill_silent()
                 failed = self._reap()
                 if failed and not started:
                     exit_code = failed
@@ -170,6 +176,19 @@ class Tree:
                     child.waits = word.why
                 child.ready = child.ready or word == "ready"
                 child.pulse_at = time.monotonic()
+
+    def _kill_silent(self) -> None:
+        """Kill who gives no sign of life, so that it is started again as any that ended."""
+        now = time.monotonic()
+        stood_still = now - self._looked_at > _STOOD_STILL_S
+        self._looked_at = now
+        for child in self._children.values():
+            if stood_still:
+                child.pulse_at = now
+            elif child.ready and now - child.pulse_at > _SILENT_S:
+                log.error("role gives no sign of life and is killed", role=child.name)
+                child.process.kill()
+                child.pulse_at = now
 
     def _reap(self) -> int:
         """Bury the children that have ended; return the exit code of one, 0 for none.

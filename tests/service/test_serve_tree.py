@@ -19,7 +19,7 @@ import os, signal, sys, threading, time
 from pathlib import Path
 from dicomai.errors import ConfigError, DatabaseError
 from dicomai.process import set_by_signals
-from dicomai.roles import logs
+from dicomai.roles import logs, tree
 from dicomai.roles.notify import from_environment
 from dicomai.roles.tree import Tree
 from dicomai.settings import load
@@ -89,6 +89,7 @@ if __name__ == "__main__":
     stop = threading.Event()
     set_by_signals(stop, (signal.SIGTERM,))
     roles = {name: globals()[name] for name in sys.argv[1:]}
+    tree._SILENT_S = float(os.environ["SILENT_S"])
     sys.exit(Tree(load(HERE / "dicomai.toml", {}), roles, from_environment()).run(stop))
 """
 
@@ -111,10 +112,11 @@ def tree(tmp_path: Path) -> Iterator[Start]:
     (tmp_path / "dicomai.toml").write_text("[worker]\nstop_s = 1.0\n")
     started = []
 
-    def start(*roles: str) -> subprocess.Popen[bytes]:
+    def start(*roles: str, silent_s: str = "300") -> subprocess.Popen[bytes]:
         environment = os.environ | {
             "NOTIFY_SOCKET": str(tmp_path / "notify"),
             "WATCHDOG_USEC": "2000000",
+            "SILENT_S": silent_s,
         }
         started.append(
             subprocess.Popen(
@@ -196,6 +198,42 @@ def test_a_role_that_is_killed_is_started_again_and_the_others_live_on(
     until(lambda: len((tmp_path / "frail.log").read_text().split()) == 2)
     assert pid_of(tmp_path / "steady.pid") == steady
     assert alive(steady)
+
+
+def test_a_role_that_hangs_is_killed_and_started_again(
+    tree: Start, systemd: Callable[[], str], tmp_path: Path
+) -> None:
+    service = tree("steady", "frail", silent_s="4")
+    ready(systemd)
+    steady = pid_of(tmp_path / "steady.pid")
+    os.kill(pid_of(tmp_path / "frail.log"), signal.SIGSTOP)
+    until(lambda: len((tmp_path / "frail.log").read_text().split()) == 2)
+    assert alive(steady)
+    service.terminate()
+    said = service.communicate(timeout=10)[1].decode()
+    assert said.count("no sign of life") == 1
+
+
+def test_a_service_that_stood_still_itself_kills_nobody_for_it(
+    tree: Start, systemd: Callable[[], str], tmp_path: Path
+) -> None:
+    service = tree("steady", "frail", silent_s="4")
+    ready(systemd)
+    processes = [
+        service.pid,
+        pid_of(tmp_path / "steady.pid"),
+        pid_of(tmp_path / "frail.log"),
+    ]
+    for each in processes:
+        os.kill(each, signal.SIGSTOP)
+    time.sleep(6)
+    os.kill(service.pid, signal.SIGCONT)
+    time.sleep(1)
+    for each in processes:
+        os.kill(each, signal.SIGCONT)
+    service.terminate()
+    said = service.communicate(timeout=10)[1].decode()
+    assert "no sign of life" not in said
 
 
 def test_a_role_that_can_not_be_started_for_now_takes_no_other_down(
