@@ -332,8 +332,7 @@ def _check_computes(device: torch.device) -> None:
         )
     if trouble:
         raise TransientError(
-            f"{device} does not compute: {trouble}. Look at it with nvidia-smi. It is tried "
-            "again by itself.",
+            f"{device} does not compute: {trouble}. Look at it with nvidia-smi.",
             subject=str(device),
         )
 
