@@ -8,6 +8,7 @@ installed.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
@@ -112,15 +113,17 @@ _CODESTREAM: Final = b"\xff\x4f\xff\x51"
 """The markers that begin a JPEG 2000 codestream: SOC and SIZ."""
 _SIZE: Final = struct.Struct(">8x4L16xH")
 """From there on: ends and origin of the image, and components (ISO/IEC 15444-1, A.5.1)."""
+_MAIN_HEADER: Final = 64
+"""Bytes of a codestream with which it says how many bits a sample has."""
 _JP2_BOX: Final = b"jP  "
 """The type of the box that a JP2 file begins with; its length is before it."""
 _JP2_FIRST: Final = 8
 _CODESTREAM_BOX: Final = b"jp2c"
 _BOX: Final = struct.Struct(">L4s")
 _START_OF_SCAN: Final = 0xDA
-_FILL: Final = 0xFF
-_BARE: Final = frozenset({0x00, 0x01, *range(0xD0, 0xD9), _FILL})
-"""Second bytes of markers without a length, and of what is none."""
+_START_OF_TILE: Final = 0x90
+_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+"""A marker that a length follows; many 0xFF may stand before it, and be none."""
 _CODING_STYLE: Final = 0x52
 
 _RLE_SEGMENTS: Final = 15
@@ -192,7 +195,7 @@ def _size_in(syntax: UID, frame: bytes) -> tuple[int, int, int] | None:
             right, bottom, left, top, samples = _SIZE.unpack_from(frame, at)
             return bottom - top, right - left, samples
         if syntax != RLELossless:
-            for marker, at in _markers(frame):
+            for marker, at in _segments(frame):
                 if marker in _STARTS_OF_FRAME:
                     rows, columns, samples = _FRAME_HEADER.unpack_from(frame, at)
                     return (rows, columns, samples) if rows else None  # the end may say it
@@ -219,23 +222,6 @@ def _codestream_in(frame: bytes) -> int:
             return -1
         at += size
     return 0 if frame.startswith(_CODESTREAM) else -1
-
-
-def _markers(frame: bytes) -> Iterator[tuple[int, int]]:
-    """Give the markers up to the first scan as `_segments` does, and as decoders find them.
-
-    These pass over what stands between two segments, and over markers that have no length.
-    """
-    at = 2
-    while 0 <= (at := frame.find(b"\xff", at)) < len(frame) - 4:
-        marker = frame[at + 1]
-        if marker in _BARE:
-            at += 1 if marker == _FILL else 2
-            continue
-        yield marker, at + 2
-        if marker == _START_OF_SCAN:
-            return
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
 
 
 def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
@@ -272,7 +258,8 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
 def precision(syntax: UID, frame: bytes) -> int | None:
     """Return how many bits a sample of a lossless codestream has; None where it does not say."""
     if syntax in _JPEG_2000_LOSSLESS:
-        found: int | None = get_j2k_parameters(frame).get("precision")
+        start = max(0, _codestream_in(frame))
+        found: int | None = get_j2k_parameters(frame[start : start + _MAIN_HEADER]).get("precision")
         return found
     for marker, at in _segments(frame):
         if marker in _LOSSLESS_FRAMES:
@@ -298,7 +285,11 @@ def is_lossless(syntax: UID, frame: bytes) -> bool:
 
 def is_reversible(frame: bytes) -> bool:
     """Return whether a JPEG 2000 codestream has reversible wavelets: it may be without loss."""
-    styles = next((at for marker, at in _segments(frame) if marker == _CODING_STYLE), None)
+    start = _codestream_in(frame)
+    if start < 0:
+        return False
+    header = _segments(frame, start)
+    styles = next((at for marker, at in header if marker == _CODING_STYLE), None)
     if styles is None:
         return False
     # The transformation is the last of the values that always stand there (ISO/IEC 15444-1, A.6.1).
@@ -306,15 +297,19 @@ def is_reversible(frame: bytes) -> bool:
     return frame[wavelets : wavelets + 1] == b"\x01"
 
 
-def _segments(frame: bytes) -> Iterator[tuple[int, int]]:
-    """Give the second byte of each marker of a codestream's header, and where its segment is."""
-    at = 2
-    while at + 4 < len(frame) and frame[at] == 0xFF:
-        if frame[at + 1] == 0xFF:  # a marker may be filled up with 0xFF before it
-            at += 1
-            continue
-        yield frame[at + 1], at + 2
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+def _segments(frame: bytes, start: int = 0) -> Iterator[tuple[int, int]]:
+    """Give the second byte of each marker of a codestream's header, and where its segment is.
+
+    The last is the one that what is coded follows. They are found as decoders find them, which
+    pass over what stands between two segments, and over markers that have no length.
+    """
+    found = _MARKER.search(frame, start + 2)
+    while found is not None and found.end() < len(frame) - 2:
+        marker, at = frame[found.end() - 1], found.end()
+        yield marker, at
+        if marker in (_START_OF_SCAN, _START_OF_TILE):
+            return
+        found = _MARKER.search(frame, at + int.from_bytes(frame[at : at + 2], "big"))
 
 
 def rle_samples(

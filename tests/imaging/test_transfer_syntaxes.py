@@ -9,6 +9,7 @@ import random
 import struct
 import subprocess
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -455,6 +456,38 @@ def test_near_lossless_jpeg_ls_without_loss_is_lossless(make_series: Maker) -> N
     (image,) = make_series(shape_kji=(1, 64, 80))
     _coded(image, JPEGLSNearLossless, imagecodecs.jpegls_encode(words, level=0))
     np.testing.assert_array_equal(stored_values(image), truth)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "jp2"])
+def test_the_unused_bits_of_a_frame_are_those_that_it_says(make_series: Maker, kind: str) -> None:
+    """It says how many are coded, also behind what decoders pass over, and in a JP2 file."""
+    random = np.random.default_rng(1)
+    truth = random.integers(0, 4096, (64, 80))
+    words = (truth << 4 | random.integers(0, 16, truth.shape)).astype("u2")
+    if kind == "jpeg":
+        jpeg = imagecodecs.ljpeg_encode(words, bitspersample=16)
+        syntax, frame = JPEGLossless, jpeg[:2] + b"\xff\x01\0" + jpeg[2:]
+    else:
+        coded = imagecodecs.jpeg2k_encode(words, codecformat="jp2", level=0, reversible=True)
+        at = coded.index(b"jp2c") - 4
+        long = struct.pack(">L4sQ", 1, b"jp2c", 8 + len(coded) - at)
+        syntax, frame = JPEG2000Lossless, coded[:at] + long + coded[at + 8 :]
+    (image,) = make_series(shape_kji=(1, 64, 80))
+    image = _coded(image, syntax, frame)
+    image.HighBit = 15
+    np.testing.assert_array_equal(stored_values(image), truth)
+
+
+def test_what_fills_up_a_frame_is_passed_over_quickly(make_series: Maker) -> None:
+    """Any number of them may stand before a marker."""
+    jpeg = imagecodecs.jpeg8_encode(np.zeros((64, 80), np.uint8))
+    for filling in (b"\xff", b"\xff\xd0", b"\xff\0"):
+        frame = jpeg[:2] + filling * 5_000_000 + jpeg[2:]
+        image = _encoded(make_series()[0], JPEGBaseline8Bit, frame)
+        began = time.process_time()
+        with pytest.raises(InputError, match=r"is \(64, 80, 1\)"):
+            stored_values(image)
+        assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSNearLossless, JPEG2000])

@@ -330,6 +330,7 @@ def test_an_icon_is_decoded_too_or_left_out(
         (JPEG2000, {"reversible": False, "level": 60}, None, "01"),
         (JPEG2000, {"reversible": False, "level": 60}, "00", "01"),
         (JPEG2000, {"reversible": True}, "00", "00"),
+        (JPEG2000, {"reversible": True, "codecformat": "jp2"}, "00", "00"),
         (JPEG2000, {"reversible": True}, None, "01"),
         (JPEG2000Lossless, {"reversible": True}, None, None),
         (JPEGLSNearLossless, {"level": 3}, None, "01"),
@@ -342,8 +343,8 @@ def test_what_was_lost_is_said(
 ) -> None:
     code = j2k if "reversible" in options else imagecodecs.jpegls_encode
     if code is j2k:
-        options = {"level": 0, **options}
-        frame = bytes(imagecodecs.jpeg2k_encode(picture(16), codecformat="j2k", **options))
+        options = {"level": 0, "codecformat": "j2k", **options}
+        frame = bytes(imagecodecs.jpeg2k_encode(picture(16), **options))
     else:
         frame = bytes(imagecodecs.jpegls_encode(picture(16), **options))
     attributes = {"LossyImageCompression": said} if said else {}
