@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from sqlalchemy import Engine
 
-from dicomai.errors import ConfigError, DatabaseError
+from dicomai.errors import DatabaseError
 from dicomai.roles.loops import Loop
 from dicomai.roles.tree import Life
 from dicomai.settings import Settings
@@ -67,14 +67,13 @@ def watch(engine: Engine, stop: threading.Event) -> Loop:
     cut off, for so long. Its old program would go on with tables that it does not know; started
     again it refuses them, and says which version helps.
     """
+    ours = newest()  # now: a newer program may be put in the place of this one while it runs
 
     def look() -> bool:
-        if current(engine) not in (None, newest()):  # none: away, or lost, which others tell of
-            try:
-                require_current(engine)
-            except ConfigError as other:
-                log.error("role ends; the database has another version", why=other.sentence)
-                stop.set()
+        found = current(engine)
+        if found not in (None, ours):  # none: away, or lost, which others tell of
+            log.error("role ends; the database has another version", found=found, ours=ours)
+            stop.set()
         return False
 
     return Loop("version", lambda _: look, stop, idle_s=_LOOK_S)
