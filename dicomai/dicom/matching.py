@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 from pydicom.datadict import dictionary_VR
@@ -50,7 +51,7 @@ class Key:
             wild = self.values[0]
             if len(wild) - wild.count("*") > len(value):
                 return False
-            return re.fullmatch(_pattern(wild), value, re.DOTALL) is not None
+            return _pattern(wild).fullmatch(value) is not None
         if self.vr in RANGES:
             return any(_within(value, each, self.vr) for each in self.values)
         return value in self.values
@@ -118,14 +119,15 @@ def _range(text: str, vr: str) -> tuple[str, str] | None:
     return (first.strip(" "), last.strip(" ")) if between else None
 
 
-def _pattern(wild: str) -> str:
-    """Return a pattern that is matched in linear steps, however many `*` a peer writes.
+@lru_cache(maxsize=64)  # a query asks it of each value of the catalogue
+def _pattern(wild: str) -> re.Pattern[str]:
+    """Return a pattern that takes no longer for each `*` that a peer writes.
 
     Each text between two of them is sought once, as early as it comes (an atomic group): if what
     follows does not match from there on, it does not from anywhere later.
     """
     first, *rest = ("".join("." if c == "?" else re.escape(c) for c in p) for p in wild.split("*"))
     if not rest:
-        return first
+        return re.compile(first, re.DOTALL)
     between = "".join(f"(?>.*?{each})" for each in rest[:-1] if each)
-    return f"{first}{between}.*{rest[-1]}"
+    return re.compile(f"{first}{between}.*{rest[-1]}", re.DOTALL)
