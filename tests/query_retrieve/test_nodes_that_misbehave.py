@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from pydicom.dataset import Dataset
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.dimse_messages import C_FIND_RSP
 from pynetdicom.dimse_primitives import C_FIND
 from pynetdicom.dsutils import encode
@@ -560,3 +560,22 @@ def test_an_answer_without_end_is_broken_off(free_port: int) -> None:
         with pytest.raises(TransientError, match="a message of more than 16777216 bytes"):
             list(finding.find(node, "DICOMAI", finding.query("study", {})))
         assert sent < 2**26
+
+
+def test_each_answer_is_bounded_and_not_all_of_them(free_port: int) -> None:
+    def many(_event: evt.Event) -> Iterator[Any]:
+        for _ in range(50):
+            match = Dataset()
+            match.StudyInstanceUID = STUDY
+            yield 0xFF00, match
+
+    with (
+        peer_that(free_port, find=many) as node,
+        calling.associated(
+            node, "DICOMAI", [build_context(STUDY_ROOT_FIND)], message_bytes=1000
+        ) as association,
+    ):
+        wanted = Dataset()
+        wanted.QueryRetrieveLevel = "STUDY"
+        found = list(association.send_c_find(wanted, STUDY_ROOT_FIND))
+    assert len(found) == 51
