@@ -309,9 +309,10 @@ def _device(settings: Settings) -> Iterator[Check]:
     import torch
 
     from dicomai.models.device import has_gpu_driver
-    from dicomai.models.runtimes.torch_runtime import gpu_count, gpu_trouble
+    from dicomai.models.runtimes.torch_runtime import gpu_count, gpu_trouble, gpus
 
     wanted, seen = settings.worker.device, gpu_count()
+    used = set(gpus()) if wanted == "auto" else {"cuda:0" if wanted == "cuda" else wanted}
     sees = f"PyTorch {torch.__version__} sees {seen or 'no'} GPU{'s' if seen > 1 else ''}"
     for number in range(seen):
         facts = torch.cuda.get_device_properties(number)
@@ -319,7 +320,7 @@ def _device(settings: Settings) -> Iterator[Check]:
         if trouble := gpu_trouble(torch.device("cuda", number)):
             yield Check(
                 of="device",
-                verdict="warn" if wanted == "cpu" else "bad",
+                verdict="bad" if f"cuda:{number}" in used else "warn",
                 found=f"{found}, does not compute with PyTorch {torch.__version__}: {trouble}",
                 remedy="Look at nvidia-smi; or install a PyTorch that is made for this GPU.",
             )
@@ -343,7 +344,7 @@ def _device(settings: Settings) -> Iterator[Check]:
         yield Check(
             of="device",
             verdict="warn",
-            found=f"NVIDIA's driver is there, and {sees}: models run on {os.cpu_count()} CPU cores",
+            found=f"A GPU's driver is there, and {sees}: models run on {os.cpu_count()} CPU cores",
             remedy="Look at nvidia-smi; install PyTorch for CUDA, or a driver as new as it wants. "
             'To leave the GPU out: worker.device = "cpu".',
         )

@@ -7,7 +7,8 @@ from typing import Final
 
 DEVICE_PATTERN: Final = r"^(auto|cpu|cuda(:[0-9]+)?)$"
 _DRIVERS: Final = tuple(map(Path, ("/proc/driver/nvidia/gpus", "/dev/nvidiactl", "/dev/dxg")))
-"""Signs of NVIDIA's driver: on a host, in a container that hides it in /proc, in WSL."""
+"""Signs of NVIDIA's driver on a host, and in a container that hides it in /proc; and of that of any
+GPU in WSL."""
 
 
 def has_gpu_driver() -> bool:

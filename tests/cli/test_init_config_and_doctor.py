@@ -166,7 +166,12 @@ def test_what_may_not_be_read_is_a_row_and_ends_no_others(
     ("wanted", "said", "verdict", "found"),
     [
         ("auto", "", "good", "cuda:0 A2, 16 GB"),
-        ("auto", "no kernel image", "bad", "does not compute with PyTorch"),
+        ("auto", "is busy", "bad", "does not compute with PyTorch"),
+        ("cuda", "is busy", "bad", "does not compute with PyTorch"),
+        ("cuda:0", "no kernel image", "bad", "does not compute with PyTorch"),
+        # No worker uses it, so nothing is wrong.
+        ("auto", "no kernel image", "warn", "does not compute with PyTorch"),
+        ("cuda:1", "is busy", "warn", "does not compute with PyTorch"),
         ("cpu", "no kernel image", "warn", "does not compute with PyTorch"),
         ("cuda:0", "", "good", "cuda:0 A2, 16 GB"),
         ("cuda:1", "", "bad", "sees 1 GPU"),
@@ -199,7 +204,7 @@ def test_the_doctor_tells_of_a_gpu_that_torch_does_not_see(
     monkeypatch.setattr(device, "_DRIVERS", (tmp_path,))
     checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
     assert checks["device"]["verdict"] == "warn"
-    assert "NVIDIA's driver is there" in checks["device"]["found"]
+    assert "A GPU's driver is there" in checks["device"]["found"]
     monkeypatch.setattr(device, "_DRIVERS", ())
     checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
     assert checks["device"]["found"].startswith("no GPU")
