@@ -78,9 +78,10 @@ def demo(
         must_exist(path)
     folder = _fresh(out)
     console = remarks()
+    truth = ""
     if path is None:
         with console.status("making a chest CT and a chest X-ray"):
-            make_phantoms(folder / "sent")
+            truth = make_phantoms(folder / "sent")
     studies, unreadable = studies_in(path or folder / "sent")
     if not studies:
         raise DicomaiError(f"There is no DICOM in {path}.", subject=str(path))
@@ -117,6 +118,8 @@ def demo(
             for each in quarantine.listing(running.settings.folders.quarantine)
         ]
     _show(results)
+    if truth:
+        say(f"{truth}\n")
     table(["no result for", "because"], left_out)
     _say_where(folder, results)
     complete = all(result.right for result in results) and (path is not None or len(results) == 3)

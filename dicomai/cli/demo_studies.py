@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +49,27 @@ class SentStudy:
         return {uid: path for each in self.series for uid, path in each.files.items()}
 
 
-def make_phantoms(folder: Path) -> None:
-    """Write a chest CT with two nodules, and a chest X-ray of the same patient."""
+def make_phantoms(folder: Path) -> str:
+    """Write a chest CT with two nodules, and a chest X-ray of the same patient.
+
+    Returns
+    -------
+    :
+        What is in them, as a sentence.
+    """
     phantom = ChestPhantom(_SEED, nodule_diameters_mm=_NODULES_MM)
     ct = Shell(accession_number="DEMO-CT", study_id="1")
-    write_ct(folder / "ct", _SEED, phantom=phantom, shell=ct)
+    made = write_ct(folder / "ct", _SEED, phantom=phantom, shell=ct)
     xray = Shell(accession_number="DEMO-XR", study_id="2")
     write_xray(folder / "xray", _SEED, phantom=phantom.upright, shell=xray)
+    truth = json.loads(made.truth.read_text(encoding="utf-8"))
+    lungs = truth["lung_volume_ml"]
+    nodules = [f"{each['diameter_mm']:.0f} mm ({each['side']})" for each in truth["nodules"]]
+    return (
+        f"The truth: right lung {lungs['right']:,.0f} mL, left lung {lungs['left']:,.0f} mL, and "
+        f"nodules of {' and '.join(nodules)} in the CT and the X-ray. What a model says otherwise "
+        "is wrong: those that come along are small."
+    )
 
 
 def studies_in(folder: Path) -> tuple[tuple[SentStudy, ...], tuple[Outcome, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,21 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from dicomai.cli.demo_studies import make_phantoms
 from dicomai.phantom.chest import ChestPhantom
 from dicomai.phantom.shell import Shell
 from dicomai.phantom.xray import chest_exposure, write_xray
 from tests.cli.conftest import Dicomai
+
+
+@pytest.mark.slow
+def test_what_the_phantoms_hold_is_told_beside_what_was_found(tmp_path: Path) -> None:
+    told = make_phantoms(tmp_path)
+    assert told.startswith("The truth: right lung 3,757 mL, left lung 3,219 mL, and nodules of 12 ")
+    assert "12 mm (left) and 17 mm (right) in the CT and the X-ray." in told
+    xray = json.loads((tmp_path / "xray" / "truth-xray.json").read_text())
+    shown = {(each["diameter_mm"], each["side"]) for each in xray["nodules"]}
+    assert shown == {(12.0, "left"), (17.0, "right")}
 
 
 @pytest.mark.slow
