@@ -7,6 +7,7 @@ reads. A sentence names the object, the stage, the reason and the next step.
 from __future__ import annotations
 
 import os
+from collections.abc import Sized
 from typing import ClassVar, Literal, get_args
 
 ErrorKind = Literal[
@@ -84,6 +85,11 @@ class SystemTrouble(TransientError):
             "tried again by itself.",
             subject=_file_of(trouble),
         )
+
+
+def counted(objects: Sized) -> str:
+    """Return how many objects there are, for a sentence."""
+    return "1 object" if len(objects) == 1 else f"{len(objects)} objects"
 
 
 def said_by_system(trouble: OSError) -> str:

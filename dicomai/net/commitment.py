@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -148,11 +148,6 @@ def written_report(report: CommitmentReport) -> Dataset:
             failures.append(item)
         message.FailedSOPSequence = failures
     return message
-
-
-def counted(objects: Sequence[object]) -> str:
-    """Return how many objects, in words."""
-    return "1 object" if len(objects) == 1 else f"{len(objects)} objects"
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.identity import Agreed, Ambiguous, judge
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID, TransferSyntaxUID
+from dicomai.errors import counted
 from dicomai.net.node import Node
 from dicomai.routing.completeness import Quiet, Wait, after_object
 from dicomai.service.decide import hold_sentence, shared_sentence
@@ -306,11 +307,6 @@ def tell_remarks(
         text = f"{counted(uids)} kept as received: {remark}"
         named: dict[str, JsonValue] = {"objects": tuple(uids[:NAMED])}
         events.record(connection, study, "objects remarked", text, named, now)
-
-
-def counted(objects: Sized) -> str:
-    """Return how many objects there are, in words."""
-    return "1 object" if len(objects) == 1 else f"{len(objects)} objects"
 
 
 def _remarks(stored: Iterable[Stored]) -> dict[str, list[str]]:

@@ -14,10 +14,10 @@ from typing import Final
 
 from dicomai.dicom.dates import Instant, as_datetime, seconds
 from dicomai.dicom.uid import of_uuid
-from dicomai.errors import RefusedError, TransientError
+from dicomai.errors import RefusedError, TransientError, counted
 from dicomai.net import commitment_calling
 from dicomai.net.calling import Rejected
-from dicomai.net.commitment import CommitmentRequest, Reference, counted
+from dicomai.net.commitment import CommitmentRequest, Reference
 from dicomai.net.commitment_calling import NotOffered
 from dicomai.net.node import Node
 from dicomai.net.reception import Reception

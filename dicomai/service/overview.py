@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from dicomai.dicom.dates import Instant, Microseconds, as_datetime, seconds
-from dicomai.net.commitment import counted
+from dicomai.errors import counted
 from dicomai.service import pull
 from dicomai.settings import Settings
 from dicomai.spool import host, quarantine, reader

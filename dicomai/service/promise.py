@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant, as_datetime, seconds
 from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
-from dicomai.errors import ConfigError, DatabaseError, DicomaiError
+from dicomai.errors import ConfigError, DatabaseError, DicomaiError, counted
 from dicomai.net import commitment_calling
 from dicomai.net.commitment import (
     CLASS_CONFLICT,
@@ -28,7 +28,6 @@ from dicomai.net.commitment import (
     CommitmentReport,
     Failure,
     Reference,
-    counted,
 )
 from dicomai.net.node import Node
 from dicomai.routing.completeness import Host, silent

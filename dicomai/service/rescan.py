@@ -19,14 +19,13 @@ from sqlalchemy import Connection, Engine
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.part10 import Scratch
 from dicomai.dicom.uid import StudyInstanceUID
-from dicomai.errors import DicomaiError, DiskFull, InputError, NotFound
+from dicomai.errors import DicomaiError, DiskFull, InputError, NotFound, counted
 from dicomai.net.node import Node
 from dicomai.routing.exclusion import made_by_us
 from dicomai.service.arrival import (
     NAMED,
     Stored,
     arrival_of,
-    counted,
     note_stored,
     tell_remarks,
 )

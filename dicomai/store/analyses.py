@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import counted
 from dicomai.store import deliveries, instances, lacking, predecessors, schema, studies
 from dicomai.store.instances import InstanceRow
 from dicomai.store.job import (
@@ -208,7 +209,7 @@ def finish(
         instances.add(connection, replace(row, job_id=job.id, origin="produced"), now)
     for each in deviations:
         tell(connection, job, "job deviated", f"{job.title}: {each}", now)
-    tell(connection, job, "job done", f"{job.title} made {len(produced)} objects.", now)
+    tell(connection, job, "job done", f"{job.title} made {counted(produced)}.", now)
     deliveries.queue(connection, job, now)
     return "done"
 
