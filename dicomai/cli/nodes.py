@@ -112,10 +112,12 @@ def dicom_files(paths: Sequence[Path]) -> tuple[tuple[Path, ...], int]:
 
     A DICOMDIR, which is no object, counts as neither.
     """
+    from dicomai.dicom.part10 import is_dicomdir
+
     found, others = [], 0
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file() and file.name != "DICOMDIR":
+            if file.is_file() and not is_dicomdir(file):
                 with file.open("rb") as opened:
                     if opened.read(132)[128:] == b"DICM":
                         found.append(file)

@@ -65,6 +65,12 @@ class Media:
     data_set_at: int
 
 
+def is_dicomdir(file: Path) -> bool:
+    """Tell a DICOMDIR (PS3.10 8.6), which lists the files beside it, however a disc spells it."""
+    name, *_ = file.name.upper().split(";")  # ISO 9660 adds a version, and some mounts lower case
+    return name.removesuffix(".") == "DICOMDIR"
+
+
 def media(path: Path) -> Media:
     """Return the File Meta Information of a file; the data set is not looked at.
 

@@ -13,6 +13,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 
+from dicomai.dicom.part10 import is_dicomdir
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import text, values_checked_here
@@ -147,13 +148,13 @@ def read_series(paths: Iterable[Path], *, pixels: bool = True) -> tuple[Series, 
 def scan(folder: Path, *, pixels: bool = False) -> Scan:
     """Return all series under a folder, and what there could not be read.
 
-    `DICOMDIR` and hidden files are passed over.
+    A DICOMDIR and hidden files are passed over.
     """
     objects: list[tuple[Path, Dataset]] = []
     unreadable: list[Unreadable] = []
     files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
     for path in files:
-        if path.name == "DICOMDIR" or path.name.startswith("."):
+        if is_dicomdir(path) or path.name.startswith("."):
             continue
         try:
             dataset = read_object(path, pixels=pixels)

@@ -13,6 +13,7 @@ from typing import Final
 from pydicom import Dataset
 
 from dicomai.dicom.dates import now
+from dicomai.dicom.part10 import is_dicomdir
 from dicomai.dicom.version import VersionDigest
 from dicomai.errors import DicomaiError, InputError, ResourceError
 from dicomai.findings import Findings
@@ -115,13 +116,13 @@ def read_folder(
     site: Site = Site(),  # it is frozen
     allow: tuple[Exclusion, ...] = (),
 ) -> Folder:
-    """Return what lies under a path; `DICOMDIR` and hidden files are passed over."""
+    """Return what lies under a path; a DICOMDIR and hidden files are passed over."""
     images: dict[str, tuple[Image, Path]] = {}
     twice: dict[str, str] = {}
     unreadable = []
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
     for file in files:
-        if file.name == "DICOMDIR" or file.name.startswith("."):
+        if is_dicomdir(file) or file.name.startswith("."):
             continue
         try:
             image = _image(file, site)

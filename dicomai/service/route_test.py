@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from dicomai.dicom.identity import Agreed, Identity, judge
+from dicomai.dicom.part10 import is_dicomdir
 from dicomai.errors import InputError
 from dicomai.routing.condition import CALLING_NODE
 from dicomai.routing.image import Image, series_of
@@ -142,7 +143,7 @@ def _files(paths: Iterable[Path]) -> Iterable[Path]:
     for path in paths:
         if path.is_dir():
             yield from sorted(
-                each for each in path.rglob("*") if each.is_file() and each.name != "DICOMDIR"
+                each for each in path.rglob("*") if each.is_file() and not is_dicomdir(each)
             )
         else:
             yield path

@@ -11,7 +11,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
 
-from dicomai.dicom.part10 import media
+from dicomai.dicom.part10 import is_dicomdir, media
 from dicomai.errors import InputError
 
 CT, SOP, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4", "1.2.840.10008.1.2.1"
@@ -77,3 +77,9 @@ def test_what_is_no_such_file_is_said(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(InputError):
         media(path)
+
+
+@pytest.mark.parametrize("name", ["DICOMDIR", "dicomdir", "DICOMDIR.", "DICOMDIR;1", "DICOMDIR.;1"])
+def test_a_dicomdir_is_known_however_a_disc_spells_it(name: str) -> None:
+    assert is_dicomdir(Path("cd") / name)
+    assert not is_dicomdir(Path("cd") / f"ct-{name}")
