@@ -94,9 +94,16 @@ def test_without_a_configuration_a_command_says_where_it_looked(dicomai: Dicomai
 
 
 def test_the_doctor_has_a_verdict_and_a_remedy_for_each_thing(
-    service: Engine, dicomai: Dicomai, free_port: int, monkeypatch: pytest.MonkeyPatch
+    service: Engine,
+    dicomai: Dicomai,
+    tmp_path: Path,
+    free_ports: Callable[[int], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("DICOMAI_RECEIVER__PORT", str(free_port))
+    ours, pacs = free_ports(2)
+    monkeypatch.setenv("DICOMAI_RECEIVER__PORT", str(ours))
+    file = tmp_path / "dicomai.toml"
+    file.write_text(file.read_text().replace("port = 11113", f"port = {pacs}"))
     answer = dicomai("doctor", "--json")
     checks = {each["of"]: each for each in answer.json}
     assert checks["database"]["verdict"] == "good"
