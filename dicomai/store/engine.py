@@ -50,6 +50,10 @@ _DEFECTS: Final = (
 _TOO_LONG: Final = "54000"  # PostgreSQL's program_limit_exceeded: texts too long for their index
 _NOT_ALLOWED: Final = "42501"  # its insufficient_privilege: tables that belong to another role
 _LOCKED: Final = "55P03"  # its lock_not_available, after lock_timeout
+_READ_ONLY: Final = (
+    "25006"  # its read_only_sql_transaction: a standby, or a primary that was fenced
+)
+_CUT_SHORT: Final = ("57014", "25P03")  # its query_canceled, idle_in_transaction_session_timeout
 GOES_ON: Final = " Reception goes on without it, and work by itself when it can be used again."
 """How the sentence ends on a database that is away for a time; not true where nobody tries."""
 
@@ -89,11 +93,18 @@ def open_engine(url: str) -> Engine:
         case "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
             limits = {key: limit for key, limit in _NETWORK.items() if key not in parsed.query}
+            # Prepared statements are the server's, by numbers that begin anew with each client:
+            # behind a pooler that hands servers on, one would run another one's statement.
+            spoken = {"client_encoding": "utf8", "prepare_threshold": None}
             engine = sqlalchemy.create_engine(
-                parsed, connect_args=limits, max_overflow=20, hide_parameters=True
+                parsed,
+                connect_args=limits | spoken,
+                max_overflow=20,
+                hide_parameters=True,
             )
             event.listen(engine, "connect", _prepare_postgresql)
             event.listen(engine, "checkout", _have_answer)
+            event.listen(engine, "handle_error", _leave_read_only)
         case other:
             raise ConfigError(
                 f"database.url: {other} is no database that dicomai knows; it takes SQLite and "
@@ -200,7 +211,9 @@ def name(engine: Engine) -> str:
     url = engine.url
     if url.get_backend_name() == "sqlite":
         return f"The database {url.database}"
-    return f"The database {url.database} on {url.host or 'this machine'}"
+    hosts = [url.host] if url.host else url.normalized_query.get("host", ())
+    servers = [each for each in hosts if not each.startswith("/")]  # where its sockets lie: here
+    return f"The database {url.database} on {' or '.join(servers) or 'this machine'}"
 
 
 def absence(engine: Engine) -> str:
@@ -217,6 +230,27 @@ def absence(engine: Engine) -> str:
         f"The database {file} does not exist. If it was lost, stop the service and put the copy "
         "that was kept in its place; for a new and empty one: dicomai db upgrade"
     )
+
+
+def unwritable(engine: Engine) -> str:
+    """Return the sentence on a database that answers and takes nothing new, else nothing.
+
+    That is a standby, and a PostgreSQL whose disk is full. The disk of SQLite is the data folder's.
+    What is tried leaves nothing behind.
+    """
+    if engine.dialect.name != "postgresql":
+        return ""
+    try:
+        with reading(engine) as connection:
+            allowed = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
+            if connection.exec_driver_sql(allowed).scalar_one():
+                connection.exec_driver_sql(
+                    "CREATE TEMPORARY TABLE dicomai_room AS "  # of a MB
+                    "SELECT repeat('x', 1900) FROM generate_series(1, 500)"
+                )
+    except DatabaseError as error:
+        return error.sentence
+    return ""
 
 
 def _exists(path: Path) -> bool:
@@ -248,8 +282,20 @@ def _sentence(engine: Engine, error: sqlalchemy.exc.SQLAlchemyError) -> str:
     if _state(error) == _NOT_ALLOWED:
         return (
             f"{name(engine)} can't be used by the role of database.url: {_reason(error)}. Its "
-            "tables must belong to that role; see docs/how-to/run-for-good.md, If the database was "
-            f"lost, for how a copy is put in its place.{GOES_ON}"
+            "tables must belong to that role, and so must the database that they are made in: see "
+            "docs/how-to/run-for-good.md, With PostgreSQL, and If the database was lost for how a "
+            f"copy is put in its place.{GOES_ON}"
+        )
+    if _state(error) == _READ_ONLY:
+        return (
+            f"{name(engine)} can only be read: {_reason(error)}. It is a standby, or was made "
+            f"read-only; have database.url lead to the primary.{GOES_ON}"
+        )
+    if _state(error) in _CUT_SHORT:
+        return (
+            f"{name(engine)} did not let us finish: {_reason(error)}. Its administrator can give "
+            "the role of database.url more time: statement_timeout, and "
+            f"idle_in_transaction_session_timeout.{GOES_ON}"
         )
     if code == sqlite3.SQLITE_BUSY or _state(error) == _LOCKED:
         return (
@@ -265,6 +311,12 @@ def _sentence(engine: Engine, error: sqlalchemy.exc.SQLAlchemyError) -> str:
 def _state(error: sqlalchemy.exc.SQLAlchemyError) -> str:
     """Return PostgreSQL's code of an error; nothing where there is none."""
     return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+
+
+def _leave_read_only(context: ExceptionContext) -> None:
+    """Have connections made anew: after a failover those to the primary before it stay, useless."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _unstorable(context: ExceptionContext) -> Unstorable | None:
@@ -286,7 +338,8 @@ def _unstorable(context: ExceptionContext) -> Unstorable | None:
 
 def _reason(error: sqlalchemy.exc.SQLAlchemyError) -> str:
     original = getattr(error, "orig", None) or error
-    return " ".join(str(original).split()).rstrip(".")
+    said, _, _ = str(original).partition("\nLINE ")  # of the statement, which is ours
+    return " ".join(said.split()).rstrip(".")
 
 
 def _open_sqlite(dialect: Any, _: object, arguments: list[Any], options: dict[str, Any]) -> Any:
@@ -354,10 +407,20 @@ def _prepare_postgresql(connection: Any, _: object) -> None:  # psycopg's, behin
             f"PostgreSQL {version[0]} is too old: dicomai needs {OLDEST_POSTGRESQL[0]} or newer.",
             subject="database.url",
         )
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise ConfigError(
+            f"The database {connection.info.dbname} has the encoding {encoding}, in which not each "
+            "patient's name can be written: dicomai needs UTF8. See docs/how-to/run-for-good.md, "
+            "With PostgreSQL: createdb -E UTF8 -T template0",
+            subject="database.url",
+        )
     connection.autocommit = True
     with connection.cursor() as cursor:
         # Whatever the server says: a commit that was reported is on its disk.
         cursor.execute("SET synchronous_commit = on")
+        # Who waited for a lock reads what its owner wrote, and is not sent away.
+        cursor.execute("SET default_transaction_isolation = 'read committed'")
         cursor.execute(f"SET lock_timeout = '{round(BUSY_TIMEOUT_S)}s'")
         cursor.execute("SET application_name = 'dicomai'")
     connection.autocommit = False

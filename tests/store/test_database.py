@@ -43,7 +43,7 @@ from dicomai.store import (
 )
 from dicomai.store import engine as store_engine
 from dicomai.store.backfills import Backfill
-from dicomai.store.engine import Unstorable, open_engine, reading, writing
+from dicomai.store.engine import Unstorable, open_engine, reading, unwritable, writing
 from dicomai.store.job import blank
 from dicomai.store.leases import LeaseObserver
 from dicomai.store.migrate import upgrade
@@ -62,17 +62,116 @@ def test_a_commit_is_on_disk_when_it_returns(engine: Engine) -> None:
             assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
 
 
-def test_synchronous_commit_is_on_whatever_the_server_says(postgresql_engine: Engine) -> None:
+@pytest.mark.parametrize(
+    ("setting", "theirs", "shown", "ours"),
+    [
+        ("synchronous_commit", "off", "synchronous_commit", "on"),
+        (
+            "default_transaction_isolation",
+            "serializable",
+            "transaction_isolation",
+            "read committed",
+        ),
+    ],
+)
+def test_what_we_rely_on_holds_whatever_the_server_says(
+    postgresql_engine: Engine, setting: str, theirs: str, shown: str, ours: str
+) -> None:
     engine, other = postgresql_engine, open_engine(str(postgresql_engine.url))
     with writing(engine) as connection:
-        connection.exec_driver_sql("ALTER DATABASE store SET synchronous_commit = off")
+        connection.exec_driver_sql(f"ALTER DATABASE store SET {setting} = '{theirs}'")
     try:
         with reading(other) as connection:
-            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+            assert connection.exec_driver_sql(f"SHOW {shown}").scalar() == ours
     finally:
         other.dispose()
         with writing(engine) as connection:
-            connection.exec_driver_sql("ALTER DATABASE store RESET synchronous_commit")
+            connection.exec_driver_sql(f"ALTER DATABASE store RESET {setting}")
+
+
+def test_nothing_is_prepared_at_the_server(postgresql_engine: Engine) -> None:
+    """Behind a pooler another client's statement would have the same name there."""
+    engine = open_engine(str(postgresql_engine.url))
+    with reading(engine) as connection:
+        for _ in range(20):
+            studies.listing(connection, 1)
+        found = connection.exec_driver_sql("SELECT statement FROM pg_prepared_statements")
+        assert found.scalars().all() == []
+    engine.dispose()
+
+
+def test_a_primary_that_is_none_any_more_is_left(postgresql_engine: Engine) -> None:
+    engine = open_engine(str(postgresql_engine.url))
+    with engine.begin() as connection:  # what it was connected to is fenced at a failover
+        connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+    delete = schema.pauses.delete()
+    with (
+        pytest.raises(DatabaseError, match=r"can only be read.*primary"),
+        writing(engine) as fenced,
+    ):
+        fenced.execute(delete)
+    with writing(engine) as connection:  # what database.url leads to now
+        connection.execute(delete)
+    engine.dispose()
+
+
+def with_options(engine: Engine, options: str) -> Engine:
+    """Return an engine of the same database for whose connections something is set."""
+    url = engine.url.update_query_dict({"options": f"-c {options}"})
+    return open_engine(url.render_as_string(hide_password=False))
+
+
+def test_a_standby_is_told_from_a_database_that_takes_something(engine: Engine) -> None:
+    assert unwritable(engine) == ""
+    if engine.dialect.name == "postgresql":
+        standby = with_options(engine, "default_transaction_read_only=on")
+        assert "can only be read" in unwritable(standby)
+        standby.dispose()
+
+
+def test_a_server_that_cuts_statements_short_is_a_sentence(postgresql_engine: Engine) -> None:
+    engine = with_options(postgresql_engine, "statement_timeout=20")
+    said = r"due to statement timeout\. Its administrator can give .* more time"
+    with pytest.raises(DatabaseError, match=said), writing(engine) as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(60)")
+    engine.dispose()
+
+
+def test_a_database_that_can_t_hold_every_name_is_refused(postgresql_engine: Engine) -> None:
+    with postgresql_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for encoding in ("LATIN1", "SQL_ASCII"):
+            connection.exec_driver_sql(
+                f"CREATE DATABASE in_{encoding} TEMPLATE template0 ENCODING '{encoding}' "
+                "LC_COLLATE 'C' LC_CTYPE 'C'"
+            )
+    for encoding in ("latin1", "sql_ascii"):
+        url = postgresql_engine.url.set(database=f"in_{encoding}")
+        engine = open_engine(url.render_as_string(hide_password=False))
+        said = f"encoding {encoding.upper()}.*createdb -E UTF8"
+        with pytest.raises(ConfigError, match=said):
+            upgrade(engine)
+        engine.dispose()
+
+
+def test_a_database_in_which_no_tables_may_be_made_is_a_sentence(postgresql_engine: Engine) -> None:
+    with postgresql_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("CREATE DATABASE of_another")
+        connection.exec_driver_sql("CREATE ROLE maker LOGIN")
+    url = postgresql_engine.url.set(database="of_another", username="maker")
+    engine = open_engine(url.render_as_string(hide_password=False))
+    said = r"permission denied for schema public\. .* so must the database that they are made in"
+    with pytest.raises(DatabaseError, match=said):
+        upgrade(engine)
+    engine.dispose()
+
+
+def test_each_server_of_a_database_is_named() -> None:
+    hosts = "host=127.0.0.1:1&host=localhost:1&target_session_attrs=read-write"
+    engine = open_engine(f"postgresql://nobody@/nothing?{hosts}&connect_timeout=2")
+    said = r"nothing on 127\.0\.0\.1:1 or localhost:1 can't be used"
+    with pytest.raises(DatabaseError, match=said), reading(engine):
+        pass
+    engine.dispose()
 
 
 @pytest.mark.parametrize("value", [2**63, 10**300])
