@@ -197,7 +197,7 @@ def _database(settings: Settings) -> Iterator[Check]:
     from dicomai.dicom.dates import now
     from dicomai.service import overview
     from dicomai.store import archive
-    from dicomai.store.engine import open_engine, reading, shown
+    from dicomai.store.engine import open_engine, reading, shown, unwritable
     from dicomai.store.migrate import require_current
 
     try:
@@ -209,10 +209,13 @@ def _database(settings: Settings) -> Iterator[Check]:
     except DicomaiError as error:
         yield Check(of="database", verdict="bad", found=error.sentence)
         return
-    yield _good(
-        "database", f"{shown(settings.database.url)} answers, and has this version's tables"
-    )
-    if unknown:
+    if refused := unwritable(engine):
+        yield Check(of="database", verdict="bad", found=refused)
+    else:
+        yield _good(
+            "database", f"{shown(settings.database.url)} answers, and has this version's tables"
+        )
+    if unknown and not refused:  # what was just placed has no rows then
         yield Check(
             of="archive",
             verdict="warn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,12 +31,13 @@ def status(
     """Show what goes on, and what wants a person."""
     from dicomai.dicom.dates import now
     from dicomai.service import overview
-    from dicomai.store.engine import reading
+    from dicomai.store.engine import reading, unwritable
 
     settings, engine = opened(config)
     at = now()
     with reading(engine) as connection:
         seen = overview.of_service(connection, settings, at, limit)
+    seen = replace(seen, unwritable=unwritable(engine))
     if json:
         print_json(_facts(seen))
     else:

@@ -95,6 +95,8 @@ class Overview:
         How many studies lie in the archive where the catalogue knows none at all.
     clocks
         Why what is deleted does not go by a clock as it is.
+    unwritable
+        Why the database takes nothing new, though it answers.
     """
 
     now: Instant
@@ -124,6 +126,7 @@ class Overview:
     archive: tuple[str, ...]
     unknown: int
     clocks: tuple[str, ...]
+    unwritable: str = ""
 
     def overdue(self, worker: Worker) -> Microseconds | None:
         """Return for how long a worker was not heard of that should have been, else None."""
@@ -133,7 +136,8 @@ class Overview:
     @property
     def remarks(self) -> Sequence[str]:
         """What wants a person, one sentence each."""
-        said = [*self._rooms(), *self.archive]
+        said = [self.unwritable] if self.unwritable else []
+        said += [*self._rooms(), *self.archive]
         if self.outdated:
             said.append(
                 f"{self.file} was changed after the service started here, which goes by what it "
@@ -176,7 +180,7 @@ class Overview:
             f"it, tried {each.attempts} times: {each.error_sentence}"
             for each in self.untold
         ]
-        if self.unknown:
+        if self.unknown and not self.unwritable:  # what was just placed has no rows then
             said.append(
                 f"{archive.unknown_sentence(self.data, self.unknown)} To take them in: dicomai "
                 "archive rescan, see docs/how-to/run-for-good.md, If the database was lost"

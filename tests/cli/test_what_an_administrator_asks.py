@@ -15,6 +15,7 @@ from alembic import command as migrations
 from alembic.config import Config
 from catalogue_rows import NOW, add, arrive, claimed, finish, instance, sha256, wanted
 from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
 
 from dicomai.dicom.dates import Instant, as_datetime, now, seconds
 from dicomai.dicom.identity import IdentityKey
@@ -34,10 +35,10 @@ from dicomai.store import (
     series,
     studies,
 )
-from dicomai.store.engine import reading, writing
+from dicomai.store.engine import open_engine, reading, writing
 from dicomai.store.hosts import Worker
 from dicomai.store.job import JobId
-from dicomai.store.migrate import current, newest
+from dicomai.store.migrate import current, newest, upgrade
 from dicomai.store.series import SeriesIdentity
 from tests.cli.conftest import Dicomai
 
@@ -630,6 +631,28 @@ def test_a_database_that_is_away_is_code_5(
     answer = dicomai("status")
     assert answer.code == 5
     assert "secret" not in answer.err
+
+
+def test_a_database_that_takes_nothing_new_is_said_to(
+    service: Engine,
+    dicomai: Dicomai,
+    postgresql_cluster: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = make_url(postgresql_cluster)
+    engine = open_engine(postgresql_cluster)
+    upgrade(engine)
+    engine.dispose()
+    standby = url.update_query_dict({"options": "-c default_transaction_read_only=on"})
+    (tmp_path / "archive" / "ab" / "1.2.3").mkdir(parents=True)  # placed, and it gets no row now
+    monkeypatch.setenv("DICOMAI_DATABASE__URL", standby.render_as_string(hide_password=False))
+    said, *others = dicomai("status", "--json").json["remarks"]
+    assert "can only be read" in said
+    assert not any("rescan" in each for each in others)
+    found = {each["of"]: each for each in dicomai("doctor", "--json").json}
+    assert found["database"] == {**found["database"], "verdict": "bad", "found": said}
+    assert "archive" not in found
 
 
 def test_no_password_of_a_database_is_shown(
