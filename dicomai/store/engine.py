@@ -50,9 +50,7 @@ _DEFECTS: Final = (
 _TOO_LONG: Final = "54000"  # PostgreSQL's program_limit_exceeded: texts too long for their index
 _NOT_ALLOWED: Final = "42501"  # its insufficient_privilege: tables that belong to another role
 _LOCKED: Final = "55P03"  # its lock_not_available, after lock_timeout
-_READ_ONLY: Final = (
-    "25006"  # its read_only_sql_transaction: a standby, or a primary that was fenced
-)
+_READ_ONLY: Final = "25006"  # its read_only_sql_transaction: a standby, or a fenced primary
 _CUT_SHORT: Final = ("57014", "25P03")  # its query_canceled, idle_in_transaction_session_timeout
 GOES_ON: Final = " Reception goes on without it, and work by itself when it can be used again."
 """How the sentence ends on a database that is away for a time; not true where nobody tries."""
