@@ -47,7 +47,7 @@ def parse(text: str, where: str) -> Manifest:
 def read(path: Path) -> Manifest:
     """Return the manifest in a file; raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # as Notepad saves it, too
     except FileNotFoundError:
         raise ConfigError(
             f"{path} is missing: a model package is a folder with a {MANIFEST_NAME}.",

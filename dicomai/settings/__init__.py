@@ -111,14 +111,12 @@ class Settings:
         )
 
     def node(self, name: str) -> Node:
-        """Return the node of a name; NotFound names the nearest one."""
+        """Return the node of a name; NotFound says which there are."""
         for each in self.nodes:
             if each.name == name:
                 return each
-        raise NotFound(
-            f"{self.file} has no node {name!a}{hint(name, [each.name for each in self.nodes])}",
-            subject=name,
-        )
+        known = ", ".join(each.name for each in self.nodes) or "none"
+        raise NotFound(f"{self.file} has no node {name!a}. There are: {known}.", subject=name)
 
 
 def find(path: Path | None, environ: Mapping[str, str]) -> Path:
@@ -226,14 +224,22 @@ def _resolved(file: Path, document: Document) -> Settings:
 
 
 def _read(file: Path) -> Toml:
+    written = b""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        written = file.read_bytes()
+        # Notepad and PowerShell begin a file with a mark that no editor shows.
+        return tomllib.loads(written.decode("utf-8-sig"))
     except PermissionError:
         reason, remedy = "can't be read by this user", "Run this as the service's user."
     except OSError as error:
         reason, remedy = error.strerror or str(error), "`dicomai init FOLDER` writes one."
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        reason, remedy = f"is no TOML in UTF-8: {error}", "Correct that line."
+    except UnicodeDecodeError as error:
+        line = written.count(b"\n", 0, error.start) + 1
+        reason, remedy = f"is no text in UTF-8, at line {line}", "Have the editor save it as UTF-8."
+    except tomllib.TOMLDecodeError as error:
+        reason, remedy = f"is no TOML: {error}", "Correct that line."
+        if set("“”„‘’") & set(written.decode("utf-8-sig")):
+            remedy += " Quotes are \" or ' in TOML, and not “ ” ‘ ’."
     raise SettingsError([Problem(file=str(file), key="", reason=reason, remedy=remedy)])
 
 

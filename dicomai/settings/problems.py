@@ -30,6 +30,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "less_than_equal": "must be {le:g} or less",
     "literal_error": "must be {expected}",
     "finite_number": "must be a finite number",
+    "tuple_type": 'is no list; write it in brackets, as ["A"] or ["A", "B"]',
 } | {
     f"{kind}_{trouble}": f"is no {word}"
     for kind, word in (

@@ -304,11 +304,11 @@ def test_a_configuration_that_may_not_be_read_is_code_3(
     service: Engine, dicomai: Dicomai, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A test that runs as root reads whatever the mode says.
-    def denied(*_: object, **__: object) -> str:
+    def denied(*_: object, **__: object) -> bytes:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "access", lambda *_: False)
-    monkeypatch.setattr(Path, "read_text", denied)
+    monkeypatch.setattr(Path, "read_bytes", denied)
     answer = dicomai("-c", "dicomai.toml", "config", "check")
     assert answer.code == 3
     assert "can't be read by this user. Run this as the service's user." in answer.err

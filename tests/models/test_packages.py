@@ -54,6 +54,13 @@ def test_a_wrong_manifest_is_named_with_file_key_and_remedy(
     assert "after validation" not in error.value.sentence
 
 
+def test_a_manifest_that_was_saved_on_windows_is_read(lungs_package: Path) -> None:
+    path = lungs_package / "model.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+
+    assert package.load(lungs_package).manifest.name == "lungs"
+
+
 def test_the_digest_depends_on_every_file_and_on_nothing_else(lungs_package: Path) -> None:
     first = package.load(lungs_package)
     (lungs_package / "notes.txt").write_text("not part of it")

@@ -165,6 +165,10 @@ def test_where_the_file_is_looked_for(
             'node "A": a node that is asked for storage commitment needs host and port. Cor',
         ),
         (
+            '[[nodes]]\nname = "A"\nae_title = "A"\naddresses = "192.0.2.1"\n',
+            """node "A", addresses: '192.0.2.1' is no list; write it in brackets, as ["A"] or""",
+        ),
+        (
             '[[nodes]]\nname = "A"\nae_title = "A"\nhost = "a"\n',
             'node "A": host and port go together, and a port is 1 to 65535. Correct it.',
         ),
@@ -235,9 +239,31 @@ def test_two_nodes_with_one_ae_title_are_refused_unless_it_stands_for_any(file: 
 
 def test_no_toml_and_no_file_are_said(file: Path, tmp_path: Path) -> None:
     (sentence,) = _problems(file, "[receiver\n")
-    assert "is no TOML in UTF-8" in sentence
+    assert "is no TOML: " in sentence
     with pytest.raises(SettingsError, match=r"No such file or directory\. `dicomai init FOLDER`"):
         load(tmp_path / "absent.toml", {})
+
+
+def test_a_file_that_was_saved_on_windows_is_read(file: Path) -> None:
+    wanted = load(file, {})
+    file.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+
+    assert load(file, {}) == wanted
+
+
+def test_a_file_in_another_encoding_is_told_to_be_saved_as_utf8(file: Path) -> None:
+    file.write_bytes(GOOD.replace('"lungs"', '"pulmões"').encode("latin-1"))
+    with pytest.raises(SettingsError) as caught:
+        load(file, {})
+    line = 1 + GOOD[: GOOD.index('"lungs"')].count("\n")
+    assert caught.value.sentence == (
+        f"{file}: is no text in UTF-8, at line {line}. Have the editor save it as UTF-8."
+    )
+
+
+def test_quotes_of_a_word_processor_are_named(file: Path) -> None:
+    (sentence,) = _problems(file, GOOD.replace('"CT1"', "“CT1”", 1))
+    assert sentence.endswith("""Correct that line. Quotes are " or ' in TOML, and not “ ” ‘ ’.""")
 
 
 def test_models_are_checked_against_those_that_are_installed(file: Path) -> None:
@@ -252,7 +278,7 @@ def test_models_are_checked_against_those_that_are_installed(file: Path) -> None
 
 
 def test_an_unknown_node_is_not_found(file: Path) -> None:
-    with pytest.raises(NotFound, match=r"no node 'PACS'; \"PACS1\"\?"):
+    with pytest.raises(NotFound, match=r"no node 'PACS'\. There are: PACS1, CT1\."):
         load(file, {}).node("PACS")
 
 
