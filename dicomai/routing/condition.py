@@ -68,6 +68,10 @@ _NOT_OURS: Final[Mapping[str, Operator]] = MappingProxyType(
 _SIGNS: Final = re.compile(
     r"\s*(?P<subject>\w+)\s*(?P<signs>[=!<>~]+)\s*(?P<value>.*)", re.ASCII | re.DOTALL
 )
+_QUOTED: Final = re.compile(r"""["'“”„‘’](?P<bare>.*)["'“”„‘’]""", re.DOTALL)
+_LISTED: Final = re.compile(r"\[.*\]|\(.*\)", re.DOTALL)
+# None of these stands in a code string (PS3.5 6.2), though makers write others that may not either.
+_IN_NO_CODE: Final = re.compile(r"""["'“”„‘’=<>~,;|\[\](){}]""")
 _AGE: Final = re.compile(r"(\d{1,3})([DWMY]?)", re.ASCII)
 _DAYS: Final = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 
@@ -253,6 +257,8 @@ def _check_values(text: str, subject: str, sign: Operator, values: tuple[str, ..
             raise ConfigError(f'"{text}": calling_node takes =, != or in.', subject=text)
         return
     vr = vr_of(subject)
+    if sign != "~":
+        _check_bare(text, subject, sign, values, vr)
     if vr == "SQ" and sign not in ("present", "absent"):
         raise ConfigError(
             f'"{text}": {subject} is a sequence: only present and absent can be asked of it.',
@@ -270,6 +276,30 @@ def _check_values(text: str, subject: str, sign: Operator, values: tuple[str, ..
         if number(part, vr) is None:
             kind = {"AS": "age, as 18 or 018Y", "DA": "date, as 20260131"}.get(vr, "number")
             raise ConfigError(f'"{text}": {part!r} is no {kind}.', subject=text)
+
+
+def _check_bare(text: str, subject: str, sign: Operator, values: tuple[str, ...], vr: str) -> None:
+    """Refuse quotes and brackets, as other languages want, and what is two conditions in one.
+
+    They would be looked for as part of the value, and the condition would never hold.
+    """
+    if sign == "in" and _LISTED.fullmatch(", ".join(values)):
+        bare = ", ".join(values)[1:-1]
+        raise ConfigError(f'"{text}": write "{subject} in {bare}", without brackets.', subject=text)
+    for value in values:
+        if quoted := _QUOTED.fullmatch(value):
+            raise ConfigError(
+                f'"{text}": write {quoted["bare"]} without quotes: they would be part of the '
+                "value.",
+                subject=text,
+            )
+        if vr == "CS" and (odd := _IN_NO_CODE.search(value)):
+            raise ConfigError(
+                f'"{text}": {subject} is a code, and none holds {odd[0]} as "{value}" does. For '
+                f'one of several write "{subject} in A, B"; each further condition is an entry of '
+                "its own.",
+                subject=text,
+            )
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
