@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from dicomai.cli.options import ConfigOption, JsonOption
-from dicomai.cli.terminal import remarks, say, table, text
+from dicomai.cli.terminal import records, remarks, say, text
 from dicomai.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _show(node: str, wanted: Query, matches: Iterator[Match]) -> None:
     number = 0
     while page := list(itertools.islice(matches, _PAGE)):
         number += len(page)
-        table(columns, [[match.text(column) for column in columns] for match in page])
+        records(columns, [[match.text(column) for column in columns] for match in page])
     things = {"study": "studies", "series": "series"}.get(wanted.level, f"{wanted.level}s")
     one = number == 1
     say(f"{node} has {number or 'no'} such {wanted.level if one else things}.")

@@ -80,6 +80,28 @@ def table(
         if empty:
             say(empty)
         return
+    console = answers()
+    console.print(_laid_out(columns, filled, title))
+    console.print()
+
+
+def records(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows as a table where the terminal is wide enough, else each below the other.
+
+    Of many columns a table would leave a few characters each, and of a UID nothing to copy.
+    """
+    console = answers()
+    shown = _laid_out(columns, rows)
+    unbounded = console.options.update(width=_UNLIMITED)
+    if console.measure(shown, options=unbounded).maximum <= console.width:
+        console.print(shown)
+        console.print()
+        return
+    for row in rows:
+        sheet(zip(columns, row, strict=True))
+
+
+def _laid_out(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
     shown = Table(
         title=text(title) if title else None,
         title_justify="left",
@@ -98,11 +120,9 @@ def table(
             no_wrap=number,
             overflow="fold",
         )
-    for row in filled:
+    for row in rows:
         shown.add_row(*(cell if isinstance(cell, Text) else text(cell) for cell in row))
-    console = answers()
-    console.print(shown)
-    console.print()
+    return shown
 
 
 def sheet(rows: Iterable[tuple[str, object]]) -> None:
