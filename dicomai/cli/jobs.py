@@ -19,7 +19,7 @@ from dicomai.cli.terminal import (
     table,
     text,
 )
-from dicomai.errors import NotFound
+from dicomai.errors import NotFound, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +53,7 @@ def jobs(
     json: JsonOption = False,
 ) -> None:
     """List the newest jobs: analyses, deliveries."""
+    from dicomai.service.story import SHORTENED
     from dicomai.store import jobs as queue
     from dicomai.store import pauses
     from dicomai.store.engine import reading
@@ -75,7 +76,7 @@ def jobs(
                 job.id,
                 state_of(job),
                 what(job),
-                f"…{job.study_instance_uid[-_TAIL:]}",
+                f"{SHORTENED}{job.study_instance_uid[-_TAIL:]}",
                 clock(job.finished_at or job.started_at or job.created_at),
                 remark(job, stopped.get(job.id)),
             )
@@ -100,7 +101,7 @@ def job(number: JobArgument, config: ConfigOption = None, json: JsonOption = Fal
     with reading(engine) as connection:
         known = story.of_job(connection, queue.existing(connection, JobId(number)))
         happened = events.of_job(connection, JobId(number))
-        inputs = len(instances.inputs_of(connection, JobId(number)))
+        inputs = instances.inputs_of(connection, JobId(number))
         superseded = known.job.supersedes
         before = None if superseded is None else queue.get(connection, superseded)
     if json:
@@ -113,7 +114,7 @@ def job(number: JobArgument, config: ConfigOption = None, json: JsonOption = Fal
             ("state", state_of(one)),
             ("found" if one.state == "done" else "why", remark(one, known.pause)),
             ("study", one.study_instance_uid),
-            ("input", f"{inputs} objects" if inputs else ""),
+            ("input", counted(inputs) if inputs else ""),
             ("routes", ", ".join(f"{each.route} ({each.mode})" for each in known.routes)),
             ("attempts", one.attempts),
             ("error", _error(one)),

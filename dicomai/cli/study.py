@@ -130,8 +130,9 @@ def study(
 ) -> None:
     """Tell the whole story of a study.
 
-    What came, from whom and when; what was decided and why; what ran; what went out. An accession
-    number that several studies share lists them.
+    What came, from whom and when; what was decided and why; what ran; what went out. A UID may be
+    written as tables shorten it, …323263405059. An accession number that several studies share
+    lists them.
     """
     from dicomai.service import story
     from dicomai.store.engine import reading
@@ -157,7 +158,7 @@ def study(
         if json:
             print_json([facts(each) for each in found])
         else:
-            say(f"{len(found)} studies have the accession number {name}:")
+            say(f"{len(found)} studies go by {name}:")
             show_studies(found)
     elif json:
         print_json(_facts_of_story(told))
@@ -218,7 +219,7 @@ def _reissue(name: str, patient: str, accession: str, config: Path | None) -> No
 def _only(name: str, found: Sequence[Study]) -> StudyInstanceUID:
     if len(found) > 1:
         raise DicomaiError(
-            f"{len(found)} studies have the accession number {name}. Give the Study Instance UID "
+            f"{len(found)} studies go by {name}. Give the Study Instance UID "
             f"of the one that is meant: dicomai study {name}",
             subject=name,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -18,6 +19,9 @@ from dicomai.store.instances import Instance
 from dicomai.store.job import Job, JobRoute
 from dicomai.store.pauses import Pause
 from dicomai.store.studies import Study
+
+SHORTENED: Final = "…"
+"""Before the end of a UID that is too long for a table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,15 +93,24 @@ class StudyStory:
 
 
 def find(connection: Connection, name: str) -> tuple[Study, ...]:
-    """Return the studies that a Study Instance UID or an accession number names.
+    """Return the studies that a Study Instance UID, its end or an accession number names.
+
+    The end of a UID is written as tables show it, `…323263405059`.
 
     Raises
     ------
     NotFound
         There is none.
     """
+    name = name.strip()
     study = studies.get(connection, StudyInstanceUID(name))
-    found = studies.find_by_accession(connection, name) if study is None else (study,)
+    if study is not None:
+        return (study,)
+    found = (
+        studies.find_by_end(connection, name.removeprefix(SHORTENED))
+        if name.startswith(SHORTENED)
+        else studies.find_by_accession(connection, name)
+    )
     if not found and (fetched := jobs.of_study(connection, StudyInstanceUID(name))):
         last = fetched[-1]
         raise NotFound(
@@ -108,8 +121,8 @@ def find(connection: Connection, name: str) -> tuple[Study, ...]:
         )
     if not found:
         raise NotFound(
-            f"No study has the UID or the accession number {name!a}. It was never received, or "
-            "retention deleted it. See: dicomai status",
+            f"No study has the UID or the accession number {name!r}. It was never received, or "
+            "retention deleted it. See: dicomai studies",
             subject=name,
         )
     return found

@@ -101,6 +101,18 @@ def find_by_accession(connection: Connection, accession: str) -> tuple[Study, ..
     )
 
 
+def find_by_end(connection: Connection, end: str) -> tuple[Study, ...]:
+    """Return the studies whose Study Instance UID ends in these digits and dots, oldest first."""
+    table = schema.studies
+    return _all(
+        connection.execute(
+            select(table)
+            .where(table.c.study_instance_uid.endswith(end, autoescape=True))
+            .order_by(table.c.first_object_at, table.c.study_instance_uid)
+        )
+    )
+
+
 def before(
     connection: Connection, study: Study, key: IdentityKey, oldest: date
 ) -> tuple[Study, ...]:

@@ -330,8 +330,20 @@ def test_an_accession_number_names_a_study_and_two_are_listed(
     assert dicomai("study", "A1", "--json").json["study"] == UID
     arrive(service, "1.2.4")
     answer = dicomai("study", "A1")
-    assert "2 studies have the accession number A1" in answer.out
+    assert "2 studies go by A1" in answer.out
     assert "1.2.4" in answer.out
+
+
+def test_a_study_goes_by_what_a_table_shows_of_it_and_by_what_was_pasted_with_spaces(
+    service: Engine, dicomai: Dicomai
+) -> None:
+    uid = "2.25.233293861462331247484206354323263405059"
+    arrive(service, uid)
+    for name in (f" {uid} ", "…323263405059", "A1 "):
+        assert dicomai("study", name, "--json").json["study"] == uid
+    arrive(service, "1.323263405059")
+    assert "2 studies go by …323263405059" in dicomai("study", "…323263405059").out
+    assert dicomai("study", "…%5059").code == 4
 
 
 @pytest.mark.parametrize(
