@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,12 @@ MPPS: Final = "1.2.840.10008.3.1.2.3.3"
 """Modality Performed Procedure Step, which says how far the objects are."""
 COMMITMENT: Final = "1.2.840.10008.1.20.1"
 """Storage Commitment Push Model: requests to keep objects, and reports that they are kept."""
+
+RECEIVING: Final = ("echo", "store", "commit")
+ANSWERING: Final = ("echo", "query")
+"""What a node may at the port of the receiver, and at that of queries, in words of `may`."""
+_QUERY_MODELS: Final = "1.2.840.10008.5.1.4.1.2."
+"""What the UIDs of C-FIND, C-MOVE and C-GET begin with (PS3.4 C.6)."""
 
 # SOP classes of PS3.6 that have the word Storage in their names and are of other services.
 _OTHER_SERVICES: Final = ("Storage Commitment", "Media Storage Directory")
@@ -176,14 +182,48 @@ def is_storage(abstract_syntax: str) -> bool:
 
 
 def allowed(node: Node, abstract_syntax: str) -> bool:
-    """Tell whether a node may have a presentation context."""
-    if not _is_uid(abstract_syntax):
-        return False
-    if abstract_syntax == VERIFICATION:
-        return "echo" in node.may
-    if abstract_syntax == COMMITMENT:  # it asks us, or reports on what we asked
+    """Tell whether a node may have a presentation context at a port that receives."""
+    right = _right(abstract_syntax)
+    if right == "commit":  # it asks us, or reports on what we asked
         return "commit" in node.may or node.commitment
-    return "store" in node.may and (abstract_syntax == MPPS or is_storage(abstract_syntax))
+    return right in RECEIVING and right in node.may
+
+
+def in_vain(node: Node, call: Call, proposed: Iterable[str], here: Collection[str]) -> str:
+    """Return why a node got nothing of what it proposed, and what helps; for the log.
+
+    Parameters
+    ----------
+    proposed
+        The abstract syntaxes; none of them was accepted.
+    here
+        What a node may that this port serves, as `may` says it.
+    """
+    rights = {_right(each) for each in proposed}
+    who = f"{call.calling_ae.strip()!a} at {call.address}, node {node.name},"
+    sentences = [f"{who} got nothing of what it proposed."]
+    for right in sorted(rights - {""}):
+        if right not in here:
+            port = "query.port" if right == "query" else "receiver.port"
+            sentences.append(f'"{right}" is for another port: {port}.')
+        elif right not in node.may:
+            sentences.append(f'If it may, add "{right}" to `may` of that node.')
+    if rights <= {""}:
+        sentences.append("That is no service of ours.")
+    return " ".join(sentences)
+
+
+def _right(abstract_syntax: str) -> str:
+    """Return the word of `may` for an abstract syntax; nothing for a service that is not ours."""
+    if not _is_uid(abstract_syntax):
+        return ""
+    if abstract_syntax.startswith(_QUERY_MODELS):
+        return "query"
+    if abstract_syntax == VERIFICATION:
+        return "echo"
+    if abstract_syntax == COMMITMENT:
+        return "commit"
+    return "store" if abstract_syntax == MPPS or is_storage(abstract_syntax) else ""
 
 
 def roles(node: Node, proposed: Mapping[str, tuple[bool, bool]]) -> dict[str, tuple[bool, bool]]:

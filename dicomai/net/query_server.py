@@ -20,12 +20,14 @@ from pynetdicom.presentation import PresentationContext, build_context
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomai.errors import ConfigError
 from dicomai.net.admission import (
+    ANSWERING,
     LOCAL_FAILURE,
     VERIFICATION,
     Call,
     Rejection,
     caller,
     chosen_syntaxes,
+    in_vain,
     is_storage,
     too_many,
 )
@@ -174,32 +176,26 @@ class _Desk:
         association.charset_default = found.charset_default
         request = association.requestor.primitive
         assert request is not None
-        association.acceptor.supported_contexts = supported(
-            found,
-            [
-                (str(context.abstract_syntax), [str(uid) for uid in context.transfer_syntax])
-                for context in request.presentation_context_definition_list
-            ],
-        )
+        proposals = [
+            (str(context.abstract_syntax), [str(uid) for uid in context.transfer_syntax])
+            for context in request.presentation_context_definition_list
+        ]
+        granted = supported(found, proposals)
+        if not granted:
+            names = [name for name, _ in proposals]
+            # Storage classes beside a query are for what C-GET would send.
+            asked = [name for name in names if name in ROOTS] or names
+            reason = in_vain(found, _call(association), asked, ANSWERING)
+            _log.warning("nothing accepted", reason=reason)
+        association.acceptor.supported_contexts = granted
 
     def _decided(self, association: Answerer) -> Node | Rejection:
-        request = association.requestor.primitive
-        peer = association.requestor.address_info
-        assert request is not None
-        assert peer is not None
         assert association.dul.socket is not None
         wire = association.dul.socket.socket
         assert wire is not None
         # An answer is two PDUs: without it the second waits 40 ms until the peer has the first.
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        call = Call(
-            called_ae=str(request.called_ae_title),
-            calling_ae=str(request.calling_ae_title),
-            address=peer.address,
-            secured=isinstance(wire, ssl.SSLSocket),
-            certificate=peer_certificate(wire),
-        )
-        found = caller(self._config.nodes, self._config.ae_title, call)
+        found = caller(self._config.nodes, self._config.ae_title, _call(association))
         if isinstance(found, Rejection):
             return found
         with self._lock:
@@ -225,6 +221,22 @@ class _Desk:
             name = self._peers.pop(association, "")
         if name:
             _log.info("query association ended", node=name)
+
+
+def _call(association: Answerer) -> Call:
+    request = association.requestor.primitive
+    peer = association.requestor.address_info
+    assert request is not None
+    assert peer is not None
+    assert association.dul.socket is not None
+    wire = association.dul.socket.socket
+    return Call(
+        called_ae=str(request.called_ae_title),
+        calling_ae=str(request.calling_ae_title),
+        address=peer.address,
+        secured=isinstance(wire, ssl.SSLSocket),
+        certificate=peer_certificate(wire),
+    )
 
 
 def supported(

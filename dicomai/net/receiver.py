@@ -26,12 +26,14 @@ from dicomai.errors import ConfigError
 from dicomai.net import commitment_taking, mpps
 from dicomai.net.admission import (
     LOCAL_FAILURE,
+    RECEIVING,
     VERIFICATION,
     Call,
     Rejection,
     allowed,
     caller,
     chosen_syntaxes,
+    in_vain,
     roles,
     too_many,
 )
@@ -285,18 +287,20 @@ class _Receiver:
             )
             self._reject(association, found.code)
             return
-        association.choose(
-            chosen_syntaxes(
-                (proposal.abstract_syntax, proposal.transfer_syntaxes)
-                for proposal in association.proposals
-                if allowed(found, proposal.abstract_syntax)
-            )
+        chosen = chosen_syntaxes(
+            (proposal.abstract_syntax, proposal.transfer_syntaxes)
+            for proposal in association.proposals
+            if allowed(found, proposal.abstract_syntax)
         )
-        proposed = association.requestor.role_selection
+        if not chosen:
+            proposed = [proposal.abstract_syntax for proposal in association.proposals]
+            _log.warning("nothing accepted", reason=in_vain(found, call, proposed, RECEIVING))
+        association.choose(chosen)
+        selected = association.requestor.role_selection
         association.grant(
             roles(
                 found,
-                {str(uid): (bool(r.scu_role), bool(r.scp_role)) for uid, r in proposed.items()},
+                {str(uid): (bool(r.scu_role), bool(r.scp_role)) for uid, r in selected.items()},
             )
         )
         with self._lock:

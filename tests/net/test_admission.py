@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomai.net.admission import Call, Rejection, caller
+from dicomai.net.admission import ANSWERING, RECEIVING, Call, Rejection, caller, in_vain
 from dicomai.net.node import Node
 from dicomai.net.tls import Certificate, SubjectPart, pin_of
 
@@ -98,3 +98,22 @@ values = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1).f
 def test_the_name_of_any_certificate_pins_it(subject: list[SubjectPart]) -> None:
     certificate = Certificate(subject=tuple(subject), sha256=SHA256)
     assert pin_of(certificate.name).fits(certificate)
+
+
+@pytest.mark.parametrize(
+    ("proposed", "here", "advice"),
+    [
+        ("1.2.840.10008.5.1.4.1.2.2.1", ANSWERING, 'If it may, add "query" to `may` of that node.'),
+        ("1.2.840.10008.5.1.4.1.2.2.1", RECEIVING, '"query" is for another port: query.port.'),
+        ("1.2.840.10008.5.1.4.1.1.2", ANSWERING, '"store" is for another port: receiver.port.'),
+        ("1.2.840.10008.1.20.1", RECEIVING, 'If it may, add "commit" to `may` of that node.'),
+        ("1.2.840.10008.5.1.4.31", RECEIVING, "That is no service of ours."),
+        ("not a UID", RECEIVING, "That is no service of ours."),
+    ],
+)
+def test_who_gets_nothing_is_told_of_with_what_helps(
+    proposed: str, here: tuple[str, ...], advice: str
+) -> None:
+    told = in_vain(CT1, CALL, [proposed], here)
+
+    assert told == f"'CT1' at 192.0.2.20, node ct1, got nothing of what it proposed. {advice}"

@@ -146,6 +146,14 @@ def test_a_wrong_name_is_rejected_for_good(
     assert next(iter(names.values())) in str(line["reason"])
 
 
+def test_a_query_to_the_port_that_receives_is_told_of(receiver: Receiver, scu: Scu) -> None:
+    with scu.calling(receiver.port, [("1.2.840.10008.5.1.4.1.2.2.1", [EXPLICIT])]) as association:
+        assert not association.accepted_contexts
+    line, *_ = scu.eventually(receiver.lines)
+    assert line["event"] == "nothing accepted"
+    assert "query.port" in str(line["reason"])
+
+
 def test_a_node_is_known_by_title_and_address(make_receiver: MakeReceiver, scu: Scu) -> None:
     nodes = [
         {"name": "elsewhere", "ae_title": "CT1", "addresses": ["10.0.0.0/8"]},

@@ -564,8 +564,11 @@ def test_who_may_not_ask_is_not_answered(
     filled(Node(name="CT1", ae_title="CT1"))
     entity = AE("CT1")
     entity.add_requested_context(STUDY_ROOT_FIND)
-    association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
-    assert not association.is_established
+    with capture_logs() as logged:
+        association = entity.associate("127.0.0.1", our_query_port, ae_title="DICOMAI")
+        assert not association.is_established
+    (why,) = [each["reason"] for each in logged if each["event"] == "nothing accepted"]
+    assert why.endswith('add "query" to `may` of that node.')
     # pynetdicom overlooks a rejection that comes before it has looked at its connection.
     stranger = subprocess.run(
         f"{peer('findscu')} -S -aet STRANGER -aec DICOMAI -k QueryRetrieveLevel=STUDY "
