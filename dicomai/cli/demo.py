@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from dicomai.cli.options import must_exist
+from dicomai.cli.options import must_exist, no_dicom
 from dicomai.cli.terminal import remarks, say, span, table, text
 from dicomai.errors import DicomaiError
 
@@ -84,7 +84,7 @@ def demo(
             truth = make_phantoms(folder / "sent")
     studies, unreadable = studies_in(path or folder / "sent")
     if not studies:
-        raise DicomaiError(f"There is no DICOM in {path}.", subject=str(path))
+        raise DicomaiError(no_dicom(path or folder), subject=str(path))
     with console.status("starting the service") as status, site(folder) as running:
         console.print(
             text(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicomai.cli.options import ConfigOption, JsonOption, must_exist
+from dicomai.cli.options import ConfigOption, JsonOption, must_exist, no_dicom
 from dicomai.cli.terminal import complain, print_json, progress, say, table, text
 from dicomai.errors import ConfigError, InputError, NotFound
 
@@ -65,7 +65,7 @@ def send(
     target = settings.node(node)
     files, others = dicom_files(paths)
     if not files:
-        raise NotFound(f"There is no DICOM in {', '.join(map(str, paths))}.")
+        raise NotFound(no_dicom(*paths))
     # A peer that waits for the rest of one would end the association, and take no other.
     cut = _truncated(files)
     whole = [each for each in files if each not in cut]

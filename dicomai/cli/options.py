@@ -37,3 +37,15 @@ def must_exist(*paths: Path) -> None:
     for path in paths:
         if not path.exists():
             raise NotFound(f"There is no {path}.", subject=str(path))
+
+
+def no_dicom(*paths: Path) -> str:
+    """Return the sentence that there is no DICOM in what was named, and what helps."""
+    from dicomai.dicom.part10 import is_dicomdir
+
+    sentence = f"There is no DICOM in {', '.join(map(str, paths))}."
+    if any(is_dicomdir(path) for path in paths):
+        sentence += " A DICOMDIR is a table of contents: give the folder that it lies in."
+    if any(path.suffix.lower() == ".zip" for path in paths):
+        sentence += " A zip archive is not opened: unpack it, and give the folder."
+    return sentence

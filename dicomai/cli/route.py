@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicomai.cli.options import ConfigOption, JsonOption, must_exist
+from dicomai.cli.options import ConfigOption, JsonOption, must_exist, no_dicom
 from dicomai.cli.terminal import print_json, say, table, text
 from dicomai.errors import NotFound
 
@@ -76,7 +76,7 @@ def route_test(
     else:
         _show_all(explained)
     if not explained.studies:
-        raise NotFound(f"There is no DICOM in {path}.", subject=str(path))
+        raise NotFound(no_dicom(path), subject=str(path))
 
 
 def _show_all(explained: Explained) -> None:

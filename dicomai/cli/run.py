@@ -11,7 +11,7 @@ import typer
 
 from dicomai.cli.config import local_zone
 from dicomai.cli.models import found, opened
-from dicomai.cli.options import ConfigOption, JsonOption, must_exist
+from dicomai.cli.options import ConfigOption, JsonOption, must_exist, no_dicom
 from dicomai.cli.terminal import print_json, progress, remarks, say, span, table, text
 from dicomai.cli.trouble import sentence_of
 from dicomai.errors import NotFound
@@ -88,7 +88,7 @@ def run(
         )
     folder = folders.read_folder(path, site, allowed)
     if not folder.images and not folder.unreadable:
-        raise NotFound(f"There is no DICOM in {path}.", subject=str(path))
+        raise NotFound(no_dicom(path), subject=str(path))
     taken, others = folders.takes(package, folder)
     loaded = load(package, device) if taken else None
     folders.remove_earlier(package, folder, out)
@@ -196,4 +196,7 @@ def _show(package: Package, outcomes: Sequence[Outcome], out: Path) -> None:
     if analysed:
         objects = sum(len(each.objects) for each in analysed)
         pictures = sum(len(each.pictures) for each in analysed)
-        say(f"{objects} DICOM objects and {pictures} pictures of them lie in {out}.")
+        say(
+            f"{objects} DICOM object{'' if objects == 1 else 's'} and {pictures} "
+            f"picture{'' if pictures == 1 else 's'} of them lie in {out}."
+        )

@@ -31,6 +31,7 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _HEAD_BYTES: Final = 1024
 _ELEMENT: Final = struct.Struct("<HH2sH")
 _NO_PREAMBLE: Final = "It is no DICOM file: it lacks the preamble and DICM (PS3.10 7.1)."
+_ZIP: Final = "It is a zip archive, which is not opened: unpack it, and give the folder."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,10 @@ def is_dicomdir(file: Path) -> bool:
     return name.removesuffix(".") == "DICOMDIR"
 
 
+def _no_dicom(head: bytes) -> InputError:
+    return InputError(_ZIP if head.startswith(b"PK\x03\x04") else _NO_PREAMBLE)
+
+
 def media(path: Path) -> Media:
     """Return the File Meta Information of a file; the data set is not looked at.
 
@@ -82,7 +87,7 @@ def media(path: Path) -> Media:
     with path.open("rb", buffering=0) as file:
         head = file.read(_HEAD_BYTES)
         if head[128:132] != b"DICM":
-            raise InputError(_NO_PREAMBLE)
+            raise _no_dicom(head)
         values = _plain_meta(head)
         if values is None:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
@@ -149,9 +154,9 @@ def opened(path: Path, scratch: Scratch | None = None) -> Iterator[Part10]:
         It is deflated, and there is no room to inflate it.
     """
     with path.open("rb") as file:
-        size = path.stat().st_size
-        if size < 132 or file.read(132)[128:] != b"DICM":
-            raise InputError(_NO_PREAMBLE)
+        head = file.read(132)
+        if head[128:] != b"DICM":
+            raise _no_dicom(head)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             meta, start = _meta(mapped)
             syntax = _uid(meta, 0x00020010)

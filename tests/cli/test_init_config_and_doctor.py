@@ -290,6 +290,31 @@ def test_a_folder_without_dicom_is_code_4(
     assert "There is no DICOM in" in answer.err
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("DICOMDIR", "give the folder that it lies in"),
+        ("study.zip", "unpack it, and give the folder"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [("send", "PACS1"), ("route", "test"), ("run", "chest-ct-lungs", "--out", "results")],
+)
+def test_a_dicomdir_or_a_zip_archive_is_told_what_to_give(
+    service: Engine,
+    dicomai: Dicomai,
+    tmp_path: Path,
+    command: tuple[str, ...],
+    name: str,
+    advice: str,
+) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04" if name.endswith("zip") else b"")
+    answer = dicomai(*command, tmp_path / name)
+    assert answer.code != 0
+    assert advice in answer.out + answer.err
+
+
 @pytest.mark.parametrize("command", [("echo", "HERE"), ("send", "HERE")])
 def test_a_node_that_can_not_be_called_is_code_3(
     service: Engine, dicomai: Dicomai, sample_data: Path, command: tuple[str, ...]
