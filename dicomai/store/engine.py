@@ -301,6 +301,12 @@ def _sentence(engine: Engine, error: sqlalchemy.exc.SQLAlchemyError) -> str:
             f"{_reason(error)}. See what else uses it, such as a backup or a session of psql or "
             f"sqlite3, and let that come to its end.{GOES_ON}"
         )
+    if "password" in _reason(error):  # libpq gives no code of what keeps it from connecting
+        return (
+            f"{name(engine)} can't be used: {_reason(error)}. The role's password stands in "
+            ".pgpass in the home of the user who runs this, with mode 600; see "
+            f"docs/how-to/run-for-good.md, With PostgreSQL.{GOES_ON}"
+        )
     return (
         f"{name(engine)} can't be used: {_reason(error)}. See that it runs and has room.{GOES_ON}"
     )

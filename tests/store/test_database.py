@@ -654,3 +654,31 @@ def test_what_would_be_lost_with_a_file_that_is_gone_is_not_written(
         with pytest.raises(DatabaseError, match=r"taken away|does not exist"), edge(engine):
             pass
     engine.dispose()
+
+
+def _asks_for_a_password(listener: socket.socket) -> None:
+    """Do as PostgreSQL does until it knows who calls (its protocol 3.0, start-up)."""
+    with suppress(OSError):
+        while True:
+            wire, _ = listener.accept()
+            with wire:
+                while len(request := wire.recv(1000)) == 8:  # for encryption
+                    wire.sendall(b"N")
+                if request:
+                    wire.sendall(b"R\0\0\0\x08\0\0\0\x03")
+                    wire.recv(1000)
+
+
+def test_a_password_that_is_missing_is_told_where_it_belongs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "none"))
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_asks_for_a_password, args=(listener,), daemon=True).start()
+        engine = open_engine(f"postgresql://dicomai@127.0.0.1:{listener.getsockname()[1]}/dicomai")
+        with pytest.raises(DatabaseError) as caught, reading(engine):
+            pass
+        engine.dispose()
+    assert "no password supplied" in caught.value.sentence
+    assert ".pgpass" in caught.value.sentence
