@@ -121,7 +121,8 @@ def pin_of(text: str) -> Pin:
     ----------
     text
         ``sha256:`` and 64 hex digits, with or without colons; or attributes of the subject as
-        ``CN=ct1, O=Hospital``, where a comma within a value is written ``\\,``.
+        ``CN=ct1, O=Hospital``, where a comma within a value is written ``\\,``; ``subject=`` may
+        stand before them, as openssl prints it.
 
     Raises
     ------
@@ -130,6 +131,7 @@ def pin_of(text: str) -> Pin:
     """
     if found := _FINGERPRINT.fullmatch(text.strip()):
         return Pin(sha256=found[1].replace(":", "").lower())
+    text = text.strip().removeprefix("subject=")
     parts, at = [], 0
     while at < len(text) and (part := _SUBJECT_PART.match(text, at)):
         parts.append(SubjectPart(part[1].upper(), re.sub(r"\\(.)", r"\1", part[2])))

@@ -58,6 +58,7 @@ def test_a_certificate_is_needed_only_where_it_is_required() -> None:
         (CERTIFICATE.name, True),  # as the log says it
         ("sha256:" + SHA256, True),
         ("SHA256:" + ":".join(["AB"] * 32), True),
+        (r"subject=O = Hospital\, Inc, CN = ct1", True),  # as openssl prints it
         ("CN=ct2", False),
         ("CN=ct1, O=Hospital", False),
         ("CN=ct1, OU=Radiology", False),
