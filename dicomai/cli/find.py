@@ -72,6 +72,8 @@ def _parsed(texts: Sequence[str]) -> Mapping[str, str]:
     keys: dict[str, str] = {}
     for each in texts:
         keyword, _, value = each.partition("=")
+        if not keyword:
+            raise InputError("Write KEYWORD=VALUE, without spaces around =.")
         if keyword in keys:
             raise InputError(f"{keyword} is given twice. Join its values with a backslash.")
         keys[keyword] = value

@@ -242,8 +242,10 @@ def analysed(
     place = out / series.series_instance_uid
     try:
         outcome = _written_to(place, model, series, folder, report, objects)
-    except BaseException:
+    except BaseException as trouble:
         remove(model.package.name, place)  # a part of a result may say something else
+        if isinstance(trouble, OSError):
+            trouble.filename = trouble.filename or str(place)  # a write that fails names none
         raise
     others = _other_images(series, folder)
     if outcome.objects:

@@ -242,3 +242,4 @@ def test_the_command_prints_a_table_or_json(
     wrong = run("PatientNam=x")
     assert wrong.exit_code == 2
     assert "PatientName" in wrong.stderr
+    assert "without spaces around =" in run("PatientID", "=", "4").stderr
