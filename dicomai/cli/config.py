@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from importlib.resources import files
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -158,6 +160,7 @@ def init(
     from dicomai.store.engine import open_engine
 
     file = folder / EXAMPLE if config is None else config
+    configuration.require_utf8(file, folder)
     folder.mkdir(parents=True, exist_ok=True)
     kept = file.exists()
     if not kept:
@@ -173,7 +176,7 @@ def init(
         # Images of patients: for the service's user and group only.
         each.mkdir(parents=True, exist_ok=True, mode=0o750)
     bring_up(open_engine(settings.database.url))
-    here = "" if file.resolve() == Path.cwd() / EXAMPLE else f" --config {file}"
+    here = "" if file.resolve() == Path.cwd() / EXAMPLE else f" --config {shlex.quote(str(file))}"
     say(
         f"{'Kept' if kept else 'Wrote'} {file}. The data folder is {settings.service.data}, "
         f"its database is up to date.\n"
@@ -184,7 +187,9 @@ def init(
 def _example(folder: Path, file: Path) -> str:
     text = (files("dicomai.config") / EXAMPLE).read_text(encoding="utf-8")
     if file.parent.resolve() != folder.resolve():
-        text = _with(text, 'data = "."', f'data = "{folder.resolve()}"')
+        # A text of JSON is one of TOML.
+        in_toml = dumps(str(folder.resolve()), ensure_ascii=False)
+        text = _with(text, 'data = "."', f"data = {in_toml}")
     return _with(text, 'timezone = "UTC"', f'timezone = "{local_zone()}"')
 
 

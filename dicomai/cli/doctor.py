@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import socket
 import tempfile
@@ -159,7 +160,7 @@ def _room(settings: Settings, of: str, folder: Path) -> Iterator[Check]:
         if full:
             remedy = "Make room: delete or move other files, or raise the quota."
         elif error.errno == errno.ENOENT:
-            remedy = f"dicomai init {folder}"
+            remedy = f"dicomai init {shlex.quote(str(folder))}"
         yield Check(
             of=of,
             verdict="bad",

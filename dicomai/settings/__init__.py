@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, get_origin
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -62,6 +63,7 @@ __all__ = [
     "find",
     "load",
     "reference",
+    "require_utf8",
 ]
 
 PREFIX: Final = "DICOMAI_"
@@ -195,6 +197,29 @@ def check_tls(settings: Settings) -> tuple[Problem, ...]:
     return ()
 
 
+def require_utf8(file: Path, data: Path) -> None:
+    """Refuse a data folder whose name is not UTF-8 on the disk: SQLite has no other names.
+
+    Raises
+    ------
+    SettingsError
+        Its bytes are none, or the locale of this process makes others of them.
+    """
+    try:
+        whole = data.absolute()
+        if os.fsencode(whole) == str(whole).encode():
+            return
+    except UnicodeError:
+        pass
+    problem = Problem(
+        file=str(file),
+        key="service.data",
+        reason=f"the name of the folder {str(data)!a} is no UTF-8, or the locale is none of UTF-8",
+        remedy="Give it another name, or set LANG=C.UTF-8.",
+    )
+    raise SettingsError([problem])
+
+
 def _tls_resolved(file: Path, tls: TlsSettings) -> TlsSettings:
     folder = file.resolve().parent
     named = {"certificate": tls.certificate, "key": tls.key, "authorities": tls.authorities}
@@ -204,8 +229,11 @@ def _tls_resolved(file: Path, tls: TlsSettings) -> TlsSettings:
 
 
 def _resolved(file: Path, document: Document) -> Settings:
-    data = (file.resolve().parent / document.service.data.expanduser()).resolve()
-    url = document.database.url or f"sqlite:///{data / 'dicomai.db'}"
+    data = file.parent / document.service.data.expanduser()
+    require_utf8(file, data)
+    data = data.resolve()
+    # What has a meaning in a URL, as a question mark, may stand in the name of a folder.
+    url = document.database.url or f"sqlite:///{quote(str(data / 'dicomai.db'))}"
     return Settings(
         file=file,
         service=document.service.model_copy(update={"data": data}),

@@ -6,6 +6,7 @@ Only edges open connections; every other function of the store takes one.
 from __future__ import annotations
 
 import select
+import shlex
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -222,7 +223,7 @@ def absence(engine: Engine) -> str:
     if not _exists(file.parent):
         return (
             f"The folder {file.parent} of the database does not exist. Mount its disk; for a new "
-            f"service: dicomai init {file.parent}"
+            f"service: dicomai init {shlex.quote(str(file.parent))}"
         )
     return (
         f"The database {file} does not exist. If it was lost, stop the service and put the copy "

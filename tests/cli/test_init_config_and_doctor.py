@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from sqlalchemy import Engine
 
 from dicomai.models import device
 from dicomai.models.runtimes import torch_runtime
+from dicomai.settings import load
 from dicomai.store.engine import open_engine
 from dicomai.store.migrate import current, newest
 from tests.cli.conftest import Dicomai
@@ -57,6 +59,60 @@ def test_init_puts_the_configuration_elsewhere(dicomai: Dicomai, tmp_path: Path)
     assert dicomai("init", "var", "--config", file).code == 0
     assert tomllib.loads(file.read_text())["service"]["data"] == str(tmp_path / "var")
     assert not (tmp_path / "var" / "dicomai.toml").exists()
+
+
+ODD_FOLDERS = (
+    "two words",
+    "who?",
+    "50%25",
+    "50%",
+    "a#b",
+    "it's",
+    'say "ah"',
+    "back\\slash",
+    "Röntgen",
+)
+
+
+@pytest.mark.parametrize("name", ODD_FOLDERS)
+def test_a_folder_may_have_any_name(dicomai: Dicomai, tmp_path: Path, name: str) -> None:
+    answer = dicomai("init", name)
+    assert (answer.code, answer.err) == (0, "")
+    assert shlex.split(answer.out)[-2:] == ["--config", f"{name}/dicomai.toml"]
+    assert {each.name for each in tmp_path.iterdir()} == {name}
+    assert (tmp_path / name / "dicomai.db").is_file()
+    assert dicomai("status", "--config", f"{name}/dicomai.toml").code == 0
+
+
+@pytest.mark.parametrize("name", ODD_FOLDERS)
+def test_a_configuration_elsewhere_names_a_folder_of_any_name(
+    dicomai: Dicomai, tmp_path: Path, name: str
+) -> None:
+    assert dicomai("init", name, "--config", "dicomai.toml").code == 0
+    assert load(tmp_path / "dicomai.toml", {}).service.data == tmp_path / name
+    assert (tmp_path / name / "dicomai.db").is_file()
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_refused_in_words(
+    dicomai: Dicomai, tmp_path: Path
+) -> None:
+    answer = dicomai("init", os.fsdecode(b"R\xf6ntgen"))
+    assert answer.code == 3
+    assert "service.data" in answer.err
+    assert "is no UTF-8" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_locale_that_is_not_utf_8_is_refused_where_the_folder_needs_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dicomai", "init", tmp_path / "Röntgen"],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert b"locale" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_init_takes_the_machine_s_time_zone(
