@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json as json_text
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from dicomai.cli.options import ConfigOption, JsonOption
-from dicomai.cli.terminal import records, remarks, say, text
+from dicomai.cli.terminal import in_json, records, remarks, say, text
 from dicomai.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,8 +94,6 @@ def _print_all(matches: Iterator[Match]) -> None:
     """Print a JSON list, match by match."""
     between = "[\n  "
     for match in matches:
-        sys.stdout.write(
-            between + json_text.dumps(match.attributes, ensure_ascii=False, allow_nan=False)
-        )
+        sys.stdout.write(between + in_json(match.attributes))
         between = ",\n  "
     sys.stdout.write("[]\n" if between.startswith("[") else "\n]\n")

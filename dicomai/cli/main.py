@@ -39,7 +39,7 @@ from dicomai.cli import (
     study,
 )
 from dicomai.cli.options import ConfigOption
-from dicomai.cli.terminal import complain
+from dicomai.cli.terminal import complain, prepare_streams
 from dicomai.cli.trouble import sentence_of
 from dicomai.errors import DicomaiError
 from dicomai.process import WAITING
@@ -132,6 +132,7 @@ for name, group in (
 
 def main() -> None:
     """Run `dicomai` with the arguments of this process."""
+    prepare_streams()
     # For `run`, which has its network in this process; a runner is started with them anyway.
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -25,6 +27,28 @@ _COLOURS: Final = {
     "warn": "yellow",
     "quiet": "dim",
 }
+
+
+def prepare_streams() -> None:
+    """Have what is said reach no file of ours, and no letter of it end a command.
+
+    Whoever starts us may have closed a standard stream: the next file that is opened would get its
+    number. A locale that is not UTF-8 lacks letters of patients and signs of ours; those are
+    written out, as \\u2026.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            assert opened == number  # the lowest that is free
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def answers() -> Console:
@@ -144,12 +168,19 @@ def progress() -> Progress:
 
 
 def print_json(value: object) -> None:
-    """Print a value of dicts, lists, texts and numbers as JSON.
+    """Print a value of dicts, lists, texts and numbers as JSON."""
+    sys.stdout.write(in_json(value, indent=2) + "\n")
 
-    What could move a cursor or turn a line round is an escape of JSON, which reads as the same.
+
+def in_json(value: object, indent: int | None = None) -> str:
+    """Return a value of dicts, lists, texts and numbers as JSON for stdout.
+
+    What could move a cursor or turn a line round is an escape of JSON, which reads as the same; so
+    is what stdout has no code for.
     """
-    written = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
-    sys.stdout.write("\n".join(map(_escaped_in_json, written.split("\n"))) + "\n")
+    in_ascii = (sys.stdout.encoding or "utf-8").lower() != "utf-8"
+    written = json.dumps(value, ensure_ascii=in_ascii, indent=indent, allow_nan=False)
+    return "\n".join(map(_escaped_in_json, written.split("\n")))
 
 
 def _escaped_in_json(line: str) -> str:

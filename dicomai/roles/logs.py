@@ -48,7 +48,8 @@ _QUIET: Final[Mapping[str, int]] = {
     "py.warnings": logging.CRITICAL,
 }
 
-# C0 and C1 controls, DEL, line and paragraph separators, and what turns the direction of text.
+# C0 and C1 controls, DEL, line and paragraph separators, what turns the direction of text, and
+# halves of letters: what stands for a byte of a file's name that is no UTF-8.
 _CONTROLS: Final[Mapping[int, str]] = {
     code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
     for code in (
@@ -58,6 +59,7 @@ _CONTROLS: Final[Mapping[int, str]] = {
         0x2029,
         *range(0x202A, 0x202F),
         *range(0x2066, 0x206A),
+        *range(0xD800, 0xE000),
     )
 }
 _CONTROLS_IN_TRACEBACK: Final[Mapping[int, str]] = {

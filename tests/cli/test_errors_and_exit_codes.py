@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -126,6 +127,41 @@ def test_a_reader_that_goes_away_is_no_defect(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert b"Traceback" not in done.stderr
     assert b"defect" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_changes_no_answer_and_no_exit_code(
+    service: Engine, tmp_path: Path, closed: str
+) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        shell = ["sh", "-c", f'exec "$0" -m dicomai "$@" {closed}', sys.executable, *arguments]
+        return subprocess.run(shell, cwd=tmp_path, capture_output=True, check=False)
+
+    jobs = run("jobs", "--json")
+    assert (jobs.returncode, jobs.stderr) == (0, b"")
+    assert jobs.stdout == (b"" if ">&- " in f"{closed} ".replace("2>", "") else b"[]\n")
+    assert run("job", "7").returncode == 4
+    assert run("config", "check").returncode == 0
+
+
+def test_a_locale_that_is_not_utf_8_shows_what_it_lacks_as_escapes(
+    service: Engine, tmp_path: Path
+) -> None:
+    file = tmp_path / "dicomai.toml"
+    file.write_text(file.read_text().replace('name = "x-ray"', 'name = "Röntgen 山"'))
+    latin_1 = os.environ | {"PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"}
+
+    def run(*arguments: str) -> str:
+        dicomai = [sys.executable, "-m", "dicomai", "config", "check", *arguments]
+        done = subprocess.run(
+            dicomai, cwd=tmp_path, env=latin_1, stdout=subprocess.PIPE, check=False
+        )
+        return done.stdout.decode("latin-1")
+
+    assert "Röntgen \\u5c71" in run()
+    file.write_text(file.read_text() + '"Röntgen 山" = 1\n')
+    (problem,) = json.loads(run("--json"))
+    assert "Röntgen 山" in problem["key"]
 
 
 def test_help_loads_nothing_heavy() -> None:

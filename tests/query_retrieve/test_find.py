@@ -205,6 +205,26 @@ def test_a_status_of_failure_is_a_sentence(free_port: int) -> None:
             assert words in caught.value.sentence
 
 
+def test_json_of_names_can_be_read_where_the_locale_lacks_their_letters(
+    free_port: int, tmp_path: Path
+) -> None:
+    def one(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        match = numbered(1)
+        match.SpecificCharacterSet, match.PatientName = "ISO_IR 100", "Müller"
+        yield 0xFF00, match
+
+    config = tmp_path / "dicomai.toml"
+    config.write_text(
+        f'[[nodes]]\nname = "PACS1"\nae_title = "PACS1"\nhost = "127.0.0.1"\nport = {free_port}\n'
+    )
+    with answering(free_port, one):
+        said = CliRunner(charset="ascii").invoke(
+            app, ["find", "PACS1", "PatientName", "--json", "-c", str(config)]
+        )
+    assert said.exit_code == 0, said.stderr
+    assert [match["PatientName"] for match in json.loads(said.stdout)] == ["Müller"]
+
+
 def test_a_node_that_is_down_or_lacks_the_service_is_a_sentence(
     free_port: int, storescp: Any
 ) -> None:
