@@ -200,9 +200,9 @@ def _with(text: str, line: str, other: str) -> str:
 
 def local_zone() -> str:
     """Return this machine's time zone by its name, as Europe/Berlin, or UTC."""
-    named = os.environ.get("TZ", "").removeprefix(":")
-    if not named and _LOCALTIME.is_symlink():
-        named = _LOCALTIME.resolve().as_posix().partition("zoneinfo/")[2]
+    named = os.environ.get("TZ", "").removeprefix(":") or str(_LOCALTIME)
+    if Path(named).is_absolute():  # TZ may name a file, as :/etc/localtime
+        named = Path(named).resolve().as_posix().partition("zoneinfo/")[2]
     from zoneinfo import available_timezones
 
     return named if named in available_timezones() else "UTC"

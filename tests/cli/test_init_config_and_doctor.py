@@ -115,10 +115,12 @@ def test_a_locale_that_is_not_utf_8_is_refused_where_the_folder_needs_it(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("named", ["Europe/Berlin", ":Europe/Berlin", ":{}/localtime"])
 def test_init_takes_the_machine_s_time_zone(
-    dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
-    monkeypatch.setenv("TZ", "Europe/Berlin")
+    (tmp_path / "localtime").symlink_to("/usr/share/zoneinfo/Europe/Berlin")
+    monkeypatch.setenv("TZ", named.format(tmp_path))
     dicomai("init", "first")
     written = tomllib.loads((tmp_path / "first" / "dicomai.toml").read_text())
     assert written["service"]["timezone"] == "Europe/Berlin"
