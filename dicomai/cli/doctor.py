@@ -263,13 +263,13 @@ def _receiver(settings: Settings) -> Iterator[Check]:
     port = settings.tls.port if settings.tls.only else receiver.port
     where = f"{receiver.host}, port {port}"
     address = "127.0.0.1" if receiver.host in ("0.0.0.0", "") else receiver.host  # noqa: S104 - compared only
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        probe.settimeout(3)
-        listens = probe.connect_ex((address, port)) == 0
-    if listens:
-        yield _own_echo(settings, port)
-        return
     try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.settimeout(3)
+            listens = probe.connect_ex((address, port)) == 0
+        if listens:
+            yield _own_echo(settings, port)
+            return
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((receiver.host, port))

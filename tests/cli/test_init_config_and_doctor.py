@@ -182,6 +182,16 @@ def test_the_doctor_finds_a_port_that_another_program_has(
     assert "answers" in checks["port"]["found"]
 
 
+def test_the_doctor_finds_a_host_that_is_none_of_this_machine(
+    service: Engine, dicomai: Dicomai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMAI_RECEIVER__HOST", "nosuch.invalid")
+    checks = {each["of"]: each for each in dicomai("doctor", "--json").json}
+    assert checks["port"]["verdict"] == "bad"
+    assert checks["port"]["found"].startswith("nosuch.invalid, port 11112: ")
+    assert checks["port"]["remedy"] == "Choose another receiver.host or receiver.port."
+
+
 def test_a_full_disk_and_a_missing_folder_are_named(
     service: Engine, dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
