@@ -220,16 +220,33 @@ def require_utf8(file: Path, data: Path) -> None:
     raise SettingsError([problem])
 
 
+def _expanded(file: Path, key: str, path: Path) -> Path:
+    """Return a path that begins with a home folder where it says ~ or ~user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        problem = Problem(
+            file=str(file),
+            key=key,
+            reason=f"this machine knows no home folder {path.parts[0]!a}",
+            remedy="Write the whole path.",
+        )
+        raise SettingsError([problem]) from error
+
+
 def _tls_resolved(file: Path, tls: TlsSettings) -> TlsSettings:
     folder = file.resolve().parent
     named = {"certificate": tls.certificate, "key": tls.key, "authorities": tls.authorities}
     return tls.model_copy(
-        update={name: path and folder / path.expanduser() for name, path in named.items()}
+        update={
+            name: path and folder / _expanded(file, f"tls.{name}", path)
+            for name, path in named.items()
+        }
     )
 
 
 def _resolved(file: Path, document: Document) -> Settings:
-    data = file.parent / document.service.data.expanduser()
+    data = file.parent / _expanded(file, "service.data", document.service.data)
     require_utf8(file, data)
     data = data.resolve()
     # What has a meaning in a URL, as a question mark, may stand in the name of a folder.

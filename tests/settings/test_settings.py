@@ -85,6 +85,19 @@ def test_relative_paths_are_relative_to_the_file(
     assert settings.database.url == f"sqlite:///{tmp_path / 'data' / 'dicomai.db'}"
 
 
+@pytest.mark.parametrize(
+    ("key", "table"),
+    [
+        ("service.data", '[service]\ndata = "~no-such-user/x"\n'),
+        ("tls.certificate", '[tls]\ncertificate = "~no-such-user/x"\nkey = "key.pem"\n'),
+    ],
+)
+def test_a_home_folder_that_nobody_has_is_a_problem(file: Path, key: str, table: str) -> None:
+    assert _problems(file, table) == [
+        f"{key}: this machine knows no home folder '~no-such-user'. Write the whole path."
+    ]
+
+
 def test_variables_stand_over_the_file(file: Path) -> None:
     settings = load(
         file,
