@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -231,15 +231,18 @@ class _Service:
         """Send an object in a transfer syntax that the peer takes; return its status."""
         if not accepted:
             return None
-        with tempfile.TemporaryDirectory(prefix="dicomai-") as folder:
+        with ExitStack() as scratch:
             path = kept.path
             try:
                 syntax = str(media(path).transfer_syntax_uid)
                 if syntax not in accepted:
-                    path = Path(folder) / "transcoded.dcm"
                     syntax = str(EXPLICIT if EXPLICIT in accepted else IMPLICIT)
                     if syntax not in accepted:
                         return None
+                    folder = tempfile.TemporaryDirectory(
+                        prefix="dicomai-", ignore_cleanup_errors=True
+                    )
+                    path = Path(scratch.enter_context(folder)) / "transcoded.dcm"
                     transcoded(kept.path, path, syntax)
                 data_set = path.read_bytes()[media(path).data_set_at :]
             except (InputError, OSError) as trouble:

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.request
@@ -503,6 +504,39 @@ def test_a_compressed_object_is_sent_as_it_is_or_else_decoded(
         assert came_in == syntax
         assert data_set.SOPInstanceUID == source.SOPInstanceUID
         association.release()
+
+
+@pytest.mark.parametrize(("syntax", "sent"), [(RLE, 1), (IMPLICIT, 0)])
+def test_room_for_temporary_files_is_wanted_for_what_is_decoded_alone(
+    filled: Callable[..., Any],
+    our_query_port: int,
+    sample_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    syntax: str,
+    sent: int,
+) -> None:
+    path = sample_data / "transfer-syntaxes" / "ct512" / "ct512_rle.dcm"
+    source = dcmread(path)
+    filled().put(path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    entity = AE("CLIENT")
+    entity.add_requested_context(STUDY_ROOT_GET)
+    entity.add_requested_context(source.SOPClassUID, syntax)
+    association = entity.associate(
+        "127.0.0.1",
+        our_query_port,
+        ae_title="DICOMAI",
+        ext_neg=[build_role(source.SOPClassUID, scp_role=True)],
+        evt_handlers=[(evt.EVT_C_STORE, lambda _: 0)],
+    )
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = source.StudyInstanceUID
+    last, _ = list(association.send_c_get(query, STUDY_ROOT_GET))[-1]
+    assert last.NumberOfCompletedSuboperations == sent
+    assert last.NumberOfFailedSuboperations == 1 - sent
+    association.release()
 
 
 @pytest.mark.parametrize(
