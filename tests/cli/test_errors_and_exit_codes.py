@@ -148,7 +148,9 @@ def test_a_locale_that_is_not_utf_8_shows_what_it_lacks_as_escapes(
     service: Engine, tmp_path: Path
 ) -> None:
     file = tmp_path / "dicomai.toml"
-    file.write_text(file.read_text().replace('name = "x-ray"', 'name = "Röntgen 山"'))
+    file.write_text(
+        file.read_text("utf-8").replace('name = "x-ray"', 'name = "Röntgen 山"'), "utf-8"
+    )
     latin_1 = os.environ | {"PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"}
 
     def run(*arguments: str) -> str:
@@ -159,7 +161,7 @@ def test_a_locale_that_is_not_utf_8_shows_what_it_lacks_as_escapes(
         return done.stdout.decode("latin-1")
 
     assert "Röntgen \\u5c71" in run()
-    file.write_text(file.read_text() + '"Röntgen 山" = 1\n')
+    file.write_text(file.read_text("utf-8") + '"Röntgen 山" = 1\n', "utf-8")
     (problem,) = json.loads(run("--json"))
     assert "Röntgen 山" in problem["key"]
 
