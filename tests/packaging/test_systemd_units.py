@@ -47,7 +47,7 @@ def test_systemd_has_nothing_to_say_about_them(units: Path, peer: Callable[[str]
     done = subprocess.run(
         [peer("systemd-analyze"), "verify", *map(str, sorted(units.iterdir()))],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -62,7 +62,7 @@ def test_they_are_hardened(service: str, units: Path, peer: Callable[[str], str]
             *(f"--threshold={threshold}", str(units / service)),
         ],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stdout.splitlines()[-1:] + done.stderr.splitlines()

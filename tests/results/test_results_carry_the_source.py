@@ -96,7 +96,7 @@ def test_what_a_request_leaves_empty_is_left_out(study: Any, found: Any) -> None
 def test_every_character_set_goes_through_seg_and_sr(
     study_lying: Any, found: Any, sample_data: Path
 ) -> None:
-    expected = json.loads((sample_data / "odd" / "charsets.json").read_text())
+    expected = json.loads((sample_data / "odd" / "charsets.json").read_text("utf-8"))
     study = study_lying("axial", (3, 17, 13))
     whole = found.everything(study)
     findings = replace(whole, segments=whole.segments[:1], detections=(), classifications=())
