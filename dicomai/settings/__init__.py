@@ -206,7 +206,7 @@ def require_utf8(file: Path, data: Path) -> None:
         Its bytes are none, or the locale of this process makes others of them.
     """
     try:
-        whole = data.absolute()
+        whole = data.resolve()
         if os.fsencode(whole) == str(whole).encode():
             return
     except UnicodeError:
@@ -246,7 +246,7 @@ def _tls_resolved(file: Path, tls: TlsSettings) -> TlsSettings:
 
 
 def _resolved(file: Path, document: Document) -> Settings:
-    data = file.parent / _expanded(file, "service.data", document.service.data)
+    data = file.resolve().parent / _expanded(file, "service.data", document.service.data)
     require_utf8(file, data)
     data = data.resolve()
     # What has a meaning in a URL, as a question mark, may stand in the name of a folder.
@@ -279,7 +279,7 @@ def _read(file: Path) -> Toml:
     except OSError as error:
         reason, remedy = error.strerror or str(error), "`dicomai init FOLDER` writes one."
     except UnicodeDecodeError as error:
-        line = written.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         reason, remedy = f"is no text in UTF-8, at line {line}", "Have the editor save it as UTF-8."
     except tomllib.TOMLDecodeError as error:
         reason, remedy = f"is no TOML: {error}", "Correct that line."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 from dataclasses import fields
@@ -83,6 +84,25 @@ def test_relative_paths_are_relative_to_the_file(
     assert settings.folders.data == tmp_path / "data"
     assert settings.folders.spool == tmp_path / "data" / "spool"
     assert settings.database.url == f"sqlite:///{tmp_path / 'data' / 'dicomai.db'}"
+
+
+def test_relative_paths_are_relative_to_the_file_that_a_link_leads_to(
+    file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "etc").mkdir()
+    link = tmp_path / "etc" / "dicomai.toml"
+    link.symlink_to(file)
+
+    assert load(link, {}).folders.data == tmp_path / "data"
+
+
+def test_a_link_to_a_folder_whose_name_is_no_utf_8_is_refused(file: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"R\xf6ntgen")
+    odd.mkdir()
+    (tmp_path / "link").symlink_to(odd)
+
+    (sentence,) = _problems(file, '[service]\ndata = "link"\n')
+    assert "is no UTF-8" in sentence
 
 
 @pytest.mark.parametrize(
