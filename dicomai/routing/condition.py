@@ -69,9 +69,9 @@ _SIGNS: Final = re.compile(
     r"\s*(?P<subject>\w+)\s*(?P<signs>[=!<>~]+)\s*(?P<value>.*)", re.ASCII | re.DOTALL
 )
 _QUOTED: Final = re.compile(r"""["'“”„‘’](?P<bare>.*)["'“”„‘’]""", re.DOTALL)
-_LISTED: Final = re.compile(r"\[.*\]|\(.*\)", re.DOTALL)
+_LISTED: Final = re.compile(r"\[[^][]*\]|\([^()]*\)")
 # None of these stands in a code string (PS3.5 6.2), though makers write others that may not either.
-_IN_NO_CODE: Final = re.compile(r"""["'“”„‘’=<>~,;|\[\](){}]""")
+_IN_NO_CODE: Final = re.compile(r"""^[\[({]|["'“”„‘’=<>~,;|]""")
 _AGE: Final = re.compile(r"(\d{1,3})([DWMY]?)", re.ASCII)
 _DAYS: Final = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 
@@ -284,10 +284,16 @@ def _check_bare(text: str, subject: str, sign: Operator, values: tuple[str, ...]
     They would be looked for as part of the value, and the condition would never hold.
     """
     if sign == "in" and _LISTED.fullmatch(", ".join(values)):
-        bare = ", ".join(values)[1:-1]
+        bare = ", ".join(values)[1:-1].strip() or "A, B"
         raise ConfigError(f'"{text}": write "{subject} in {bare}", without brackets.', subject=text)
     for value in values:
-        if quoted := _QUOTED.fullmatch(value):
+        quoted = _QUOTED.fullmatch(value)
+        if quoted and not quoted["bare"].strip():
+            asked = "present" if sign == "!=" else "absent"
+            raise ConfigError(
+                f'"{text}": no value is empty. Write "{subject} {asked}".', subject=text
+            )
+        if quoted:
             raise ConfigError(
                 f'"{text}": write {quoted["bare"]} without quotes: they would be part of the '
                 "value.",
@@ -295,9 +301,9 @@ def _check_bare(text: str, subject: str, sign: Operator, values: tuple[str, ...]
             )
         if vr == "CS" and (odd := _IN_NO_CODE.search(value)):
             raise ConfigError(
-                f'"{text}": {subject} is a code, and none holds {odd[0]} as "{value}" does. For '
-                f'one of several write "{subject} in A, B"; each further condition is an entry of '
-                "its own.",
+                f'"{text}": {subject} is a code, and none may hold {odd[0]} as "{value}" does. '
+                f'For one of several write "{subject} in A, B"; each further condition is an entry '
+                "of its own. A device that writes it all the same is found with ~.",
                 subject=text,
             )
 

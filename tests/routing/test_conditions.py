@@ -49,7 +49,12 @@ def _holds(text: str, attributes: Attributes, instances: int = 1, node: str = "C
         ("SeriesDescription contains lung", "Thorax LUNG", True),
         ("SeriesDescription = =5 mm", "=5 mm", True),
         ("SeriesDescription = 5' (late)", "5' (late)", True),
+        ("SeriesDescription in (AP), (LAT)", "(LAT)", True),
+        ("SeriesDescription in [1] thin, T1 [post]", "T1 [post]", True),
+        ("PatientName = O'BRIEN, J", "O'BRIEN, J", True),
         ("BodyPartExamined = C-SPINE", "C-SPINE", True),
+        ("BodyPartExamined = CHEST (PA)", "CHEST (PA)", True),  # as devices write it
+        ("BodyPartExamined ~ ^CHEST,ABDOMEN$", "CHEST,ABDOMEN", True),
         ("ImageType contains AXIAL", ["ORIGINAL", "PRIMARY", "AXIAL"], True),
         ("ImageType contains AXI", ["ORIGINAL", "PRIMARY", "AXIAL"], False),
         ("ImageType = ORIGINAL\\PRIMARY", ["ORIGINAL", "PRIMARY"], True),
@@ -109,11 +114,14 @@ def test_the_calling_node() -> None:
         ("Modality = ‘CT’", "write CT without quotes"),
         ('SeriesDescription = "thin chest"', "write thin chest without quotes"),
         ("Modality in 'CT', 'MR'", "write CT without quotes"),
+        ("SeriesDescription = ''", 'Write "SeriesDescription absent"'),
+        ('Modality != " "', 'Write "Modality present"'),
+        ("Modality in []", 'write "Modality in A, B", without brackets'),
         ("Modality in [CT, MR]", 'write "Modality in CT, MR", without brackets'),
         ("SeriesDescription in (thin, thick)", 'write "SeriesDescription in thin, thick"'),
         ("Modality = CT, MR", 'write "Modality in A, B"'),
         ("Modality = CT and BodyPartExamined = CHEST", "an entry of its own"),
-        ("ImageType contains [AXIAL]", "none holds ["),
+        ("ImageType contains [AXIAL]", "none may hold ["),
     ],
 )
 def test_what_is_no_condition_is_refused_in_a_sentence(text: str, words: str) -> None:
