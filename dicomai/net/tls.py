@@ -30,22 +30,28 @@ PORT: Final = 2762
 """dicom-tls, as IANA has it (PS3.15 B.12)."""
 
 _FINGERPRINT: Final = re.compile(r"sha256:((?:[0-9a-f]{2}:?){31}[0-9a-f]{2})", re.IGNORECASE)
-_SUBJECT_PART: Final = re.compile(r"\s*([A-Za-z]+)\s*=\s*((?:\\.|[^,\\])+?)\s*(?:,|$)")
-# RFC 4514 3, and two more that hospitals' certificates have.
+_SUBJECT_PART: Final = re.compile(
+    r'\s*([A-Za-z]+)\s*=\s*(?:"((?:\\.|[^"\\])+)"|((?:\\.|[^,\\])+?))\s*(?:,|$)'
+)
+_ESCAPED: Final = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)")  # bytes of UTF-8, or a character
+# RFC 4514 3, and more that hospitals' certificates have, as openssl shortens them.
 _SHORT: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "commonName": "CN",
-        "localityName": "L",
-        "stateOrProvinceName": "ST",
-        "organizationName": "O",
-        "organizationalUnitName": "OU",
-        "countryName": "C",
-        "domainComponent": "DC",
-        "serialNumber": "SERIALNUMBER",
-        "emailAddress": "EMAIL",
+        "COMMONNAME": "CN",
+        "LOCALITYNAME": "L",
+        "STATEORPROVINCENAME": "ST",
+        "ORGANIZATIONNAME": "O",
+        "ORGANIZATIONALUNITNAME": "OU",
+        "COUNTRYNAME": "C",
+        "STREETADDRESS": "STREET",
+        "DOMAINCOMPONENT": "DC",
+        "USERID": "UID",
+        "EMAILADDRESS": "EMAIL",
+        "GIVENNAME": "GN",
+        "SURNAME": "SN",
     }
 )
-_ESCAPES: Final = str.maketrans({",": r"\,", "\\": r"\\"})
+_ESCAPES: Final = str.maketrans({each: rf"\{each}" for each in ',"\\'})
 _HAS_EXPIRED: Final = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 _NOT_YET_VALID: Final = 9
 
@@ -121,8 +127,8 @@ def pin_of(text: str) -> Pin:
     ----------
     text
         ``sha256:`` and 64 hex digits, with or without colons; or attributes of the subject as
-        ``CN=ct1, O=Hospital``, where a comma within a value is written ``\\,``; ``subject=`` may
-        stand before them, as openssl prints it.
+        ``CN=ct1, O=Hospital``, where a comma within a value is written ``\\,``; or as openssl
+        prints it: after ``subject=``, with a comma in quotes and letters as ``\\C3\\B6``.
 
     Raises
     ------
@@ -134,7 +140,7 @@ def pin_of(text: str) -> Pin:
     text = text.strip().removeprefix("subject=")
     parts, at = [], 0
     while at < len(text) and (part := _SUBJECT_PART.match(text, at)):
-        parts.append(SubjectPart(part[1].upper(), re.sub(r"\\(.)", r"\1", part[2])))
+        parts.append(SubjectPart(_short(part[1]), _ESCAPED.sub(_meant, part[2] or part[3])))
         at = part.end()
     if not parts or at < len(text):
         raise ValueError(
@@ -142,6 +148,16 @@ def pin_of(text: str) -> Pin:
             "subject as CN=ct1, O=Hospital"
         )
     return Pin(subject=frozenset(parts))
+
+
+def _short(kind: str) -> str:
+    return _SHORT.get(kind.upper(), kind.upper())
+
+
+def _meant(escaped: re.Match[str]) -> str:
+    if escaped[1] is None:
+        return escaped[2]
+    return bytes.fromhex(escaped[1].replace("\\", "")).decode("utf-8", "replace")
 
 
 def peer_certificate(wire: object) -> Certificate | None:
@@ -158,9 +174,7 @@ def peer_certificate(wire: object) -> Certificate | None:
 
 def _subject(names: object) -> tuple[SubjectPart, ...]:
     assert isinstance(names, tuple)
-    return tuple(
-        SubjectPart(_SHORT.get(kind, kind.upper()), value) for name in names for kind, value in name
-    )
+    return tuple(SubjectPart(_short(kind), value) for name in names for kind, value in name)
 
 
 def _name_of(subject: tuple[SubjectPart, ...]) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +14,7 @@ from hypothesis import strategies as st
 
 from dicomai.net.admission import ANSWERING, RECEIVING, Call, Rejection, caller, in_vain
 from dicomai.net.node import Node
-from dicomai.net.tls import Certificate, SubjectPart, pin_of
+from dicomai.net.tls import Certificate, SubjectPart, _subject, pin_of
 
 SHA256 = "ab" * 32
 CERTIFICATE = Certificate(
@@ -58,7 +62,8 @@ def test_a_certificate_is_needed_only_where_it_is_required() -> None:
         (CERTIFICATE.name, True),  # as the log says it
         ("sha256:" + SHA256, True),
         ("SHA256:" + ":".join(["AB"] * 32), True),
-        (r"subject=O = Hospital\, Inc, CN = ct1", True),  # as openssl prints it
+        ('subject=O = "Hospital, Inc", CN = ct1', True),  # as openssl 3.0 prints it
+        ('subject=O="Hospital, Inc", CN=ct1', True),  # as openssl 3.2 does
         ("CN=ct2", False),
         ("CN=ct1, O=Hospital", False),
         ("CN=ct1, OU=Radiology", False),
@@ -82,6 +87,24 @@ def test_the_log_says_which_certificate_a_rejected_caller_has() -> None:
     assert isinstance(found, Rejection)
     assert CERTIFICATE.name.replace("\\", "\\\\") in found.sentence
     assert f"sha256:{SHA256}" in found.sentence
+
+
+def test_what_openssl_prints_of_a_certificate_pins_it(
+    tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    file = tmp_path / "odd.pem"
+    subject = '/O=A, "B" C/OU=Röntgen/street=Weg 1/emailAddress=a@b.example/UID=u/CN=山 1'
+    made = ["req", "-x509", "-newkey", "ed25519", "-nodes", "-utf8", "-subj", subject]
+    shown = ["x509", "-noout", "-subject", "-in", file]
+    openssl = peer("openssl")
+    subprocess.run([openssl, *made, "-keyout", tmp_path / "key", "-out", file], check=True)
+    printed = subprocess.check_output([openssl, *shown], encoding="utf-8")
+    trust = ssl.create_default_context(cafile=str(file))
+    (decoded,) = trust.get_ca_certs()
+
+    pin = pin_of(printed)
+    assert len(pin.subject) == 6
+    assert pin.fits(Certificate(subject=_subject(decoded["subject"]), sha256=SHA256))
 
 
 @pytest.mark.parametrize("text", ["ct1", "CN=", "sha256:ab", "CN=a,,", "=ct1", "CN=a, b", "CN=a\\"])
