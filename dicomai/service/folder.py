@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -244,7 +245,7 @@ def analysed(
         outcome = _written_to(place, model, series, folder, report, objects)
     except BaseException as trouble:
         remove(model.package.name, place)  # a part of a result may say something else
-        if isinstance(trouble, OSError):
+        if isinstance(trouble, OSError) and trouble.errno in (errno.ENOSPC, errno.EDQUOT):
             trouble.filename = trouble.filename or str(place)  # a write that fails names none
         raise
     others = _other_images(series, folder)

@@ -237,6 +237,19 @@ def test_a_disk_that_fills_leaves_no_half_a_result(
     assert _names(out) == set()
 
 
+def test_what_else_the_system_says_is_kept_and_not_laid_to_the_folder_of_results(
+    tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, out = write_package(tmp_path / "models").folder, tmp_path / "out"
+
+    def odd(*_: object) -> int:
+        raise OSError("No such thing")
+
+    monkeypatch.setattr(Path, "write_bytes", odd)
+    (told,) = json.loads(_again(package, plain, out, "--json").stdout)
+    assert told["because"] == "no such thing."
+
+
 def _derive(study: Path) -> None:
     for path in study.iterdir():
         image = pydicom.dcmread(path)
