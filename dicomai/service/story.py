@@ -106,9 +106,10 @@ def find(connection: Connection, name: str) -> tuple[Study, ...]:
     study = studies.get(connection, StudyInstanceUID(name))
     if study is not None:
         return (study,)
+    end = name.removeprefix(SHORTENED)
     found = (
-        studies.find_by_end(connection, name.removeprefix(SHORTENED))
-        if name.startswith(SHORTENED)
+        studies.find_by_end(connection, end)
+        if end and end != name
         else studies.find_by_accession(connection, name)
     )
     if not found and (fetched := jobs.of_study(connection, StudyInstanceUID(name))):

@@ -344,6 +344,7 @@ def test_a_study_goes_by_what_a_table_shows_of_it_and_by_what_was_pasted_with_sp
     arrive(service, "1.323263405059")
     assert "2 studies go by …323263405059" in dicomai("study", "…323263405059").out
     assert dicomai("study", "…%5059").code == 4
+    assert dicomai("study", "…").code == 4
 
 
 @pytest.mark.parametrize(
