@@ -129,6 +129,27 @@ def test_a_standby_is_told_from_a_database_that_takes_something(engine: Engine) 
         standby.dispose()
 
 
+def test_a_standby_is_told_of_to_a_role_that_may_make_no_temporary_tables(
+    postgresql_engine: Engine,
+) -> None:
+    administrator = postgresql_engine.execution_options(isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
+        connection.exec_driver_sql("CREATE ROLE modest LOGIN")
+        connection.exec_driver_sql("GRANT SELECT, DELETE ON alembic_version TO modest")
+        connection.exec_driver_sql("REVOKE TEMPORARY ON DATABASE store FROM PUBLIC")
+    url = postgresql_engine.url.set(username="modest").render_as_string(hide_password=False)
+    modest = open_engine(url)
+    try:
+        assert unwritable(modest) == ""
+        standby = with_options(modest, "default_transaction_read_only=on")
+        assert "can only be read" in unwritable(standby)
+        standby.dispose()
+    finally:
+        modest.dispose()
+        with administrator.connect() as connection:
+            connection.exec_driver_sql("GRANT TEMPORARY ON DATABASE store TO PUBLIC")
+
+
 def test_a_server_that_cuts_statements_short_is_a_sentence(postgresql_engine: Engine) -> None:
     engine = with_options(postgresql_engine, "statement_timeout=20")
     said = r"due to statement timeout\. Its administrator can give .* more time"
