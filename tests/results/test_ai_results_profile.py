@@ -148,6 +148,15 @@ def _no_procedure(report: Dataset) -> None:
     report.ContentSequence.remove(_named(report, "121058")[0])
 
 
+def test_a_report_says_its_procedure_though_no_image_does(study: Any, found: Any) -> None:
+    findings = found.nothing(study)
+    (raw,) = study.files(findings)
+    report = _read(raw)
+    _no_procedure(report)
+    with pytest.raises(GateError, match="does not say which procedure"):
+        check([written(report)], findings, study.headers)
+
+
 def _what_was_done_afterwards(report: Dataset) -> None:
     item = _named(report, "121058")[0].ConceptCodeSequence[0]
     item.CodeValue, item.CodeMeaning = "AI", "Nodule detection"

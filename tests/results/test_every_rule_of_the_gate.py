@@ -826,6 +826,13 @@ def test_a_report_that_says_more_than_nothing_is_refused(study: Any, found: Any)
     assert "it does not say just that" in said
 
 
+def test_a_report_of_nothing_names_the_model_that_looked(study: Any, found: Any) -> None:
+    nothing = found.nothing(study)
+    files = study.files(nothing)
+    said = _refused(files, SR, _no_digest, nothing, study.headers, ("SEG", "SR"))
+    assert "lacks the digest" in said
+
+
 def test_a_picture_of_a_projection_hangs_as_that_does(xray: Any, found: Any) -> None:
     boxed = found.on_xray(xray)
     files = xray.made_anew(boxed, ALL)
