@@ -28,6 +28,11 @@ LOWER_LOBE = (-97.0, 10.0, -58.0), (52.0, 60.0, 52.0)
 COLLAPSED = (90.0, 0.0, 0.0), (26.0, 26.0, 26.0)
 NOTCHED = (-90.0, 0.0, 0.0), (55.0, 60.0, 105.0)
 HILUM = (-34.0, 0.0, 0.0), (36.0, 40.0, 30.0)
+MEDIAL, BRIDGE, LATERAL = (
+    ((-45.0, 0.0, 0.0), (28.0, 50.0, 80.0)),
+    ((-78.0, 0.0, 0.0), (20.0, 9.0, 9.0)),
+    ((-112.0, 0.0, 0.0), (28.0, 50.0, 80.0)),
+)
 FOCUS = (45.0, 0.0, 0.0), (14.0, 14.0, 14.0)
 LATERAL_FOCUS = (110.0, 0.0, 0.0), (14.0, 14.0, 14.0)
 FOCI = tuple(((90.0, y, z), (14.0,) * 3) for y in (-60.0, 0.0, 60.0) for z in (-60.0, 0.0, 60.0))
@@ -101,6 +106,7 @@ def test_a_pair_in_narrow_images_comes_with_a_warning(columns: int, *, told: boo
         pytest.param(
             lambda at: ellipsoids(at, NOTCHED) & ~ellipsoids(at, HILUM), id="narrow at its hilum"
         ),
+        pytest.param(lambda at: ellipsoids(at, MEDIAL, BRIDGE, LATERAL), id="narrow in its middle"),
     ],
 )
 def test_one_lung_is_no_pair(lung: Callable[[Grid], Mask], mirrored: bool) -> None:
@@ -141,13 +147,14 @@ def test_a_collapsed_lung_across_the_middle_is_no_crumb(off_mm: float, *, own: b
     assert found[2][0].startswith("Left and right were told apart by the middle of the images")
 
 
-def test_a_piece_of_the_trachea_makes_no_second_side() -> None:
+@pytest.mark.parametrize(("side", "x_mm"), [(0, 80.0), (1, -80.0)])
+def test_a_piece_of_the_trachea_makes_no_second_side(side: int, x_mm: float) -> None:
     where = grid()
-    left = ellipsoids(where, ((80.0, 0.0, 0.0), (60.0, 70.0, 100.0)))
-    whole = left | ellipsoids(where, ((0.0, 0.0, 80.0), (9.0, 9.0, 18.0)))
+    lung = ellipsoids(where, ((x_mm, 0.0, 0.0), (60.0, 70.0, 100.0)))
+    whole = lung | ellipsoids(where, ((0.0, 0.0, 80.0), (9.0, 9.0, 18.0)))
     found = sides(whole, where)
     assert found is not None
-    np.testing.assert_array_equal(found[0], whole)
+    np.testing.assert_array_equal(found[side], whole)
     assert found[2][0].startswith("Only one side was found")
 
 
@@ -194,6 +201,7 @@ def test_foci_go_by_the_middle(
         pytest.param(-70.0, (RIGHT,), id="one lung in the middle"),
         pytest.param(-70.0, (UPPER_LOBE, LOWER_LOBE), id="its lobes in the middle"),
         pytest.param(-250.0, (RIGHT,), id="one lung at the end of the images"),
+        pytest.param(230.0, (LEFT,), id="one lung at their other end"),
         pytest.param(-150.0, (RIGHT, LEFT), id="two on one side of the middle"),
         pytest.param(20.0, (FOCUS, LATERAL_FOCUS), id="two near the middle"),
         pytest.param(45.0, (*FOCI, FOCUS), id="many, and one across the middle"),
