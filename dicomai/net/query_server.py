@@ -23,7 +23,6 @@ from dicomai.net.admission import (
     ANSWERING,
     LOCAL_FAILURE,
     VERIFICATION,
-    Call,
     Rejection,
     caller,
     chosen_syntaxes,
@@ -37,7 +36,7 @@ from dicomai.net.connection import AssociationServer, serving
 from dicomai.net.identifier import ROOTS
 from dicomai.net.limits import Limits
 from dicomai.net.node import Node
-from dicomai.net.tls import TlsFiles, peer_certificate, server_context
+from dicomai.net.tls import TlsFiles, server_context
 from dicomai.net.transcode import EXPLICIT, IMPLICIT
 from dicomai.net.upper_layer import Acceptor
 
@@ -185,7 +184,7 @@ class _Desk:
             names = [name for name, _ in proposals]
             # Storage classes beside a query are for what C-GET would send.
             asked = [name for name in names if name in ROOTS] or names
-            reason = in_vain(found, _call(association), asked, ANSWERING)
+            reason = in_vain(found, association.call(), asked, ANSWERING)
             _log.warning("nothing accepted", reason=reason)
         association.acceptor.supported_contexts = granted
 
@@ -195,7 +194,7 @@ class _Desk:
         assert wire is not None
         # An answer is two PDUs: without it the second waits 40 ms until the peer has the first.
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        found = caller(self._config.nodes, self._config.ae_title, _call(association))
+        found = caller(self._config.nodes, self._config.ae_title, association.call())
         if isinstance(found, Rejection):
             return found
         with self._lock:
@@ -221,22 +220,6 @@ class _Desk:
             name = self._peers.pop(association, "")
         if name:
             _log.info("query association ended", node=name)
-
-
-def _call(association: Answerer) -> Call:
-    request = association.requestor.primitive
-    peer = association.requestor.address_info
-    assert request is not None
-    assert peer is not None
-    assert association.dul.socket is not None
-    wire = association.dul.socket.socket
-    return Call(
-        called_ae=str(request.called_ae_title),
-        calling_ae=str(request.calling_ae_title),
-        address=peer.address,
-        secured=isinstance(wire, ssl.SSLSocket),
-        certificate=peer_certificate(wire),
-    )
 
 
 def supported(

@@ -28,7 +28,6 @@ from dicomai.net.admission import (
     LOCAL_FAILURE,
     RECEIVING,
     VERIFICATION,
-    Call,
     Rejection,
     allowed,
     caller,
@@ -45,7 +44,7 @@ from dicomai.net.reception import Incoming, Reception, Request
 from dicomai.net.slots import FOLDER as SLOTS_FOLDER
 from dicomai.net.slots import Slot, Slots
 from dicomai.net.storage_association import StorageAcceptor
-from dicomai.net.tls import TlsFiles, peer_certificate, server_context
+from dicomai.net.tls import TlsFiles, server_context
 from dicomai.net.upper_layer import Acceptor
 from dicomai.spool import entries
 from dicomai.spool.entries import Ending
@@ -261,19 +260,7 @@ class _Receiver:
             raise
 
     def _decide(self, association: StorageAcceptor) -> None:
-        request = association.requestor.primitive
-        peer = association.requestor.address_info
-        assert request is not None
-        assert peer is not None
-        assert association.dul.socket is not None
-        wire = association.dul.socket.socket
-        call = Call(
-            called_ae=str(request.called_ae_title),
-            calling_ae=str(request.calling_ae_title),
-            address=peer.address,
-            secured=isinstance(wire, ssl.SSLSocket),
-            certificate=peer_certificate(wire),
-        )
+        call = association.call()
         found = caller(self._config.nodes, self._config.ae_title, call)
         if isinstance(found, Node):
             found = self._placed(association, found)

@@ -24,11 +24,13 @@ from pynetdicom.dul import _PDU_TYPES, DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ, P_DATA_TF, _PDUType
 from pynetdicom.transport import AssociationSocket
 
+from dicomai.net.admission import Call
 from dicomai.net.c_store import StoreRequest, p_data, response
 from dicomai.net.limits import Limits
 from dicomai.net.messages import Malformed, Messages
 from dicomai.net.pdu_stream import PDU_HEAD, PDV_HEAD, TICK_S, Ended, PduStream, TooSlow
 from dicomai.net.reception import Incoming
+from dicomai.net.tls import peer_certificate
 from dicomai.spool.part import Bytes
 
 if TYPE_CHECKING:
@@ -344,6 +346,22 @@ class Acceptor(Association):
     def hear(self, wire: socket.socket, first_pdu: Bytes) -> None:
         """Take the connection, and the request that was read of it already."""
         self.dul.hear(wire, first_pdu)
+
+    def call(self) -> Call:
+        """Return who calls whom, from where, over what."""
+        request = self.requestor.primitive
+        peer = self.requestor.address_info
+        assert request is not None
+        assert peer is not None
+        assert self.dul.socket is not None
+        wire = self.dul.socket.socket
+        return Call(
+            called_ae=str(request.called_ae_title),
+            calling_ae=str(request.calling_ae_title),
+            address=peer.address,
+            secured=isinstance(wire, ssl.SSLSocket),
+            certificate=peer_certificate(wire),
+        )
 
     def encoded(self, pdu: _PDUType) -> bytes:
         """Return the bytes of a PDU that is to be sent."""
