@@ -5,44 +5,26 @@ Only edges open connections; every other function of the store takes one.
 
 from __future__ import annotations
 
-import select
 import shlex
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from dicomai.errors import ConfigError, DatabaseError, InputError
+from dicomai.store import postgresql
 
 BUSY_TIMEOUT_S: Final = 30.0
 """How long a transaction waits for another one's lock before it gives up."""
-ANSWER_S: Final = 10
-"""How long a PostgreSQL may take to accept a connection, or to show that one still stands."""
-_NETWORK: Final[Mapping[str, int]] = MappingProxyType(
-    {
-        "connect_timeout": ANSWER_S,
-        # A machine that is gone says nothing: who waits for it is told after a minute, and who
-        # waits for a long statement is not, for the machine acknowledges.
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 60_000,
-    }
-)
-"""What libpq is told of connections over a network, unless the URL says otherwise."""
 OLDEST_SQLITE: Final = (3, 35, 0)  # RETURNING
-OLDEST_POSTGRESQL: Final = (13, 0)
 
 _WRITING: Final = "dicomai_writing"
-_USED: Final = "dicomai_used"
 # What a statement of ours did wrong is a defect, and rises as it is.
 _DEFECTS: Final = (
     sqlalchemy.exc.IntegrityError,
@@ -51,7 +33,6 @@ _DEFECTS: Final = (
 _TOO_LONG: Final = "54000"  # PostgreSQL's program_limit_exceeded: texts too long for their index
 _NOT_ALLOWED: Final = "42501"  # its insufficient_privilege: tables that belong to another role
 _LOCKED: Final = "55P03"  # its lock_not_available, after lock_timeout
-_READ_ONLY: Final = "25006"  # its read_only_sql_transaction: a standby, or a fenced primary
 _CUT_SHORT: Final = ("57014", "25P03")  # its query_canceled, idle_in_transaction_session_timeout
 GOES_ON: Final = " Reception goes on without it, and work by itself when it can be used again."
 """How the sentence ends on a database that is away for a time; not true where nobody tries."""
@@ -90,20 +71,7 @@ def open_engine(url: str) -> Engine:
             if parsed.database is not None:
                 _have_same_file(engine, Path(parsed.database))
         case "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-            limits = {key: limit for key, limit in _NETWORK.items() if key not in parsed.query}
-            # Prepared statements are the server's, by numbers that begin anew with each client:
-            # behind a pooler that hands servers on, one would run another one's statement.
-            spoken = {"client_encoding": "utf8", "prepare_threshold": None}
-            engine = sqlalchemy.create_engine(
-                parsed,
-                connect_args=limits | spoken,
-                max_overflow=20,
-                hide_parameters=True,
-            )
-            event.listen(engine, "connect", _prepare_postgresql)
-            event.listen(engine, "checkout", _have_answer)
-            event.listen(engine, "handle_error", _leave_read_only)
+            engine = postgresql.create_engine(parsed, BUSY_TIMEOUT_S)
         case other:
             raise ConfigError(
                 f"database.url: {other} is no database that dicomai knows; it takes SQLite and "
@@ -286,7 +254,7 @@ def _sentence(engine: Engine, error: sqlalchemy.exc.SQLAlchemyError) -> str:
             "docs/how-to/run-for-good.md, With PostgreSQL, and If the database was lost for how a "
             f"copy is put in its place.{GOES_ON}"
         )
-    if _state(error) == _READ_ONLY:
+    if _state(error) == postgresql.READ_ONLY:
         return (
             f"{name(engine)} can only be read: {_reason(error)}. It is a standby, or was made "
             f"read-only; have database.url lead to the primary.{GOES_ON}"
@@ -317,12 +285,6 @@ def _sentence(engine: Engine, error: sqlalchemy.exc.SQLAlchemyError) -> str:
 def _state(error: sqlalchemy.exc.SQLAlchemyError) -> str:
     """Return PostgreSQL's code of an error; nothing where there is none."""
     return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
-
-
-def _leave_read_only(context: ExceptionContext) -> None:
-    """Have connections made anew: after a failover those to the primary before it stay, useless."""
-    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
-        context.is_disconnect = True
 
 
 def _unstorable(context: ExceptionContext) -> Unstorable | None:
@@ -404,56 +366,3 @@ def _number(file: Path) -> tuple[int, int]:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get(_WRITING, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _prepare_postgresql(connection: Any, _: object) -> None:  # psycopg's, behind SQLAlchemy
-    version = divmod(connection.info.server_version, 10000)
-    if version < OLDEST_POSTGRESQL:
-        raise ConfigError(
-            f"PostgreSQL {version[0]} is too old: dicomai needs {OLDEST_POSTGRESQL[0]} or newer.",
-            subject="database.url",
-        )
-    encoding = connection.info.parameter_status("server_encoding")
-    if encoding != "UTF8":
-        raise ConfigError(
-            f"The database {connection.info.dbname} has the encoding {encoding}, in which not each "
-            "patient's name can be written: dicomai needs UTF8. See docs/how-to/run-for-good.md, "
-            "With PostgreSQL: createdb -E UTF8 -T template0",
-            subject="database.url",
-        )
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        # Whatever the server says: a commit that was reported is on its disk.
-        cursor.execute("SET synchronous_commit = on")
-        # Who waited for a lock reads what its owner wrote, and is not sent away.
-        cursor.execute("SET default_transaction_isolation = 'read committed'")
-        cursor.execute(f"SET lock_timeout = '{round(BUSY_TIMEOUT_S)}s'")
-        cursor.execute("SET application_name = 'dicomai'")
-    connection.autocommit = False
-
-
-def _have_answer(connection: Any, record: ConnectionPoolEntry, _: object) -> None:  # psycopg's
-    """Have a connection replaced that does not answer in time, before anything is asked of it.
-
-    SQLAlchemy's own look waits for ever where something between accepts and doesn't pass it on.
-    """
-    import psycopg  # here, for who has SQLite needs none
-
-    if not record.info.get(_USED):  # it has just answered
-        record.info[_USED] = True
-        return
-    raw = connection.pgconn
-    answers = select.poll()
-    answers.register(raw.socket, select.POLLIN)
-    try:
-        raw.send_query(b"")
-        while raw.is_busy():
-            if not answers.poll(ANSWER_S * 1000):
-                raise sqlalchemy.exc.InvalidatePoolError
-            raw.consume_input()
-        while raw.get_result() is not None:
-            pass
-    except psycopg.OperationalError as gone:
-        raise sqlalchemy.exc.InvalidatePoolError from gone
-    if raw.status != psycopg.pq.ConnStatus.OK:  # its answer was a farewell
-        raise sqlalchemy.exc.InvalidatePoolError

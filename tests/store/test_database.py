@@ -36,12 +36,12 @@ from dicomai.store import (
     lacking,
     moves,
     nodes,
+    postgresql,
     promises,
     retention,
     schema,
     studies,
 )
-from dicomai.store import engine as store_engine
 from dicomai.store.backfills import Backfill
 from dicomai.store.engine import Unstorable, open_engine, reading, unwritable, writing
 from dicomai.store.job import blank
@@ -611,7 +611,7 @@ class Proxy:
 def test_a_database_that_accepts_and_says_nothing_is_waited_for_no_longer_than_this(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_engine, "ANSWER_S", 1)
+    monkeypatch.setattr(postgresql, "ANSWER_S", 1)
     url = f"postgresql://postgres@127.0.0.1:{proxy.port}/store?connect_timeout=2"
     engine = open_engine(url)
     try:
@@ -632,7 +632,7 @@ def test_a_database_that_accepts_and_says_nothing_is_waited_for_no_longer_than_t
 def test_a_long_statement_is_not_cut(
     postgresql_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_engine, "ANSWER_S", 1)
+    monkeypatch.setattr(postgresql, "ANSWER_S", 1)
     engine = open_engine(str(postgresql_engine.url))
     try:
         for _ in range(2):

@@ -240,10 +240,9 @@ def test_who_is_at_work_is_heard_in_a_catalogue_of_any_version(first_version: En
 def test_an_upgrade_that_something_keeps_out_says_so_and_is_done_again(
     first_version: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = first_version
-    engine.dispose()
     monkeypatch.setattr(store_engine, "BUSY_TIMEOUT_S", 1)
-    other = open_engine(engine.url.render_as_string(hide_password=False))
+    url = first_version.url.render_as_string(hide_password=False)
+    engine, other = open_engine(url), open_engine(url)
     with writing(other) as connection:
         if connection.dialect.name == "postgresql":  # as pg_dump does; SQLite's writer is enough
             connection.execute(text("LOCK TABLE jobs IN ACCESS SHARE MODE"))
@@ -254,3 +253,4 @@ def test_an_upgrade_that_something_keeps_out_says_so_and_is_done_again(
     assert "by itself" not in kept_out.value.sentence  # nobody but a person tries it again
     assert migrate.current(engine) == "0001"
     migrate.upgrade(engine)
+    engine.dispose()
