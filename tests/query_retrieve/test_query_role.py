@@ -471,6 +471,28 @@ def test_movescu_has_a_study_sent_to_a_node(
     assert re.search(r"Failed Suboperations\s+: 4", away.stderr)
 
 
+def _retrieved(
+    source: Dataset, syntax: str, port: int, keep: Callable[[evt.Event], int]
+) -> Dataset:
+    """Return the last answer to a C-GET of a study that takes its objects in one syntax."""
+    entity = AE("CLIENT")
+    entity.add_requested_context(STUDY_ROOT_GET)
+    entity.add_requested_context(source.SOPClassUID, syntax)
+    association = entity.associate(
+        "127.0.0.1",
+        port,
+        ae_title="DICOMAI",
+        ext_neg=[build_role(source.SOPClassUID, scp_role=True)],
+        evt_handlers=[(evt.EVT_C_STORE, keep)],
+    )
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = source.StudyInstanceUID
+    last, _ = list(association.send_c_get(query, STUDY_ROOT_GET))[-1]
+    association.release()
+    return last
+
+
 def test_a_compressed_object_is_sent_as_it_is_or_else_decoded(
     filled: Callable[..., Any], our_query_port: int, sample_data: Path
 ) -> None:
@@ -485,25 +507,11 @@ def test_a_compressed_object_is_sent_as_it_is_or_else_decoded(
             got.append((event.context.transfer_syntax, event.dataset))
             return 0
 
-        entity = AE("CLIENT")
-        entity.add_requested_context(STUDY_ROOT_GET)
-        entity.add_requested_context(source.SOPClassUID, syntax)
-        association = entity.associate(
-            "127.0.0.1",
-            our_query_port,
-            ae_title="DICOMAI",
-            ext_neg=[build_role(source.SOPClassUID, scp_role=True)],
-            evt_handlers=[(evt.EVT_C_STORE, keep)],
-        )
-        query = Dataset()
-        query.QueryRetrieveLevel = "STUDY"
-        query.StudyInstanceUID = source.StudyInstanceUID
-        last, _ = list(association.send_c_get(query, STUDY_ROOT_GET))[-1]
+        last = _retrieved(source, syntax, our_query_port, keep)
         assert (last.Status, last.NumberOfCompletedSuboperations) == (0, 1)
         ((came_in, data_set),) = got
         assert came_in == syntax
         assert data_set.SOPInstanceUID == source.SOPInstanceUID
-        association.release()
 
 
 @pytest.mark.parametrize(("syntax", "sent"), [(RLE, 1), (IMPLICIT, 0)])
@@ -520,23 +528,9 @@ def test_room_for_temporary_files_is_wanted_for_what_is_decoded_alone(
     source = dcmread(path)
     filled().put(path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    entity = AE("CLIENT")
-    entity.add_requested_context(STUDY_ROOT_GET)
-    entity.add_requested_context(source.SOPClassUID, syntax)
-    association = entity.associate(
-        "127.0.0.1",
-        our_query_port,
-        ae_title="DICOMAI",
-        ext_neg=[build_role(source.SOPClassUID, scp_role=True)],
-        evt_handlers=[(evt.EVT_C_STORE, lambda _: 0)],
-    )
-    query = Dataset()
-    query.QueryRetrieveLevel = "STUDY"
-    query.StudyInstanceUID = source.StudyInstanceUID
-    last, _ = list(association.send_c_get(query, STUDY_ROOT_GET))[-1]
+    last = _retrieved(source, syntax, our_query_port, lambda _: 0)
     assert last.NumberOfCompletedSuboperations == sent
     assert last.NumberOfFailedSuboperations == 1 - sent
-    association.release()
 
 
 @pytest.mark.parametrize(
