@@ -30,7 +30,6 @@ _DEFECTS: Final = (
     sqlalchemy.exc.IntegrityError,
     sqlalchemy.exc.ProgrammingError,
 )
-_TOO_LONG: Final = "54000"  # PostgreSQL's program_limit_exceeded: texts too long for their index
 _NOT_ALLOWED: Final = "42501"  # its insufficient_privilege: tables that belong to another role
 _LOCKED: Final = "55P03"  # its lock_not_available, after lock_timeout
 _CUT_SHORT: Final = ("57014", "25P03")  # its query_canceled, idle_in_transaction_session_timeout
@@ -293,7 +292,7 @@ def _unstorable(context: ExceptionContext) -> Unstorable | None:
     if not (
         isinstance(context.sqlalchemy_exception, sqlalchemy.exc.DataError)
         or isinstance(original, OverflowError | UnicodeError)
-        or getattr(original, "sqlstate", None) == _TOO_LONG
+        or postgresql.too_long(original)
     ):
         return None
     assert context.engine is not None

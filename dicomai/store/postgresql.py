@@ -34,6 +34,10 @@ _NETWORK: Final[Mapping[str, int]] = MappingProxyType(
 OLDEST_POSTGRESQL: Final = (13, 0)
 READ_ONLY: Final = "25006"  # read_only_sql_transaction: a standby, or a fenced primary
 
+_TOO_MUCH: Final = "54000"  # program_limit_exceeded
+# Where the server hands out transaction numbers, and refuses when they run out: until it was
+# vacuumed it takes nothing new, with the code of a text that is too long.
+_NUMBERS: Final = ("varsup.c", "multixact.c")
 _USED: Final = "dicomai_used"
 
 
@@ -61,6 +65,14 @@ def create_engine(url: URL, lock_timeout_s: float) -> Engine:
     event.listen(engine, "checkout", _have_answer)
     event.listen(engine, "handle_error", _leave_read_only)
     return engine
+
+
+def too_long(original: BaseException) -> bool:
+    """Tell whether the driver's error is that a text is too long for its index."""
+    if getattr(original, "sqlstate", None) != _TOO_MUCH:
+        return False
+    diagnosis: Any = getattr(original, "diag", None)
+    return diagnosis.source_file not in _NUMBERS
 
 
 def _prepare(connection: Any, lock_timeout_s: float) -> None:  # psycopg's, behind SQLAlchemy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import secrets
 import socket
 import sqlite3
 import threading
@@ -17,6 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy
 from catalogue_rows import AGEING, NOW, PATIENT, arrive
@@ -156,6 +158,25 @@ def test_a_server_that_cuts_statements_short_is_a_sentence(postgresql_engine: En
     with pytest.raises(DatabaseError, match=said), writing(engine) as connection:
         connection.exec_driver_sql("SELECT pg_sleep(60)")
     engine.dispose()
+
+
+def test_a_text_that_no_index_takes_is_a_sentence(postgresql_engine: Engine) -> None:
+    text = secrets.token_hex(5000)
+    with pytest.raises(Unstorable, match="can't hold a value"), writing(postgresql_engine) as some:
+        hosts.note_ingested(some, text, NOW, NOW)
+
+
+def test_a_server_without_transaction_numbers_is_no_value_s_fault() -> None:
+    """What was received then would be set aside, one object after the other."""
+
+    def error(source: bytes) -> psycopg.Error:
+        field = psycopg.pq.DiagnosticField
+        return psycopg.errors.ProgramLimitExceeded(
+            "No.", info={field.SQLSTATE: b"54000", field.SOURCE_FILE: source}
+        )
+
+    assert postgresql.too_long(error(b"indextuple.c"))
+    assert not postgresql.too_long(error(b"varsup.c"))  # as PostgreSQL 15 says it
 
 
 def test_a_database_that_can_t_hold_every_name_is_refused(postgresql_engine: Engine) -> None:
