@@ -22,7 +22,7 @@ import structlog
 from pynetdicom import evt
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from dicomai.errors import TransientError
+from dicomai.errors import ConfigError, DicomaiError, TransientError
 from dicomai.net import association_request
 from dicomai.net.limits import Limits
 from dicomai.net.pdu_stream import PDU_HEAD
@@ -38,6 +38,11 @@ _MAX_WAITING: Final = 256
 _MAX_WAITING_OF_ONE: Final = 64
 # What accept(2) says where the process or the machine can open no more.
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# What bind(2) says that may be otherwise in a moment, as after a start in a hurry, and what helps.
+_NOT_NOW: Final = {
+    errno.EADDRINUSE: "Is another program using it?",
+    errno.EADDRNOTAVAIL: "Is that an address of this machine, and its network up?",
+}
 _REST_S: Final = 0.1
 _POLL_S: Final = 0.1
 _TELL_EVERY_S: Final = 60.0
@@ -47,6 +52,29 @@ _log = structlog.get_logger()
 
 class _Unheard(Exception):
     """The connection came to no association request; says why, empty where nobody needs to know."""
+
+
+def not_listening(who: str, host: str, port: int, settings: str, trouble: OSError) -> DicomaiError:
+    """Return what is raised where a port can't be had.
+
+    Parameters
+    ----------
+    who
+        Wants to listen.
+    settings
+        Which say where.
+    """
+    lead = f"{who}: can't listen on {host} port {port}: {trouble.strerror}."
+    subject = settings.split()[-1]
+    if trouble.errno in _NOT_NOW:
+        return TransientError(f"{lead} {_NOT_NOW[trouble.errno]} See {settings}.", subject=subject)
+    if trouble.errno == errno.EACCES:
+        return ConfigError(
+            f"{lead} A port below 1024 must be allowed to the service: see "
+            f"docs/how-to/run-for-good.md, With systemd. Or choose another one, {settings}.",
+            subject=subject,
+        )
+    return ConfigError(f"{lead} See {settings}.", subject=subject)
 
 
 class AssociationServer(ThreadedAssociationServer):

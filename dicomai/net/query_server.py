@@ -18,7 +18,6 @@ from pynetdicom import AE, evt
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomai.errors import ConfigError
 from dicomai.net.admission import (
     ANSWERING,
     LOCAL_FAILURE,
@@ -32,7 +31,7 @@ from dicomai.net.admission import (
 )
 from dicomai.net.answering import Answerer, Archive
 from dicomai.net.c_store import StoreRequest
-from dicomai.net.connection import AssociationServer, serving
+from dicomai.net.connection import AssociationServer, not_listening, serving
 from dicomai.net.identifier import ROOTS
 from dicomai.net.limits import Limits
 from dicomai.net.node import Node
@@ -84,9 +83,9 @@ def answer(
     Raises
     ------
     ConfigError
-        It can't listen there.
+        It may not listen there.
     TransientError
-        It listens no more.
+        It can't listen there now, or listens no more.
     """
     desk = _Desk(config, archive)
     try:
@@ -139,10 +138,8 @@ class _Desk:
                 ],
             )
         except OSError as trouble:
-            raise ConfigError(
-                f"Queries: can't listen on {config.host} port {config.port}: {trouble.strerror}. "
-                "Is another program using it? See query.port.",
-                subject="query.port",
+            raise not_listening(
+                "Queries", config.host, config.port, "query.port", trouble
             ) from trouble
         assert isinstance(server, AssociationServer)
         server.open_to(config.limits, secured_by, _keep_nothing)

@@ -22,7 +22,6 @@ from pynetdicom.pdu_primitives import A_P_ABORT
 
 from dicomai.dicom.dates import now
 from dicomai.dicom.uid import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomai.errors import ConfigError
 from dicomai.net import commitment_taking, mpps
 from dicomai.net.admission import (
     LOCAL_FAILURE,
@@ -37,7 +36,7 @@ from dicomai.net.admission import (
     too_many,
 )
 from dicomai.net.c_store import StoreRequest
-from dicomai.net.connection import AssociationServer, serving
+from dicomai.net.connection import AssociationServer, not_listening, serving
 from dicomai.net.limits import Limits
 from dicomai.net.node import Node
 from dicomai.net.reception import Incoming, Reception, Request
@@ -119,9 +118,9 @@ def receive(config: ReceiverConfig, ready: Callable[[], None], stop: threading.E
     Raises
     ------
     ConfigError
-        It can't listen there.
+        It may not listen there.
     TransientError
-        It listens no more.
+        It can't listen there now, or listens no more.
     """
     # UIDs that come are looked at where they count. pydicom would look each time one is handled,
     # which is half of what it costs to accept an association.
@@ -197,12 +196,8 @@ class _Receiver:
                 ],
             )
         except OSError as trouble:
-            raise ConfigError(
-                f"Receiver: can't listen on {self._config.host} port {port}: "
-                f"{trouble.strerror}. Is another program using it? See receiver.host and "
-                f"{section}.port.",
-                subject=f"{section}.port",
-            ) from trouble
+            settings = f"receiver.host and {section}.port"
+            raise not_listening("Receiver", self._config.host, port, settings, trouble) from trouble
         assert isinstance(server, AssociationServer)
         server.open_to(self._config.limits, secured_by, self._begin_object)
         return server

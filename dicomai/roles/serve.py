@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -111,6 +112,18 @@ def serve(settings: Settings, roles: Collection[RoleName] | None = None) -> int:
         return Tree(settings, chosen, from_environment()).run(stop)
 
 
+def _unwritable(folder: Path, settings: Settings) -> str:
+    with suppress(OSError):
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            return (
+                f"{folder} can't be written: it is read-only here. The units of systemd let only "
+                "/var/lib/dicomai be written: ReadWritePaths= names another data folder, "
+                f"{settings.folders.data}, see docs/how-to/run-for-good.md, With systemd. Without "
+                "them see how its file system is mounted."
+            )
+    return f"{folder} can't be written by this user. Give it to the user that runs dicomai."
+
+
 def check(settings: Settings, roles: Collection[RoleName]) -> None:
     """Look at all that the roles need, and is there; raises as `serve`."""
     for folder in (settings.folders.spool, settings.folders.archive, settings.folders.quarantine):
@@ -121,10 +134,7 @@ def check(settings: Settings, roles: Collection[RoleName]) -> None:
                 subject=str(folder),
             )
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            raise ConfigError(
-                f"{folder} can't be written by this user. Give it to the user that runs dicomai.",
-                subject=str(folder),
-            )
+            raise ConfigError(_unwritable(folder, settings), subject=str(folder))
     from dicomai.settings import SettingsError, check_tls
 
     if problems := check_tls(settings):

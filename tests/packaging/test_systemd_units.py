@@ -74,6 +74,8 @@ def test_they_are_started_again_however_often_they_ended(service: str) -> None:
     assert "Restart=on-failure\n" in text
     assert "StartLimitIntervalSec=0\n" in text
     assert "RestartPreventExitStatus=2 3\n" in text
+    # systemd would end the whole unit where the kernel killed a runner for its memory.
+    assert "OOMPolicy=continue\n" in text
 
 
 @pytest.mark.parametrize("service", SERVICES)
