@@ -1,4 +1,4 @@
-"""What a process owes its parent, it does not outlive it, and its host: memory it needs no more."""
+"""What a process owes its parent, its host and other users: its end, memory, the files it makes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Final
@@ -159,3 +160,13 @@ def in_words(return_code: int) -> str:
     except ValueError:
         name = "unknown"
     return f"was killed by signal {-return_code} ({name})"
+
+
+def give_to_owner(descriptor: int, folder: Path) -> None:
+    """Have a new file belong to whom its folder belongs, if we are root, as SQLite does.
+
+    An administrator's command makes what the service, which is no root, must read and write.
+    """
+    if os.geteuid() == 0:
+        status = folder.stat()
+        os.fchown(descriptor, status.st_uid, status.st_gid)

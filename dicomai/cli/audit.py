@@ -5,9 +5,12 @@ from __future__ import annotations
 import getpass
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+
+from dicomai.process import give_to_owner
 
 AUDIT_NAME: Final = "audit.jsonl"
 
@@ -29,12 +32,21 @@ def record(data: Path, action: str, subject: str) -> None:
         "subject": subject,
     }
     # One write of less than a page to a file opened for appending: lines of two users don't mix.
-    out = os.open(data / AUDIT_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+    out = _opened(data)
     try:
         os.write(out, (json.dumps(line) + "\n").encode())
         os.fsync(out)
     finally:
         os.close(out)
+
+
+def _opened(data: Path) -> int:
+    appending = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+    with suppress(FileExistsError):
+        made = os.open(data / AUDIT_NAME, appending | os.O_CREAT | os.O_EXCL, 0o640)
+        give_to_owner(made, data)
+        return made
+    return os.open(data / AUDIT_NAME, appending)
 
 
 def _user() -> str:

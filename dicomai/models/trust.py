@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 from dicomai.errors import ConfigError
 from dicomai.models.package import Package
+from dicomai.process import give_to_owner
 
 TRUSTED_NAME: Final = "trusted.toml"
 PINS_NAME: Final = "pins.toml"
@@ -60,6 +61,7 @@ def write_pins(path: Path, pins: Pins) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.new")
     with beside.open("w", encoding="utf-8") as file:
+        give_to_owner(file.fileno(), path.parent)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

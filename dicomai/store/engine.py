@@ -5,6 +5,7 @@ Only edges open connections; every other function of the store takes one.
 
 from __future__ import annotations
 
+import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ _DEFECTS: Final = (
 _NOT_ALLOWED: Final = "42501"  # its insufficient_privilege: tables that belong to another role
 _LOCKED: Final = "55P03"  # its lock_not_available, after lock_timeout
 _CUT_SHORT: Final = ("57014", "25P03")  # its query_canceled, idle_in_transaction_session_timeout
+_TRIED: Final = re.compile(r"- host: ('[^']*')")  # as psycopg lists what it tried
 GOES_ON: Final = " Reception goes on without it, and work by itself when it can be used again."
 """How the sentence ends on a database that is away for a time; not true where nobody tries."""
 
@@ -306,6 +308,8 @@ def _unstorable(context: ExceptionContext) -> Unstorable | None:
 def _reason(error: sqlalchemy.exc.SQLAlchemyError) -> str:
     original = getattr(error, "orig", None) or error
     said, _, _ = str(original).partition("\nLINE ")  # of the statement, which is ours
+    if len(set(_TRIED.findall(said))) == 1:  # of one server each address, with the last one first
+        said, _, _ = said.partition("\nMultiple connection attempts")
     return " ".join(said.split()).rstrip(".")
 
 

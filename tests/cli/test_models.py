@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,23 @@ def test_a_package_that_can_run_is_trusted(lungs: Path, dicomai: Dicomai) -> Non
     assert answer.code == 0, answer.err
     assert "lungs 1.0.0 may run now." in answer.out
     assert dicomai("models", "show", "lungs", "--json").json["trusted"]
+
+
+def test_what_root_s_command_makes_belongs_to_the_service(
+    lungs: Path, dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = (tmp_path.stat().st_uid, tmp_path.stat().st_gid)
+    given = {}
+
+    def fchown(descriptor: int, uid: int, gid: int) -> None:
+        given[Path(f"/proc/self/fd/{descriptor}").readlink().name] = (uid, gid)
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", fchown)
+    assert dicomai("models", "trust", "lungs").code == 0
+    assert dicomai("pause", "model", "lungs").code == 0
+    assert given == {"audit.jsonl": owner, f".{TRUSTED_NAME}.new": owner}
+    assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_package_that_cannot_be_read_hides_no_other(lungs: Path, dicomai: Dicomai) -> None:

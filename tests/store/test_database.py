@@ -211,8 +211,19 @@ def test_each_server_of_a_database_is_named() -> None:
     hosts = "host=127.0.0.1:1&host=localhost:1&target_session_attrs=read-write"
     engine = open_engine(f"postgresql://nobody@/nothing?{hosts}&connect_timeout=2")
     said = r"nothing on 127\.0\.0\.1:1 or localhost:1 can't be used"
-    with pytest.raises(DatabaseError, match=said), reading(engine):
+    with pytest.raises(DatabaseError, match=said) as away, reading(engine):
         pass
+    assert "Multiple connection attempts failed" in away.value.sentence
+    engine.dispose()
+
+
+def test_each_address_of_one_server_is_not_told_of(free_port: int) -> None:
+    """A name may have two, and the sentence would say the same thrice."""
+    twice = f"host=localhost:{free_port}&host=localhost:{free_port}"
+    engine = open_engine(f"postgresql://nobody@/nothing?{twice}&connect_timeout=2")
+    with pytest.raises(DatabaseError, match="refused") as away, reading(engine):
+        pass
+    assert away.value.sentence.count("refused") == 1
     engine.dispose()
 
 
