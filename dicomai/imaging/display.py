@@ -10,8 +10,15 @@ from pydicom import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
 from dicomai.errors import InputError
-from dicomai.imaging.attributes import items_of, name_of, numbers, text, values_checked_here
-from dicomai.imaging.modality import Padding, lookup_table
+from dicomai.imaging.attributes import (
+    items_of,
+    name_of,
+    numbers,
+    text,
+    values_checked_here,
+    whole,
+)
+from dicomai.imaging.modality import Padding, is_signed, lookup_table
 from dicomai.imaging.pixels import Samples, stored_pixels
 
 Picture = npt.NDArray[np.float32]
@@ -33,7 +40,8 @@ def displayed(values: Picture, padding: Padding, dataset: Dataset) -> Picture:
     """
     tables = items_of(dataset, "VOILUTSequence")
     if tables:
-        entries, first, bits = lookup_table(dataset, tables[0], "VOI")
+        below = _may_be_below_zero(dataset)
+        entries, first, bits = lookup_table(dataset, tables[0], "VOI", signed=below)
         index = np.clip(np.round(values).astype(np.int64) - first, 0, len(entries) - 1)
         out = np.asarray(entries[index] / ((1 << bits) - 1))
     elif text(dataset, "WindowCenter") and text(dataset, "WindowWidth"):
@@ -48,6 +56,17 @@ def displayed(values: Picture, padding: Padding, dataset: Dataset) -> Picture:
     if padding is not None:
         shown[padding] = 0
     return shown
+
+
+def _may_be_below_zero(dataset: Dataset) -> bool:
+    """Return whether what a VOI LUT is looked up by may be below 0 (PS3.3 C.11.2.1.1)."""
+    if items_of(dataset, "ModalityLUTSequence"):
+        return False
+    stored = whole(dataset, "BitsStored")
+    lowest = -(1 << stored - 1) if is_signed(dataset) else 0
+    (slope,) = numbers(dataset, "RescaleSlope", 1, (1.0,))
+    (intercept,) = numbers(dataset, "RescaleIntercept", 1, (0.0,))
+    return slope * (lowest if slope > 0 else lowest + (1 << stored) - 1) + intercept < 0
 
 
 def _windowed(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
@@ -104,7 +123,8 @@ def _by_palette(values: Samples, dataset: Dataset) -> Picture:
             return _by_segmented_palette(values, dataset)
         if f"{keyword}Data" not in dataset:
             raise _unreadable(dataset, f"{keyword}Data is missing")
-        entries, first, _ = lookup_table(dataset, dataset, "palette", keyword)
+        signed = is_signed(dataset)
+        entries, first, _ = lookup_table(dataset, dataset, "palette", keyword, signed=signed)
         planes.append((entries, np.clip(values.astype(np.int64) - first, 0, len(entries) - 1)))
     # Entries of 8 bits may stand in the low bytes of words, whatever the descriptor says of them;
     # as 16 bits the whole palette would be black.

@@ -177,7 +177,7 @@ def modality_transform(dataset: Dataset) -> ModalityTransform:
         padding = (value, whole(dataset, "PixelPaddingRangeLimit", value))
     tables = items_of(dataset, "ModalityLUTSequence")
     if tables:
-        entries, first, _ = lookup_table(dataset, tables[0], "modality")
+        entries, first, _ = lookup_table(dataset, tables[0], "modality", signed=is_signed(dataset))
         return ModalityTransform(
             name=name, subject=subject, table=(entries, first), padding=padding
         )
@@ -257,8 +257,13 @@ def modality_values(dataset: Dataset, header: Dataset | None = None) -> tuple[Va
         return transform.values(*pixels.frame_and_words(0))
 
 
+def is_signed(dataset: Dataset) -> bool:
+    """Return whether stored values may be below 0."""
+    return whole(dataset, "PixelRepresentation", 0) == 1
+
+
 def lookup_table(
-    dataset: Dataset, item: Dataset, kind: str, keyword: str = "LUT"
+    dataset: Dataset, item: Dataset, kind: str, keyword: str = "LUT", *, signed: bool
 ) -> tuple[npt.NDArray[np.float64], int, int]:
     """Return the entries of a LUT, the value of the first, and the bits of each (PS3.3 C.11.1.1).
 
@@ -270,6 +275,9 @@ def lookup_table(
         What a sentence calls it.
     keyword
         What the keywords of its descriptor and data begin with.
+    signed
+        Whether what is looked up may be below 0; so may then be the value of the first entry,
+        whatever sign it was written with.
 
     Raises
     ------
@@ -278,7 +286,7 @@ def lookup_table(
     """
     count, first, bits = (int(part) for part in numbers(item, f"{keyword}Descriptor", 3))
     count = count % (1 << 16) or 1 << 16
-    if whole(dataset, "PixelRepresentation", 0) == 1 and first >= 1 << 15:
+    if signed and first >= 1 << 15:
         first -= 1 << 16
     value = lut_data(item, f"{keyword}Data")
     if isinstance(value, bytes):

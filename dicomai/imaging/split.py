@@ -99,8 +99,16 @@ def _split(placed: Sequence[_Placed], label: str, marks: Sequence[_Mark]) -> lis
 
 
 def _by_turns(placed: Sequence[_Placed], label: str, places: Counter[int]) -> list[Part]:
-    """Part by Instance Number: each run through all positions is a volume, where it is one."""
-    numbered = {_numbers(each.frame.header, "InstanceNumber"): each for each in placed}
+    """Part by Instance Number: each run through all positions is a volume, where it is one.
+
+    A slice without a number of its own would stand in any run.
+    """
+    numbered = {
+        number: each
+        for each in placed
+        if (number := _numbers(each.frame.header, "InstanceNumber"))
+        and not isinstance(number[0], str)
+    }
     ordered = [numbered[number] for number in sorted(numbered)]
     size = len(places)
     runs = [ordered[start : start + size] for start in range(0, len(ordered), size)]

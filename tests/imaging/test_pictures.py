@@ -98,6 +98,39 @@ def test_a_voi_lut_is_looked_up(sample_data: Path) -> None:
     np.testing.assert_array_equal(image_of(dataset).pixels, dataset.pixel_array)
 
 
+@pytest.mark.parametrize("first", [-100, 65436])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_voi_lut_may_begin_below_zero_where_values_may_lie_there(
+    first: int, signed: bool, xray: Dataset
+) -> None:
+    """A writer of implicit VR can't say so: PS3.3 C.11.2.1.1 does, by the range of the rescale."""
+    xray.PhotometricInterpretation, xray.PixelRepresentation = "MONOCHROME2", int(signed)
+    xray.BitsAllocated, xray.BitsStored, xray.HighBit = 16, 12, 11
+    below = -2048 if signed else 0
+    stored = below + np.arange(xray.Rows * xray.Columns).reshape(xray.Rows, xray.Columns) % 200
+    xray.PixelData = stored.astype("<i2").tobytes()
+    xray.RescaleSlope, xray.RescaleIntercept = 1, -100 - below
+    table = Dataset()
+    table.add_new("LUTDescriptor", "SS" if first < 0 else "US", [200, first, 16])
+    table.add_new("LUTData", "US", [300 * at for at in range(200)])
+    xray.VOILUTSequence = [table]
+    shown = image_of(xray, SHOWN).pixels
+    np.testing.assert_allclose(shown, (stored - below) * 300 / 65535, atol=1e-6)
+
+
+def test_a_voi_lut_begins_high_where_no_value_lies_below_zero(xray: Dataset) -> None:
+    xray.PhotometricInterpretation, xray.PixelRepresentation = "MONOCHROME2", 1
+    xray.BitsAllocated, xray.BitsStored, xray.HighBit = 16, 16, 15
+    stored = np.arange(xray.Rows * xray.Columns).reshape(xray.Rows, xray.Columns) % 200
+    xray.PixelData = (stored + 7232).astype("<i2").tobytes()
+    xray.RescaleSlope, xray.RescaleIntercept = 1, 32768
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [200, 40000, 16])
+    table.add_new("LUTData", "US", [300 * at for at in range(200)])
+    xray.VOILUTSequence = [table]
+    np.testing.assert_allclose(image_of(xray, SHOWN).pixels, stored * 300 / 65535, atol=1e-6)
+
+
 def test_padding_is_shown_black(xray: Dataset) -> None:
     pixels = xray.pixel_array.copy()
     pixels[:3] = 0

@@ -120,6 +120,26 @@ def test_without_any_attribute_each_run_through_the_positions_is_a_volume(
         volumes_of(slices)
 
 
+@pytest.mark.parametrize(("vr", "value"), [("IS", None), ("LO", "last")])
+def test_slices_without_a_number_belong_to_no_run(
+    vr: str, value: str | None, make_series: Series
+) -> None:
+    """Whatever it is sorted as, a slice might so change places with one of the other volume."""
+    slices = several(make_series, [{}, {}])
+    slices.sort(
+        key=lambda each: (np.frombuffer(each.PixelData, "<i2")[0], each.ImagePositionPatient[2])
+    )
+    for number, each in enumerate(slices, start=1):
+        each.InstanceNumber = number
+    assert len(volumes_of(slices)) == 2
+    for at in (0, -1):
+        before = slices[at]["InstanceNumber"]
+        slices[at].add_new("InstanceNumber", vr, value)
+        with pytest.raises(InputError, match="each of its 5 positions is there as often"):
+            volumes_of(slices)
+        slices[at]["InstanceNumber"] = before
+
+
 def test_a_time_that_broke_off_is_no_volume(make_series: Series) -> None:
     slices = several(make_series, [{"TemporalPositionIdentifier": n} for n in (1, 2)])
     last = [each for each in slices if each.TemporalPositionIdentifier == 2]
