@@ -129,6 +129,45 @@ def test_the_model_grid_and_the_way_back_are_exact(
     assert off[within].max(initial=0) < TOLERANCE_MM
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    place=places(),
+    axes=st.sampled_from(AXES),
+    spacing=st.none() | st.tuples(*[st.floats(0.5, 4.0)] * 3),
+    high=st.lists(st.tuples(*[st.floats(0, 1, exclude_max=True)] * 3), max_size=3),
+    thick=st.integers(1, 4),
+    least=st.sampled_from([0.4, 1.0]),
+)
+def test_what_is_left_out_for_being_low_is_low(
+    make_series: Callable[..., list[Dataset]],
+    place: Place,
+    axes: str,
+    spacing: tuple[float, float, float] | None,
+    high: list[tuple[float, float, float]],
+    thick: int,
+    least: float,
+) -> None:
+    way = resampling(volume_of(make_series(**vars(place))).grid, axes, spacing)
+    model = np.full((1, *way.model.shape_kji), 0.1, dtype=np.float32)
+    for at in high:
+        model[0, *(np.array(at) * way.model.shape_kji).astype(int)] = 1
+    whole = np.zeros(way.source.shape_kji)
+    for where, values, _ in Back(way).slabs(model):
+        whole[where] = values[0]
+    once = way.axes[0] != 0
+    parts = [model] if once else np.split(model, range(thick, model.shape[1], thick), axis=1)
+    there = np.zeros(way.source.shape_kji)
+    back = Back(way)
+    for part in parts:
+        for where, values, _ in back.slabs(part, least=least):
+            there[where] = values[0]
+    low = whole < least
+    np.testing.assert_allclose(there[~low], whole[~low], rtol=1e-5)
+    assert (there[low] < least).all()
+    if not high:
+        assert not there.any()
+
+
 @pytest.mark.parametrize("axes", AXES)
 def test_axes_run_where_their_letters_say(
     make_series: Callable[..., list[Dataset]], axes: str
