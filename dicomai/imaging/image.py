@@ -28,6 +28,9 @@ PICTURES: Final = ("US", "ES", "XC", "GM", "DMS", "OP", "SC", "OT")
 """Of ultrasound, endoscopy, photographs, microscopy, dermoscopy, ophthalmology and captures."""
 _CENTIMETRES: Final = 3
 """Of an ultrasound region (PS3.3 C.8.5.5.1.15)."""
+_ROUNDED: Final = 1e-3
+"""Relative: so near are two spacings of the detector, one of them with fewer decimals or in float32
+on its way. A calibration corrects for how far the patient is from the detector: by percents."""
 USUAL_ORIENTATION: Final = ("L", "F")
 """Frontal chest as it is hung: rows run to the patient's left, columns to the feet."""
 _DIRECTION: Final = re.compile(r"[APRLHF]{1,3}")
@@ -137,7 +140,8 @@ def _spacing(
     xray = text(dataset, "Modality") in MODALITIES
     pixel, imager = _pair(dataset, "PixelSpacing"), _pair(dataset, "ImagerPixelSpacing")
     if pixel:
-        calibrated = text(dataset, "PixelSpacingCalibrationType") or imager not in {None, pixel}
+        of_detector = imager is None or np.allclose(pixel, imager, rtol=_ROUNDED, atol=0)
+        calibrated = text(dataset, "PixelSpacingCalibrationType") or not of_detector
         return pixel, "patient" if calibrated or not xray else "detector"
     if imager:
         return imager, "detector"

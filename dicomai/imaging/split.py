@@ -227,7 +227,10 @@ _MARKS: Final = (
     _Mark("echo time", _first("EffectiveEchoTime", "EchoTime", "EchoNumbers")),
     _Mark("b-value", _b_value),
     _Mark("direction", _direction),
-    _Mark("heart phase", _first("NominalPercentageOfCardiacPhase", "TriggerTime")),
+    _Mark(
+        "heart phase",
+        _first("NominalPercentageOfCardiacPhase", "NominalCardiacTriggerDelayTime", "TriggerTime"),
+    ),
     _Mark("acquisition", _first("FrameAcquisitionNumber", "AcquisitionNumber")),
     _Mark("frame time", _first("TemporalPositionTimeOffset", "FrameReferenceTime")),
     _Mark("acquisition time", _first("AcquisitionTime")),

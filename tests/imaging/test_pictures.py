@@ -174,6 +174,8 @@ def test_a_spacing_says_where_it_holds(xray: Dataset) -> None:
 
     assert spacing([0.2, 0.3], [0.2, 0.3]) == ((0.2, 0.3), "detector")
     assert spacing([0.19, 0.29], [0.2, 0.3]) == ((0.19, 0.29), "patient")
+    assert spacing([0.143, 0.143], [0.14293, 0.143000007])[1] == "detector"
+    assert spacing([0.142, 0.142], [0.143, 0.143])[1] == "patient"
     assert spacing([0.2, 0.3], [0.2, 0.3], "FIDUCIAL") == ((0.2, 0.3), "patient")
     assert spacing([0.2, 0.3], None) == ((0.2, 0.3), "detector")
     assert spacing(None, [0.2, 0.3]) == ((0.2, 0.3), "detector")

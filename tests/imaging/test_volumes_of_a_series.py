@@ -189,6 +189,13 @@ def test_b_values_of_older_scanners_are_private(
             [{"FrameContentSequence": {"FrameAcquisitionNumber": n}} for n in (1, 2)],
             ["acquisition 1", "acquisition 2"],
         ),
+        (
+            [
+                {"CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": ms}}
+                for ms in (0.0, 41.5)
+            ],
+            ["heart phase 0", "heart phase 41.5"],
+        ),
     ],
 )
 def test_functional_groups_tell_frames_apart(
