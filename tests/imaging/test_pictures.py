@@ -74,6 +74,9 @@ def test_an_image_whose_only_frame_has_functional_groups_is_shown_by_these(xray:
     shown = image_of(xray, SHOWN)
     np.testing.assert_array_equal(shown.pixels, classic.pixels)
     assert shown.plane.spacing_ji_mm == (0.1, 0.2)
+    frame_groups = xray.pop("PerFrameFunctionalGroupsSequence")
+    assert image_of(xray).plane.spacing_ji_mm == (0.1, 0.2)
+    xray["PerFrameFunctionalGroupsSequence"] = frame_groups
     rescale.RescaleSlope = 3
     np.testing.assert_array_equal(image_of(xray).pixels, values.pixels)
     assert shown.headers == (xray,)
