@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom import Dataset
+from scipy.spatial.transform import Rotation
 
 from dicomai.errors import InputError
 from dicomai.imaging.intake import Intake
@@ -86,6 +89,58 @@ def test_volumes_are_told_apart(
         else dict(zip(names, (0.0, 10.0, 20.0), strict=True)),
         abs=0.01,
     )
+
+
+MARKS: dict[str, tuple[str, str]] = {
+    "TemporalPositionIndex": ("FrameContentSequence", "time"),
+    "EffectiveEchoTime": ("MREchoSequence", "echo time"),
+    "DiffusionBValue": ("MRDiffusionSequence", "b-value"),
+    "NominalPercentageOfCardiacPhase": ("CardiacSynchronizationSequence", "heart phase"),
+    "FrameAcquisitionNumber": ("FrameContentSequence", "acquisition"),
+    "TemporalPositionTimeOffset": ("TemporalPositionSequence", "frame time"),
+}
+"""What tells frames apart, its functional group, and what parts are called by it."""
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), enhanced=st.booleans(), keyword=st.sampled_from(list(MARKS)))
+def test_every_slice_stands_in_its_own_volume(
+    make_series: Series, make_enhanced: Enhanced, data: st.DataObject, enhanced: bool, keyword: str
+) -> None:
+    turn = Rotation.random(rng=np.random.default_rng(data.draw(st.integers(0, 99)))).as_matrix()
+    step = round(data.draw(st.floats(0.3, 4)), 2)
+    first = np.array([-40.0, -30.0, 100.0])
+    values = data.draw(st.lists(st.integers(1, 999), min_size=2, max_size=4, unique=True))
+    slices, groups = [], []
+    group, name = MARKS[keyword]
+    for value in values:
+        jitter = np.array(data.draw(st.tuples(*[st.floats(-0.02, 0.02)] * 3)))
+        for each in make_series(
+            lambda lps, value=value: np.full(lps.shape[:-1], value / 10),
+            row=turn[:, 0],
+            column=turn[:, 1],
+            first=first + jitter,
+            spacing_kji=(step, 1, 1),
+            shape_kji=(4, 2, 3),
+        ):
+            each.Modality, each.InstanceNumber = "MR", 1
+            setattr(each, keyword, value)
+            slices.append(each)
+            groups.append({group: {keyword: value}})
+    for each in slices[1:]:
+        for shared in ("SeriesInstanceUID", "FrameOfReferenceUID"):
+            each[shared] = copy.copy(slices[0][shared])
+    order = data.draw(st.permutations(range(len(slices))))
+    slices, groups = [slices[at] for at in order], [groups[at] for at in order]
+    volumes = volumes_of([make_enhanced(slices, groups)] if enhanced else slices)
+    assert [each.part for each in volumes] == [f"{name} {value}" for value in sorted(values)]
+    for volume, value in zip(volumes, sorted(values), strict=True):
+        np.testing.assert_allclose(volume.voxels, value / 10, rtol=1e-6)
+        assert volume.grid.shape_kji == (4, 2, 3)
+        assert volume.grid.spacing_kji_mm[0] == pytest.approx(step)
+        if enhanced:
+            own = [at for at, said in enumerate(groups, 1) if said[group][keyword] == value]
+            assert sorted(volume.grid.frame_numbers) == own
 
 
 def test_a_model_that_takes_one_volume_is_told_of_all(make_series: Series) -> None:
