@@ -410,7 +410,8 @@ def _voxels(slices: Sequence[_Slice], planes: Planes) -> Voxels:
     if not np.isfinite(lowest):
         raise InputError(
             f"{slices[0].transform.name} and all other slices of its series are nothing but "
-            "padding."
+            "padding. Have the modality send them again.",
+            subject=slices[0].transform.subject,
         )
     if too_large:
         out = planes.together().astype(np.float32)

@@ -171,6 +171,7 @@ def test_positions_rounded_by_the_modality_are_taken_and_noted(make_series: Make
         ("RescaleSlope", "0", "make no sensible values"),
         ("RescaleSlope", "1e30", "make no sensible values"),
         ("PixelSpacing", ["-1", "1"], "make no sense"),
+        ("PixelSpacing", ["0", "1"], "make no sense"),
         ("PixelSpacing", ["1"], "PixelSpacing has 1 values where 2 belong"),
         ("PixelSpacing", None, "PixelSpacing is missing"),
         ("ImagePositionPatient", ["0", "0", "inf"], "not finite"),
@@ -178,6 +179,7 @@ def test_positions_rounded_by_the_modality_are_taken_and_noted(make_series: Make
         ("ImageOrientationPatient", ["1", "0", "0", "1", "0", "0"], "no pair of unit vectors"),
         ("FrameOfReferenceUID", None, "has no FrameOfReferenceUID"),
         ("Rows", None, "Rows is missing"),
+        ("Columns", 0, "make no sense"),
         ("Rows", 12, "slices of different size: 6×7"),
         ("BitsStored", 17, "17 bits stored of 16"),
         ("HighBit", 17, "16 bits stored of 16 allocated, high bit 17, which can't be"),
@@ -360,6 +362,18 @@ def test_a_modality_lut_gives_the_values(make_series: Maker) -> None:
         each.ModalityLUTSequence = Sequence([table])
         each.PixelData = np.full((6, 7), 2, "<u2").tobytes()
     assert set(np.unique(volume_of(slices).voxels)) == {40}
+
+
+def test_a_slice_may_be_nothing_but_padding_and_a_series_may_not(make_series: Maker) -> None:
+    slices = make_series(lambda lps: lps[..., 2])
+    for number, each in enumerate(slices, start=1):
+        each.PixelPaddingValue = -32768
+        each.PixelData = np.full((6, 7), -32768, "<i2").tobytes()
+        if number == 2:
+            volume = volume_of(slices)
+            np.testing.assert_allclose(volume.voxels[:2], volume.voxels[2:].min())
+            assert volume.voxels.max() > volume.voxels.min() > 100
+    assert "nothing but padding" in refusal(slices)
 
 
 @pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])

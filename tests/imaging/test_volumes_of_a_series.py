@@ -294,6 +294,10 @@ def test_dimensions_that_nobody_knows_tell_frames_apart(
         item.DimensionIndexPointer = pointer
         enhanced.DimensionIndexSequence.append(item)
     assert [volume.part for volume in volumes_of([enhanced])] == ["dimension 1", "dimension 2"]
+    for frame in enhanced.PerFrameFunctionalGroupsSequence:
+        frame.FrameContentSequence[0].DimensionIndexValues = [1, 1]  # fewer than dimensions
+    with pytest.raises(InputError, match="each of its 5 positions is there as often"):
+        volumes_of([enhanced])
 
 
 def test_a_model_may_name_the_volume_that_it_takes(make_series: Series) -> None:
