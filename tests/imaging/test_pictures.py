@@ -47,9 +47,10 @@ def test_a_mammogram_is_shown_by_its_sigmoid_and_turned_round(name: str, sample_
     assert 0 <= shown.min() < shown.max() <= 1
 
 
+@pytest.mark.parametrize("width", [80, 2, 1])
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID", ""])
-def test_windows_do_what_pydicom_makes_of_them(function: str, xray: Dataset) -> None:
-    xray.WindowCenter, xray.WindowWidth, xray.VOILUTFunction = [100.5, 9], [80, 9], function
+def test_windows_do_what_pydicom_makes_of_them(function: str, width: int, xray: Dataset) -> None:
+    xray.WindowCenter, xray.WindowWidth, xray.VOILUTFunction = [100.5, 9], [width, 9], function
     if not function:
         del xray.VOILUTFunction  # which means LINEAR
     theirs = 1 - np.clip(apply_voi_lut(xray.pixel_array, xray) / 255, 0, 1)
@@ -101,6 +102,38 @@ def test_a_voi_lut_is_looked_up(sample_data: Path) -> None:
     np.testing.assert_array_equal(image_of(dataset).pixels, dataset.pixel_array)
 
 
+@pytest.mark.parametrize(("count", "bits", "held"), [(5, 16, 4), (4, 7, 4), (4, 17, 4)])
+def test_a_voi_lut_that_does_not_hold_what_it_says_is_refused(
+    count: int, bits: int, held: int, xray: Dataset
+) -> None:
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [count, 0, bits])
+    table.add_new("LUTData", "US", list(range(held)))
+    xray.VOILUTSequence = [table]
+    told = f"its VOI LUT announces {count} entries of {bits} bits and holds {held}"
+    with pytest.raises(InputError, match=told):
+        image_of(xray, SHOWN)
+
+
+def test_a_voi_lut_may_have_an_entry_for_every_word(xray: Dataset) -> None:
+    """Their number has no room in 16 bits, and is 0 (PS3.3 C.11.2.1.1)."""
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [0, 0, 16])
+    table.add_new("LUTData", "OW", (np.arange(1 << 16)[::-1]).astype("<u2").tobytes())
+    xray.VOILUTSequence, xray.PhotometricInterpretation = [table], "MONOCHROME2"
+    expected = 1 - xray.pixel_array / 65535
+    np.testing.assert_allclose(image_of(xray, SHOWN).pixels, expected, atol=1e-6)
+
+
+def test_an_image_of_several_frames_or_none_but_padding_is_refused(xray: Dataset) -> None:
+    xray.NumberOfFrames = 2
+    with pytest.raises(InputError, match="is a multi-frame object"):
+        image_of(xray)
+    xray.NumberOfFrames, xray.PixelPaddingValue, xray.PixelPaddingRangeLimit = 1, 0, 255
+    with pytest.raises(InputError, match="nothing but padding"):
+        image_of(xray)
+
+
 @pytest.mark.parametrize("first", [-100, 65436])
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_voi_lut_may_begin_below_zero_where_values_may_lie_there(
@@ -119,6 +152,16 @@ def test_a_voi_lut_may_begin_below_zero_where_values_may_lie_there(
     xray.VOILUTSequence = [table]
     shown = image_of(xray, SHOWN).pixels
     np.testing.assert_allclose(shown, (stored - below) * 300 / 65535, atol=1e-6)
+
+
+def test_a_voi_lut_begins_below_zero_where_values_are_rescaled_downwards(xray: Dataset) -> None:
+    xray.PhotometricInterpretation, xray.RescaleSlope, xray.RescaleIntercept = "MONOCHROME2", -1, 99
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [256, 65536 - 156, 16])
+    table.add_new("LUTData", "US", [200 * at for at in range(256)])
+    xray.VOILUTSequence = [table]
+    expected = (255 - xray.pixel_array.astype(float)) * 200 / 65535
+    np.testing.assert_allclose(image_of(xray, SHOWN).pixels, expected, atol=1e-6)
 
 
 def test_a_voi_lut_begins_high_where_no_value_lies_below_zero(xray: Dataset) -> None:
@@ -184,6 +227,31 @@ def test_a_spacing_says_where_it_holds(xray: Dataset) -> None:
     assert spacing(None, [0.2, 0.3]) == ((0.2, 0.3), "detector")
     assert spacing(None, None) == (None, "")
     assert spacing([0, 0], [0.2, 0.3]) == ((0.2, 0.3), "detector")
+
+
+def test_an_ultrasound_image_has_the_spacing_of_its_only_region(xray: Dataset) -> None:
+    """In centimetres, of columns and rows (PS3.3 C.8.5.5.1.15); negative ones run the other way."""
+    del xray.PixelSpacing, xray.ImagerPixelSpacing
+    xray.Modality = "US"
+    region = Dataset()
+    region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3
+    region.PhysicalDeltaX, region.PhysicalDeltaY = 0.02, -0.03
+    xray.SequenceOfUltrasoundRegions = [region]
+    assert image_of(xray).plane.spacing_ji_mm == pytest.approx((0.3, 0.2))
+    assert image_of(xray).plane.spacing_at == "patient"
+    xray.SequenceOfUltrasoundRegions = [region, region]
+    assert image_of(xray).plane.spacing_ji_mm is None
+    xray.SequenceOfUltrasoundRegions = [region]
+    for keyword, value in (
+        ("PhysicalUnitsXDirection", 4),  # seconds
+        ("PhysicalUnitsYDirection", 7),  # cm/s
+        ("PhysicalDeltaX", 0.0),
+        ("PhysicalDeltaY", 0.0),
+    ):
+        before = region[keyword].value
+        setattr(region, keyword, value)
+        assert image_of(xray).plane.spacing_ji_mm is None
+        setattr(region, keyword, before)
 
 
 def test_an_aspect_ratio_is_read(xray: Dataset) -> None:
@@ -317,6 +385,21 @@ def test_a_palette_of_bytes_has_colours_for_values_of_words() -> None:
     shown = image_of(palette_image(entries.tobytes(), 8, values, 1024), COLOUR).pixels
     expected = np.array([0, 63, 64, 250, 255, 255]) / 255  # what lies beyond takes the last
     np.testing.assert_allclose(shown[0, :, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [100, -100])
+def test_a_palette_begins_at_its_first_value(first: int) -> None:
+    values = np.array([first - 3, first, first + 7, first + 255, first + 256], "<i2")
+    dataset = palette_image(GREY.astype("<u2").tobytes(), 16, values)
+    dataset.PixelRepresentation = 1
+    for colour in ("Red", "Green", "Blue"):
+        keyword = f"{colour}PaletteColorLookupTableDescriptor"
+        del dataset[keyword]
+        dataset.add_new(keyword, "US", [256, first % (1 << 16), 8])
+    shown = image_of(dataset, COLOUR)
+    expected = np.array([0, 0, 7, 255, 255]) / 255
+    np.testing.assert_allclose(shown.pixels[0, :, 2], expected, atol=1e-6)
+    np.testing.assert_allclose(shown.grey[0], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("bits", [8, 16])

@@ -65,7 +65,9 @@ def series(draw: st.DrawFn) -> Stored:
     near = draw(words)
     values = st.integers(low, top) | st.integers(max(low, near - 3), min(top, near + 3))
     whole = st.tuples(st.sampled_from([1, 1, 1, 2, -1]), st.integers(-70_000, 70_000))
-    some = st.tuples(st.sampled_from([0.25, -1.5, 0.003]), st.sampled_from([0.0, -7.5, 1024.0]))
+    some = st.tuples(
+        st.sampled_from([1, 2, 0.25, -1.5, 0.003]), st.sampled_from([0.0, -7.5, 1024.25])
+    )
     one = draw(whole | some)
     scales = st.just((one,) * 3) | st.tuples(*[whole | some] * 3) | st.just(((1, -1024),) * 3)
     padding = st.tuples(st.just(near), words.filter(lambda limit: abs(limit - near) < 5))
