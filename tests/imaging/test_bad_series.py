@@ -347,6 +347,16 @@ def test_hounsfield_units_stay_whole_numbers(make_series: Maker) -> None:
     assert volume_of(slices).voxels.dtype == np.float32
 
 
+def test_whole_numbers_fit_after_an_intercept_that_does_not(make_series: Maker) -> None:
+    slices = make_series()
+    for each in slices:
+        each.PixelRepresentation, each.RescaleSlope, each.RescaleIntercept = 0, 1, -40000
+        each.PixelData = (np.arange(42) * 500 + 39000).astype("<u2").tobytes()
+    voxels = volume_of(slices).voxels
+    assert voxels.dtype == np.int16
+    assert voxels[1].ravel().tolist() == list(range(-1000, 20000, 500))
+
+
 def test_a_modality_lut_gives_the_values(make_series: Maker) -> None:
     slices = make_series()
     table = Dataset()

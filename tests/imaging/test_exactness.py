@@ -129,7 +129,7 @@ def test_the_model_grid_and_the_way_back_are_exact(
     assert off[within].max(initial=0) < TOLERANCE_MM
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     place=places(),
     axes=st.sampled_from(AXES),

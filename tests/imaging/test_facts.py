@@ -91,6 +91,9 @@ def test_a_radiograph_that_does_not_say_how_it_hangs_is_noted() -> None:
     del dataset.PatientOrientation
     (warning,) = image_of(dataset).warnings
     assert "Patient Orientation" in warning
+    dataset.PatientOrientation = ["L", ""]
+    assert image_of(dataset).warnings == (warning,)
+    assert image_of(dataset).plane.sides is None
 
 
 @pytest.mark.parametrize("orientation", [["R", "F"], ["L", "H"], ["F", "R"]])

@@ -86,6 +86,7 @@ def test_an_image_whose_only_frame_has_functional_groups_is_shown_by_these(xray:
 
 def test_without_a_window_the_full_range_is_shown(xray: Dataset) -> None:
     del xray.WindowCenter, xray.WindowWidth
+    xray.PixelData = np.clip(xray.pixel_array, 20, 200).tobytes()
     shown = image_of(xray, SHOWN).pixels
     stored = xray.pixel_array.astype(float)
     np.testing.assert_allclose(
@@ -143,7 +144,7 @@ def test_a_voi_lut_may_begin_below_zero_where_values_may_lie_there(
     xray.PhotometricInterpretation, xray.PixelRepresentation = "MONOCHROME2", int(signed)
     xray.BitsAllocated, xray.BitsStored, xray.HighBit = 16, 12, 11
     below = -2048 if signed else 0
-    stored = below + np.arange(xray.Rows * xray.Columns).reshape(xray.Rows, xray.Columns) % 200
+    stored = below + np.arange(xray.Rows * xray.Columns).reshape(xray.Rows, xray.Columns) % 220
     xray.PixelData = stored.astype("<i2").tobytes()
     xray.RescaleSlope, xray.RescaleIntercept = 1, -100 - below
     table = Dataset()
@@ -151,7 +152,8 @@ def test_a_voi_lut_may_begin_below_zero_where_values_may_lie_there(
     table.add_new("LUTData", "US", [300 * at for at in range(200)])
     xray.VOILUTSequence = [table]
     shown = image_of(xray, SHOWN).pixels
-    np.testing.assert_allclose(shown, (stored - below) * 300 / 65535, atol=1e-6)
+    last = np.minimum(stored - below, 199)
+    np.testing.assert_allclose(shown, last * 300 / 65535, atol=1e-6)
 
 
 def test_a_voi_lut_begins_below_zero_where_values_are_rescaled_downwards(xray: Dataset) -> None:
