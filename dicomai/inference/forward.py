@@ -161,9 +161,11 @@ def finite(probabilities: Tensor, manifest: Manifest) -> Tensor:
     # time would take a copy of float16 as float32.
     sums = torch.stack([each.sum(dtype=torch.float32) for each in probabilities])
     if not torch.isfinite(sums).all():
+        precision = manifest.infer.precision
+        remedy = "Give it float32, or take" if precision != "float32" else "Take"
         raise ConfigError(
             f"Model {manifest.name}, infer: the network gives numbers that are not finite with "
-            f"precision {manifest.infer.precision}. Give it float32, or another package.",
+            f"precision {precision}. {remedy} another package.",
             subject=manifest.name,
         )
     return probabilities

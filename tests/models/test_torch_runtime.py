@@ -108,6 +108,18 @@ def test_an_unknown_network_or_argument_is_named() -> None:
         networks.build("unet3d", {"depth": 3})
 
 
+def test_what_an_argument_should_be_called_is_told(lungs_package: Path) -> None:
+    manifest = lungs_package / "model.toml"
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace("channels = [4, 8]", "chanels = [4, 8]"))
+    with pytest.raises(ConfigError) as error:
+        torch_runtime.load(package.load(lungs_package), "cpu")
+    assert error.value.sentence == (
+        f"{manifest}, infer.arguments: network 'unet3d' takes no 'chanels'; it takes "
+        "in_channels, out_channels, channels, norm."
+    )
+
+
 @pytest.mark.parametrize("channels", ["[]", "[4, -1]", "[4.5]", '"many"'])
 def test_arguments_that_build_no_network_are_named(lungs_package: Path, channels: str) -> None:
     manifest = lungs_package / "model.toml"
@@ -164,6 +176,38 @@ def test_weights_of_another_network_are_named(lungs_package: Path) -> None:
     save_file(other, lungs_package / "weights.safetensors")
     with pytest.raises(ConfigError, match=r"weights\.safetensors does not fit network 'unet3d'"):
         torch_runtime.load(package.load(lungs_package), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (
+            lambda own: {f"module.{name}": each for name, each in own.items()},
+            r"its keys begin otherwise: module\.down\.0\.layers\.0\.weight, not down\.0\.layers\.0",
+        ),
+        (
+            lambda own: {name: own[name] for name in own if "last" not in name},
+            r"it lacks last\.bias, last\.weight\.",
+        ),
+        (
+            lambda own: own | {f"head.{number}": torch.zeros(1) for number in range(5)},
+            r"it has head\.0, head\.1, head\.2 and 2 more too",
+        ),
+        (
+            lambda own: own | {"last.bias": torch.zeros(3)},
+            r"last\.bias has the shape \(3,\), and the network \(1,\)",
+        ),
+    ],
+)
+def test_what_of_weights_does_not_fit_is_told_with_the_remedy(
+    lungs_package: Path, made: Callable[[dict[str, torch.Tensor]], object], words: str
+) -> None:
+    path = lungs_package / "weights.safetensors"
+    save_file(made(load_file(path)), path)
+    with pytest.raises(ConfigError, match=words) as error:
+        torch_runtime.load(package.load(lungs_package), "cpu")
+    assert "Save the state dict of the network that infer.arguments builds" in error.value.sentence
+    assert "state_dict" not in error.value.sentence
 
 
 def test_a_pickle_is_not_opened(lungs_package: Path) -> None:

@@ -5,6 +5,7 @@ Tensors are (N, C, K, J, I) or (N, C, J, I) float; what comes out are logits.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -89,6 +90,8 @@ class UNet3d(nn.Module):
         norm: str = "group",
     ) -> None:
         super().__init__()
+        if not channels:
+            raise ValueError("channels is empty; give at least one number")
         self.first = _Block3d(in_channels, channels[0], norm)
         pairs = list(itertools.pairwise(channels))
         self.down = nn.ModuleList([_Block3d(a, b, norm, stride=2) for a, b in pairs])
@@ -180,6 +183,8 @@ class Classifier2d(nn.Module):
         super().__init__()
         if pool not in {"mean", "max", "both"}:
             raise ValueError(f'pool must be "mean", "max" or "both", not {pool!r}')
+        if not channels:
+            raise ValueError("channels is empty; give at least one number")
         self.pool = pool
         self.stages = nn.Sequential(
             *(
@@ -227,6 +232,14 @@ def build(
         raise ConfigError(
             f"infer.network: there is no network {name!r}; "
             f"there are {', '.join(sorted(networks))}.",
+            subject=name,
+        )
+    known = inspect.signature(networks[name]).parameters
+    named = [each.name for each in known.values() if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    if named and (unknown := sorted(set(arguments) - set(named))):
+        raise ConfigError(
+            f"infer.arguments: network {name!r} takes no {', '.join(map(repr, unknown))}; it takes "
+            f"{', '.join(named)}.",
             subject=name,
         )
     try:

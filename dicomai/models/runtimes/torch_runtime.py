@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dicomai.errors import ConfigError, ResourceError, TransientError
-from dicomai.models.manifest import Manifest
+from dicomai.models.manifest import MANIFEST_NAME, Manifest
 from dicomai.models.package import Package, verify
 from dicomai.models.runtimes.networks import NETWORKS, Builder, build, for_host
 
@@ -359,8 +359,12 @@ def load(
     """
     verify(package)
     target = resolve_device(device)
-    network = build(package.manifest.infer.network, package.manifest.infer.arguments, networks)
-    network = network.eval()
+    infer = package.manifest.infer
+    try:
+        network = build(infer.network, infer.arguments, networks).eval()
+    except ConfigError as error:
+        where = package.folder / MANIFEST_NAME
+        raise ConfigError(f"{where}, {error.sentence}", subject=error.subject) from None
     _check_fits(network, package.manifest)
     _fill(network, package)
     if not all(bool(torch.isfinite(each).all()) for each in network.state_dict().values()):
@@ -410,19 +414,46 @@ def _fill(network: nn.Module, package: Package) -> None:
     """Give a network its weights; raise ConfigError where they are not those of one like it."""
     try:
         weights = load_file(package.weights)
-        for name, own in network.state_dict().items():
-            found = weights.get(name, own)
-            # torch would take whole numbers for what they stand for, without their scale.
-            if own.is_floating_point() and not found.is_floating_point():
-                raise RuntimeError(f"{name} holds {found.dtype}, and must be of floating point")
-        network.load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"Model package {package.name}: {package.weights.name} does not fit network "
-            f"{package.manifest.infer.network!r}: {reason[:300]}",
-            subject=package.name,
-        ) from None
+    except SafetensorError as error:
+        raise _misfit(package, f"it is no whole safetensors file ({error})") from None
+    own = network.state_dict()
+    for wrong in _misfits(own, weights):
+        raise _misfit(package, wrong)
+    network.load_state_dict(weights)
+
+
+def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[str]:
+    """Give what weights have that their network has not, and the other way round."""
+    common = sorted(own.keys() & weights.keys())
+    lacks, has_more = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if not common and any(each.endswith(tuple(own)) for each in has_more):
+        yield f"its keys begin otherwise: {has_more[0]}, not {lacks[0]}"
+    if lacks:
+        yield f"it lacks {_some(lacks)}"
+    if has_more:
+        yield f"it has {_some(has_more)} too"
+    for name in common:
+        # torch would take whole numbers for what they stand for, without their scale.
+        if own[name].is_floating_point() and not weights[name].is_floating_point():
+            yield f"{name} holds {weights[name].dtype}, and must be of floating point"
+        if own[name].shape != weights[name].shape:
+            found, wanted = tuple(weights[name].shape), tuple(own[name].shape)
+            yield f"{name} has the shape {found}, and the network {wanted}"
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _misfit(package: Package, wrong: str) -> ConfigError:
+    infer = package.manifest.infer
+    return ConfigError(
+        f"Model package {package.name}: {package.weights.name} does not fit network "
+        f"{infer.network!r}: {wrong}. Save the state dict of the network that infer.arguments "
+        "builds, by safetensors.torch.save_file, or copy the package again.",
+        subject=package.name,
+    )
 
 
 def compiled_for(device: torch.device, network: nn.Module) -> Callable[[Tensor], Tensor] | None:
