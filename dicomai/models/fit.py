@@ -107,6 +107,16 @@ def _of_a_volume(manifest: Manifest) -> Iterator[str]:
         yield "preprocess.shape_ji belongs to an image"
     if taken.colour or taken.values == "displayed":
         yield 'colour and values = "displayed" of an input belong to an image'
+    if "CT" not in manifest.limits.modality:
+        for kind, measures in (
+            ("segment", manifest.measure.segment),
+            ("detection", manifest.measure.detection),
+        ):
+            if "mean" in measures:
+                yield (
+                    f"measure.{kind}: mean is in HU, of CT only, and limits.modality has no CT; "
+                    "remove it"
+                )
     if manifest.infer.inferer == "whole" and "batch" in manifest.infer.model_fields_set:
         yield "infer.batch belongs to images, and to windows of a volume; remove it"
 

@@ -27,6 +27,7 @@ CODE = '{ value = "39607008", scheme = "SCT", meaning = "Lung" }'
 
 def volume(
     *,
+    modality: str = "CT",
     limits: str = "",
     inputs: str = "",
     network: str = "unet3d",
@@ -40,7 +41,7 @@ def volume(
     return parse(
         f"""{HEAD}
 [limits]
-modality = ["CT"]
+modality = ["{modality}"]
 {limits}
 [[input]]
 name = "series"
@@ -163,6 +164,10 @@ SPLIT = 'decide = "argmax"\nsplit_sides = true'
         ({"measure": 'detection = ["volume"]'}, "measure.detection needs an output"),
         ({"postprocess": 'decide = "argmax"\nmax_findings = 3'}, "max_findings needs an output"),
         ({"measure": 'segment = ["mean", "mean"]'}, "measure.segment: a name stands twice"),
+        (
+            {"modality": "MR", "measure": 'segment = ["mean"]'},
+            "measure.segment: mean is in HU, of CT only",
+        ),
         ({"postprocess": SPLIT}, "split_sides needs a laterality"),
         # Values that no image has.
         ({"limits": "pixel_spacing_mm = [-5, 1]"}, "limits.pixel_spacing_mm: .* 0 or above"),
