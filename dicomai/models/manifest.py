@@ -6,6 +6,7 @@ networks are chosen by name from a fixed table, conditions are parsed into value
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -27,12 +28,26 @@ def _file_name(value: str) -> str:
     return value
 
 
+def _package_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", value):
+        raise ValueError(
+            f'must be small letters, digits and hyphens, as "chest-ct-lungs", not {value!r}'
+        )
+    return value
+
+
+def _release(value: str) -> str:
+    if not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", value):
+        raise ValueError(f'must be three numbers with dots between, as "1.0.0", not {value!r}')
+    return value
+
+
 class Manifest(Table):
     """A whole `model.toml`."""
 
     format: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    name: Annotated[str, AfterValidator(_package_name)]
+    version: Annotated[str, AfterValidator(_release)]
     manufacturer: Annotated[str, Field(min_length=1, max_length=64)]
     licence: Annotated[str, Field(min_length=1)]
     intended_use: Sentence

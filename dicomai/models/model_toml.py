@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -11,6 +14,19 @@ from pydantic_core import ErrorDetails
 from dicomai.errors import ConfigError
 from dicomai.models.fit import misfits
 from dicomai.models.manifest import MANIFEST_NAME, Manifest
+
+_WORDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "missing": "is missing; add it",
+        "model_type": "must be a table of keys",
+        "string_type": "must be text, in quotes",
+        "too_long": "has {actual_length} entries, and takes {max_length}",
+        "tuple_type": "must be a list, in brackets",
+        "union_tag_invalid": "kind must be {expected_tags}, not {tag!r}",
+        "union_tag_not_found": "kind is missing; add it",
+    }
+)
+"""What pydantic says in words of Python, by its name of the error."""
 
 
 def parse(text: str, where: str) -> Manifest:
@@ -36,7 +52,9 @@ def parse(text: str, where: str) -> Manifest:
         manifest = Manifest.model_validate(table)
     except ValidationError as error:
         raise ConfigError(
-            "\n".join(_sentence(where, each) for each in error.errors(include_url=False)),
+            "\n".join(
+                dict.fromkeys(_sentence(where, each) for each in error.errors(include_url=False))
+            ),
             subject=where,
         ) from None
     for wrong in misfits(manifest):
@@ -54,7 +72,9 @@ def read(path: Path) -> Manifest:
             subject=str(path),
         ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8: {error}.", subject=str(path)) from None
+        raise ConfigError(
+            f"{path}: not UTF-8: {error}. Save it as UTF-8.", subject=str(path)
+        ) from None
     except OSError as error:
         raise ConfigError(unreadable(path, error), subject=str(path)) from None
     return parse(text, str(path))
@@ -72,16 +92,20 @@ def _sentence(where: str, error: ErrorDetails) -> str:
     steps, kind = error["loc"], error["type"]
     of_output = steps[2:3] if steps[:1] == ("output",) else ()  # its kind, by which pydantic chose
     named = [*steps[:2], *steps[3:]] if of_output else steps
-    key = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in named)
-    if kind == "extra_forbidden":
-        holder = f" in an output of kind {of_output[0]!r}" if of_output else ""
-        message = f"there is no such key{holder}; remove it or correct its spelling"
-    elif kind == "missing":
-        message = "is missing; add it"
+    given = error["input"]
+    if steps[:2] == ("infer", "arguments") and len(steps) > 3:  # one error for each kind it is not
+        named, message = steps[:3], "must be text, a number, true or false, or a list of numbers"
     elif kind == "value_error":
         message = error["msg"].removeprefix("Value error, ")
+    elif kind == "tuple_type" and len(steps) == 1 and isinstance(given, dict):
+        message = f"there may be several: write [[{steps[-1]}]], in two pairs of brackets"
+    elif kind == "extra_forbidden":
+        holder = f" in an output of kind {of_output[0]!r}" if of_output else ""
+        message = f"there is no such key{holder}; remove it or correct its spelling"
     else:
-        given = error["input"]
+        said = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
         shown = "" if isinstance(given, dict | list) or given is None else f", not {given!r}"
-        message = f"{error['msg'][:1].lower()}{error['msg'][1:]}{shown}"
+        words = _WORDS[kind].format(**error.get("ctx", {})) if kind in _WORDS else said
+        message = words + shown
+    key = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in named)
     return f"{where}, {key.lstrip('.')}: {message}." if key else f"{where}: {message}."

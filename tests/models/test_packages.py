@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,17 @@ def edit(folder: Path, old: str, new: str) -> None:
             ('input[0].when[0]: "Modalty" is no DICOM keyword; "Modality"? See PS3.6.',),
         ),
         ('["volume"]', '["mass"]', ("measure.segment[0]: input should be 'volume'",)),
+        ("[[input]]", "[input]", ("input: there may be several: write [[input]],",)),
+        ('when = ["Modality = CT"]', 'when = "Modality = CT"', ("input[0].when: must be a list,",)),
+        ("[4.0, 4.0, 4.0]", "4.0", ("spacing_mm: must be a list, in brackets, not 4.0",)),
+        ("[4.0, 4.0, 4.0]", "[4, 4, 4, 1]", ("spacing_mm: has 4 entries, and takes 3",)),
+        ('{ value = "39607008", scheme = "SCT", meaning = "Lung" }', '"Lung"', ("table of keys",)),
+        ('"39607008"', "39607008", ("type.value: must be text, in quotes, not 39607008",)),
+        ('kind = "segment"', 'kind = "age"', ("output[0]: kind must be 'segment', 'detection'",)),
+        ('kind = "segment"', "", ("output[0]: kind is missing; add it",)),
+        ('"1.0.0"', '"1.0"', ('version: must be three numbers with dots between, as "1.0.0"',)),
+        ('name = "lungs"', 'name = "My_Lungs"', ("name: must be small letters, digits and hyph",)),
+        ("[4, 8] }", "{ a = 4 } }", ("infer.arguments.channels: must be text, a number,",)),
         ("-instances", "-instanses", ("input[0].prefer[0]", '"instances"?')),
         ("format = 1", "format = ", ("not TOML",)),
     ],
@@ -51,7 +63,9 @@ def test_a_wrong_manifest_is_named_with_file_key_and_remedy(
         package.load(lungs_package)
     for word in (str(lungs_package / "model.toml"), *words):
         assert word in error.value.sentence
-    assert "after validation" not in error.value.sentence
+    assert not re.search(r"validation|tuple|dictionary|pattern|tag", error.value.sentence)
+    lines = error.value.sentence.splitlines()
+    assert len(lines) == len({each.split(": ")[0] for each in lines})
 
 
 def test_a_manifest_that_was_saved_on_windows_is_read(lungs_package: Path) -> None:
@@ -59,6 +73,13 @@ def test_a_manifest_that_was_saved_on_windows_is_read(lungs_package: Path) -> No
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
 
     assert package.load(lungs_package).manifest.name == "lungs"
+
+
+def test_a_manifest_in_another_encoding_is_named_with_the_remedy(lungs_package: Path) -> None:
+    path = lungs_package / "model.toml"
+    path.write_text(path.read_text(), encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"model\.toml: not UTF-8: .*Save it as UTF-8\."):
+        package.load(lungs_package)
 
 
 def test_the_digest_depends_on_every_file_and_on_nothing_else(lungs_package: Path) -> None:
