@@ -42,7 +42,8 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
     if context.invoked_subcommand is not None:
         return
     settings, registry = opened(config)
-    rows = [_listed(name, registry, settings) for name in registry.names]
+    names = sorted((*registry.names, *registry.lacking))
+    rows = [_listed(name, registry, settings) for name in names]
     if json:
         print_json([_facts(row) for row in rows])
         return
@@ -132,7 +133,7 @@ def opened(config: Path | None) -> tuple[Settings | None, Registry]:
 
 
 def found(registry: Registry, name: str) -> Package:
-    if name not in registry.names:
+    if name not in (*registry.names, *registry.lacking):
         known = ", ".join(registry.names) or "none"
         raise NotFound(f"There is no model package {name!a}. There are: {known}.", subject=name)
     return registry.get(name)

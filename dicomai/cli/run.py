@@ -70,6 +70,7 @@ def run(
     1 when a series that the model takes has no result, or when it takes none, and 4 when there is
     no PATH or no DICOM in it.
     """
+    from dicomai.models.manifest import MANIFEST_NAME
     from dicomai.models.runtimes.torch_runtime import load
     from dicomai.routing.route import EXCLUSIONS, RESULT_OBJECTS
     from dicomai.service import folder as folders
@@ -97,7 +98,13 @@ def run(
     if json:
         print_json([_facts(outcome) for outcome in outcomes])
     else:
-        _show(package, outcomes, out)
+        is_listed = package.folder.parent in registry.folders
+        shows = (
+            f"dicomai models show {package.name}"
+            if is_listed
+            else str(package.folder / MANIFEST_NAME)
+        )
+        _show(package, outcomes, out, shows)
     if not any(each.objects for each in outcomes) or any(each.failed for each in outcomes):
         raise typer.Exit(1)
 
@@ -145,7 +152,9 @@ def _package(model: str, registry: Registry) -> Package:
     from dicomai.models.package import load
 
     folder = Path(model)
-    return load(folder) if (folder / MANIFEST_NAME).is_file() else found(registry, model)
+    is_package = (folder / MANIFEST_NAME).is_file()
+    named = model in registry.names or not folder.exists()
+    return found(registry, model) if named and not is_package else load(folder)
 
 
 def _site(settings: Settings | None) -> Site:
@@ -176,7 +185,7 @@ def _facts(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _show(package: Package, outcomes: Sequence[Outcome], out: Path) -> None:
+def _show(package: Package, outcomes: Sequence[Outcome], out: Path, shows: str) -> None:
     analysed = [each for each in outcomes if each.objects]
     table(
         ["series", f"{package.name} {package.manifest.version} found", "took"],
@@ -192,7 +201,7 @@ def _show(package: Package, outcomes: Sequence[Outcome], out: Path) -> None:
         ],
     )
     if any(not each.objects and each.series_instance_uid for each in outcomes):
-        say(f"What the model wants: dicomai models show {package.name}.")
+        say(f"What the model wants: {shows}.")
     if analysed:
         objects = sum(len(each.objects) for each in analysed)
         pictures = sum(len(each.pictures) for each in analysed)

@@ -66,9 +66,11 @@ def read(path: Path) -> Manifest:
     """Return the manifest in a file; raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # as Notepad saves it, too
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        beneath = sorted(path.parent.glob(f"*/{MANIFEST_NAME}"))  # as archives are unpacked
+        there = f" {beneath[0].parent} is one; take that." if beneath else ""
         raise ConfigError(
-            f"{path} is missing: a model package is a folder with a {MANIFEST_NAME}.",
+            f"{path} is missing: a model package is a folder with a {MANIFEST_NAME}.{there}",
             subject=str(path),
         ) from None
     except UnicodeDecodeError as error:

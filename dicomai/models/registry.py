@@ -45,6 +45,12 @@ class Registry:
             )
         )
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The folders among the packages that hold no manifest, as an archive's own, sorted."""
+        folders = (each for folder in self.folders for each in folder.glob("[!._]*"))
+        return tuple(sorted({each.name for each in folders if each.is_dir()} - set(self.names)))
+
     def get(self, name: str) -> Package:
         """Return a package by its name, trusted or not.
 
@@ -63,6 +69,9 @@ class Registry:
                         subject=name,
                     )
                 return package
+        for folder in self.folders:
+            if name in self.lacking and (folder / name).is_dir():
+                return load(folder / name)  # which says what is missing
         near = difflib.get_close_matches(name, self.names, n=1, cutoff=0.4)
         proposal = f'; "{near[0]}"?' if near else "."
         raise ConfigError(f'no package "{name}"{proposal} See: dicomai models', subject=name)

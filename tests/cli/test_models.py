@@ -77,6 +77,34 @@ def test_a_package_that_cannot_be_read_hides_no_other(lungs: Path, dicomai: Dico
     assert listed["chest-ct-lungs"]["version"] == "1.0.0"
 
 
+def test_a_folder_without_a_manifest_is_listed_with_what_it_lacks(
+    lungs: Path, dicomai: Dicomai
+) -> None:
+    (lungs.parent / "chest").mkdir()
+    lungs.rename(lungs.parent / "chest" / "lungs")
+    (listed,) = (each for each in dicomai("models", "--json").json if each["name"] == "chest")
+    assert "is missing: a model package is a folder with a model.toml" in listed["error"]
+    assert "chest/lungs is one; take that." in dicomai("models", "trust", "chest").err
+
+
+def test_a_path_that_is_no_package_is_told_what_one_is(lungs: Path, dicomai: Dicomai) -> None:
+    archive = lungs.with_suffix(".zip")
+    archive.write_bytes(b"PK")
+    for given in (archive, lungs.parent):
+        answer = dicomai("run", given, lungs, "--out", lungs / "out")
+        assert answer.code == 3
+        assert f"{given}/model.toml is missing: a model package is a folder" in answer.err
+
+
+def test_a_model_that_was_named_by_its_folder_is_looked_at_there(
+    tmp_path: Path, dicomai: Dicomai
+) -> None:
+    package = write_package(tmp_path / "mine")
+    assert dicomai("phantom", "xray", tmp_path / "images").code == 0
+    answer = dicomai("run", package, tmp_path / "images", "--out", tmp_path / "out")
+    assert f"What the model wants: {package}/model.toml." in "".join(answer.out.splitlines())
+
+
 @pytest.mark.parametrize("device", ["meta", "vulkan", "gpu", "cuda:x", "cpu:0"])
 def test_only_a_device_that_models_run_on_is_taken(
     lungs: Path, dicomai: Dicomai, device: str

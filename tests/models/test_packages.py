@@ -82,6 +82,18 @@ def test_a_manifest_in_another_encoding_is_named_with_the_remedy(lungs_package: 
         package.load(lungs_package)
 
 
+def test_a_folder_within_a_folder_is_told_of(lungs_package: Path) -> None:
+    models = lungs_package.parent
+    (models / "chest").mkdir()
+    lungs_package.rename(models / "chest" / "lungs")
+    registry = open_registry(models)
+    assert (registry.lacking, "chest" in registry.names) == (("chest",), False)
+    with pytest.raises(ConfigError) as error:
+        registry.get("chest")
+    assert str(models / "chest" / "model.toml") in error.value.sentence
+    assert error.value.sentence.endswith(f"{models / 'chest' / 'lungs'} is one; take that.")
+
+
 def test_the_digest_depends_on_every_file_and_on_nothing_else(lungs_package: Path) -> None:
     first = package.load(lungs_package)
     (lungs_package / "notes.txt").write_text("not part of it")
