@@ -68,3 +68,20 @@ def test_the_page_tells_in_which_order_an_input_is_prepared() -> None:
         series_instance_uid="1.2.3",
     )
     assert prepare_image(image, preprocess).item() == 0.25
+
+
+def test_the_page_tells_where_the_voxels_of_a_model_lie() -> None:
+    """A model that was trained on a grid from the first voxel on sees all half a voxel off."""
+    page = " ".join(PAGE.read_text().split())
+    assert "Both grids have the same centre" in page
+    assert "as many voxels as cover the series, rounded up" in page
+    grid = Grid(shape_kji=(5, 1, 1), index_to_lps=np.eye(4), frame_of_reference_uid="1.2")
+    way = resampling(grid, "LPH", (2, 1, 1))
+    assert way.model.shape_kji == (3, 1, 1)
+    assert np.allclose(way.model.lps_mm([1, 0, 0]), grid.lps_mm([2, 0, 0]))
+
+    assert "of a voxel that reaches beyond it counts what lies within" in page
+    values = np.array([8, 0, 8, 0, 8], dtype=np.float32).reshape(5, 1, 1)
+    # In the middle the triangle about 8 is whole, and of both about 0 there is half; at the ends
+    # the one about 8 counts twice as much as what there is of the one about 0.
+    assert np.allclose(way.to_model(values).ravel(), [16 / 3, 4, 16 / 3])
