@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -39,6 +40,18 @@ def _once(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+_SCHEMES: Final = MappingProxyType(
+    {"SNOMED": "SCT", "SNOMEDCT": "SCT", "SNOMED-CT": "SCT", "SNOMED CT": "SCT", "LOINC": "LN"}
+)
+"""Names of coding schemes to their designators, PS3.16 Table 8-1, by which viewers know them."""
+
+
+def _designator(value: str) -> str:
+    if known := _SCHEMES.get(value.upper()):
+        raise ValueError(f'DICOM calls this scheme "{known}", not {value!r}')
+    return value
+
+
 Range: TypeAlias = Annotated[tuple[float, float], AfterValidator(_increasing)]
 Extent: TypeAlias = Annotated[Range, AfterValidator(_not_negative)]
 """A range of what is never negative."""
@@ -63,7 +76,7 @@ class CodeTable(Table):
     """A coded concept: value, scheme, meaning."""
 
     value: Annotated[str, Field(min_length=1, max_length=16)]
-    scheme: Annotated[str, Field(min_length=1, max_length=16)]
+    scheme: Annotated[str, Field(min_length=1, max_length=16), AfterValidator(_designator)]
     meaning: Annotated[str, Field(min_length=1, max_length=64)]
 
     @property

@@ -46,6 +46,7 @@ def edit(folder: Path, old: str, new: str) -> None:
         ("[4.0, 4.0, 4.0]", "[4, 4, 4, 1]", ("spacing_mm: has 4 entries, and takes 3",)),
         ('{ value = "39607008", scheme = "SCT", meaning = "Lung" }', '"Lung"', ("table of keys",)),
         ('"39607008"', "39607008", ("type.value: must be text, in quotes, not 39607008",)),
+        ('scheme = "SCT"', 'scheme = "SNOMED-CT"', ("category.scheme: DICOM calls this", '"SCT"')),
         ('kind = "segment"', 'kind = "age"', ("output[0]: kind must be 'segment', 'detection'",)),
         ('kind = "segment"', "", ("output[0]: kind is missing; add it",)),
         ('"1.0.0"', '"1.0"', ('version: must be three numbers with dots between, as "1.0.0"',)),
