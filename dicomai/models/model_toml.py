@@ -22,7 +22,7 @@ _WORDS: Final[Mapping[str, str]] = MappingProxyType(
         "string_type": "must be text, in quotes",
         "too_long": "has {actual_length} entries, and takes {max_length}",
         "tuple_type": "must be a list, in brackets",
-        "union_tag_invalid": "kind must be {expected_tags}, not {tag!r}",
+        "union_tag_invalid": "kind must be one of {expected_tags}, not {tag!r}",
         "union_tag_not_found": "kind is missing; add it",
     }
 )

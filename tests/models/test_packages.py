@@ -47,7 +47,11 @@ def edit(folder: Path, old: str, new: str) -> None:
         ('{ value = "39607008", scheme = "SCT", meaning = "Lung" }', '"Lung"', ("table of keys",)),
         ('"39607008"', "39607008", ("type.value: must be text, in quotes, not 39607008",)),
         ('scheme = "SCT"', 'scheme = "SNOMED-CT"', ("category.scheme: DICOM calls this", '"SCT"')),
-        ('kind = "segment"', 'kind = "age"', ("output[0]: kind must be 'segment', 'detection'",)),
+        (
+            'kind = "segment"',
+            'kind = "age"',
+            ("output[0]: kind must be one of 'segment', 'detection'",),
+        ),
         ('kind = "segment"', "", ("output[0]: kind is missing; add it",)),
         ('"1.0.0"', '"1.0"', ('version: must be three numbers with dots between, as "1.0.0"',)),
         ('name = "lungs"', 'name = "My_Lungs"', ("name: must be small letters, digits and hyph",)),
