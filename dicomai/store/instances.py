@@ -2,7 +2,8 @@
 
 The same bytes again are a duplicate. Bytes that differ in nothing that the version digest covers
 are another copy of the same version; a lossless copy is used before a lossy one. Anything else is a
-new version: both are kept, the newest is used.
+new version: both are kept, the newest is used. That is the one that was received last, whichever
+was taken in last: two associations, and the spools of two hosts, are not worked off in order.
 
 An older version that comes again is used again when it comes from the node that sent the newer one,
 which has taken that back. From another node it changes nothing: who sends what he has once more, as
@@ -29,6 +30,7 @@ from dicomai.dicom.uid import (
 )
 from dicomai.dicom.version import VersionDigest, with_identity
 from dicomai.store import headers, schema
+from dicomai.store.clocks import AHEAD
 from dicomai.store.columns import LARGEST
 from dicomai.store.job import InstanceId, JobId
 from dicomai.store.states import Origin
@@ -130,18 +132,21 @@ def add(connection: Connection, row: InstanceRow, now: Instant) -> Added:
             _use_copy(connection, same.id, row)
         copy = Added(outcome="copy", instance_id=same.id, path=row.path)
         return _came_again(connection, row, now, known, copy)
-    _note_change(connection, row, now, newcomer=not known)
+    used = next((each for each in known if each.newest), None)
+    late = used is not None and row.received_at < used.received_at <= now + AHEAD
+    _note_change(connection, row, now, newcomer=not known, used=not late)
     instances = schema.instances
-    connection.execute(
-        update(instances)
-        .where(
-            instances.c.study_instance_uid == row.study_instance_uid,
-            instances.c.sop_instance_uid == row.sop_instance_uid,
+    if not late:
+        connection.execute(
+            update(instances)
+            .where(
+                instances.c.study_instance_uid == row.study_instance_uid,
+                instances.c.sop_instance_uid == row.sop_instance_uid,
+            )
+            .values(newest=False)
         )
-        .values(newest=False)
-    )
     number = connection.execute(
-        insert(instances).values(**_columns(row), newest=True).returning(instances.c.id)
+        insert(instances).values(**_columns(row), newest=not late).returning(instances.c.id)
     ).scalar_one()
     _add_copy(connection, InstanceId(number), row)
     return Added(
@@ -307,13 +312,14 @@ def _came_again(
 ) -> Added:
     """Return what an older version was that came again; it is used where its sender took one back.
 
-    What was received before the newer one, and is taken in only now, takes nothing back.
+    What was received before the newer one, and is taken in only now, takes nothing back; of one
+    that is of the future, as its clock said, nobody knows when it was.
     """
     used = next(each for each in known if each.newest)
     version = next(each for each in known if each.id == added.instance_id)
     if version.id == used.id:
         return added
-    if row.node != used.node or row.received_at <= used.received_at:
+    if row.node != used.node or row.received_at <= used.received_at <= now + AHEAD:
         return replace(added, outcome="passed over", counts_from=version.received_at)
     _note_change(connection, row, now, newcomer=False)
     _use(connection, version, node=row.node, received_at=row.received_at)
@@ -346,15 +352,20 @@ def _use_copy(connection: Connection, instance: InstanceId, row: InstanceRow) ->
     )
 
 
-def _note_change(connection: Connection, row: InstanceRow, now: Instant, *, newcomer: bool) -> None:
+def _note_change(
+    connection: Connection, row: InstanceRow, now: Instant, *, newcomer: bool, used: bool = True
+) -> None:
+    """Have series and study know of an object; what is not used changes nothing that routes see."""
     series, studies = schema.series, schema.studies
     ours = row.origin == "produced"
-    headers.note(connection, row.study_instance_uid, row.attributes, ours=ours)
+    if used:
+        headers.note(connection, row.study_instance_uid, row.attributes, ours=ours)
+    changes = used and not ours
     this_series = and_(
         series.c.study_instance_uid == row.study_instance_uid,
         series.c.series_instance_uid == row.series_instance_uid,
     )
-    changed: dict[str, object] = {} if ours else {"changed_at": now, "decided_at": None}
+    changed: dict[str, object] = {"changed_at": now, "decided_at": None} if changes else {}
     touched = connection.execute(
         update(series)
         .where(this_series)
@@ -370,14 +381,14 @@ def _note_change(connection: Connection, row: InstanceRow, now: Instant, *, newc
                 description=_text(row, "SeriesDescription"),
                 instances=1,
                 changed_at=now,
-                decided_at=now if ours else None,
+                decided_at=None if changes else now,
             )
         )
     this_study = studies.c.study_instance_uid == row.study_instance_uid
     connection.execute(
         update(studies).where(this_study).values(instances=studies.c.instances + int(newcomer))
     )
-    if not ours:
+    if changes:
         connection.execute(
             update(studies)
             .where(this_study, studies.c.status == "decided")

@@ -191,6 +191,47 @@ def test_what_was_received_before_a_change_takes_nothing_back(
     assert [each.id for each in hospital.rows()] == [corrected.id]
 
 
+@pytest.mark.parametrize("taken_in", ["in one batch", "by a host that was away"])
+def test_of_two_versions_that_is_used_which_was_received_last(
+    any_hospital: Hospital, make_ct: MakeCT, taken_in: str
+) -> None:
+    hospital = any_hospital
+    opened_first = hospital.send(ends=None)
+    hospital.later(20)
+    hospital.add(opened_first, make_ct(PatientName="Right^Name"))
+    opened_first.end("released", hospital.clock)
+    if taken_in != "in one batch":
+        assert hospital.ingest_and_decide() == "decided"
+        hospital.later(-61)
+    hospital.later(-10)
+    hospital.send(make_ct(SeriesDescription="As it came first"))
+    hospital.later(100)
+    hospital.ingest()
+    (row,) = hospital.rows()
+    assert row.attributes["PatientName"] == "Right^Name"
+    with reading(hospital.engine) as connection:
+        said = studies.header(connection, row.study_instance_uid)
+    assert said["PatientName"] == "Right^Name"
+    assert len(_archived(hospital)) == 2
+    assert hospital.study().status == ("open" if taken_in == "in one batch" else "decided")
+
+
+def test_a_clock_that_is_set_back_makes_no_correction_an_older_version(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    hospital.later(-3600)
+    hospital.send(make_ct(PatientName="Right^Name"))
+    hospital.ingest()
+    (row,) = hospital.rows()
+    assert row.attributes["PatientName"] == "Right^Name"
+    hospital.later(-3600)
+    hospital.send(make_ct())  # the same node takes that back
+    hospital.ingest()
+    assert [each.attributes["PatientName"] for each in hospital.rows()] == ["DOE^JANE"]
+
+
 def test_what_cant_be_read_goes_to_quarantine_and_harms_nothing_else(
     hospital: Hospital, make_ct: MakeCT, sample_data: Path
 ) -> None:
