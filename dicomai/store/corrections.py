@@ -51,13 +51,17 @@ def correct_key(
 ) -> None:
     """Note that a study's objects of one patient are another's, and so are those yet to come.
 
-    Only keys that objects have are noted: what a person mistyped and took back stands for nobody.
+    Only keys that objects have are noted, or had before retention deleted them, for they may come
+    again: what a person mistyped and took back stands for nobody.
     """
     said, corrected = schema.series_identities, schema.corrected_keys
     own = corrected.c.study_instance_uid == study
     before = of_study(connection, study).keys
     keys = select(said.c.patient_key).where(said.c.study_instance_uid == study).distinct()
-    for key in connection.execute(keys).scalars().all():
+    known = {*connection.execute(keys).scalars(), *before}
+    if wrong not in before.values():  # else a person gave it
+        known.add(wrong or "")
+    for key in sorted(known):
         if key and before.get(key, key) == wrong:
             connection.execute(delete(corrected).where(own, corrected.c.patient_key == key))
             if key != right:

@@ -576,6 +576,27 @@ def test_a_corrected_key_stands_for_the_one_that_objects_have(engine: Engine) ->
     assert (study.patient_key, study.accepted_key) == (PATIENT, None)
 
 
+def test_images_that_come_again_after_their_results_were_corrected_undo_nothing(
+    engine: Engine,
+) -> None:
+    arrive(engine)
+    identified(engine, PATIENT)
+    add(engine, wanted(destinations=()))
+    assert finish(engine, claimed(engine).held, result()) == "done"
+    images = Candidate(study_instance_uid=STUDY, origins=("received", "retrieved"))
+    with writing(engine) as connection:
+        decisions.set_decided(connection, STUDY, "Whole.", NOW)
+        assert retention.begin(connection, images, NOW, NOW)
+        assert retention.complete(connection, images, NOW)
+    corrected(engine, "MISTYPED")
+    corrected(engine, "NEW")
+    arrive(engine, key=IdentityKey("NEW"))
+    identified(engine, PATIENT)
+    assert keys_of(engine) == ["NEW"]
+    identified(engine, "MISTYPED")
+    assert keys_of(engine) == ["NEW", "MISTYPED"]  # nobody said that these are anybody else's
+
+
 def test_the_patient_whom_a_person_accepted_is_corrected_too(engine: Engine) -> None:
     arrive(engine)
     identified(engine, PATIENT)
