@@ -53,9 +53,10 @@ def instance(
     origin: str = "received",
     series: str | None = None,
 ) -> InstanceRow:
+    in_series = series or f"{study}.1"
     return InstanceRow(
         study_instance_uid=StudyInstanceUID(study),
-        series_instance_uid=SeriesInstanceUID(series or f"{study}.1"),
+        series_instance_uid=SeriesInstanceUID(in_series),
         sop_instance_uid=SOPInstanceUID(sop),
         sop_class_uid=SOPClassUID("1.2.840.10008.5.1.4.1.1.2"),
         transfer_syntax_uid=TransferSyntaxUID(syntax),
@@ -66,7 +67,7 @@ def instance(
         node="CT1",
         received_at=received_at,
         size_bytes=100,
-        path=PurePosixPath("archive", "00", study, f"{sop}.{sha256(file)[:8]}.dcm"),
+        path=PurePosixPath("archive", "00", study, in_series, f"{sop}.{sha256(file)[:8]}.dcm"),
         attributes={"Modality": "CT", "SeriesNumber": 2.0, "ImageType": ["ORIGINAL", "PRIMARY"]},
     )
 

@@ -202,7 +202,7 @@ def test_room_is_made_from_the_oldest_on(
 
     monkeypatch.setattr(retention, "free_bytes", free)
     assert retention.make_room(engine, tmp_path, 200, LATER) == 2
-    assert [path.parent.name for path in tmp_path.rglob("*.dcm")] == ["1.2.2"]
+    assert [path.parts[-3] for path in tmp_path.rglob("*.dcm")] == ["1.2.2"]
 
 
 def test_the_oldest_are_looked_for_once_and_while_others_may_write(
@@ -272,7 +272,7 @@ def test_no_room_is_made_from_what_is_held_meanwhile(
 
     monkeypatch.setattr(retention, "free_bytes", free)
     assert retention.make_room(engine, tmp_path, 200, LATER) == 1
-    assert [path.parent.name for path in tmp_path.rglob("*.dcm")] == ["1.2.1"]
+    assert [path.parts[-3] for path in tmp_path.rglob("*.dcm")] == ["1.2.1"]
 
 
 def test_a_file_that_stays_keeps_no_other_study(engine: Engine, tmp_path: Path) -> None:
@@ -299,8 +299,8 @@ def test_all_studies_go_whose_time_is_over(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "_STUDIES", 2)
-    for number in range(5):
-        arrive(engine, f"1.2.{number}", count=3)
+    for number in range(5):  # the one with files goes first, and its folders with it
+        arrive(engine, f"1.2.{number}", count=3, received_at=Instant(NOW - number))
         decided(engine, f"1.2.{number}")
     monkeypatch.setattr(retention, "_FILES", 2)
     files = with_files(engine, tmp_path, "1.2.4")
