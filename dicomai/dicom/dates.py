@@ -43,6 +43,14 @@ def is_day(digits: str) -> bool:
     return True
 
 
+def days_before(day: date, days: int) -> date:
+    """Return the day so many days before another, and no day before the year 1000.
+
+    Who writes a million days means any age; a year of three digits is no DA.
+    """
+    return date.fromordinal(max(date(1000, 1, 1).toordinal(), day.toordinal() - days))
+
+
 _OFFSET = re.compile(r"[+-](?:0\d|1[0-4])[0-5]\d")
 
 

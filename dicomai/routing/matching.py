@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Final, TypeAlias
 
+from dicomai.dicom.dates import days_before
 from dicomai.routing.condition import CALLING_NODE
 from dicomai.routing.exclusion import Excluded, exclude
 from dicomai.routing.image import Image, Series
@@ -220,7 +221,7 @@ def _left_alone(route: Route, study: Sequence[Series], today: date) -> str | Non
 def _too_old(route: Route, study: Sequence[Series], today: date) -> str | None:
     oldest = route.since
     if route.max_study_age_days is not None:
-        limit = today - timedelta(days=route.max_study_age_days)
+        limit = days_before(today, route.max_study_age_days)
         oldest = limit if oldest is None else max(oldest, limit)
     if oldest is None:
         return None

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
 
+from dicomai.dicom.dates import days_before
+
 LOOK_BACK: Final = timedelta(days=30)
 """A pull that was not answered for longer is begun anew: it was taken out meanwhile."""
 
@@ -56,5 +58,5 @@ class Pull:
         since = today
         if answered is not None and today - LOOK_BACK <= answered < today:
             since = answered
-        first = since - timedelta(days=max(self.days, 2) - 1)
+        first = days_before(since, max(self.days, 2) - 1)
         return {"StudyDate": f"{first:%Y%m%d}-{today:%Y%m%d}", **keys}

@@ -7,10 +7,11 @@ and a study counts only where its key and its birth date are those of the one th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
+from datetime import date
 
 from sqlalchemy import Connection
 
+from dicomai.dicom.dates import days_before
 from dicomai.dicom.identity import Agreed, Identity, IdentityKey, has_patient_id, judge
 from dicomai.routing.image import Series
 from dicomai.routing.matching import Earlier, study_day
@@ -39,7 +40,7 @@ def _candidates(connection: Connection, study: Study, max_age_days: int | None) 
     key, day = study.patient_key, study_day(study.study_date)
     if key is None or day is None or not has_patient_id(key):
         return
-    oldest = day - timedelta(days=max_age_days) if max_age_days is not None else date.min
+    oldest = days_before(day, max_age_days) if max_age_days is not None else date.min
     for before in studies.before(connection, study, key, oldest):
         theirs = (*_identities(connection, study, key), *_identities(connection, before, key))
         if judge(theirs) == Agreed(key=key):

@@ -14,7 +14,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
-from dicomai.dicom.dates import Instant, as_datetime, seconds
+from dicomai.dicom.dates import Instant, as_datetime, days_before, seconds
 from dicomai.dicom.header import Attributes
 from dicomai.dicom.identity import has_patient_id, known_birth_date
 from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID, validated
@@ -277,7 +277,7 @@ class Seeker:
         patient = str(header.get("PatientID", "")).strip(" ")
         if day is None or not has_patient_id(study.patient_key) or set(patient) & set("*?\\"):
             return
-        first = day - timedelta(days=spec.max_age_days) if spec.max_age_days else None
+        first = days_before(day, spec.max_age_days) if spec.max_age_days else None
         keys = {
             "PatientID": patient,
             "StudyDate": f"{f'{first:%Y%m%d}' if first else ''}-{day:%Y%m%d}",

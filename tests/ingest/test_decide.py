@@ -22,6 +22,7 @@ from dicomai.errors import InputError, NotFound
 from dicomai.routing import matching
 from dicomai.routing.condition import parse
 from dicomai.routing.route import Route
+from dicomai.routing.selection import ModelInputs, parse_input
 from dicomai.service import applied as applied_module
 from dicomai.service import duties
 from dicomai.service import ingest as ingest_module
@@ -550,6 +551,43 @@ def test_several_routes_may_match(hospital: Hospital, make_ct: MakeCT) -> None:
         ("nodules", 5, True),
     ]
     assert "Route nodules (shadow) matches" in hospital.story("route matched")[1]
+
+
+def test_the_latest_earlier_study_of_the_patient_is_the_prior(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    volume = ["Modality = CT"]
+    compares = ModelInputs(
+        package_sha256="c" * 64,
+        inputs=(
+            parse_input("ct", "volume", volume, []),
+            parse_input("prior", "volume", volume, [], source="prior", max_age_days=1_000_000),
+        ),
+    )
+    _with(hospital, Route(name="compare", model="compares", destinations=("PACS1",)))
+    hospital.rules = replace(hospital.rules, models={"compares": compares})
+
+    def taken_from(uid: str, **says: object) -> set[str]:
+        hospital.send(*_chest(make_ct, study=uid, series=f"{uid}.1", **says))
+        hospital.ingest_and_decide(uid=uid)
+        with reading(hospital.engine) as connection:
+            return {
+                each.study_instance_uid
+                for job in hospital.jobs(uid)
+                for each in analyses.inputs(connection, job.id)
+                if each.input == "prior"
+            }
+
+    assert taken_from("1.2.1", StudyDate="20261118", StudyTime="0800") == set()
+    assert taken_from("1.2.4", StudyDate="20261119", StudyTime="0900") == {"1.2.1"}
+    assert taken_from("1.2.2", StudyDate="20261119", StudyTime="0800") == {"1.2.1"}
+    assert taken_from("1.2.5", StudyDate="20261120", StudyTime="0700") == {"1.2.4"}
+    assert taken_from("1.2.6", StudyDate="20261119", StudyTime="0830") == {"1.2.2"}
+    # Of the same day, and nothing says that it is earlier.
+    assert taken_from("1.2.7", StudyDate="20261118", StudyTime="0800") == set()
+    assert taken_from("1.2.8", StudyDate="20261118", StudyTime="") == set()
+    assert taken_from("1.2.9", PatientBirthDate="19600201") == set()
+    assert taken_from("1.2.10", PatientID="P1 2") == set()
 
 
 NO_HEART = "Model package models/heart: weights.safetensors is missing. Copy it again, whole."

@@ -206,6 +206,7 @@ def test_days_count_today_and_always_yesterday() -> None:
     assert pull.asked(day, None) == {"StudyDate": "20260228-20260301", "Modality": "CT"}
     assert replace(pull, days=1).asked(day, day)["StudyDate"] == "20260228-20260301"
     assert replace(pull, days=3).asked(day, day)["StudyDate"] == "20260227-20260301"
+    assert replace(pull, days=10**9).asked(day, day)["StudyDate"] == "10000101-20260301"
     assert replace(pull, days=0).asked(day, None) == {"Modality": "CT"}
 
 

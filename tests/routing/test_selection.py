@@ -234,6 +234,7 @@ def test_a_route_that_wants_nothing_says_why() -> None:
         ({"since": date(2026, 11, 21)}, "from 2026-11-21 on, and this one is of 2026-11-20"),
         ({"max_study_age_days": 0}, "from 2026-11-21 on, and this one is of 2026-11-20"),
         ({"max_study_age_days": 1}, None),
+        ({"max_study_age_days": 1_000_000}, None),  # any age
         ({"since": date(2026, 11, 20)}, None),
     ],
 )

@@ -123,6 +123,20 @@ def test_the_input_of_an_unfinished_job_stays(engine: Engine, tmp_path: Path, st
     assert not file.exists()
 
 
+def test_an_unfinished_job_keeps_no_study_but_those_that_it_takes(
+    engine: Engine, tmp_path: Path
+) -> None:
+    (added,) = arrive(engine)
+    add(engine, wanted(inputs=(added.instance_id,), destinations=()))
+    assert finish(engine, claimed(engine).held) == "done"
+    decided(engine)
+    (file,) = with_files(engine, tmp_path)
+    arrive(engine, "1.2.4", received_at=LATER)
+    add(engine, wanted("1.2.4", "f2"))
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 1
+    assert not file.exists()
+
+
 def test_a_study_that_came_by_a_clock_of_1970_stays(engine: Engine, tmp_path: Path) -> None:
     arrive(engine)
     decided(engine)
