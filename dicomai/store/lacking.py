@@ -35,7 +35,7 @@ def waiting(connection: Connection) -> tuple[Job, ...]:
 def complete(connection: Connection, older: JobId, new: NewAnalysis, now: Instant) -> bool:
     """Give a job that waits for an input what was found; its study is locked.
 
-    False: it does not wait, or for other images or another package.
+    False: it does not wait, or for another package, or was made for another patient.
     """
     found = connection.execute(
         select(jobs).where(
@@ -43,6 +43,7 @@ def complete(connection: Connection, older: JobId, new: NewAnalysis, now: Instan
             jobs.c.state == "waiting",
             jobs.c.waiting_for == "input",
             jobs.c.package_sha256 == new.package_sha256,
+            jobs.c.patient_key == new.patient_key,
         )
     ).one_or_none()
     if found is None:

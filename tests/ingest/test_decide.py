@@ -553,9 +553,8 @@ def test_several_routes_may_match(hospital: Hospital, make_ct: MakeCT) -> None:
     assert "Route nodules (shadow) matches" in hospital.story("route matched")[1]
 
 
-def test_the_latest_earlier_study_of_the_patient_is_the_prior(
-    hospital: Hospital, make_ct: MakeCT
-) -> None:
+def _compares(hospital: Hospital) -> Route:
+    """Have a model that takes a prior, and return a route to it."""
     volume = ["Modality = CT"]
     compares = ModelInputs(
         package_sha256="c" * 64,
@@ -564,8 +563,14 @@ def test_the_latest_earlier_study_of_the_patient_is_the_prior(
             parse_input("prior", "volume", volume, [], source="prior", max_age_days=1_000_000),
         ),
     )
-    _with(hospital, Route(name="compare", model="compares", destinations=("PACS1",)))
     hospital.rules = replace(hospital.rules, models={"compares": compares})
+    return Route(name="compare", model="compares", destinations=("PACS1",))
+
+
+def test_the_latest_earlier_study_of_the_patient_is_the_prior(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    _with(hospital, _compares(hospital))
 
     def taken_from(uid: str, **says: object) -> set[str]:
         hospital.send(*_chest(make_ct, study=uid, series=f"{uid}.1", **says))
@@ -588,6 +593,27 @@ def test_the_latest_earlier_study_of_the_patient_is_the_prior(
     assert taken_from("1.2.8", StudyDate="20261118", StudyTime="") == set()
     assert taken_from("1.2.9", PatientBirthDate="19600201") == set()
     assert taken_from("1.2.10", PatientID="P1 2") == set()
+
+
+def test_a_job_that_waits_for_its_prior_goes_no_further_for_another_patient(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    _with(hospital, replace(_compares(hospital), inputs_from="ARCHIVE"))
+    hospital.send(*_chest(make_ct))
+    assert hospital.ingest_and_decide() == "decided"
+    (waits,) = hospital.jobs()
+    assert (waits.state, waits.waiting_for, waits.patient_key) == ("waiting", "input", "P1")
+    hospital.send(*_chest(make_ct, PatientID="P2"))
+    hospital.ingest()
+    assert hospital.study().status == "held"
+
+    accept(hospital.engine, STUDY, IdentityKey("P2"), hospital.clock)
+    assert hospital.ingest_and_decide() == "decided"
+
+    before, now = hospital.jobs()
+    assert (before.id, before.state, before.patient_key) == (waits.id, "cancelled", "P1")
+    assert (now.state, now.waiting_for, now.patient_key) == ("waiting", "input", "P2")
 
 
 NO_HEART = "Model package models/heart: weights.safetensors is missing. Copy it again, whole."

@@ -33,6 +33,7 @@ from dicomai.store import (
 from dicomai.store.arrivals import StudyGoing
 from dicomai.store.deliveries import DeliveryObject
 from dicomai.store.engine import reading, writing
+from dicomai.store.job import JobId
 from dicomai.store.retention import Keep
 from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.waiting_routes import WaitingRoute
@@ -403,6 +404,23 @@ def test_the_story_of_a_study_that_never_came_goes_with_its_last_job(engine: Eng
         assert events.story(connection, STUDY)
         assert retention.prune_jobs(connection, Instant(LATER + 1)) == 1
         assert not events.story(connection, STUDY)
+
+
+def test_a_study_takes_along_what_it_alone_was_fetched_for(engine: Engine, tmp_path: Path) -> None:
+    coming = StudyInstanceUID("1.2.4")
+    for uid in (STUDY, coming):
+        wish = NewRetrieval(node="PACS1", study_instance_uid=uid, ageing=AGEING, purpose="a prior")
+        with writing(engine) as connection:
+            number = retrievals.queue(connection, wish, NOW).job_id
+    with writing(engine) as connection:
+        jobs.cancel(connection, JobId(number - 1), "It is here.", NOW)
+    arrive(engine)
+    decided(engine)
+    with_files(engine, tmp_path)
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 1
+    with reading(engine) as connection:
+        assert retrievals.purpose_of(connection, STUDY) == ""
+        assert retrievals.purpose_of(connection, coming) == "a prior"
 
 
 def test_workers_that_were_killed_are_forgotten(engine: Engine) -> None:
