@@ -103,6 +103,30 @@ def test_retention_waits_for_a_job_that_is_about_to_take_a_study(
     assert deleting.result(20) is False
 
 
+@pytest.mark.parametrize("kind", ["analyse", "deliver"])
+def test_no_result_comes_and_none_leaves_while_a_study_turns_out_to_be_two_patients(
+    engine: Engine, waits: Waits, kind: str
+) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    if kind == "deliver":
+        finish(engine, claimed(engine).held)
+    taken = claimed(engine, kind)
+
+    def go_on() -> str | None:
+        if kind == "analyse":
+            return finish(engine, taken.held)
+        with writing(engine) as connection:
+            return deliveries.start(connection, taken.held, LATER)
+
+    with writing(engine) as connection:
+        studies.lock(connection, taken.study_instance_uid)
+        going_on = waits(go_on)
+        decisions.hold(connection, taken.study_instance_uid, "Two patients.", NOW)
+    assert going_on.result(20) == "study held"
+    assert job(engine, taken.id).state == "held"
+
+
 def test_no_job_takes_a_study_that_retention_deletes(engine: Engine) -> None:
     (prior,) = arrive(engine, "1.2.2")
     arrive(engine, "1.2.3")
