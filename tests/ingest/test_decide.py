@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from datetime import date
 from pathlib import PurePosixPath
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.identity import IdentityKey
@@ -537,6 +539,28 @@ def test_a_second_route_to_the_same_model_shares_the_analysis(
         ("lungs", ("PACS1",)),
         ("research", ("XNAT",)),
     ]
+
+
+@pytest.mark.parametrize("any_hospital", ["postgresql"], indirect=True)
+def test_no_study_is_decided_on_while_it_turns_out_to_be_two_patients(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    any_hospital.send(*_chest(make_ct))
+    any_hospital.ingest()
+    any_hospital.later(61)
+    any_hospital.ingest()
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    until = time.monotonic() + 20
+    with ThreadPoolExecutor(1) as pool:
+        with writing(any_hospital.engine) as connection:
+            studies.lock(connection, STUDY)
+            deciding = pool.submit(any_hospital.decide)
+            with reading(any_hospital.engine) as other:
+                while not other.execute(waiting).scalar_one() and time.monotonic() < until:
+                    other.rollback()  # else it sees what it saw
+            decisions.hold(connection, STUDY, "Two patients.", any_hospital.clock)
+        assert deciding.result(20) == "nothing to do"
+    assert not any_hospital.jobs()
 
 
 def test_several_routes_may_match(hospital: Hospital, make_ct: MakeCT) -> None:
