@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import pytest
 import sqlalchemy
@@ -101,6 +102,24 @@ def test_retention_waits_for_a_job_that_is_about_to_take_a_study(
         analyses.add_analysis(connection, new, NOW)
         deleting = waits(lambda: begin(engine, goes))
     assert deleting.result(20) is False
+
+
+def test_no_file_goes_while_another_host_is_through_with_its_study(
+    engine: Engine, waits: Waits, tmp_path: Path
+) -> None:
+    arrive(engine)
+    goes = candidate(engine, "1.2.3")
+    assert begin(engine, goes)
+    with reading(engine) as connection:
+        (path,) = retention.files(connection, goes, "", 9)
+    with writing(engine) as connection:
+        assert retention.complete(connection, goes, LATER)
+        deleting = waits(lambda: retention.delete_marked(engine, tmp_path, LATER))
+        # It has come again by now, under the same name.
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    assert deleting.result(20) == 0
+    assert (tmp_path / path).exists()
 
 
 @pytest.mark.parametrize("kind", ["analyse", "deliver"])
