@@ -47,20 +47,30 @@ def of_study(connection: Connection, study: StudyInstanceUID) -> Corrections:
 
 
 def correct_key(
-    connection: Connection, study: StudyInstanceUID, wrong: IdentityKey | None, right: IdentityKey
+    connection: Connection,
+    study: StudyInstanceUID,
+    wrong: IdentityKey,
+    right: IdentityKey,
+    had: IdentityKey | None,
 ) -> None:
     """Note that a study's objects of one patient are another's, and so are those yet to come.
 
     Only keys that objects have are noted, or had before retention deleted them, for they may come
     again: what a person mistyped and took back stands for nobody.
+
+    Parameters
+    ----------
+    had
+        The key that the study had; objects said that, unless a person gave it. Each result of the
+        study is corrected by itself, and from the second on it is the right one.
     """
     said, corrected = schema.series_identities, schema.corrected_keys
     own = corrected.c.study_instance_uid == study
     before = of_study(connection, study).keys
     keys = select(said.c.patient_key).where(said.c.study_instance_uid == study).distinct()
     known = {*connection.execute(keys).scalars(), *before}
-    if wrong not in before.values():  # else a person gave it
-        known.add(wrong or "")
+    if wrong == had and wrong not in before.values():
+        known.add(wrong)
     for key in sorted(known):
         if key and before.get(key, key) == wrong:
             connection.execute(delete(corrected).where(own, corrected.c.patient_key == key))

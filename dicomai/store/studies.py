@@ -232,9 +232,10 @@ def correct_patient(
     connection: Connection, study: Study, wrong: IdentityKey, key: IdentityKey
 ) -> None:
     """Note whose a locked study is by what a person says; what arrives later changes nothing."""
-    corrections.correct_key(connection, study.study_instance_uid, wrong, key)
+    uid = study.study_instance_uid
+    corrections.correct_key(connection, uid, wrong, key, study.patient_key)
     accepted = key if study.accepted_key == wrong else study.accepted_key
-    change(connection, study.study_instance_uid, patient_key=key, accepted_key=accepted)
+    change(connection, uid, patient_key=key, accepted_key=accepted)
 
 
 def correct_accession_number(

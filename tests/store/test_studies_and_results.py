@@ -537,12 +537,13 @@ def keys_of(engine: Engine) -> list[str | None]:
         return [each.key for each in series.identities(connection, STUDY)]
 
 
-def corrected(engine: Engine, key: str) -> None:
+def corrected(engine: Engine, key: str, wrong: str = "") -> None:
     with writing(engine) as connection:
         study = studies.lock(connection, STUDY)
         assert study is not None
         assert study.patient_key is not None
-        studies.correct_patient(connection, study, study.patient_key, IdentityKey(key))
+        said = IdentityKey(wrong or study.patient_key)
+        studies.correct_patient(connection, study, said, IdentityKey(key))
 
 
 def identified(engine: Engine, key: str) -> None:
@@ -574,6 +575,20 @@ def test_a_corrected_key_stands_for_the_one_that_objects_have(engine: Engine) ->
         assert connection.execute(schema.corrected_keys.select()).all() == []
     assert study is not None
     assert (study.patient_key, study.accepted_key) == (PATIENT, None)
+
+
+@pytest.mark.parametrize("right", [PATIENT, "NEW"])
+def test_what_a_person_mistyped_stands_for_nobody_where_several_results_said_it(
+    engine: Engine, right: str
+) -> None:
+    arrive(engine)
+    identified(engine, PATIENT)
+    for _ in range(2):  # of each result of the study, as dicomai study --patient does
+        corrected(engine, "MISTYPED", PATIENT)
+    for _ in range(2):
+        corrected(engine, right, "MISTYPED")
+    identified(engine, "MISTYPED")
+    assert sorted(map(str, keys_of(engine))) == sorted((right, "MISTYPED"))
 
 
 def test_images_that_come_again_after_their_results_were_corrected_undo_nothing(
