@@ -42,6 +42,8 @@ _WORDS: Final = {
     "duplicate": "came again from {sender}, byte for byte: nothing changed.",
     "copy": "came again from {sender} with the same content, written otherwise.",
     "version": "came again from {sender} with other content: both are kept, the newest is used.",
+    "overtaken": "came from {sender} with other content than one that was received later: both are "
+    "kept, the later is used. If that is wrong, have the node that sent it send it again.",
     "returned": "came again from {sender} as before the last change: that is used again.",
     "passed over": "came again from {sender} as before a change, and the change stays in use. If "
     "that is wrong, have the node that sent it send the right one.",

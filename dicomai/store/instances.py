@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from sqlalchemy import Connection, Row, Select, and_, insert, select, update
 
@@ -42,6 +42,10 @@ _LOSSY: Final = frozenset(
 """Transfer syntaxes (PS3.5 chapter 10) whose pixels may have lost something."""
 
 _CHUNK: Final = 500
+
+Outcome: TypeAlias = Literal[
+    "new", "duplicate", "copy", "version", "overtaken", "passed over", "returned"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +100,13 @@ class Added:
     """What an object was to the catalogue.
 
     `path` is where its bytes lie: for a duplicate, where they already lay. A duplicate may be
-    dropped only if that file has its size. An older version, as a duplicate or a copy, was passed
-    over or returned: it is used again. `counts_from` is then when its version counts as received:
-    a rescan, which knows nothing else, orders versions by the times of their files.
+    dropped only if that file has its size. A new version was overtaken where the one in use was
+    received after it. An older version, as a duplicate or a copy, was passed over or returned: it
+    is used again. `counts_from` is then when its version counts as received: a rescan, which knows
+    nothing else, orders versions by the times of their files.
     """
 
-    outcome: Literal["new", "duplicate", "copy", "version", "passed over", "returned"]
+    outcome: Outcome
     instance_id: InstanceId
     path: PurePosixPath
     counts_from: Instant | None = None
@@ -133,7 +138,7 @@ def add(connection: Connection, row: InstanceRow, now: Instant) -> Added:
         copy = Added(outcome="copy", instance_id=same.id, path=row.path)
         return _came_again(connection, row, now, known, copy)
     used = next((each for each in known if each.newest), None)
-    late = used is not None and row.received_at < used.received_at <= now + AHEAD
+    late = used is not None and row.received_at < used.received_at and _in_order(row, used, now)
     _note_change(connection, row, now, newcomer=not known, used=not late)
     instances = schema.instances
     if not late:
@@ -149,9 +154,8 @@ def add(connection: Connection, row: InstanceRow, now: Instant) -> Added:
         insert(instances).values(**_columns(row), newest=not late).returning(instances.c.id)
     ).scalar_one()
     _add_copy(connection, InstanceId(number), row)
-    return Added(
-        outcome="version" if known else "new", instance_id=InstanceId(number), path=row.path
-    )
+    outcome: Outcome = "overtaken" if late else "version" if known else "new"
+    return Added(outcome=outcome, instance_id=InstanceId(number), path=row.path)
 
 
 def use_latest(connection: Connection, study: StudyInstanceUID, sop: SOPInstanceUID) -> None:
@@ -312,18 +316,27 @@ def _came_again(
 ) -> Added:
     """Return what an older version was that came again; it is used where its sender took one back.
 
-    What was received before the newer one, and is taken in only now, takes nothing back; of one
-    that is of the future, as its clock said, nobody knows when it was.
+    What was received before the newer one, and is taken in only now, takes nothing back.
     """
     used = next(each for each in known if each.newest)
     version = next(each for each in known if each.id == added.instance_id)
     if version.id == used.id:
         return added
-    if row.node != used.node or row.received_at <= used.received_at <= now + AHEAD:
+    before = row.received_at <= used.received_at and _in_order(row, used, now)
+    if row.node != used.node or before:
         return replace(added, outcome="passed over", counts_from=version.received_at)
     _note_change(connection, row, now, newcomer=False)
     _use(connection, version, node=row.node, received_at=row.received_at)
     return replace(added, outcome="returned", counts_from=row.received_at)
+
+
+def _in_order(row: InstanceRow, used: Instance, now: Instant) -> bool:
+    """Tell whether times of receipt say which of two came first.
+
+    Not where that of the one in use alone is of the future: it is of a clock that was set back.
+    """
+    latest = now + AHEAD
+    return used.received_at <= latest or row.received_at > latest
 
 
 def _use(connection: Connection, version: Instance, **changed: object) -> None:

@@ -212,6 +212,9 @@ def test_of_two_versions_that_is_used_which_was_received_last(
     with reading(hospital.engine) as connection:
         said = studies.header(connection, row.study_instance_uid)
     assert said["PatientName"] == "Right^Name"
+    (told,) = hospital.story("objects overtaken")
+    assert "both are kept, the later is used" in told
+    assert not hospital.story("objects version")
     assert len(_archived(hospital)) == 2
     assert hospital.study().status == ("open" if taken_in == "in one batch" else "decided")
 
@@ -230,6 +233,20 @@ def test_a_clock_that_is_set_back_makes_no_correction_an_older_version(
     hospital.send(make_ct())  # the same node takes that back
     hospital.ingest()
     assert [each.attributes["PatientName"] for each in hospital.rows()] == ["DOE^JANE"]
+
+
+def test_of_two_versions_by_a_clock_that_was_ahead_that_is_used_which_was_received_last(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    opened_first = hospital.send(ends=None)
+    hospital.later(20)
+    hospital.add(opened_first, make_ct(PatientName="Right^Name"))
+    opened_first.end("released", hospital.clock)
+    hospital.later(-10)
+    hospital.send(make_ct())
+    hospital.later(-3600)
+    hospital.ingest()
+    assert [each.attributes["PatientName"] for each in hospital.rows()] == ["Right^Name"]
 
 
 def test_what_cant_be_read_goes_to_quarantine_and_harms_nothing_else(
