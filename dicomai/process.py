@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import MappingProxyType
@@ -165,8 +165,10 @@ def in_words(return_code: int) -> str:
 def give_to_owner(descriptor: int, folder: Path) -> None:
     """Have a new file belong to whom its folder belongs, if we are root, as SQLite does.
 
-    An administrator's command makes what the service, which is no root, must read and write.
+    An administrator's command makes what the service, which is no root, must read and write. Root
+    of a container without that right, or on a share that squashes it, leaves the file as it is.
     """
     if os.geteuid() == 0:
         status = folder.stat()
-        os.fchown(descriptor, status.st_uid, status.st_gid)
+        with suppress(OSError):
+            os.fchown(descriptor, status.st_uid, status.st_gid)

@@ -41,12 +41,12 @@ def record(data: Path, action: str, subject: str) -> None:
 
 
 def _opened(data: Path) -> int:
-    appending = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
-    with suppress(FileExistsError):
-        made = os.open(data / AUDIT_NAME, appending | os.O_CREAT | os.O_EXCL, 0o640)
+    appending = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    with suppress(FileExistsError):  # only what is made here is given away, not what a link names
+        made = os.open(data / AUDIT_NAME, appending | os.O_EXCL, 0o640)
         give_to_owner(made, data)
         return made
-    return os.open(data / AUDIT_NAME, appending)
+    return os.open(data / AUDIT_NAME, appending, 0o640)
 
 
 def _user() -> str:

@@ -60,7 +60,9 @@ def write_pins(path: Path, pins: Pins) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
+    # Made anew: the folder is the service's, and root must not give away what a link there names.
+    beside.unlink(missing_ok=True)
+    with beside.open("x", encoding="utf-8") as file:
         give_to_owner(file.fileno(), path.parent)
         file.write(text)
         file.flush()

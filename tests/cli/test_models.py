@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -65,6 +66,41 @@ def test_what_root_s_command_makes_belongs_to_the_service(
     assert dicomai("pause", "model", "lungs").code == 0
     assert given == {"audit.jsonl": owner, f".{TRUSTED_NAME}.new": owner}
     assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 2
+
+
+def test_root_that_may_give_nothing_away_has_its_commands_all_the_same(
+    lungs: Path, dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fchown(_descriptor: int, _uid: int, _gid: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", fchown)
+    answer = dicomai("models", "trust", "lungs")
+    assert answer.code == 0, answer.err
+    assert "models trust" in (tmp_path / "audit.jsonl").read_text()
+
+
+def test_root_gives_away_nothing_that_a_link_in_the_data_folder_names(
+    lungs: Path, dicomai: Dicomai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def fchown(descriptor: int, _uid: int, _gid: int) -> None:
+        given.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    theirs = elsewhere / "shadow"
+    theirs.write_text("root")
+    (lungs.parent / f".{TRUSTED_NAME}.new").symlink_to(theirs)
+    (tmp_path / "audit.jsonl").symlink_to(elsewhere / "audit.jsonl")  # not there yet
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", fchown)
+    assert dicomai("models", "trust", "lungs").code == 0
+    assert theirs.read_text() == "root"
+    assert [each.parent for each in given] == [lungs.parent]
+    assert "models trust" in (elsewhere / "audit.jsonl").read_text()
 
 
 def test_a_package_that_cannot_be_read_hides_no_other(lungs: Path, dicomai: Dicomai) -> None:
