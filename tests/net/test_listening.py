@@ -75,6 +75,16 @@ def test_a_port_that_is_in_use_is_tried_again(serve: Serve, tmp_path: Path) -> N
             serve(port, tmp_path, threading.Event(), "127.0.0.1")
 
 
+def test_a_name_that_no_server_resolves_yet_is_tried_again() -> None:
+    trouble = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    error = not_listening("Receiver", "ct-gateway", 104, "receiver.host", trouble)
+    assert isinstance(error, TransientError)
+    assert "Temporary failure in name resolution. Is a name server in reach?" in error.sentence
+    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    mistyped = not_listening("Receiver", "ct-gatewya", 104, "receiver.host", unknown)
+    assert isinstance(mistyped, ConfigError)
+
+
 def test_a_port_that_is_not_allowed_is_told_with_what_allows_it() -> None:
     trouble = PermissionError(errno.EACCES, "Permission denied")
     error = not_listening("Receiver", "0.0.0.0", 104, "receiver.host and receiver.port", trouble)
