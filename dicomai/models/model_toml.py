@@ -17,7 +17,9 @@ from dicomai.models.manifest import MANIFEST_NAME, Manifest
 
 _WORDS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "dict_type": "must be a table of keys",
         "missing": "is missing; add it",
+        "model_attributes_type": "must be a table of keys",
         "model_type": "must be a table of keys",
         "string_type": "must be text, in quotes",
         "too_long": "has {actual_length} entries, and takes {max_length}",

@@ -55,6 +55,7 @@ def edit(folder: Path, old: str, new: str) -> None:
         ('kind = "segment"', "", ("output[0]: kind is missing; add it",)),
         ('"1.0.0"', '"1.0"', ('version: must be three numbers with dots between, as "1.0.0"',)),
         ('name = "lungs"', 'name = "My_Lungs"', ("name: must be small letters, digits and hyph",)),
+        ("{ channels = [4, 8] }", "[4, 8]", ("infer.arguments: must be a table of keys",)),
         ("[4, 8] }", "{ a = 4 } }", ("infer.arguments.channels: must be text, a number,",)),
         ("-instances", "-instanses", ("input[0].prefer[0]", '"instances"?')),
         ("format = 1", "format = ", ("not TOML",)),
