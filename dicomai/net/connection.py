@@ -38,8 +38,8 @@ _MAX_WAITING: Final = 256
 _MAX_WAITING_OF_ONE: Final = 64
 # What accept(2) says where the process or the machine can open no more.
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-# What bind(2) and getaddrinfo(3) say that may be otherwise in a moment, as after a start in a hurry,
-# and what helps.
+# What bind(2) and getaddrinfo(3) say that may be otherwise in a moment, as after a start in a
+# hurry, and what helps.
 _NOT_NOW: Final = {
     errno.EADDRINUSE: "Is another program using it?",
     errno.EADDRNOTAVAIL: "Is that an address of this machine, and its network up?",

@@ -112,8 +112,9 @@ class Tree:
         """Keep the roles alive until `stop` is set; return an exit code.
 
         A role that ends before all were ready once ends the whole: what is wrong then, a port that
-        is taken or a wrong setting, would be wrong again, but for a database that went away in that
-        moment. One that waits for what may come holds up no other, and counts as ready.
+        is taken or a wrong setting, is for whoever started it, but for a database that went away in
+        that moment. The exit code says whether another start may help. One that waits for what may
+        come holds up no other, and counts as ready.
         """
         started = False
         exit_code = 0
