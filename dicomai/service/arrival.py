@@ -43,7 +43,8 @@ _WORDS: Final = {
     "copy": "came again from {sender} with the same content, written otherwise.",
     "version": "came again from {sender} with other content: both are kept, the newest is used.",
     "overtaken": "came from {sender} with other content than one that was received later: both are "
-    "kept, the later is used. If that is wrong, have the node that sent it send it again.",
+    "kept, the later is used. If that is wrong, have the node that sent the later send the right "
+    "one.",
     "returned": "came again from {sender} as before the last change: that is used again.",
     "passed over": "came again from {sender} as before a change, and the change stays in use. If "
     "that is wrong, have the node that sent it send the right one.",

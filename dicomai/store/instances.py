@@ -30,7 +30,7 @@ from dicomai.dicom.uid import (
 )
 from dicomai.dicom.version import VersionDigest, with_identity
 from dicomai.store import headers, schema
-from dicomai.store.clocks import AHEAD
+from dicomai.store.clocks import AHEAD, FIRST
 from dicomai.store.columns import LARGEST
 from dicomai.store.job import InstanceId, JobId
 from dicomai.store.states import Origin
@@ -333,10 +333,13 @@ def _came_again(
 def _in_order(row: InstanceRow, used: Instance, now: Instant) -> bool:
     """Tell whether times of receipt say which of two came first.
 
-    Not where that of the one in use alone is of the future: it is of a clock that was set back.
+    Not where that of the one in use alone is of the future, by a clock that was set back since; nor
+    where the other's alone is by a clock that was behind, as in 1970.
     """
     latest = now + AHEAD
-    return used.received_at <= latest or row.received_at > latest
+    ahead = row.received_at <= latest < used.received_at
+    behind = row.received_at < FIRST <= used.received_at
+    return not (ahead or behind)
 
 
 def _use(connection: Connection, version: Instance, **changed: object) -> None:

@@ -235,6 +235,19 @@ def test_a_clock_that_is_set_back_makes_no_correction_an_older_version(
     assert [each.attributes["PatientName"] for each in hospital.rows()] == ["DOE^JANE"]
 
 
+def test_a_correction_that_came_by_a_clock_that_was_behind_is_no_older_version(
+    hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital.send(make_ct())
+    hospital.ingest()
+    years_s = hospital.clock / 1_000_000
+    hospital.later(-years_s)
+    hospital.send(make_ct(PatientName="Right^Name"))
+    hospital.later(years_s)
+    hospital.ingest()
+    assert [each.attributes["PatientName"] for each in hospital.rows()] == ["Right^Name"]
+
+
 def test_of_two_versions_by_a_clock_that_was_ahead_that_is_used_which_was_received_last(
     hospital: Hospital, make_ct: MakeCT
 ) -> None:
