@@ -78,7 +78,7 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
         .where(table.c.study_instance_uid == arrival.study_instance_uid)
         .values(
             accession_number=_accession_number(connection, study, arrival),
-            study_date=arrival.study_date or study.study_date,
+            study_date=_study_date(study, arrival),
             nodes=sorted({*study.nodes, arrival.node}),
             last_object_at=max(study.last_object_at, arrival.received_at),
             quiet_until=quiet_until,
@@ -113,6 +113,17 @@ def look_again(connection: Connection, study: StudyInstanceUID) -> None:
 def _accession_number(connection: Connection, study: Study, arrival: Arrival) -> str:
     """Return the number that a study has once an object came: what a person corrected stays."""
     said = arrival.accession_number
-    if said in ("", study.accession_number):
+    if said in ("", study.accession_number) or (study.accession_number and _late(study, arrival)):
         return study.accession_number
     return corrections.accession_number(connection, study.study_instance_uid, said)
+
+
+def _study_date(study: Study, arrival: Arrival) -> str:
+    if _late(study, arrival):
+        return study.study_date or arrival.study_date
+    return arrival.study_date or study.study_date
+
+
+def _late(study: Study, arrival: Arrival) -> bool:
+    """Tell whether others were received after an object that is taken in only now."""
+    return arrival.received_at < study.last_object_at

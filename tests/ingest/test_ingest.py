@@ -198,13 +198,14 @@ def test_of_two_versions_that_is_used_which_was_received_last(
     hospital = any_hospital
     opened_first = hospital.send(ends=None)
     hospital.later(20)
-    hospital.add(opened_first, make_ct(PatientName="Right^Name"))
+    right = make_ct(PatientName="Right^Name", AccessionNumber="RIGHT", StudyDate="20260302")
+    hospital.add(opened_first, right)
     opened_first.end("released", hospital.clock)
     if taken_in != "in one batch":
         assert hospital.ingest_and_decide() == "decided"
         hospital.later(-61)
     hospital.later(-10)
-    hospital.send(make_ct(SeriesDescription="As it came first"))
+    hospital.send(make_ct(AccessionNumber="FIRST", StudyDate="20260301"))
     hospital.later(100)
     hospital.ingest()
     (row,) = hospital.rows()
@@ -216,6 +217,8 @@ def test_of_two_versions_that_is_used_which_was_received_last(
     assert "both are kept, the later is used" in told
     assert not hospital.story("objects version")
     assert len(_archived(hospital)) == 2
+    study = hospital.study()
+    assert (study.accession_number, study.study_date) == ("RIGHT", "20260302")
     assert hospital.study().status == ("open" if taken_in == "in one batch" else "decided")
 
 
