@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from sqlalchemy import Engine, text
 
+from dicomai.errors import DatabaseError
 from dicomai.settings import load
 from dicomai.spool import quarantine, reader
 from dicomai.store.engine import open_engine, reading
@@ -331,6 +332,8 @@ class Hospital:
 
     def wait_until_taken(self) -> None:
         """Wait until the spool is empty and every study is decided on, while that gets on."""
+        # Where the last that was killed was one of its backends, it recovers for a moment.
+        eventually(self._database_answers, 60, "the database answers")
         left = self._left()
         while any(left):
             before = left
@@ -342,6 +345,12 @@ class Hospital:
 
             eventually(less, 60, f"fewer folders, objects, undecided studies than {before}")
             left = self._left()
+
+    def _database_answers(self) -> bool:
+        with suppress(DatabaseError):
+            self._undecided()
+            return True
+        return False
 
     def _left(self) -> tuple[int, int, int]:
         spool = self.data / "spool"
