@@ -273,7 +273,7 @@ def archived(engine: Engine, data: Path, files: Sequence[Path], patient: str) ->
                 accession_number="",
                 study_date="20260301",
             )
-            arrivals.note_arrival(connection, arrival)
+            arrivals.note_arrival(connection, arrival, now())
             instances.add(connection, row, now())
         decisions.set_decided(connection, uid, "Whole.", now())
         studies.set_patient_key(connection, uid, IdentityKey(patient))

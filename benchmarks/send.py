@@ -165,7 +165,7 @@ def delivery(folder: Path, port: int, files: list[Path]) -> Iterator[Callable[[]
             study_instance_uid=study, node="PEER", received_at=now(), quiet_until=now(),
             accession_number="", study_date="",
         )  # fmt: skip
-        arrivals.note_arrival(connection, arrival)
+        arrivals.note_arrival(connection, arrival, now())
         studies.set_patient_key(connection, study, IdentityKey("P"))
         wanted = NewAnalysis(
             study_instance_uid=study, patient_key=IdentityKey("P"), model="m", package_sha256="",

@@ -119,7 +119,7 @@ def note_arrived(
         Retention is deleting the study; nothing was written.
     """
     facts = arrived[0].entry.association
-    study = _note_quiet(connection, node, arrived)
+    study = _note_quiet(connection, node, arrived, now)
     for _ in arrived:
         associations.note(connection, _association(host, facts), study.study_instance_uid)
     if not facts.retrieved:
@@ -149,11 +149,13 @@ def note_stored(
     return tuple(added)
 
 
-def _note_quiet(connection: Connection, node: Node, arrived: Sequence[Arrived]) -> Study:
+def _note_quiet(
+    connection: Connection, node: Node, arrived: Sequence[Arrived], now: Instant
+) -> Study:
     """Note the arrival of the first and the last of them, and move the quiet time."""
     wait = wait_of(node)
     for each in (arrived[0], arrived[-1]):
-        study = arrivals.note_arrival(connection, arrival_of(each, node, each.received_at))
+        study = arrivals.note_arrival(connection, arrival_of(each, node, each.received_at), now)
     facts = arrived[0].entry.association
     # A node may open an association for each object: none but the one that counts is read.
     released_before = wait.association_per_study and associations.was_released(

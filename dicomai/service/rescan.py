@@ -44,7 +44,6 @@ from dicomai.store import (
     decisions,
     events,
     hosts,
-    instances,
     retrievals,
     series,
     studies,
@@ -346,15 +345,10 @@ def _note(
 ) -> tuple[Added, ...]:
     """Put objects of one study into the catalogue, in the order in which they came."""
     first, last = stored[0], stored[-1]
-    arrivals.note_arrival(connection, arrival_of(first, config.node, first.received_at))
+    arrivals.note_arrival(connection, arrival_of(first, config.node, first.received_at), now)
     # Retention counts from now: what kept it here until today, as a promise, is not known any more.
-    study = arrivals.note_arrival(connection, arrival_of(last, config.node, now))
-    added = note_stored(connection, config.node, study, stored, now)
-    for each, result in zip(stored, added, strict=True):
-        if result.outcome == "version":
-            sop = each.read.identifiers.sop_instance_uid
-            instances.use_latest(connection, study.study_instance_uid, sop)
-    return added
+    study = arrivals.note_arrival(connection, arrival_of(last, config.node, now), now)
+    return note_stored(connection, config.node, study, stored, now)
 
 
 def _settle(

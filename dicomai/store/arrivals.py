@@ -11,6 +11,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import TransientError
 from dicomai.store import corrections, schema, studies
+from dicomai.store.clocks import received_before
 from dicomai.store.studies import Study
 
 
@@ -36,7 +37,7 @@ class Arrival:
     study_date: str
 
 
-def note_arrival(connection: Connection, arrival: Arrival) -> Study:
+def note_arrival(connection: Connection, arrival: Arrival, now: Instant) -> Study:
     """Take the study's lock, make its row if there is none, and note the object's arrival.
 
     Raises
@@ -72,13 +73,19 @@ def note_arrival(connection: Connection, arrival: Arrival) -> Study:
             "waits in the spool until that is done.",
             subject=arrival.study_instance_uid,
         )
+    # What was received before others, and is taken in only now, says nothing against them.
+    late = received_before(arrival.received_at, study.last_object_at, now)
+    first, second = (study, arrival) if late else (arrival, study)
+    number = first.accession_number or second.accession_number
+    if number != study.accession_number:  # else what a person corrected stays
+        number = corrections.accession_number(connection, arrival.study_instance_uid, number)
     quiet_until = max(study.quiet_until, arrival.quiet_until)
     connection.execute(
         update(table)
         .where(table.c.study_instance_uid == arrival.study_instance_uid)
         .values(
-            accession_number=_accession_number(connection, study, arrival),
-            study_date=_study_date(study, arrival),
+            accession_number=number,
+            study_date=first.study_date or second.study_date,
             nodes=sorted({*study.nodes, arrival.node}),
             last_object_at=max(study.last_object_at, arrival.received_at),
             quiet_until=quiet_until,
@@ -108,22 +115,3 @@ def look_again(connection: Connection, study: StudyInstanceUID) -> None:
     found = studies.lock(connection, study)
     if found is not None and found.status == "open":
         studies.change(connection, study, decide_at=found.quiet_until)
-
-
-def _accession_number(connection: Connection, study: Study, arrival: Arrival) -> str:
-    """Return the number that a study has once an object came: what a person corrected stays."""
-    said = arrival.accession_number
-    if said in ("", study.accession_number) or (study.accession_number and _late(study, arrival)):
-        return study.accession_number
-    return corrections.accession_number(connection, study.study_instance_uid, said)
-
-
-def _study_date(study: Study, arrival: Arrival) -> str:
-    if _late(study, arrival):
-        return study.study_date or arrival.study_date
-    return arrival.study_date or study.study_date
-
-
-def _late(study: Study, arrival: Arrival) -> bool:
-    """Tell whether others were received after an object that is taken in only now."""
-    return arrival.received_at < study.last_object_at

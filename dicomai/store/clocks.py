@@ -28,6 +28,17 @@ _LEAPS: Final = 100
 """Looked at, of all hosts."""
 
 
+def received_before(came: Instant, other: Instant, now: Instant) -> bool:
+    """Tell whether one thing was received before another, as far as their times say it.
+
+    They don't where the other's alone is of the future, by a clock that was set back since, nor
+    where the one's alone is by a clock that was behind, as in 1970.
+    """
+    ahead = came <= now + AHEAD < other
+    behind = came < FIRST <= other
+    return came < other and not (ahead or behind)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leap:
     """A machine's clock went to another time at once; `before` is what was known of it then."""

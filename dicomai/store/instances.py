@@ -30,7 +30,7 @@ from dicomai.dicom.uid import (
 )
 from dicomai.dicom.version import VersionDigest, with_identity
 from dicomai.store import headers, schema
-from dicomai.store.clocks import AHEAD, FIRST
+from dicomai.store.clocks import received_before
 from dicomai.store.columns import LARGEST
 from dicomai.store.job import InstanceId, JobId
 from dicomai.store.states import Origin
@@ -138,7 +138,7 @@ def add(connection: Connection, row: InstanceRow, now: Instant) -> Added:
         copy = Added(outcome="copy", instance_id=same.id, path=row.path)
         return _came_again(connection, row, now, known, copy)
     used = next((each for each in known if each.newest), None)
-    late = used is not None and row.received_at < used.received_at and _in_order(row, used, now)
+    late = used is not None and received_before(row.received_at, used.received_at, now)
     _note_change(connection, row, now, newcomer=not known, used=not late)
     instances = schema.instances
     if not late:
@@ -156,13 +156,6 @@ def add(connection: Connection, row: InstanceRow, now: Instant) -> Added:
     _add_copy(connection, InstanceId(number), row)
     outcome: Outcome = "overtaken" if late else "version" if known else "new"
     return Added(outcome=outcome, instance_id=InstanceId(number), path=row.path)
-
-
-def use_latest(connection: Connection, study: StudyInstanceUID, sop: SOPInstanceUID) -> None:
-    """Have the version of an object be used that came last, in whatever order they were added."""
-    latest = max(_versions(connection, study, sop), key=lambda each: (each.received_at, each.id))
-    if not latest.newest:
-        _use(connection, latest)
 
 
 def get(connection: Connection, instance: InstanceId) -> Instance | None:
@@ -322,24 +315,12 @@ def _came_again(
     version = next(each for each in known if each.id == added.instance_id)
     if version.id == used.id:
         return added
-    before = row.received_at <= used.received_at and _in_order(row, used, now)
-    if row.node != used.node or before:
+    at, theirs = row.received_at, used.received_at
+    if row.node != used.node or at == theirs or received_before(at, theirs, now):
         return replace(added, outcome="passed over", counts_from=version.received_at)
     _note_change(connection, row, now, newcomer=False)
     _use(connection, version, node=row.node, received_at=row.received_at)
     return replace(added, outcome="returned", counts_from=row.received_at)
-
-
-def _in_order(row: InstanceRow, used: Instance, now: Instant) -> bool:
-    """Tell whether times of receipt say which of two came first.
-
-    Not where that of the one in use alone is of the future, by a clock that was set back since; nor
-    where the other's alone is by a clock that was behind, as in 1970.
-    """
-    latest = now + AHEAD
-    ahead = row.received_at <= latest < used.received_at
-    behind = row.received_at < FIRST <= used.received_at
-    return not (ahead or behind)
 
 
 def _use(connection: Connection, version: Instance, **changed: object) -> None:

@@ -245,10 +245,11 @@ def test_a_correction_that_came_by_a_clock_that_was_behind_is_no_older_version(
     hospital.ingest()
     years_s = hospital.clock / 1_000_000
     hospital.later(-years_s)
-    hospital.send(make_ct(PatientName="Right^Name"))
+    hospital.send(make_ct(PatientName="Right^Name", AccessionNumber="RIGHT"))
     hospital.later(years_s)
     hospital.ingest()
     assert [each.attributes["PatientName"] for each in hospital.rows()] == ["Right^Name"]
+    assert hospital.study().accession_number == "RIGHT"
 
 
 def test_of_two_versions_by_a_clock_that_was_ahead_that_is_used_which_was_received_last(

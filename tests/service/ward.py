@@ -93,6 +93,7 @@ class Ward:
                         accession_number=f"A{patient}",
                         study_date="20260301",
                     ),
+                    now(),
                 )
                 instances.add(connection, row, now())
                 whose = SeriesIdentity(

@@ -92,6 +92,7 @@ def arrive(
                 accession_number="A1",
                 study_date="20260301",
             ),
+            received_at,
         )
         studies.set_patient_key(connection, uid, key)
         return tuple(
