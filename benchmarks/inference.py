@@ -48,7 +48,7 @@ from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.inference.inferers import windows_of
 from dicomai.models.package import Package
 from dicomai.models.runtimes import torch_runtime
-from dicomai.models.runtimes.torch_runtime import has_bfloat16
+from dicomai.models.runtimes.devices import has_bfloat16
 from dicomai.process import reuse_memory
 from dicomai.settings import load as load_settings
 from dicomai.store import instances, jobs

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 
 from dicomai.models import package as packages
 from dicomai.models.manifest import Manifest
+from dicomai.models.runtimes.devices import has_bfloat16
 from dicomai.models.runtimes.networks import build, for_host
-from dicomai.models.runtimes.torch_runtime import has_bfloat16
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -313,7 +313,7 @@ def _device(settings: Settings) -> Iterator[Check]:
     import torch
 
     from dicomai.models.device import has_gpu_driver
-    from dicomai.models.runtimes.torch_runtime import gpu_count, gpu_trouble, gpus
+    from dicomai.models.runtimes.devices import gpu_count, gpu_trouble, gpus
 
     wanted, seen = settings.worker.device, gpu_count()
     used = set(gpus()) if wanted == "auto" else {"cuda:0" if wanted == "cuda" else wanted}

@@ -19,7 +19,7 @@ from dicomai.inference.postprocess import Choice, Region, regions
 from dicomai.inference.preprocess import PreparedVolume
 from dicomai.inference.run import Model, Run
 from dicomai.models.manifest import Manifest
-from dicomai.models.runtimes.torch_runtime import is_host_out_of_memory, is_out_of_memory
+from dicomai.models.runtimes.devices import is_host_out_of_memory, is_out_of_memory
 
 Prepare: TypeAlias = Callable[[torch.device | None], PreparedVolume]
 """Makes the input of a network, on a device or (None) on the host."""

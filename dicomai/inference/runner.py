@@ -90,7 +90,7 @@ class Runner:
                 self._channel.send(replace(self._failed(request, error), number=request.number))
 
     def _failed(self, request: Analyse, error: Exception) -> Failed:
-        from dicomai.models.runtimes.torch_runtime import is_device_fault, is_out_of_memory
+        from dicomai.models.runtimes.devices import is_device_fault, is_out_of_memory
 
         if isinstance(error, DicomaiError):
             return Failed(kind=error.kind, sentence=error.sentence, subject=error.subject)
@@ -147,7 +147,7 @@ class Runner:
 
     def _loaded_anew(self, folder: Path, sha256: str) -> LoadedModel:
         from dicomai.models import package as packages
-        from dicomai.models.runtimes import torch_runtime
+        from dicomai.models.runtimes import devices, torch_runtime
 
         package = packages.load(folder)
         if package.sha256 != sha256:
@@ -161,7 +161,7 @@ class Runner:
         try:
             loaded = load()
         except (MemoryError, RuntimeError) as error:
-            if not torch_runtime.is_out_of_memory(error) or not self._only(sha256):
+            if not devices.is_out_of_memory(error) or not self._only(sha256):
                 raise
             loaded = None
         if loaded is None:  # not within: the error would keep what its frames hold
@@ -309,8 +309,8 @@ def serve(
     """
     import torch
 
+    from dicomai.models.runtimes.devices import resolve_device
     from dicomai.models.runtimes.networks import NETWORKS
-    from dicomai.models.runtimes.torch_runtime import resolve_device
 
     cores = len(os.sched_getaffinity(0))
     try:

@@ -90,7 +90,7 @@ def devices(setting: str) -> tuple[str, ...]:
         return ("cpu",)
     # Only torch knows which of them it can use; asked in another process, for it stays in memory.
     # What it says of those it can't goes to our log.
-    found = "from dicomai.models.runtimes.torch_runtime import gpus; print(*gpus())"
+    found = "from dicomai.models.runtimes.devices import gpus; print(*gpus())"
     asked = subprocess.run(
         [sys.executable, "-c", found], stdout=subprocess.PIPE, text=True, check=False
     )

@@ -20,7 +20,7 @@ import torch
 from sqlalchemy import Engine
 
 from dicomai.models import device
-from dicomai.models.runtimes import torch_runtime
+from dicomai.models.runtimes import devices
 from dicomai.settings import load
 from dicomai.store.engine import open_engine
 from dicomai.store.migrate import current, newest
@@ -263,7 +263,7 @@ def test_the_doctor_has_each_gpu_compute(
     found: str,
 ) -> None:
     facts = SimpleNamespace(name="A2", total_memory=16 * 10**9)
-    monkeypatch.setattr(torch_runtime, "gpu_trouble", lambda _: said)
+    monkeypatch.setattr(devices, "gpu_trouble", lambda _: said)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: facts)

@@ -34,8 +34,9 @@ from dicomai.inference.runner_process import RunnerProcess
 from dicomai.inference.shared_memory import Channel
 from dicomai.models import package as packages
 from dicomai.models.runtimes import torch_runtime
-from dicomai.models.runtimes.networks import NETWORKS, build
-from dicomai.models.runtimes.torch_runtime import LoadedModel, rehearsed_bytes
+from dicomai.models.runtimes.networks import NETWORKS, build, copied
+from dicomai.models.runtimes.rehearsal import rehearsed_bytes
+from dicomai.models.runtimes.torch_runtime import LoadedModel
 from dicomai.process import SpareMemory
 from tests.inference import own_memory
 
@@ -87,7 +88,7 @@ class OnADevice:
         self, model: LoadedModel, free_bytes: int, device: str = own_memory.DEVICE
     ) -> None:
         self.device, self.make_room = torch.device(device), model.make_room
-        network = torch_runtime._copied(model.network, device)
+        network = copied(model.network, device)
         self._model = replace(model, device=self.device, network=network)
         self.package, self.pass_bytes = model.package, self._model.pass_bytes
         self.on_cpu = self._model.on_cpu
@@ -202,10 +203,10 @@ def test_slices_of_a_tilted_gantry_are_predicted_to_take_what_they_take() -> Non
 
 def test_a_copy_for_another_device_shares_nothing_with_the_network() -> None:
     network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2))
-    copied = torch_runtime._copied(network, "meta")
-    assert {each.device.type for each in copied.state_dict().values()} == {"meta"}
+    elsewhere = copied(network, "meta")
+    assert {each.device.type for each in elsewhere.state_dict().values()} == {"meta"}
     assert {each.device.type for each in network.state_dict().values()} == {"cpu"}
-    assert copied.state_dict().keys() == network.state_dict().keys()
+    assert elsewhere.state_dict().keys() == network.state_dict().keys()
 
 
 def narrow_bytes(model: LoadedModel, source: SourceVolume) -> int:

@@ -15,6 +15,7 @@ from dicomai.models import package
 from dicomai.models.runtimes import layers, torch_runtime
 from dicomai.models.runtimes.layers import GroupNorm
 from dicomai.models.runtimes.networks import Classifier2d, UNet3d, build, for_host
+from dicomai.models.runtimes.rehearsal import rehearsed_bytes
 
 BUILTIN = Path(str(resources.files("dicomai.models.builtin")))
 
@@ -101,8 +102,8 @@ def test_no_convolution_of_a_host_unfolds_its_input() -> None:
 def test_levels_that_are_joined_in_slabs_take_half_the_memory() -> None:
     plain = UNet3d(channels=(32, 64, 128)).eval()
     shape = (1, 1, 96, 96, 96)
-    at_once = torch_runtime.rehearsed_bytes(plain, shape)
-    in_slabs = torch_runtime.rehearsed_bytes(for_host(copy.deepcopy(plain)), shape)
+    at_once = rehearsed_bytes(plain, shape)
+    in_slabs = rehearsed_bytes(for_host(copy.deepcopy(plain)), shape)
     assert in_slabs < 0.55 * at_once
 
 

@@ -91,7 +91,7 @@ def test_the_same_seeds_train_the_same_network() -> None:
 # In a process of its own: gradients know the devices there were when the first one was taken.
 ELSEWHERE = """
 import torch
-from dicomai.models.runtimes import torch_runtime
+from dicomai.models.runtimes.networks import copied
 from dicomai.models.runtimes.networks import build
 from tests.inference import own_memory
 from tests.training.test_training import COARSE, Schedule
@@ -101,7 +101,7 @@ own_memory.attached()
 for device in (own_memory.DEVICE, "cpu"):
     torch.manual_seed(2)
     network = build("unet3d", {"out_channels": 3, "channels": (4, 8)})
-    network = torch_runtime._copied(network, device)
+    network = copied(network, device)
     samples = lung_samples(4, COARSE, (12, 16, 16))
     schedule = Schedule(steps=2, batch=1, learning_rate=1e-2)
     print(*train(network, samples, dice_and_cross_entropy, schedule, lambda step, loss: None))

@@ -5,6 +5,7 @@ Tensors are (N, C, K, J, I) or (N, C, J, I) float; what comes out are logits.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
@@ -129,6 +130,22 @@ def for_host(network: nn.Module) -> nn.Module:
         if isinstance(each, nn.Conv3d):
             each.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # no stub
     return network
+
+
+def copied(network: nn.Module, device: str) -> nn.Module:
+    """Return a copy on another device; on its own no second one is made meanwhile."""
+    memo: dict[int, object] = {
+        id(each): nn.Parameter(each.detach().to(device), requires_grad=each.requires_grad)
+        for each in network.parameters()
+    }
+    memo |= {id(each): each.to(device) for each in network.buffers()}
+    out: nn.Module = copy.deepcopy(network, memo)
+    return out
+
+
+def memory_format(inputs: Tensor) -> torch.memory_format:
+    """Return the order of axes in memory that convolutions take least time in."""
+    return torch.channels_last_3d if inputs.dim() == 5 else torch.channels_last
 
 
 def _norm2d(kind: str, channels: int) -> nn.Module:
