@@ -63,6 +63,29 @@ def lidc(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "LIDC-IDRI-0001"
 
 
+@pytest.fixture
+def mounted(tmp_path: Path, peer: Callable[[str], str]) -> Iterator[Callable[[str], Path]]:
+    """Give a file system by its options, "size=16m", as an ordinary user may have one.
+
+    It is mounted in a namespace of its own, and there as long as the process that holds it.
+    """
+    with contextlib.ExitStack() as holders:
+
+        def mount(options: str) -> Path:
+            place = tmp_path / options
+            place.mkdir()
+            script = 'mount -t tmpfs -o "$0" tmpfs "$1" && echo mounted && exec sleep infinity'
+            command = [peer("unshare"), "-rm", "sh", "-c", script, options, str(place)]
+            holder = holders.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            holders.callback(holder.kill)
+            assert holder.stdout is not None
+            if holder.stdout.readline() != b"mounted\n":
+                pytest.skip("user namespaces are not permitted here")
+            return Path(f"/proc/{holder.pid}/root{place}")
+
+        yield mount
+
+
 @pytest.fixture(scope="session")
 def peer() -> Callable[[str], str]:
     """Give the path of a peer program, or skip by its name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,28 +57,12 @@ def test_a_folder_that_is_not_there_is_refused(ward: Ward) -> None:
         check(ward.settings, {"receive"})
 
 
-@pytest.fixture
-def read_only(tmp_path: Path, peer: Callable[[str], str]) -> Iterator[Path]:
-    """A file system that is read-only, as most are for a service in a unit of systemd."""
-    place = tmp_path / "read-only"
-    place.mkdir()
-    mount = 'mount -t tmpfs -o ro tmpfs "$0" && echo mounted && exec sleep infinity'
-    command = [peer("unshare"), "-rm", "sh", "-c", mount, str(place)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        try:
-            if holder.stdout.readline() != b"mounted\n":
-                pytest.skip("user namespaces are not permitted here")
-            yield Path(f"/proc/{holder.pid}/root{place}")
-        finally:
-            holder.kill()
-
-
 def test_a_folder_that_is_read_only_is_not_a_matter_of_its_owner(
-    ward: Ward, read_only: Path
+    ward: Ward, mounted: Callable[[str], Path]
 ) -> None:
+    # As most file systems are for a service in a unit of systemd.
     spool = ward.settings.folders.spool
     spool.rmdir()
-    spool.symlink_to(read_only)
+    spool.symlink_to(mounted("ro"))
     with pytest.raises(ConfigError, match=r"read-only here.* ReadWritePaths=.*With systemd"):
         check(ward.settings, {"receive"})
