@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -472,12 +472,18 @@ def test_movescu_has_a_study_sent_to_a_node(
 
 
 def _retrieved(
-    source: Dataset, syntax: str, port: int, keep: Callable[[evt.Event], int]
+    source: Dataset,
+    contexts: Sequence[Sequence[str]],
+    port: int,
+    keep: Callable[[evt.Event], int],
 ) -> Dataset:
-    """Return the last answer to a C-GET of a study that takes its objects in one syntax."""
+    """Return the last answer to a C-GET of a study, which takes its objects in such contexts."""
     entity = AE("CLIENT")
-    entity.add_requested_context(STUDY_ROOT_GET)
-    entity.add_requested_context(source.SOPClassUID, syntax)
+    # Not one by one: it would join those of one class.
+    entity.requested_contexts = [
+        build_context(STUDY_ROOT_GET),
+        *(build_context(source.SOPClassUID, list(syntaxes)) for syntaxes in contexts),
+    ]
     association = entity.associate(
         "127.0.0.1",
         port,
@@ -507,7 +513,7 @@ def test_a_compressed_object_is_sent_as_it_is_or_else_decoded(
             got.append((event.context.transfer_syntax, event.dataset))
             return 0
 
-        last = _retrieved(source, syntax, our_query_port, keep)
+        last = _retrieved(source, [[syntax]], our_query_port, keep)
         assert (last.Status, last.NumberOfCompletedSuboperations) == (0, 1)
         ((came_in, data_set),) = got
         assert came_in == syntax
@@ -528,7 +534,7 @@ def test_room_for_temporary_files_is_wanted_for_what_is_decoded_alone(
     source = dcmread(path)
     filled().put(path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    last = _retrieved(source, syntax, our_query_port, lambda _: 0)
+    last = _retrieved(source, [[syntax]], our_query_port, lambda _: 0)
     assert last.NumberOfCompletedSuboperations == sent
     assert last.NumberOfFailedSuboperations == 1 - sent
 
@@ -562,24 +568,7 @@ def test_an_object_goes_as_it_is_where_a_context_is_left_for_what_does_not(
         got.append((event.context.transfer_syntax, len(data_set.PixelData)))
         return 0
 
-    entity = AE("CLIENT")
-    # Not one by one: it would join those of one class.
-    entity.requested_contexts = [
-        build_context(STUDY_ROOT_GET),
-        *(build_context(CT, syntaxes) for syntaxes in contexts),
-    ]
-    association = entity.associate(
-        "127.0.0.1",
-        our_query_port,
-        ae_title="DICOMAI",
-        ext_neg=[build_role(CT, scp_role=True)],
-        evt_handlers=[(evt.EVT_C_STORE, keep)],
-    )
-    query = Dataset()
-    query.QueryRetrieveLevel = "STUDY"
-    query.StudyInstanceUID = source.StudyInstanceUID
-    last, _ = list(association.send_c_get(query, STUDY_ROOT_GET))[-1]
-    association.release()
+    last = _retrieved(source, contexts, our_query_port, keep)
     assert (last.Status, last.NumberOfCompletedSuboperations) == (0, 1)
     ((syntax, length),) = got
     assert syntax == came
