@@ -19,7 +19,7 @@ from sqlalchemy import insert, text
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.identity import IdentityKey
-from dicomai.dicom.uid import SOPInstanceUID, StudyInstanceUID
+from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import InputError, NotFound
 from dicomai.routing import matching
 from dicomai.routing.condition import parse
@@ -43,6 +43,7 @@ from dicomai.store import (
     reissues,
     retention,
     schema,
+    series,
     studies,
     waiting_routes,
 )
@@ -52,6 +53,7 @@ from dicomai.store.job import Job, JobId
 from dicomai.store.jobs import NotNow
 from dicomai.store.reissues import Reissue
 from dicomai.store.retention import Candidate, Keep
+from dicomai.store.series import SeriesIdentity
 
 STUDY = StudyInstanceUID("1.2.3")
 
@@ -561,6 +563,31 @@ def test_no_study_is_decided_on_while_it_turns_out_to_be_two_patients(
             decisions.hold(connection, STUDY, "Two patients.", any_hospital.clock)
         assert deciding.result(20) == "nothing to do"
     assert not any_hospital.jobs()
+
+
+def test_an_open_study_that_turns_out_to_be_two_patients_is_held_when_it_is_due(
+    any_hospital: Hospital, make_ct: MakeCT
+) -> None:
+    hospital = any_hospital
+    hospital.send(*_chest(make_ct))
+    hospital.ingest()
+    # As it may stand where what took it in told patients apart less well than what decides.
+    other = SeriesIdentity(
+        series_instance_uid=SeriesInstanceUID("1.2.3.1"),
+        key=IdentityKey("P2"),
+        patient_name="Roe^Jane",
+        birth_date="19700101",
+        sex="F",
+    )
+    with writing(hospital.engine) as connection:
+        series.note_identity(connection, STUDY, other)
+    hospital.later(60)
+    assert hospital.decide() == "held"
+    assert hospital.study().status == "held"
+    assert not hospital.jobs()
+    (sentence,) = hospital.story("study held")
+    assert "P1" in sentence
+    assert "P2" in sentence
 
 
 def test_several_routes_may_match(hospital: Hospital, make_ct: MakeCT) -> None:
