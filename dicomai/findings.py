@@ -34,6 +34,12 @@ class Algorithm:
     family: Code
     """CID 7162."""
 
+    @property
+    def warning(self) -> str:
+        """What it is not for, as a sentence that stands alone, whichever way its maker wrote it."""
+        starts = self.not_for.casefold().startswith("not for ")
+        return self.not_for if starts else f"Not for: {self.not_for}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceImage:

@@ -198,7 +198,7 @@ def _said(findings: Findings) -> str:
     algorithm = findings.algorithm
     said = [
         "UNVERIFIED result of an AI model.",
-        f"Not for: {algorithm.not_for}",  # first, for what is too long is cut at its end
+        algorithm.warning,  # first, for what is too long is cut at its end
         f"Intended use: {algorithm.intended_use}",
         *(f"Deviation: {each}" for each in findings.deviations),
     ]

@@ -95,7 +95,7 @@ def words(job: Job) -> tuple[tuple[Code, str], ...]:
         (COMMENT, f"Looked for: {findings.sought}"),
         (COMMENT, f"Looked at: {_looked_at(job)}"),
         (COMMENT, f"Intended use: {algorithm.intended_use}"),
-        (COMMENT, f"Not for: {algorithm.not_for}"),
+        (COMMENT, algorithm.warning),
         (COMMENT, "UNVERIFIED: no one has checked this result."),
         (SUMMARY, summary.plain(findings, _looked_at(job))),
     ]

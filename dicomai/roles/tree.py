@@ -124,7 +124,7 @@ class Tree:
             while not stop.is_set():
                 self._listen()
                 self._kill_silent()
-                failed = self._reap()
+                failed = self._reap(started=started)
                 if failed and not started:
                     exit_code = failed
                     break
@@ -191,20 +191,25 @@ class Tree:
                 child.process.kill()
                 child.pulse_at = now
 
-    def _reap(self) -> int:
+    def _reap(self, *, started: bool) -> int:
         """Bury the children that have ended; return the exit code of one, 0 for none.
 
-        None too of one whose database went away.
+        None too of one whose database went away. Before all have `started`, such a one alone is
+        started again.
         """
         exit_code = 0
         for name, child in list(self._children.items()):
             code = child.process.exitcode
             if code is None:
                 continue
+            how = in_words(code)
             if code != DatabaseError.exit_code:
                 exit_code = code if code > 0 else 1
-            pause_s = self._put_off(name, time.monotonic() - child.started_at)
-            log.error("role ended", role=name, how=in_words(code), again_in_s=pause_s)
+            if exit_code and not started:
+                log.error("role ended", role=name, how=how)
+            else:
+                pause_s = self._put_off(name, time.monotonic() - child.started_at)
+                log.error("role ended", role=name, how=how, again_in_s=pause_s)
             child.words.close()
             child.process.close()
             del self._children[name]

@@ -87,6 +87,7 @@ def test_dsrdump_reads_every_report(peer: Callable[[str], str], written: dict[st
             said = _run(peer("dsrdump"), "+Pl", path)
             assert "Verification Flag   : UNVERIFIED" in said
             assert "Not for diagnosis or therapy." in said
+            assert "Not for: Not" not in said
             assert "E: " not in said, name
 
 

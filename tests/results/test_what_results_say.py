@@ -101,6 +101,24 @@ def test_every_report_says_what_it_is_for_and_that_no_one_checked_it(
     assert "unverified" in report.SeriesDescription
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("Not for diagnosis.", "Not for diagnosis."),
+        ("NOT FOR diagnosis.", "NOT FOR diagnosis."),
+        ("Patients.", "Not for: Patients."),
+        ("Nothing but research is served.", "Not for: Nothing but research is served."),
+    ],
+)
+def test_what_a_model_is_not_for_is_said_once(
+    study: Any, found: Any, written: str, said: str
+) -> None:
+    findings = found.everything(study)
+    findings = replace(findings, algorithm=replace(findings.algorithm, not_for=written))
+    report = _read(study.files(findings)[1])
+    assert said in _texts(report).splitlines()
+
+
 def test_seg_and_sr_track_the_same_things(study: Any, found: Any) -> None:
     seg, report = map(_read, study.files(found.everything(study)))
     in_seg = {item.TrackingID: item.TrackingUID for item in seg.SegmentSequence}

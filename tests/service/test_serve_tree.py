@@ -328,6 +328,8 @@ def test_a_role_that_cannot_start_ends_the_service_with_its_exit_code(
     said = service.communicate(timeout=20)[1].decode()
     assert service.returncode == 3
     assert "nobody trusted it" in said
+    assert said.count("role ended") == 1
+    assert "again_in_s" not in said
     assert not (tmp_path / "frail.log").exists() or not alive(pid_of(tmp_path / "frail.log"))
 
 
