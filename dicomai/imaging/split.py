@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -23,8 +25,13 @@ from dicomai.imaging.stack import POSITION_TOLERANCE_MM
 Value: TypeAlias = tuple[float | str, ...]
 """Of an attribute: numbers sort as numbers; empty where it is absent."""
 
-_GE_B_VALUE: Final = (0x0043, 0x1039)
-_SIEMENS_B_VALUE: Final = (0x0019, 0x100C)
+_B_VALUES: Final = {
+    "Siemens": (0x0019, 0x100C),
+    "GE": (0x0043, 0x1039),
+    "Philips": (0x2001, 0x1003),
+    "UIH": (0x0065, 0x1009),
+}
+"""Where the diffusion b-value stands, or its first number is it, by who made the scanner."""
 _SIEMENS_DIRECTION: Final = (0x0019, 0x100E)
 
 
@@ -190,10 +197,12 @@ def _b_value(frame: Frame) -> Value:
     """Return the diffusion b-value, s/mm²; before it had an attribute, it was private."""
     if value := _numbers(frame.header, "DiffusionBValue"):
         return value
-    for tag in (_SIEMENS_B_VALUE, _GE_B_VALUE):
-        found = [str(part).strip() for part in _private(frame.header, tag)]
-        if found and found[0].isdecimal():
-            return (float(int(found[0]) % 1_000_000_000),)  # GE adds that, to say "one of several"
+    for tag in _B_VALUES.values():
+        for first in _private(frame.header, tag)[:1]:
+            with suppress(ValueError):
+                number = float(first)
+                if number >= 0 and isfinite(number):
+                    return (round(number % 1e9, 6),)  # GE adds that, to say "one of several"
     return ()
 
 

@@ -209,6 +209,8 @@ def test_a_time_that_broke_off_is_no_volume(make_series: Series) -> None:
         ((0x0019, 0x100C), "IS", ["0", "1000"]),
         ((0x0043, 0x1039), "IS", [["0", "8", "0", "0"], ["1000001000", "8", "0", "0"]]),
         ((0x0043, 0x1039), "UN", [b"0\\8\\0\\0", b"1000001000\\8\\0\\0 "]),
+        ((0x2001, 0x1003), "FL", [0.0, 1000.0]),
+        ((0x0065, 0x1009), "FD", [0.0, 1000.0]),
     ],
 )
 def test_b_values_of_older_scanners_are_private(
