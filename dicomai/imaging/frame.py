@@ -15,6 +15,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import (
+    BreastTomosynthesisImageStorage,
     EnhancedCTImageStorage,
     EnhancedMRColorImageStorage,
     EnhancedMRImageStorage,
@@ -22,6 +23,8 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
     LegacyConvertedEnhancedMRImageStorage,
     LegacyConvertedEnhancedPETImageStorage,
+    XRay3DAngiographicImageStorage,
+    XRay3DCraniofacialImageStorage,
 )
 
 from dicomai.errors import InputError
@@ -45,6 +48,9 @@ ENHANCED: Final = frozenset(
         LegacyConvertedEnhancedCTImageStorage,
         LegacyConvertedEnhancedMRImageStorage,
         LegacyConvertedEnhancedPETImageStorage,
+        BreastTomosynthesisImageStorage,
+        XRay3DAngiographicImageStorage,
+        XRay3DCraniofacialImageStorage,
     }
 )
 """SOP Classes whose frames are slices that say where they lie."""
@@ -85,6 +91,7 @@ _GROUPS: Final = (
     "CTImageFrameTypeSequence",
     "MRImageFrameTypeSequence",
     "PETFrameTypeSequence",
+    "XRay3DFrameTypeSequence",
     "MREchoSequence",
     "MRDiffusionSequence",
 )

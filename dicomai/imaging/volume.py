@@ -175,9 +175,9 @@ def volumes_of(datasets: Sequence[Dataset], intake: Intake = PLAIN) -> tuple[Sou
     Parameters
     ----------
     datasets
-        Greyscale slices with pixel data, in any order: images of one frame, or enhanced
-        multi-frame CT, MR and PET. They are told apart by stack, kind of image, time, echo,
-        b-value and direction, heart phase and acquisition.
+        Greyscale slices with pixel data, in any order: images of one frame, or multi-frame objects
+        that say of each where it lies (`frame.ENHANCED`). They are told apart by stack, kind of
+        image, time, echo, b-value and direction, heart phase and acquisition.
     intake
         In which form; `part` does not matter.
 

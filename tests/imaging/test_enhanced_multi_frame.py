@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    BreastTomosynthesisImageStorage,
+    JPEGLSLossless,
+    LegacyConvertedEnhancedCTImageStorage,
+    RLELossless,
+    XRay3DAngiographicImageStorage,
+    XRay3DCraniofacialImageStorage,
+)
 
 from dicomai.errors import InputError
 from dicomai.imaging.series import read_object
@@ -35,6 +42,33 @@ def test_frames_in_any_order_make_the_volume_of_their_single_images(
     assert set(volume.grid.sop_instance_uids) == {enhanced.SOPInstanceUID}
     assert volume.headers == (enhanced,)
     assert classic.grid.frame_numbers == ()
+
+
+@pytest.mark.parametrize(
+    "sop_class",
+    [
+        BreastTomosynthesisImageStorage,
+        XRay3DAngiographicImageStorage,
+        XRay3DCraniofacialImageStorage,
+        LegacyConvertedEnhancedCTImageStorage,
+    ],
+)
+def test_slices_of_tomosynthesis_and_of_3d_x_rays_make_a_volume(
+    make_series: Series, make_enhanced: Enhanced, sop_class: str
+) -> None:
+    slices = make_series(lambda lps: lps[..., 1], order=(1, 0, 2, 4, 3), **OBLIQUE)
+    projected = {"XRay3DFrameTypeSequence": {"FrameType": ["DERIVED", "PRIMARY", "MAX_IP"]}}
+    primary = {"XRay3DFrameTypeSequence": {"FrameType": ["ORIGINAL", "PRIMARY", "TOMOSYNTHESIS"]}}
+    enhanced = make_enhanced(slices * 2, [primary] * 5 + [projected] * 5)
+    enhanced.SOPClassUID = sop_class
+    volumes = volumes_of([enhanced])
+    assert [each.part for each in volumes] == [
+        "kind DERIVED\\PRIMARY\\MAX_IP",
+        "kind ORIGINAL\\PRIMARY\\TOMOSYNTHESIS",
+    ]
+    np.testing.assert_array_equal(volumes[1].voxels, volume_of(slices).voxels)
+    np.testing.assert_allclose(volumes[1].grid.index_to_lps, volume_of(slices).grid.index_to_lps)
+    assert volumes[1].grid.frame_numbers == (2, 1, 3, 5, 4)
 
 
 def test_a_volume_may_lie_in_several_objects(make_series: Series, make_enhanced: Enhanced) -> None:
