@@ -1,9 +1,10 @@
-"""How a network is led over a volume, within the memory that there is."""
+"""How a network is led over a volume, or shown an image, within the memory that there is."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -13,13 +14,13 @@ from dicomai.errors import ConfigError, ResourceError
 from dicomai.imaging.resample import Resampling
 from dicomai.inference import on_device
 from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer
-from dicomai.inference.ladder import HOST, Step
+from dicomai.inference.ladder import Step, descended
 from dicomai.inference.memory import Need, need
 from dicomai.inference.postprocess import Choice, Region, regions
 from dicomai.inference.preprocess import PreparedVolume
-from dicomai.inference.run import Model, Run
+from dicomai.inference.run import Model, NoOthers, Run
 from dicomai.models.manifest import Manifest
-from dicomai.models.runtimes.devices import is_host_out_of_memory, is_out_of_memory
+from dicomai.models.runtimes.devices import is_out_of_memory
 
 Prepare: TypeAlias = Callable[[torch.device | None], PreparedVolume]
 """Makes the input of a network, on a device or (None) on the host."""
@@ -61,31 +62,48 @@ def found_in_volume(
     infer = model.package.manifest.infer
     windows = infer.batch if infer.window_kji else 1
     step = Step(model=model, windows=windows, gathers=not model.is_on_cpu)
-    while True:
-        try:
-            step.check(memory)
-            return _found_at_once(step, prepare, choices, scored, run)
-        except (ResourceError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, ResourceError) and not is_out_of_memory(error):
-                raise
-            short = error if isinstance(error, ResourceError) else _short(step, error)
-            short.with_traceback(None)  # or its frames would keep what they hold
-        if step.model.make_room():
-            continue
-        lower = step.lower(short_of_host=short.subject == HOST)
-        if lower is None:
-            raise short
-        step, told = lower
-        run.deviations.append(told)
+
+    def attempt(step: Step) -> dict[Choice, Region | None]:
+        step.check(memory)
+        return _found_at_once(step, prepare, choices, scored, run)
+
+    return descended(step, attempt, run)
 
 
-def _short(step: Step, error: MemoryError | RuntimeError) -> ResourceError:
-    place = HOST if is_host_out_of_memory(error) else step.place
-    return ResourceError(
-        f"Model {step.model.package.name}: the memory of {place} does not suffice. Give it more, "
-        "or the model a smaller window.",
-        subject=place,
-    )
+def said_of_image(model: Model, image: Tensor, run: Run) -> tuple[Tensor, float]:
+    """Return what the network says of an image, and the seconds that it took.
+
+    Parameters
+    ----------
+    model
+        The network.
+    image : (C, J, I) float32
+        Preprocessed.
+    run
+        Told of it where the network had to go to the CPU.
+
+    Returns
+    -------
+    (C',) float32
+        Probabilities, on the host.
+
+    Raises
+    ------
+    ResourceError
+        The memory does not suffice on the CPU either.
+    """
+
+    def alone(step: Step) -> tuple[Tensor, float]:
+        return NoOthers().together(step.model, image)
+
+    try:
+        return run.turns.together(model, image)
+    except (ResourceError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, ResourceError) and not is_out_of_memory(error):
+            raise
+    # Not within: the error would keep what its frames hold.
+    work = partial(descended, Step(model=model, windows=1), alone, run)
+    return run.turns.alone(work, model.silent)
 
 
 def needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from dicomai.errors import ResourceError
 from dicomai.inference.memory import Need, host_free_bytes
-from dicomai.inference.run import Model
+from dicomai.inference.run import Model, Run
+from dicomai.models.runtimes.devices import is_host_out_of_memory, is_out_of_memory
 from dicomai.process import release_memory
 
 HOST: Final = "the host"
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,7 +67,7 @@ class Step:
         on_cpu = self.model.is_on_cpu
         if short_of_host and not on_cpu:
             return None
-        told = f"The memory of {self.place} did not suffice"
+        told = _short_of(self.place)
         if self.windows > 1:
             fewer = self.windows // 2
             told = f"{told} for {self.windows} windows at a time; the network saw {fewer}."
@@ -71,6 +75,50 @@ class Step:
         if self.gathers:
             return replace(self, gathers=False), f"{told}; windows were gathered on the host."
         if not on_cpu:
-            on_the_cpu = replace(self, model=self.model.on_cpu())
-            return on_the_cpu, f"{told}; the network ran on the CPU."
+            return replace(self, model=self.model.on_cpu()), on_the_cpu(self.place)
         return None
+
+
+def descended(step: Step, attempt: Callable[[Step], _Found], run: Run) -> _Found:
+    """Return what an attempt gives, with less asked of memory each time that does not suffice.
+
+    Each step down is told to the run.
+
+    Raises
+    ------
+    ResourceError
+        It does not suffice on the last step either.
+    """
+    while True:
+        try:
+            return attempt(step)
+        except (ResourceError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, ResourceError) and not is_out_of_memory(error):
+                raise
+            short = error if isinstance(error, ResourceError) else _short(step, error)
+            short.with_traceback(None)  # or its frames would keep what they hold
+        if step.model.make_room():
+            continue
+        lower = step.lower(short_of_host=short.subject == HOST)
+        if lower is None:
+            raise short
+        step, told = lower
+        run.deviations.append(told)
+
+
+def on_the_cpu(place: str) -> str:
+    """Return the sentence about a network that found no memory in its place."""
+    return f"{_short_of(place)}; the network ran on the CPU."
+
+
+def _short_of(place: str) -> str:
+    return f"The memory of {place} did not suffice"
+
+
+def _short(step: Step, error: MemoryError | RuntimeError) -> ResourceError:
+    place = HOST if is_host_out_of_memory(error) else step.place
+    return ResourceError(
+        f"Model {step.model.package.name}: the memory of {place} does not suffice. Give it more, "
+        "or the model a smaller window.",
+        subject=place,
+    )

@@ -15,7 +15,13 @@ from dicomai.imaging.mask import blank_mask
 from dicomai.imaging.resample import resampling
 from dicomai.imaging.volume import SourceVolume
 from dicomai.inference import limits
-from dicomai.inference.forward import Prepare, finite, found_in_volume, needed
+from dicomai.inference.forward import (
+    Prepare,
+    finite,
+    found_in_volume,
+    needed,
+    said_of_image,
+)
 from dicomai.inference.inputs import Source
 from dicomai.inference.ladder import Step
 from dicomai.inference.measure import (
@@ -112,7 +118,7 @@ def _of_an_image(model: Model, source: SourceImagePixels, run: Run) -> tuple[Cla
     with run.stage("preprocess"):
         prepared = prepare_image(source, manifest.preprocess)
     run.report("infer", 0.0)
-    answer, seconds = run.turns.together(model, torch.from_numpy(prepared))
+    answer, seconds = said_of_image(model, torch.from_numpy(prepared), run)
     probabilities = finite(answer, manifest)
     run.took("infer", seconds)
     with run.stage("postprocess"):

@@ -51,7 +51,7 @@ class Runner:
     channel
         The way to its supervisor.
     device
-        "auto", "cpu", "cuda:0", …
+        "cpu", "cuda:0", …
     networks
         Those that a manifest may name.
     warm_bytes
@@ -115,16 +115,22 @@ class Runner:
 
     def _analyse(self, request: Analyse) -> Findings:
         from dicomai.inference import pipeline
+        from dicomai.inference.ladder import on_the_cpu
 
         turns = _Turns(self._on_device, self._batches, _Teller(self._channel, request.number))
-        return pipeline.analyse(
-            self._model(request, turns),
+        model = self._model(request, turns)
+        findings = pipeline.analyse(
+            model,
             request.source,
             request.inputs,
             turns.tell,
             turns,
             probabilities=request.probabilities,
         )
+        if model.is_on_cpu and self._device != "cpu":
+            told = on_the_cpu(self._device)
+            return replace(findings, deviations=(told, *findings.deviations))
+        return findings
 
     def _model(self, request: Analyse, turns: _Turns) -> LoadedModel:
         turns.tell("load", 0.0)
@@ -147,7 +153,7 @@ class Runner:
 
     def _loaded_anew(self, folder: Path, sha256: str) -> LoadedModel:
         from dicomai.models import package as packages
-        from dicomai.models.runtimes import devices, torch_runtime
+        from dicomai.models.runtimes import torch_runtime
 
         package = packages.load(folder)
         if package.sha256 != sha256:
@@ -157,15 +163,18 @@ class Runner:
                 f"{package.name}, and start the service again.",
                 subject=package.name,
             )
-        load = partial(torch_runtime.load, package, self._device, networks=self._networks)
-        try:
-            loaded = load()
-        except (MemoryError, RuntimeError) as error:
-            if not devices.is_out_of_memory(error) or not self._only(sha256):
-                raise
-            loaded = None
-        if loaded is None:  # not within: the error would keep what its frames hold
-            loaded = load()
+
+        def load(device: str) -> LoadedModel:
+            return torch_runtime.load(package, device, networks=self._networks)
+
+        loaded = None
+        with suppress(ResourceError):
+            loaded = load(self._device)
+        if loaded is None and self._only(sha256):
+            with suppress(ResourceError):
+                loaded = load(self._device)
+        if loaded is None:
+            return load("cpu")  # for this request alone: the next one asks the device again
         loaded = replace(loaded, make_room=partial(self._only, sha256))
         with self._keeping:
             self._loaded[sha256] = loaded
@@ -223,13 +232,14 @@ class _Batches:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[tuple[Tensor, Future[tuple[Tensor, float]]]]] = {}
+        # By the network itself, for that of a package may be on the device and on the CPU.
+        self._waiting: dict[Model, list[tuple[Tensor, Future[tuple[Tensor, float]]]]] = {}
 
     def add(self, model: Model, image: Tensor) -> Future[tuple[Tensor, float]]:
         """Have an image wait."""
         answer: Future[tuple[Tensor, float]] = Future()
         with self._lock:
-            self._waiting.setdefault(model.package.sha256, []).append((image, answer))
+            self._waiting.setdefault(model, []).append((image, answer))
         return answer
 
     def show(self, model: Model) -> None:
@@ -238,8 +248,10 @@ class _Batches:
 
         most = model.package.manifest.infer.batch
         with self._lock:
-            waiting = self._waiting.get(model.package.sha256, [])
-            some, waiting[:] = waiting[:most], waiting[most:]
+            waiting = self._waiting.pop(model, [])
+            some, rest = waiting[:most], waiting[most:]
+            if rest:
+                self._waiting[model] = rest
         if not some:
             return  # they were shown with an earlier one
         start = time.monotonic()

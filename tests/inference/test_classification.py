@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from dicomai.errors import ConfigError
 from dicomai.imaging.facts import Facts
@@ -17,6 +18,7 @@ from dicomai.inference.pipeline import analyse
 from dicomai.inference.preprocess import prepare_image
 from dicomai.models.runtimes.torch_runtime import LoadedModel
 from dicomai.models.steps import Preprocess
+from tests.inference import own_memory
 
 Teller = Callable[[str], LoadedModel]
 
@@ -71,6 +73,39 @@ def test_an_image_is_classified_by_its_threshold(teller: Teller) -> None:
     assert (no.present, yes.present) == (False, True)
     assert yes.threshold == 0.4
     assert analyse(model, image(dark), (), silent).nothing_found
+
+
+class Narrow(torch.nn.Module):
+    """A network that has no memory on any device but the host."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return torch.Tensor(self.inner(x))
+
+
+def test_an_image_for_which_its_device_has_no_memory_is_shown_on_the_cpu(teller: Teller) -> None:
+    own_memory.attached()
+    model = teller(MANIFEST)
+    room = iter([True, False])
+    asked = replace(
+        model,
+        device=torch.device(own_memory.DEVICE),
+        network=Narrow(model.network),
+        make_room=lambda: next(room),
+    )
+    bright = image(np.full((64, 48), 1000.0))
+    plain, found = (analyse(each, bright, (), silent) for each in (model, asked))
+    assert found.classifications == plain.classifications
+    assert plain.deviations == ()
+    assert found.deviations == (
+        "The memory of pretended:0 did not suffice; the network ran on the CPU.",
+    )
+    assert not list(room), "it was not asked whether others leave room"
 
 
 @pytest.mark.parametrize(

@@ -360,10 +360,12 @@ activation = "sigmoid"
 class Ends:
     """A runner in this process, and what it says to its supervisor."""
 
-    def __init__(self, warm_bytes: int = 2**30, answer_bytes: int = 2**30) -> None:
+    def __init__(
+        self, warm_bytes: int = 2**30, answer_bytes: int = 2**30, device: str = "cpu"
+    ) -> None:
         self.ours, theirs = Channel.pair()
         self._theirs = Channel(theirs, max_bytes=answer_bytes)
-        self.runner = Runner(self._theirs, "cpu", NETWORKS, warm_bytes=warm_bytes)
+        self.runner = Runner(self._theirs, device, NETWORKS, warm_bytes=warm_bytes)
         self.told: list[str] = []
 
     def ask(self, package: packages.Package, source: SourceVolume) -> Done | Failed:
@@ -412,31 +414,60 @@ def test_a_model_that_finds_no_memory_takes_that_of_those_that_are_kept(
 ) -> None:
     one, two = (small_package(tmp_path, name) for name in ("one", "two"))
     ends = Ends()
-    load = torch_runtime.load
+    fill = torch_runtime.fill
 
     half_loaded: list[weakref.ref[nn.Module]] = []
 
-    def room_for_one(*args: Any, **named: Any) -> LoadedModel:
+    def room_for_one(network: nn.Module, package: packages.Package) -> None:
         assert not any(each() for each in half_loaded), "it still takes memory"
         if ends.runner.warm:
             weights = nn.Linear(1, 1)
             half_loaded.append(weakref.ref(weights))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        return load(*args, **named)
+        fill(network, package)
 
-    monkeypatch.setattr(torch_runtime, "load", room_for_one)
+    monkeypatch.setattr(torch_runtime, "fill", room_for_one)
     assert isinstance(ends.ask(one, small_source), Done)
     assert isinstance(ends.ask(two, small_source), Done)
     assert ends.runner.warm == ("two",)
     assert half_loaded
 
-    def none(*_: object, **__: object) -> LoadedModel:
+    def none(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
-    monkeypatch.setattr(torch_runtime, "load", none)
+    monkeypatch.setattr(torch_runtime, "fill", none)
     failed = ends.ask(one, small_source)
     assert isinstance(failed, Failed)
-    assert (failed.kind, failed.subject) == ("resource", str(one.folder))
+    assert (failed.kind, failed.subject) == ("resource", "cpu")
+    assert failed.sentence.startswith("Model one, load: the memory of cpu does not suffice: CUDA")
+    ends.close()
+
+
+def test_a_model_that_finds_no_memory_on_its_device_runs_on_the_cpu_until_it_does(
+    small_source: SourceVolume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, full = small_package(tmp_path, "one"), True
+    to = nn.Module.to
+
+    def moved(network: nn.Module, *to_what: Any, **named: Any) -> nn.Module:
+        if full and to_what == (torch.device(own_memory.DEVICE),):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return to(network, *to_what, **named)
+
+    monkeypatch.setattr(nn.Module, "to", moved)
+    monkeypatch.setattr(LoadedModel, "free_bytes", lambda model: None if model.is_on_cpu else 2**40)
+    ends = Ends(device=own_memory.DEVICE)
+    short = ends.ask(package, small_source)
+    assert isinstance(short, Done)
+    assert short.findings.deviations == (
+        "The memory of pretended:0 did not suffice; the network ran on the CPU.",
+    )
+    assert ends.runner.warm == ()
+    full = False
+    ample = ends.ask(package, small_source)
+    assert isinstance(ample, Done)
+    assert ample.findings.deviations == ()
+    assert ends.runner.warm == ("one",)
     ends.close()
 
 

@@ -109,15 +109,9 @@ class LoadedModel:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            trouble = str(error).splitlines()[0]
+            trouble = str(error)
         # Not within: the error would keep what its frames hold.
-        if not self.is_on_cpu:
-            torch.cuda.empty_cache()
-        raise ResourceError(
-            f"Model {self.package.name}, infer: the memory of {self.device} does not suffice: "
-            f"{trouble}",
-            subject=str(self.device),
-        )
+        raise _no_memory(self.package, "infer", self.device, trouble)
 
     def _shown(self, inputs: Tensor) -> Tensor:
         infer = self.package.manifest.infer
@@ -155,9 +149,32 @@ def load(
     ConfigError
         The package has changed, the network does not take or give what the manifest says, the
         weights can't be read or don't fit the network, or the device is not there.
+    ResourceError
+        The device's memory does not suffice.
     """
     verify(package)
     target = resolve_device(device)
+    try:
+        return _loaded(package, target, networks)
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        trouble = str(error)
+    # Not within: the error would keep what its frames hold.
+    raise _no_memory(package, "load", target, trouble)
+
+
+def _no_memory(package: Package, stage: str, device: torch.device, trouble: str) -> ResourceError:
+    if device.type != "cpu":
+        torch.cuda.empty_cache()
+    why = next(iter(trouble.splitlines()), "it is full")
+    return ResourceError(
+        f"Model {package.name}, {stage}: the memory of {device} does not suffice: {why}",
+        subject=str(device),
+    )
+
+
+def _loaded(package: Package, target: torch.device, networks: Mapping[str, Builder]) -> LoadedModel:
     infer = package.manifest.infer
     try:
         network = build(infer.network, infer.arguments, networks).eval()
