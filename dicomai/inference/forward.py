@@ -182,7 +182,7 @@ def finite(probabilities: Tensor, manifest: Manifest) -> Tensor:
         precision = manifest.infer.precision
         remedy = "Give it float32, or take" if precision != "float32" else "Take"
         raise ConfigError(
-            f"Model {manifest.name}, infer: the network gives numbers that are not finite with "
+            f"Model {manifest.name}: the network gives numbers that are not finite with "
             f"precision {precision}. {remedy} another package.",
             subject=manifest.name,
         )

@@ -62,7 +62,7 @@ def test_memory_that_does_not_suffice_is_told_when_the_last_try_is_over(
     ward: Ward, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
-        raise ResourceError("Model bodies, infer: the memory of cpu does not suffice.")
+        raise ResourceError("Model bodies: the memory of cpu does not suffice.")
 
     monkeypatch.setattr(analyse, "load", full)
     routes = (Route(name="all", model="bodies", objects=("SR", "NOT-ANALYSED")),)

@@ -111,7 +111,7 @@ class LoadedModel:
                 raise
             trouble = str(error)
         # Not within: the error would keep what its frames hold.
-        raise _no_memory(self.package, "infer", self.device, trouble)
+        raise _no_memory(self.package, self.device, trouble)
 
     def _shown(self, inputs: Tensor) -> Tensor:
         infer = self.package.manifest.infer
@@ -161,15 +161,15 @@ def load(
             raise
         trouble = str(error)
     # Not within: the error would keep what its frames hold.
-    raise _no_memory(package, "load", target, trouble)
+    raise _no_memory(package, target, trouble)
 
 
-def _no_memory(package: Package, stage: str, device: torch.device, trouble: str) -> ResourceError:
+def _no_memory(package: Package, device: torch.device, trouble: str) -> ResourceError:
     if device.type != "cpu":
         torch.cuda.empty_cache()
     why = next(iter(trouble.splitlines()), "it is full")
     return ResourceError(
-        f"Model {package.name}, {stage}: the memory of {device} does not suffice: {why}",
+        f"Model {package.name}: the memory of {device} does not suffice: {why}",
         subject=str(device),
     )
 
