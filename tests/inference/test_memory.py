@@ -439,7 +439,10 @@ def test_a_model_that_finds_no_memory_takes_that_of_those_that_are_kept(
     failed = ends.ask(one, small_source)
     assert isinstance(failed, Failed)
     assert (failed.kind, failed.subject) == ("resource", "cpu")
-    assert failed.sentence.startswith("Model one: the memory of cpu does not suffice: CUDA")
+    assert failed.sentence == (
+        "Model one: the memory of cpu does not suffice: CUDA out of memory. Tried to allocate "
+        "20.00 MiB. Give it more."
+    )
     ends.close()
 
 

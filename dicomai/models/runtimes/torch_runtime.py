@@ -165,11 +165,14 @@ def load(
 
 
 def _no_memory(package: Package, device: torch.device, trouble: str) -> ResourceError:
+    other = ""
     if device.type != "cpu":
         torch.cuda.empty_cache()
-    why = next(iter(trouble.splitlines()), "it is full")
+        other = ', or "cpu" as worker.device or --device'
+    why = next(iter(trouble.splitlines()), "it is full").rstrip(".")
     return ResourceError(
-        f"Model {package.name}: the memory of {device} does not suffice: {why}",
+        f"Model {package.name}: the memory of {device} does not suffice: {why}. Give it more"
+        f"{other}.",
         subject=str(device),
     )
 
