@@ -36,7 +36,12 @@ _SAME: Final = (
     "AttenuationCorrected",
     "DecayCorrectionDateTime",
 )
-_SAME_IN_ENHANCED: Final = ("RadionuclideHalfLife", "RadiopharmaceuticalStartDateTime")
+_SAME_OF_DRUG: Final = (
+    "RadionuclideTotalDose",
+    "RadionuclideHalfLife",
+    "RadiopharmaceuticalStartDateTime",
+    "RadiopharmaceuticalStartTime",
+)
 _UCUM: Final = {
     "Bq/ml": "BQML",
     "Bq/mL": "BQML",
@@ -75,9 +80,9 @@ def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
         raise _refuse(first, f"is {text(first, 'Modality') or 'of no modality'} and no PET")
     units = {_units(header) for header in headers}
     if units == {"GML"}:
-        kind = text(first, "SUVType").upper()
-        if kind not in {"", "BW"}:
-            raise _refuse(first, f"holds SUV of the type {kind}, not by body weight")
+        kinds = {text(header, "SUVType").upper() for header in headers}
+        if others := sorted(kinds - {"", "BW"}):
+            raise _refuse(first, f"holds SUV of the type {others[0]}, not by body weight")
         return 1.0
     if units != {"BQML"}:
         raise _refuse(first, f"is in units of {', '.join(sorted(units)) or 'nothing'}, not Bq/mL")
@@ -86,7 +91,7 @@ def suv_body_weight_factor(headers: Sequence[Dataset]) -> float:
     for keyword in _SAME:
         if len({text(header, keyword) for header in headers}) > 1:
             raise _refuse(first, f"has slices of different {keyword}")
-    for keyword in ("RadionuclideTotalDose", *(_SAME_IN_ENHANCED if _is_enhanced(first) else ())):
+    for keyword in _SAME_OF_DRUG:
         if len({_of_drug(header, keyword) for header in headers}) > 1:
             raise _refuse(first, f"has slices of different {keyword}")
     (weight_kg,) = numbers(first, "PatientWeight", 1)
@@ -168,7 +173,9 @@ def _left(headers: Sequence[Dataset], item: Dataset) -> float:
         return 1.0
     if corrected != "START":
         raise _refuse(first, f"has the decay correction {corrected or 'not stated'}")
-    scan = _time(first, "SeriesDate", "SeriesTime")
+    scan, *others = {_time(header, "SeriesDate", "SeriesTime") for header in headers}
+    if others:
+        raise _refuse(first, "has slices of different SeriesTime")
     started = min(_time(header, "AcquisitionDate", "AcquisitionTime") for header in headers)
     if scan > started:
         # Some modalities give a processed series the time of the processing.

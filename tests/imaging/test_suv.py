@@ -41,6 +41,13 @@ def pet(make_series: Maker) -> list[Dataset]:
     return slices
 
 
+def _set_of_drug(slices: list[Dataset], **said: object) -> None:
+    """Have all slices say this of the radiopharmaceutical."""
+    for each in slices:
+        for keyword, value in said.items():
+            setattr(each.RadiopharmaceuticalInformationSequence[0], keyword, value)
+
+
 def test_activity_is_that_at_the_start_of_the_scan(pet: list[Dataset]) -> None:
     plain = volume_of(pet)
     assert set(np.unique(plain.voxels)) == {5000, 4998}
@@ -67,12 +74,11 @@ def test_injection_before_midnight(pet: list[Dataset]) -> None:
 def test_seconds_may_be_left_out(pet: list[Dataset]) -> None:
     for each in pet:  # nothing but whole minutes
         each.AcquisitionTime = "1059"
-    drug = pet[0].RadiopharmaceuticalInformationSequence[0]
-    drug.RadiopharmaceuticalStartTime = "095900"
+    _set_of_drug(pet, RadiopharmaceuticalStartTime="095900")
     expected = volume_of(pet, SUV).voxels
-    drug.RadiopharmaceuticalStartTime = "0959"
+    _set_of_drug(pet, RadiopharmaceuticalStartTime="0959")
     np.testing.assert_array_equal(volume_of(pet, SUV).voxels, expected)
-    drug.RadiopharmaceuticalStartDateTime = "202603010959"
+    _set_of_drug(pet, RadiopharmaceuticalStartDateTime="202603010959")
     np.testing.assert_array_equal(volume_of(pet, SUV).voxels, expected)
 
 
@@ -80,10 +86,9 @@ def test_seconds_may_be_left_out(pet: list[Dataset]) -> None:
     "time", ["09", "095", "9:59", "09590", "095900.", "095900.ABC", "0959.5", "095961", "٠٩٥٩٠٠"]
 )
 def test_what_is_no_time_is_refused(pet: list[Dataset], time: str) -> None:
-    drug = pet[0].RadiopharmaceuticalInformationSequence[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, about the value
-        drug.RadiopharmaceuticalStartTime = time
+        _set_of_drug(pet, RadiopharmaceuticalStartTime=time)
     with pytest.raises(InputError, match="has the date and time '20260301'"):
         volume_of(pet, SUV)
 
@@ -103,7 +108,7 @@ def test_an_injection_with_an_offset_from_utc_is_put_to_the_clock_of_the_header(
 ) -> None:
     expected = volume_of(pet, SUV).voxels
     pet[0].TimezoneOffsetFromUTC = clock
-    pet[0].RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartDateTime = stamp
+    _set_of_drug(pet, RadiopharmaceuticalStartDateTime=stamp)
     np.testing.assert_array_equal(volume_of(pet, SUV).voxels, expected)
 
 
@@ -118,9 +123,11 @@ def test_an_injection_with_an_offset_from_utc_is_put_to_the_clock_of_the_header(
 def test_an_offset_from_utc_that_the_header_can_not_match_is_refused(
     pet: list[Dataset], time: str | None, clock: str | None, words: str
 ) -> None:
-    drug = pet[0].RadiopharmaceuticalInformationSequence[0]
-    drug.RadiopharmaceuticalStartDateTime = "20260301080000+0000"
-    drug.RadiopharmaceuticalStartTime = time
+    _set_of_drug(
+        pet,
+        RadiopharmaceuticalStartDateTime="20260301080000+0000",
+        RadiopharmaceuticalStartTime=time,
+    )
     if clock is not None:
         pet[0].TimezoneOffsetFromUTC = clock
     with pytest.raises(InputError) as error:
@@ -198,6 +205,41 @@ def test_what_is_not_the_same_of_all_slices_is_refused(pet: list[Dataset]) -> No
     for each in pet:
         each.RadiopharmaceuticalInformationSequence.append(Dataset())
     with pytest.raises(InputError, match="was made with 2 radiopharmaceuticals"):
+        volume_of(pet, SUV)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("RadionuclideHalfLife", 1200),
+        ("RadiopharmaceuticalStartTime", "100000"),
+        ("RadiopharmaceuticalStartDateTime", "20260301090000"),
+    ],
+)
+def test_slices_of_different_injections_are_refused(
+    keyword: str, value: object, pet: list[Dataset]
+) -> None:
+    _set_of_drug(pet[3:], **{keyword: value})
+    with pytest.raises(InputError, match=f"has slices of different {keyword}"):
+        volume_of(pet, SUV)
+
+
+def test_slices_of_different_starts_of_the_scan_are_refused(pet: list[Dataset]) -> None:
+    pet[3].SeriesTime = "105000.00"  # the same, spelt otherwise
+    volume_of(pet, SUV)
+    pet[3].SeriesTime = "104000"
+    with pytest.raises(InputError, match="has slices of different SeriesTime"):
+        volume_of(pet, SUV)
+
+
+@pytest.mark.parametrize("slices", [slice(0, 4), slice(3, 4)])
+def test_suv_of_another_type_is_refused(slices: slice, pet: list[Dataset]) -> None:
+    for each in pet:
+        each.Units = "GML"
+    volume_of(pet, SUV)
+    for each in pet[slices]:
+        each.SUVType = "LBM"
+    with pytest.raises(InputError, match="holds SUV of the type LBM, not by body weight"):
         volume_of(pet, SUV)
 
 
