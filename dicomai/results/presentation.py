@@ -43,7 +43,7 @@ _Line: TypeAlias = npt.NDArray[np.float64]
 _Rescale: TypeAlias = tuple[str, str, str]
 _Lut: TypeAlias = tuple[tuple[int, ...], bytes]
 """LUT Descriptor and LUT Data, 16 bits an entry."""
-_Pixels: TypeAlias = tuple[_Rescale, _Lut | None, int, int]
+_Pixels: TypeAlias = tuple[_Rescale, _Lut | None, str, int, int]
 _Marked: TypeAlias = "tuple[Dataset, list[_Mark]]"
 
 
@@ -71,7 +71,7 @@ def encode_pr(job: Job) -> tuple[Dataset, ...]:
         if marks:
             rescale = _rescale(image)
             lut = None if rescale[0] else _lut(image, "ModalityLUTSequence")
-            key = (rescale, lut, int(image.Rows), int(image.Columns))
+            key = (rescale, lut, _shape(image), int(image.Rows), int(image.Columns))
             groups.setdefault(key, []).append((image, marks))
     return tuple(
         _state(job, pixels, marked, number)
@@ -195,7 +195,7 @@ def _state(job: Job, pixels: _Pixels, marked: Sequence[_Marked], number: int) ->
         for order, each in enumerate(sorted(shown), start=1)
     ]
     result.GraphicLayerSequence.append(_layer(_WORDS, len(shown) + 1, (255, 196, 84)))
-    (intercept, slope, kind), lut, _, _ = pixels
+    (intercept, slope, kind), lut, shape, _, _ = pixels
     if slope:
         result.RescaleIntercept, result.RescaleSlope = intercept, slope
         result.RescaleType = kind
@@ -205,10 +205,15 @@ def _state(job: Job, pixels: _Pixels, marked: Sequence[_Marked], number: int) ->
         result.ModalityLUTSequence = [modality]
     if levels := _levels_of_all(job, images):
         result.SoftcopyVOILUTSequence = levels
-    inverse = text(images[0], "PhotometricInterpretation") == "MONOCHROME1"
-    result.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
+    result.PresentationLUTShape = shape
     complete(result, job, "PR", number)
     return result
+
+
+def _shape(source: Dataset) -> str:
+    """Return Presentation LUT Shape: low values are dark, or bright as on film (PS3.3 C.11.6)."""
+    inverse = text(source, "PhotometricInterpretation") == "MONOCHROME1"
+    return "INVERSE" if inverse else "IDENTITY"
 
 
 def _rescale(source: Dataset) -> _Rescale:

@@ -159,6 +159,21 @@ def test_states_are_parted_where_images_have_another_rescale(study: Any, found: 
     assert [each.InstanceNumber for each in states] == [1, 2]
 
 
+def test_dark_stays_dark_on_images_whose_low_values_are_bright(study: Any, found: Any) -> None:
+    headers = copy.deepcopy(study.headers)
+    for k, header in enumerate(headers):
+        header.PhotometricInterpretation = "MONOCHROME1" if k > 4 else "MONOCHROME2"
+    other = replace(study, headers=headers)
+    shapes = {
+        image.ReferencedSOPInstanceUID: state.PresentationLUTShape
+        for state in map(_read, other.by_modality(found.everything(other), ALL)["PR"])
+        for image in state.ReferencedSeriesSequence[0].ReferencedImageSequence
+    }
+    bright = {each.SOPInstanceUID for each in headers[5:]}
+    assert set(shapes.values()) == {"INVERSE", "IDENTITY"}
+    assert shapes == {uid: "INVERSE" if uid in bright else "IDENTITY" for uid in shapes}
+
+
 def test_each_image_is_shown_in_its_own_window(
     peer: Callable[[str], str], study: Any, found: Any
 ) -> None:
