@@ -13,6 +13,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from dicomai.dicom.codes import Code
+from dicomai.results.provenance import code_item
 from dicomai.results.source import REQUEST
 
 # CID 100 has grown, and validators lag behind: these are in every edition of it, and so is the
@@ -24,6 +25,7 @@ OF_A_MODALITY: Final = MappingProxyType(
     }
 )
 IMAGING: Final = Code("363679005", "SCT", "Imaging procedure")
+PROCEDURE_REPORTED: Final = Code("121058", "DCM", "Procedure reported")
 
 
 def procedures(study: Dataset, modality: str) -> tuple[Code, ...]:
@@ -45,6 +47,30 @@ def procedures(study: Dataset, modality: str) -> tuple[Code, ...]:
         )
     )
     return performed or requested or (OF_A_MODALITY.get(modality, IMAGING),)
+
+
+def leave_out_procedures_of_others(report: Dataset) -> None:
+    """Take from a report each procedure of an order that its header names no more."""
+    order = Dataset()
+    for keyword, source in (
+        ("ProcedureCodeSequence", "ProcedureCodeSequence"),
+        (REQUEST, "ReferencedRequestSequence"),
+    ):
+        if source in report:
+            setattr(order, keyword, report[source].value)
+    known = {*procedures(order, ""), *OF_A_MODALITY.values()}
+    content = report.get("ContentSequence") or ()
+    said = [each for each in content if _concept(each) == PROCEDURE_REPORTED.value]
+    wrong = [each for each in said if not known & set(_codes(each, "ConceptCodeSequence"))]
+    if not wrong:
+        return
+    if len(wrong) == len(said):
+        wrong.pop(0).ConceptCodeSequence = [code_item(IMAGING)]
+    report.ContentSequence = [each for each in content if not any(each is one for one in wrong)]
+
+
+def _concept(item: Dataset) -> str:
+    return "".join(code.value for code in _codes(item, "ConceptNameCodeSequence"))
 
 
 def _codes(holder: Dataset, keyword: str) -> Iterator[Code]:

@@ -26,6 +26,7 @@ from dicomai.dicom.dates import Instant
 from dicomai.dicom.identity import comparable_name
 from dicomai.errors import InputError
 from dicomai.results.context import ResultContext
+from dicomai.results.procedure import leave_out_procedures_of_others
 from dicomai.results.rejection import INCORRECT_WORKLIST_ENTRY, Rejection, note
 from dicomai.results.request import request_of
 from dicomai.results.source import PATIENT, REQUEST
@@ -230,6 +231,7 @@ def _correct_order(result: Dataset, accession_number: str, *, all_requests: bool
         _drop(result, (keyword,))
         if kept:
             setattr(result, keyword, kept)
+    leave_out_procedures_of_others(result)
 
 
 def _drop(result: Dataset, keywords: Sequence[str]) -> None:

@@ -136,6 +136,100 @@ def test_nothing_of_the_wrong_order_stays(old: list[Dataset]) -> None:
             assert "IssuerOfAccessionNumberSequence" not in request
 
 
+def _code(value: str) -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "99X", "Chest"
+    return code
+
+
+def _with_orders(study: Any, found: Any, *performed: str) -> list[Dataset]:
+    """Return results on images that were made for two orders, of which the first is the study's."""
+    headers = copy.deepcopy(study.headers)
+    for header in headers:
+        header.ProcedureCodeSequence = [_code(each) for each in performed]
+        header.RequestAttributesSequence = [Dataset(), Dataset()]
+        for number, request in enumerate(header.RequestAttributesSequence, start=1):
+            request.AccessionNumber = f"ACC-{number}"
+            request.RequestedProcedureID = f"RP-{number}"
+            request.RequestedProcedureCodeSequence = [_code(f"R{number}")]
+    source = replace(study, headers=headers)
+    made = source.made_anew(found.everything(source))
+    return [pydicom.dcmread(io.BytesIO(raw)) for raw in made]
+
+
+def _orders(result: Dataset) -> list[str]:
+    keyword = "ReferencedRequestSequence" if "ValueType" in result else "RequestAttributesSequence"
+    return [str(each.AccessionNumber) for each in result.get(keyword, ())]
+
+
+def _procedures(report: Dataset) -> list[str]:
+    return [
+        item.ConceptCodeSequence[0].CodeValue
+        for item in report.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "121058"
+    ]
+
+
+def test_of_several_orders_the_wrong_one_alone_goes(study: Any, found: Any) -> None:
+    old = _with_orders(study, found)
+    assert (_procedures(old[-1]), _orders(old[0])) == (["R1", "R2"], ["ACC-1", "ACC-2"])
+    seg, report = _made(old, Correction(accession_number="A9"))
+    assert (_orders(seg), _orders(report)) == (["ACC-2"], ["A9", "ACC-2"])
+    assert _procedures(report) == ["R2"]
+
+
+def test_of_another_patient_s_orders_none_stays(study: Any, found: Any) -> None:
+    old = _with_orders(study, found)
+    seg, report = _made(old, Correction(patient_id="B-4711", person=ANNA))
+    assert (_orders(seg), _orders(report)) == ([], ["ACC-1"])
+    assert _procedures(report) == ["363679005"]
+
+
+def test_a_report_tells_of_no_procedure_that_the_wrong_order_asked_for(
+    study: Any, found: Any
+) -> None:
+    old = _with_orders(study, found, "P1", "P2")
+    (_, report) = _made(old, Correction(accession_number="A9"))
+    assert (_procedures(old[-1]), _procedures(report)) == (["P1", "P2"], ["363679005"])
+    (_, report) = _made(old, Correction(patient_id="B-4711", person=ANNA))
+    assert _procedures(report) == ["P1", "P2"]  # what the images show
+
+
+def test_codes_of_a_procedure_that_lack_their_scheme_keep_no_correction_back(
+    study: Any, found: Any
+) -> None:
+    old = _with_orders(study, found, "P1")
+    for each in old:
+        del each.ProcedureCodeSequence[0].CodingSchemeDesignator
+    (_, report) = _made(old, Correction(patient_id="B-4711", person=ANNA))
+    assert _procedures(report) == ["363679005"]
+
+
+def test_a_procedure_of_the_wrong_order_is_refused(study: Any, found: Any) -> None:
+    old = _with_orders(study, found)
+    correction = Correction(accession_number="A9")
+    for change, rule in (
+        (lambda content: content.extend(old[-1].ContentSequence[-1:]), "content"),
+        (lambda content: content.pop(0), "content"),
+        (lambda content: _report_on("R1", content), "request"),
+        (lambda content: _report_on("", content), "request"),
+    ):
+        new = reissued(old, correction, NEW, NOW)
+        change(new[-1].ContentSequence)
+        with pytest.raises(GateError) as refused:
+            check_reissued([written(each) for each in new], old, correction.attributes, {})
+        assert refused.value.rule == rule, refused.value
+
+
+def _report_on(value: str, content: Any) -> None:
+    for item in list(content):
+        if item.ConceptNameCodeSequence[0].CodeValue == "121058":
+            if value:
+                item.ConceptCodeSequence = [_code(value)]
+            else:
+                content.remove(item)
+
+
 def test_a_reissued_object_is_made_when_it_is_reissued(old: list[Dataset]) -> None:
     for was, now in zip(old, _made(old, Correction(accession_number="A9")), strict=True):
         assert now.InstanceCreationDate + now.InstanceCreationTime > (

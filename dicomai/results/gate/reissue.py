@@ -54,6 +54,8 @@ _OF_AN_ORDER: Final = (
     "AdmissionID",
 )
 _REQUESTS: Final = ("RequestAttributesSequence", "ReferencedRequestSequence")
+# CT, MR, any imaging: what a report says where no order does.
+_OF_NO_ORDER: Final = (("25045-6", "LN"), ("25056-3", "LN"), ("363679005", "SCT"))
 _NEVER_ABSENT: Final = ("PatientName", "PatientBirthDate", "PatientSex")
 
 
@@ -126,8 +128,9 @@ def _check(
             refuse("identity", uid, f"its {keyword} is of the wrong patient or order")
     free = {*wrong, *_MADE, *corrected}
     if other_person or other_order:
-        free.update(_REQUESTS)
+        free.update((*_REQUESTS, "ContentSequence"))
         _check_requests(was, now, uid, names, keep_others=not other_person)
+        _check_content(was, now, uid, names)
     _check_same(was, now, uid, names, {Tag(keyword) for keyword in free})
 
 
@@ -164,6 +167,47 @@ def _check_requests(
                 for each in ("RequestedProcedureID", "ScheduledProcedureStepID")
             ):
                 refuse("request", uid, f"{keyword} names an order that is not the corrected one")
+
+
+def _check_content(was: Dataset, now: Dataset, uid: str, names: Mapping[str, str]) -> None:
+    """Check that a report says the same, but of no procedure of another order (TID 1500)."""
+    (before, procedures), (after, said) = (_parted(each) for each in (was, now))
+    if len(before) != len(after) or not all(
+        _is_same_item(one, other, names) for one, other in zip(before, after, strict=True)
+    ):
+        refuse("content", uid, "ContentSequence is not as it was")
+    own = {
+        *_codes(now, "ProcedureCodeSequence"),
+        *(
+            code
+            for request in now.get("ReferencedRequestSequence") or ()
+            for code in _codes(request, "RequestedProcedureCodeSequence")
+        ),
+        *_OF_NO_ORDER,
+    }
+    reported = {code for item in said for code in _codes(item, "ConceptCodeSequence")}
+    if reported - own or bool(reported) != bool(procedures):
+        refuse("request", uid, "it reports on a procedure of an order that is not its own")
+
+
+def _parted(report: Dataset) -> tuple[list[Dataset], list[Dataset]]:
+    """Return the content of a report without the procedures it reports on, and these."""
+    rest: list[Dataset] = []
+    procedures: list[Dataset] = []
+    for item in report.get("ContentSequence") or ():
+        concept = _codes(item, "ConceptNameCodeSequence")
+        (procedures if concept == {("121058", "DCM")} else rest).append(item)
+    return rest, procedures
+
+
+def _codes(holder: Dataset, keyword: str) -> set[tuple[str, str]]:
+    return {
+        (
+            str(code.get("CodeValue") or code.get("LongCodeValue") or ""),
+            str(code.get("CodingSchemeDesignator") or ""),
+        )
+        for code in holder.get(keyword) or ()
+    }
 
 
 def _check_same(
