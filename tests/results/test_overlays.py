@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import binary_erosion
+from scipy.spatial.transform import Rotation
 
+from dicomai.imaging.geometry import Grid
 from dicomai.results.drawing import Contour, with_contours
 from dicomai.results.overlay import PICTURE_NAME, overlays, pictures
 from dicomai.results.view import axis_towards, view
@@ -41,6 +45,35 @@ def test_views_hang_the_same_whatever_the_slices(
     for step, axis in ((across_mm, 0), (down_mm, 1)):
         there = seen.px(grid.kji(grid.lps_mm(middle) + np.array(step)), grid.shape_kji)
         assert there[axis] > here[axis]
+
+
+@settings(max_examples=60, deadline=None)
+@given(quaternion=st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: sum(x * x for x in q) > 0.01))
+def test_each_edge_of_a_view_is_the_side_of_the_patient_that_it_names(
+    quaternion: tuple[float, float, float, float],
+) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_quat(quaternion).as_matrix() * (3.0, 0.8, 0.7)
+    grid = Grid(
+        shape_kji=(9, 28, 34),
+        index_to_lps=affine,
+        frame_of_reference_uid="1.2.3",
+        sop_instance_uids=tuple(f"1.2.3.{k}" for k in range(9)),
+    )
+    towards = {"L": (1, 0, 0), "P": (0, 1, 0), "H": (0, 0, 1)}
+    towards |= {"R": (-1, 0, 0), "A": (0, -1, 0), "F": (0, 0, -1)}
+    planes = set()
+    for axis in (0, 1, 2):
+        seen = view(grid, axis, 1)  # type: ignore[arg-type]  # it is one of the three
+        planes.add(seen.plane)
+        left, right, top, bottom = seen.sides
+        assert (left + right, top + bottom) in {("RL", "AP"), ("RL", "HF"), ("AP", "HF")}
+        shown = np.stack([seen.cut(each) for each in np.indices(grid.shape_kji)], axis=-1)
+        first, across, down = shown[0, 0], shown[0, -1], shown[-1, 0]
+        for there, side in ((across, right), (down, bottom)):
+            step = grid.lps_mm(there) - grid.lps_mm(first)
+            assert step @ np.array(towards[side]) > -1e-6 * np.linalg.norm(step)
+    assert planes == {"axial", "coronal", "sagittal"}
 
 
 @pytest.mark.parametrize("orientation", ["axial", "coronal", "prone", "oblique"])

@@ -159,6 +159,18 @@ def test_states_are_parted_where_images_have_another_rescale(study: Any, found: 
     assert [each.InstanceNumber for each in states] == [1, 2]
 
 
+def test_every_layer_that_marks_and_words_stand_on_is_declared(
+    made: dict[str, list[bytes]], xray: Any, found: Any
+) -> None:
+    on_xray = xray.by_modality(found.on_xray(xray), ALL)
+    for state in map(_read, [*made["PR"], *on_xray["PR"]]):
+        declared = [each.GraphicLayer for each in state.GraphicLayerSequence]
+        assert len(declared) == len(set(declared))
+        assert {each.GraphicLayer for each in state.GraphicAnnotationSequence} == set(declared)
+        orders = [each.GraphicLayerOrder for each in state.GraphicLayerSequence]
+        assert orders == list(range(1, len(declared) + 1))
+
+
 def test_dark_stays_dark_on_images_whose_low_values_are_bright(study: Any, found: Any) -> None:
     headers = copy.deepcopy(study.headers)
     for k, header in enumerate(headers):

@@ -70,6 +70,22 @@ def test_a_seg_is_made_only_of_masks_that_have_voxels(study: Any, found: Any) ->
     assert len(study.files(found.nothing(study))) == 1
 
 
+def test_a_detection_is_of_the_category_that_its_model_gives(study: Any, found: Any) -> None:
+    findings = found.everything(study)
+    category = findings.segments[0].category  # not the one that detections have unless told
+    findings = replace(
+        findings,
+        segments=(),
+        detections=tuple(replace(each, category=category) for each in findings.detections),
+    )
+    files = study.made_anew(findings)
+    check(files, findings, study.headers)
+    seg, report = map(_read, files)
+    said = [item.SegmentedPropertyCategoryCodeSequence[0] for item in seg.SegmentSequence]
+    said += [item.ConceptCodeSequence[0] for item in _named(report, "276214006")]
+    assert [each.CodeValue for each in said] == [category.value] * 4
+
+
 def test_a_report_says_what_was_sought_where_nothing_was_found(study: Any, found: Any) -> None:
     findings = found.nothing(study)
     report = _read(study.files(findings)[0])
