@@ -12,7 +12,8 @@ from typing import Any
 
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from dicomai.dicom.charset import UndeclaredText, UnreadableText
 from dicomai.errors import InputError
@@ -65,6 +66,27 @@ def test_patient_and_study_are_those_of_the_source(study: Any, found: Any) -> No
         ):
             assert result[keyword].value == study.headers[0][keyword].value, keyword
         assert result.SeriesInstanceUID != study.headers[0].SeriesInstanceUID
+
+
+@pytest.mark.parametrize("read_before", [True, False])
+def test_several_values_stay_several(study: Any, found: Any, *, read_before: bool) -> None:
+    headers = copy.deepcopy(study.headers)
+    headers[0].OtherPatientNames = ["Alpha^Anna", "Beta^Berta"]
+    headers[0].DeidentificationMethod = ["names", "dates"]
+    if not read_before:  # as it comes from a file
+        headers[0] = _read(written(_part10(headers[0])))
+    seg, report = map(_read, replace(study, headers=headers).made_anew(found.little(study)))
+    for result in (seg, report):
+        assert [str(each) for each in result.OtherPatientNames] == ["Alpha^Anna", "Beta^Berta"]
+        assert list(result.DeidentificationMethod) == ["names", "dates"]
+
+
+def _part10(header: Dataset) -> Dataset:
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
+    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
+    return header
 
 
 def test_the_request_is_carried_over(study: Any, found: Any) -> None:
