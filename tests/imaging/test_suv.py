@@ -224,6 +224,13 @@ def test_slices_of_different_injections_are_refused(
         volume_of(pet, SUV)
 
 
+def test_a_scan_that_begins_amid_its_slices_is_refused(pet: list[Dataset]) -> None:
+    for each in pet:
+        each.SeriesTime = "105002"  # the first slice is of 10:50:00.5, the last of 10:50:03.5
+    with pytest.raises(InputError, match="began after its first slice was acquired"):
+        volume_of(pet, SUV)
+
+
 def test_slices_of_different_starts_of_the_scan_are_refused(pet: list[Dataset]) -> None:
     pet[3].SeriesTime = "105000.00"  # the same, spelt otherwise
     volume_of(pet, SUV)
@@ -346,6 +353,10 @@ def test_times_of_enhanced_pet_are_put_to_one_clock(enhanced_pet: Whole) -> None
         volume_of([whole], SUV)
     whole.TimezoneOffsetFromUTC = "+0100"
     np.testing.assert_array_equal(volume_of([whole], SUV).voxels, expected)
+    drug.RadiopharmaceuticalStartDateTime = "20260301043000-0330"
+    whole.DecayCorrectionDateTime += "+0100"
+    np.testing.assert_array_equal(volume_of([whole], SUV).voxels, expected)
+    whole.DecayCorrectionDateTime = whole.DecayCorrectionDateTime.removesuffix("+0100")
     del whole.TimezoneOffsetFromUTC
     drug.RadiopharmaceuticalStartDateTime = "20260301090000+0100"
     whole.DecayCorrectionDateTime += "+0100"
