@@ -71,6 +71,41 @@ def test_injection_before_midnight(pet: list[Dataset]) -> None:
     np.testing.assert_allclose(volume_of(pet, SUV).voxels, before, rtol=1e-6)
 
 
+@pytest.mark.parametrize("half_life_s", [740, 1224, 6586.2, 45_720, 282_240])
+def test_activity_decays_by_its_half_life(pet: list[Dataset], half_life_s: float) -> None:
+    _set_of_drug(pet, RadionuclideHalfLife=half_life_s)
+    left_bq = 350e6 * np.exp(-np.log(2) / half_life_s * 6600)
+    expected = volume_of(pet).voxels / (left_bq / 70_000)
+    np.testing.assert_allclose(volume_of(pet, SUV).voxels, expected, rtol=1e-6)
+
+
+def test_of_an_injection_as_the_scan_begins_all_activity_is_there(
+    pet: list[Dataset], enhanced_pet: Callable[[], Dataset]
+) -> None:
+    expected = volume_of(pet).voxels / (350e6 / 70_000)
+    # A day before it would be half as much: of a short half-life that is refused anyhow.
+    _set_of_drug(pet, RadiopharmaceuticalStartTime="105000", RadionuclideHalfLife=86_400)
+    for each in pet:
+        each.AcquisitionTime = "105000"
+    np.testing.assert_allclose(volume_of(pet, SUV).voxels, expected, rtol=1e-6)
+    whole = enhanced_pet()
+    whole.DecayCorrectionDateTime = "20260301105000"
+    (drug,) = whole.RadiopharmaceuticalInformationSequence
+    drug.RadiopharmaceuticalStartDateTime = "20260301105000"
+    for frame in whole.PerFrameFunctionalGroupsSequence:
+        frame.FrameContentSequence[0].FrameAcquisitionDateTime = "20260301105000"
+    np.testing.assert_allclose(volume_of([whole], SUV).voxels, expected, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DA:UserWarning")  # pydicom's, rightly
+@pytest.mark.parametrize("date", ["2026031", "026030100", "2026.03.01", "20260231"])
+def test_what_is_no_date_is_refused(pet: list[Dataset], date: str) -> None:
+    for each in pet:
+        each.SeriesDate = each.AcquisitionDate = date
+    with pytest.raises(InputError, match=f"has the date and time '{date}' '105000'"):
+        volume_of(pet, SUV)
+
+
 def test_seconds_may_be_left_out(pet: list[Dataset]) -> None:
     for each in pet:  # nothing but whole minutes
         each.AcquisitionTime = "1059"
