@@ -335,6 +335,20 @@ def test_padding_beyond_the_bits_stored_is_found(
     np.testing.assert_array_equal(voxels[:, 0], -24)
 
 
+def test_bits_of_which_nobody_says_where_they_lie_are_the_lowest_and_unsigned(
+    make_series: Maker,
+) -> None:
+    slices = make_series()
+    for each in slices:
+        each.BitsStored, each.PixelRepresentation = 12, 0
+        each.RescaleSlope, each.RescaleIntercept = 1, -1024
+        each.PixelData = (np.arange(42, dtype="<u2") * 97).tobytes()
+        del each.HighBit, each.PixelRepresentation
+    expected = (np.arange(42) * 97 - 1024).reshape(6, 7)
+    for plane in volume_of(slices).voxels:
+        np.testing.assert_array_equal(plane, expected)
+
+
 def test_hounsfield_units_stay_whole_numbers(make_series: Maker) -> None:
     slices = make_series()
     for each in slices:
