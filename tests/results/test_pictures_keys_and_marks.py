@@ -274,6 +274,17 @@ def test_marks_are_shown_in_the_greys_and_proportions_of_the_image(xray: Any, fo
     held(state)
 
 
+def test_a_table_that_begins_below_nought_does_so_in_the_marks(xray: Any, found: Any) -> None:
+    table = _table(0, 5, 6, 7)
+    table.add_new("LUTDescriptor", "SS", [4, -2, 16])
+    state, held = _state_on(xray, found, PixelRepresentation=1, VOILUTSequence=[table])
+    (voi,) = state.SoftcopyVOILUTSequence[0].VOILUTSequence
+    assert (voi["LUTDescriptor"].VR, list(voi.LUTDescriptor)) == ("SS", [4, -2, 16])
+    voi.add_new("LUTDescriptor", "SS", [4, -1, 16])
+    with pytest.raises(GateError, match="rule of geometry"):
+        held(state)
+
+
 def test_marks_are_shown_in_the_window_of_the_image(xray: Any, found: Any) -> None:
     state, held = _state_on(
         xray, found, WindowCenter=["40", "5"], WindowWidth=["400", "6"], VOILUTFunction="SIGMOID"

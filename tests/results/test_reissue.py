@@ -185,6 +185,17 @@ def test_of_another_patient_s_orders_none_stays(study: Any, found: Any) -> None:
     assert _procedures(report) == ["363679005"]
 
 
+def test_another_order_of_another_patient_is_refused(study: Any, found: Any) -> None:
+    old = _with_orders(study, found)
+    correction = Correction(patient_id="B-4711", person=ANNA)
+    new = reissued(old, correction, NEW, NOW)
+    new[0].RequestAttributesSequence = [copy.deepcopy(old[0].RequestAttributesSequence[1])]
+    with pytest.raises(GateError, match="names an order that is not the corrected one"):
+        check_reissued(
+            [written(each) for each in new], old, correction.attributes, _known(correction.person)
+        )
+
+
 def test_a_report_tells_of_no_procedure_that_the_wrong_order_asked_for(
     study: Any, found: Any
 ) -> None:
