@@ -196,6 +196,15 @@ def test_another_order_of_another_patient_is_refused(study: Any, found: Any) -> 
         )
 
 
+def test_an_order_that_nobody_named_is_refused(study: Any, found: Any) -> None:
+    old = _with_orders(study, found)
+    correction = Correction(accession_number="A9")
+    new = reissued(old, correction, NEW, NOW)
+    new[0].RequestAttributesSequence[0].AccessionNumber = "ACC-3"
+    with pytest.raises(GateError, match="names an order that is not the corrected one"):
+        check_reissued([written(each) for each in new], old, correction.attributes, {})
+
+
 def test_a_report_tells_of_no_procedure_that_the_wrong_order_asked_for(
     study: Any, found: Any
 ) -> None:
