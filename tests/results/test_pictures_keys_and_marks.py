@@ -159,6 +159,18 @@ def test_states_are_parted_where_images_have_another_rescale(study: Any, found: 
     assert [each.InstanceNumber for each in states] == [1, 2]
 
 
+def test_words_stand_at_the_upper_right_of_what_they_name(made: dict[str, list[bytes]]) -> None:
+    (state,) = map(_read, made["PR"])
+    *marks, _ = state.GraphicAnnotationSequence  # the last stands on all images
+    for mark in marks:
+        points = np.concatenate(
+            [np.reshape(each.GraphicData, (-1, 2)) for each in mark.GraphicObjectSequence]
+        )
+        (words,) = mark.TextObjectSequence
+        assert words.AnchorPointAnnotationUnits == "PIXEL"
+        assert words.AnchorPoint == pytest.approx([points[:, 0].max(), points[:, 1].min()])
+
+
 def test_every_layer_that_marks_and_words_stand_on_is_declared(
     made: dict[str, list[bytes]], xray: Any, found: Any
 ) -> None:
