@@ -8,6 +8,7 @@ time of acquisition does, parts nothing.
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,13 +26,14 @@ from dicomai.imaging.stack import POSITION_TOLERANCE_MM
 Value: TypeAlias = tuple[float | str, ...]
 """Of an attribute: numbers sort as numbers; empty where it is absent."""
 
+_TEXT: Final = ""
 _B_VALUES: Final = {
-    "Siemens": (0x0019, 0x100C),
-    "GE": (0x0043, 0x1039),
-    "Philips": (0x2001, 0x1003),
-    "UIH": (0x0065, 0x1009),
+    (0x0019, 0x100C): _TEXT,  # Siemens
+    (0x0043, 0x1039): _TEXT,  # GE
+    (0x2001, 0x1003): "<f",  # Philips
+    (0x0065, 0x1009): "<d",  # UIH
 }
-"""Where the diffusion b-value stands, or its first number is it, by who made the scanner."""
+"""Where the diffusion b-value stands, or its first number is it; and how its bytes are packed."""
 _SIEMENS_DIRECTION: Final = (0x0019, 0x100E)
 
 
@@ -197,9 +199,9 @@ def _b_value(frame: Frame) -> Value:
     """Return the diffusion b-value, s/mm²; before it had an attribute, it was private."""
     if value := _numbers(frame.header, "DiffusionBValue"):
         return value
-    for tag in _B_VALUES.values():
-        for first in _private(frame.header, tag)[:1]:
-            with suppress(ValueError):
+    for tag, packed in _B_VALUES.items():
+        for first in _private(frame.header, tag, packed)[:1]:
+            with suppress(TypeError, ValueError):
                 number = float(first)
                 if number >= 0 and isfinite(number):
                     return (round(number % 1e9, 6),)  # GE adds that, to say "one of several"
@@ -215,12 +217,17 @@ def _direction(frame: Frame) -> Value:
         return ()
 
 
-def _private(header: Dataset, tag: tuple[int, int]) -> list[str | float]:
-    """Return the values of a private attribute; its VR is UN where the file is implicit."""
+def _private(header: Dataset, tag: tuple[int, int], packed: str = _TEXT) -> list[str | float]:
+    """Return the values of a private attribute.
+
+    Its VR may be UN where the file is implicit; its bytes are text then, or a number as `packed`.
+    """
     if tag not in header:
         return []
     with values_checked_here():
         value = header[tag].value
+    if isinstance(value, bytes) and packed:
+        return list(struct.unpack(packed, value)) if len(value) == struct.calcsize(packed) else []
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace").strip("\0 ").split("\\")
     return [value] if isinstance(value, str | int | float) else list(value or ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import mmap
+import struct
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,8 @@ def test_a_time_that_broke_off_is_no_volume(make_series: Series) -> None:
         ((0x0043, 0x1039), "UN", [b"0\\8\\0\\0", b"1000001000\\8\\0\\0 "]),
         ((0x2001, 0x1003), "FL", [0.0, 1000.0]),
         ((0x0065, 0x1009), "FD", [0.0, 1000.0]),
+        ((0x2001, 0x1003), "UN", [struct.pack("<f", b) for b in (0, 1000)]),
+        ((0x0065, 0x1009), "UN", [struct.pack("<d", b) for b in (0, 1000)]),
     ],
 )
 def test_b_values_of_older_scanners_are_private(
@@ -221,6 +224,24 @@ def test_b_values_of_older_scanners_are_private(
         each.add_new(tag, vr, values[int(each.EchoNumbers) - 1])
         del each.EchoNumbers
     assert set(told(volumes_of(slices))) == {"b-value 0", "b-value 1000"}
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "value"),
+    [
+        ((0x0019, 0x100C), "SQ", [Dataset()]),
+        ((0x0019, 0x100C), "UN", b"many"),
+        ((0x2001, 0x1003), "UN", b"1000.0"),
+        ((0x0065, 0x1009), "FD", float("nan")),
+    ],
+)
+def test_a_private_attribute_that_is_no_number_is_no_b_value(
+    tag: tuple[int, int], vr: str, value: Any, make_series: Series
+) -> None:
+    slices = several(make_series, [{"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}])
+    for each in slices[::2]:
+        each.add_new(tag, vr, value)
+    assert set(told(volumes_of(slices))) == {"acquisition 1", "acquisition 2"}
 
 
 @pytest.mark.parametrize(
