@@ -202,12 +202,25 @@ def test_a_pickle_is_not_opened(lungs_package: Path) -> None:
         torch_runtime.load(package.load(lungs_package), "cpu")
 
 
-def test_weights_that_are_not_finite_are_refused(lungs_package: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "dtype"), [(float("nan"), torch.float32), (1e39, torch.float64)]
+)
+def test_weights_that_are_not_finite_in_the_network_are_refused(
+    lungs_package: Path, number: float, dtype: torch.dtype
+) -> None:
     weights = load_file(lungs_package / "weights.safetensors")
-    weights["last.bias"] = torch.full_like(weights["last.bias"], float("nan"))
+    weights["last.bias"] = torch.full_like(weights["last.bias"], number, dtype=dtype)
     save_file(weights, lungs_package / "weights.safetensors")
     with pytest.raises(ConfigError, match="not finite"):
         torch_runtime.load(package.load(lungs_package), "cpu")
+
+
+def test_weights_of_a_narrow_floating_point_are_taken(lungs_package: Path) -> None:
+    weights = load_file(lungs_package / "weights.safetensors")
+    narrow = {name: each.to(torch.float8_e4m3fn) for name, each in weights.items()}
+    save_file(narrow, lungs_package / "weights.safetensors")
+    model = torch_runtime.load(package.load(lungs_package), "cpu")
+    assert {each.dtype for each in model.network.parameters()} == {torch.float32}
 
 
 def test_too_little_memory_is_told_as_such(lungs_package: Path) -> None:

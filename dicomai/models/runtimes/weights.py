@@ -28,13 +28,14 @@ def fill(network: nn.Module, package: Package) -> None:
     wrong = next(_misfits(own, weights), None)
     if wrong is not None:
         raise _misfit(package, wrong)
-    if not all(bool(isfinite(each).all()) for each in weights.values()):
+    network.load_state_dict(weights)
+    # As the network has them: a file may hold types that it has not, some of a wider range.
+    if not all(bool(isfinite(each).all()) for each in network.state_dict().values()):
         raise ConfigError(
             f"Model package {package.name}: {package.weights.name} holds numbers that are not "
             "finite. Take the package from its maker again.",
             subject=package.name,
         )
-    network.load_state_dict(weights)
 
 
 def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[str]:
