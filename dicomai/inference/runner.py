@@ -164,17 +164,21 @@ class Runner:
                 subject=package.name,
             )
 
-        def load(device: str) -> LoadedModel:
-            return torch_runtime.load(package, device, networks=self._networks)
+        def load(device: str) -> LoadedModel | ResourceError:
+            try:
+                return torch_runtime.load(package, device, networks=self._networks)
+            except ResourceError as error:
+                return error.with_traceback(None)  # or its frames would keep what they hold
 
-        loaded = None
-        with suppress(ResourceError):
+        loaded = load(self._device)
+        if isinstance(loaded, ResourceError) and self._only(sha256):
             loaded = load(self._device)
-        if loaded is None and self._only(sha256):
-            with suppress(ResourceError):
-                loaded = load(self._device)
-        if loaded is None:
-            return load("cpu")  # for this request alone: the next one asks the device again
+        if isinstance(loaded, ResourceError):
+            # For this request alone: the next one asks the device again.
+            loaded = loaded if loaded.subject == "cpu" else load("cpu")
+            if isinstance(loaded, ResourceError):
+                raise loaded
+            return loaded
         loaded = replace(loaded, make_room=partial(self._only, sha256))
         with self._keeping:
             self._loaded[sha256] = loaded

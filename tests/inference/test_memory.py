@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 import time
@@ -471,6 +472,33 @@ def test_a_model_that_finds_no_memory_on_its_device_runs_on_the_cpu_until_it_doe
     assert isinstance(ample, Done)
     assert ample.findings.deviations == ()
     assert ends.runner.warm == ("one",)
+    ends.close()
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_a_host_without_memory_for_a_network_is_not_told_as_its_device_s(
+    full: Exception, small_source: SourceVolume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, tries = small_package(tmp_path, "one"), []
+
+    def once(network: nn.Module, package: packages.Package) -> None:
+        tries.append(package.name)
+        if len(tries) == 1:
+            raise full
+
+    monkeypatch.setattr(torch_runtime, "fill", once)
+    ends = Ends(device=own_memory.DEVICE)
+    failed = ends.ask(package, small_source)
+    assert isinstance(failed, Failed), failed.findings.deviations
+    assert (failed.kind, failed.subject) == ("resource", "cpu")
+    assert tries == ["one"]
     ends.close()
 
 

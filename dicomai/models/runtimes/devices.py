@@ -146,5 +146,5 @@ def is_device_fault(error: Exception) -> bool:
 
 
 def is_host_out_of_memory(error: Exception) -> bool:
-    """Tell whether it was the host that had no memory, whatever device the network is on."""
-    return isinstance(error, MemoryError) or _HOST_FULL in str(error)
+    """Tell whether an error of memory is about the host's, whatever device the network is on."""
+    return isinstance(error, MemoryError | OSError) or _HOST_FULL in str(error)

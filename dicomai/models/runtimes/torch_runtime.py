@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from dicomai.errors import ConfigError, ResourceError
 from dicomai.models.manifest import MANIFEST_NAME, Manifest
 from dicomai.models.package import Package, verify
-from dicomai.models.runtimes.devices import has_bfloat16, is_out_of_memory, resolve_device
+from dicomai.models.runtimes.devices import (
+    has_bfloat16,
+    is_host_out_of_memory,
+    is_out_of_memory,
+    resolve_device,
+)
 from dicomai.models.runtimes.networks import (
     NETWORKS,
     Builder,
@@ -150,7 +155,7 @@ def load(
         The package has changed, the network does not take or give what the manifest says, the
         weights can't be read or don't fit the network, or the device is not there.
     ResourceError
-        The device's memory does not suffice.
+        The device's memory does not suffice, or, with "cpu" as the subject, the host's.
     """
     verify(package)
     target = resolve_device(device)
@@ -159,9 +164,10 @@ def load(
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
+        place = torch.device("cpu") if is_host_out_of_memory(error) else target
         trouble = str(error)
     # Not within: the error would keep what its frames hold.
-    raise _no_memory(package, target, trouble)
+    raise _no_memory(package, place, trouble)
 
 
 def _no_memory(package: Package, device: torch.device, trouble: str) -> ResourceError:
