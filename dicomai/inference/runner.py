@@ -6,6 +6,7 @@ it. It ignores SIGTERM and SIGINT, because its supervisor decides when it ends, 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -204,6 +205,7 @@ class Runner:
             others = [each for each in self._loaded if each != kept]
             for each in others:
                 del self._loaded[each]
+        gc.collect()  # what it was asked and could not do holds a network in circles
         torch.cuda.empty_cache()
         return bool(others)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import sys
 import threading
 import time
@@ -473,6 +474,30 @@ def test_a_model_that_finds_no_memory_on_its_device_runs_on_the_cpu_until_it_doe
     assert ample.findings.deviations == ()
     assert ends.runner.warm == ("one",)
     ends.close()
+
+
+def test_what_holds_a_network_in_circles_leaves_its_memory_to_others(
+    small_source: SourceVolume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (small_package(tmp_path, name) for name in ("one", "two"))
+    fill, kept = torch_runtime.fill, []
+
+    def room_for_one(network: nn.Module, package: packages.Package) -> None:
+        if any(each() for each in kept):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        fill(network, package)
+        network.circle = [network]  # as an error that refers to the frames that it came through
+        kept.append(weakref.ref(network))
+
+    monkeypatch.setattr(torch_runtime, "fill", room_for_one)
+    ends = Ends()
+    gc.disable()
+    try:
+        assert isinstance(ends.ask(one, small_source), Done)
+        assert isinstance(ends.ask(two, small_source), Done)
+    finally:
+        gc.enable()
+        ends.close()
 
 
 @pytest.mark.parametrize(
