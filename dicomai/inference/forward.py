@@ -103,7 +103,7 @@ def said_of_image(model: Model, image: Tensor, run: Run) -> tuple[Tensor, float]
             raise
     # Not within: the error would keep what its frames hold.
     work = partial(descended, Step(model=model, windows=1), alone, run)
-    return run.turns.alone(work, model.silent)
+    return run.turns.alone(work, "infer")  # silent as long as it takes on the CPU
 
 
 def needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:

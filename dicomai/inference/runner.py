@@ -298,7 +298,9 @@ class _Turns:
     def together(self, model: Model, image: Tensor) -> tuple[Tensor, float]:
         """Return what a network says of an image, shown with those that wait for it too."""
         answer = self._batches.add(model, image)
-        self.wait_for(self._device.submit(self._batches.show, model), model.silent)
+        # The CPU may take a minute and more for an image, and is not stuck.
+        silent: Stage | None = "infer" if model.is_on_cpu else model.silent
+        self.wait_for(self._device.submit(self._batches.show, model), silent)
         return answer.result()
 
     def wait_for(self, result: Future[_Result], silent: Stage | None) -> None:

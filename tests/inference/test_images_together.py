@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from dicomai.inference.messages import Analyse, Done, Failed, Progress
 from dicomai.inference.runner import Runner
 from dicomai.inference.shared_memory import Channel
 from dicomai.models import package as packages
+from tests.inference import own_memory
 
 MANIFEST = """
 format = 1
@@ -60,6 +63,8 @@ class Brightest(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "meta":
             return x.amax(dim=(2, 3))
+        if x.device.type != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         self.seen.append(len(x))
         self.sees.set()
         self.go.wait(60)
@@ -68,8 +73,13 @@ class Brightest(nn.Module):
         return x.amax(dim=(2, 3))
 
 
+Two = tuple[Channel, Runner, packages.Package]
+
+
 @pytest.fixture
-def ends(tmp_path: Path) -> Iterator[tuple[Channel, Runner, packages.Package]]:
+def ends(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Two]:
+    """A channel, a runner on the CPU or the device of a parameter, and a package."""
+    own_memory.attached()
     Brightest.go.clear()
     Brightest.seen.clear()
     Brightest.sees.clear()
@@ -80,7 +90,8 @@ def ends(tmp_path: Path) -> Iterator[tuple[Channel, Runner, packages.Package]]:
     save_file({}, folder / "weights.safetensors")
     ours, theirs = Channel.pair()
     at_other_end = Channel(theirs)
-    yield ours, Runner(at_other_end, "cpu", {"brightest": Brightest}), packages.load(folder)
+    device = getattr(request, "param", "cpu")
+    yield ours, Runner(at_other_end, device, {"brightest": Brightest}), packages.load(folder)
     Brightest.go.set()
     ours.close()
     at_other_end.close()
@@ -96,23 +107,26 @@ def image(brightness: float) -> SourceImagePixels:
     )
 
 
-def test_images_that_wait_are_shown_together_and_each_gets_its_own_answer(
-    ends: tuple[Channel, Runner, packages.Package],
-) -> None:
+def asked(runner: Runner, package: packages.Package, number: int, bright: float) -> Thread:
+    """A thread that asks the runner about an image."""
+    request = Analyse(
+        package_folder=str(package.folder),
+        package_sha256=package.sha256,
+        source=image(bright),
+        inputs=(),
+        number=number,
+    )
+    thread = Thread(target=runner.answer, args=(request,))
+    thread.start()
+    return thread
+
+
+def test_images_that_wait_are_shown_together_and_each_gets_its_own_answer(ends: Two) -> None:
     ours, runner, package = ends
     brightness = {1: 10.0, 2: -50.0, 3: 80.0, 4: 99.0, 5: 40.0}
 
-    def ask(number: int) -> threading.Thread:
-        request = Analyse(
-            package_folder=str(package.folder),
-            package_sha256=package.sha256,
-            source=image(brightness[number]),
-            inputs=(),
-            number=number,
-        )
-        thread = threading.Thread(target=runner.answer, args=(request,))
-        thread.start()
-        return thread
+    def ask(number: int) -> Thread:
+        return asked(runner, package, number, brightness[number])
 
     def until(wanted: set[tuple[str, int]]) -> None:
         """Read progress until all of it was told."""
@@ -144,3 +158,17 @@ def test_images_that_wait_are_shown_together_and_each_gets_its_own_answer(
         (found,) = answer.findings.classifications
         expected = 1 / (1 + np.exp(-brightness[number] / 100))
         assert found.probability == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("ends", ["cpu", own_memory.DEVICE], indirect=True)
+def test_an_image_that_takes_the_cpu_long_is_told_while_it_lasts(ends: Two) -> None:
+    ours, runner, package = ends
+    thread = asked(runner, package, 1, 10.0)
+    assert Brightest.sees.wait(60)
+    told = 0
+    while told < 10:  # what was told before it began is not so much
+        message = ours.receive(20)
+        assert isinstance(message, Progress), "nothing is told"
+        told += message.stage == "infer"
+    Brightest.go.set()
+    thread.join()
