@@ -15,7 +15,7 @@ from pydicom import Dataset
 from dicomai.errors import InputError
 from dicomai.imaging.attributes import name_of, text, values_checked_here, whole
 from dicomai.imaging.facts import Facts, facts_of, noted_of_part
-from dicomai.imaging.frame import frames_of
+from dicomai.imaging.frame import Frame, frames_of
 from dicomai.imaging.geometry import Grid
 from dicomai.imaging.greyscale import check_greyscale
 from dicomai.imaging.intake import PLAIN, Intake
@@ -226,7 +226,21 @@ def _parts(datasets: Sequence[Dataset]) -> tuple[Part, ...]:
     for dataset in datasets:
         check_greyscale(dataset)
     _check_concatenations(datasets)
-    return split([frame for dataset in datasets for frame in frames_of(dataset)])
+    frames = [frame for dataset in datasets for frame in frames_of(dataset)]
+    slices = [frame for frame in frames if not _is_projection(frame)]
+    if not slices:
+        series = text(datasets[0], "SeriesInstanceUID")
+        raise InputError(
+            f"Series {series} has only images that were made of the slices of a tomosynthesis, and "
+            "no slices. Send these.",
+            subject=series,
+        )
+    return split(slices)
+
+
+def _is_projection(frame: Frame) -> bool:
+    """Whether it was made of the slices of a tomosynthesis; where it lies says nothing then."""
+    return "GENERATED_2D" in text(frame.header, "ImageType").upper().split("\\")
 
 
 def _check_concatenations(datasets: Sequence[Dataset]) -> None:

@@ -71,6 +71,19 @@ def test_slices_of_tomosynthesis_and_of_3d_x_rays_make_a_volume(
     assert volumes[1].grid.frame_numbers == (2, 1, 3, 5, 4)
 
 
+def test_a_mammogram_made_of_a_tomosynthesis_is_no_slice_of_it(
+    make_series: Series, make_enhanced: Enhanced
+) -> None:
+    *slices, beyond = make_series(shape_kji=(6, 4, 5))
+    stack, made = make_enhanced(slices), make_enhanced([beyond])
+    for each in (stack, made):
+        each.SOPClassUID = BreastTomosynthesisImageStorage
+    made.ImageType = ["DERIVED", "PRIMARY", "TOMOSYNTHESIS", "GENERATED_2D"]
+    assert volume_of([stack, made]).voxels.shape == (5, 4, 5)
+    with pytest.raises(InputError, match=r"no slices\. Send these"):
+        volume_of([made])
+
+
 def test_a_volume_may_lie_in_several_objects(make_series: Series, make_enhanced: Enhanced) -> None:
     slices = make_series(lambda lps: lps[..., 2], shape_kji=(6, 4, 5))
     upper, lower = make_enhanced(slices[3:]), make_enhanced(slices[:3])
