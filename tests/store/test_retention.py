@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, repeat
@@ -307,6 +309,44 @@ def test_a_file_that_stays_keeps_no_other_study(engine: Engine, tmp_path: Path) 
     assert len(told) == 1
     assert f"{stuck} can't be removed (Is a directory). Look at its rights" in told[0].sentence
     stuck.rmdir()
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 1
+
+
+def test_files_are_gone_from_the_disk_before_the_catalogue_forgets_their_study(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_after_the_other(engine, tmp_path, 2)
+    # Of one study a file stays that no row names, and so its folder; of the other nothing.
+    (stays,) = (tmp_path / "archive").glob("*/1.2.0/*")
+    (stays / "by hand").touch()
+    goes = tmp_path / "archive" / "00"
+    synced: list[tuple[Path, bool, int]] = []
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        with reading(engine) as connection:
+            known = len(studies.listing(connection, 9))
+        synced.append((path, any(path.rglob("*.dcm")), known))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 2
+    # The nearest that is left of the folders that held it.
+    assert synced == [(stays, False, 2), (goes, False, 1)]
+
+
+def test_a_study_whose_files_may_come_back_stays_in_the_catalogue(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_after_the_other(engine, tmp_path, 1)
+
+    def fsync(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fsync)
+        assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 0
+    with reading(engine) as connection:
+        assert len(studies.listing(connection, 9)) == 1
     assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 1
 
 
