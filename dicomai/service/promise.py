@@ -138,8 +138,10 @@ class Keeper:
         kept_until = Instant(now + seconds(self.settings.retention.committed_days * _DAY_S))
         with writing(self.engine) as connection:
             going = _locked(connection, found)
+            # To read files takes long, and retention may have been and gone.
+            here = instances.of_sops(connection, wanted)
             judged = tuple(
-                replace(each, reason=reason or _gone(each, found, going))
+                replace(each, reason=reason or _gone(each, found, here, going))
                 for each, reason in reasons.items()
             )
             kept = {
@@ -278,10 +280,15 @@ def _locked(
 def _gone(
     asked: Asked,
     found: Mapping[SOPInstanceUID, Collection[Instance]],
+    here: Mapping[SOPInstanceUID, Collection[Instance]],
     going: Collection[StudyInstanceUID],
 ) -> int:
-    studies_of = {row.study_instance_uid for row in found[asked.sop_instance_uid]}
-    return NO_SUCH_OBJECT if studies_of & set(going) else 0
+    """Return why an object whose files were read isn't committed after all; 0: it is."""
+    were, are = (
+        {row.study_instance_uid for row in rows.get(asked.sop_instance_uid, ())}
+        for rows in (found, here)
+    )
+    return 0 if were <= are - set(going) else NO_SUCH_OBJECT
 
 
 def _tell(

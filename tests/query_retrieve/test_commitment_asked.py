@@ -143,11 +143,11 @@ def keeper(site: Any, clock: Callable[[], Instant] = now) -> Keeper:
     return Keeper(settings=site.settings, engine=site.engine, clock=clock)
 
 
-def keep(site: Any, done: Callable[[], object]) -> None:
+def keep(site: Any, done: Callable[[], object], pulse: Callable[[], None] = lambda: None) -> None:
     """Work on promises until something is so."""
     deadline = time.monotonic() + 15
     while not done():
-        keeper(site).keep_once()
+        replace(keeper(site), pulse=pulse).keep_once()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -421,6 +421,33 @@ def test_what_was_promised_outlives_retention_and_a_full_disk_for_its_time(
     assert modality.ask(pairs(files)) == 0
     keep(here, lambda: len(modality.reports) == 2)
     assert set(modality.last[2].values()) == {0x0112}
+
+
+@ON_SQLITE
+def test_what_retention_deleted_while_it_was_looked_at_is_not_promised(
+    site: Callable[..., Any], modality: Modality, study_files: Path, doe: Any
+) -> None:
+    here = site(modality.node())
+    modality.listen()
+    goes, comes_again = sorted((study_files / doe.accession).iterdir())[:2]
+    here.put(goes, comes_again)
+    uid, data = StudyInstanceUID(doe.uid), here.settings.folders.data
+    nothing = Keep(received=Microseconds(0), produced=Microseconds(0), jobs=Microseconds(0))
+    looked_at = 0
+
+    def meanwhile() -> None:
+        nonlocal looked_at
+        looked_at += 1
+        if looked_at == 2:
+            with writing(here.engine) as connection:
+                decisions.set_decided(connection, uid, "Whole.", now())
+            assert retention.delete_expired(here.engine, data, nothing, now()) == 1
+            here.put(comes_again)
+
+    assert modality.ask(pairs([goes, comes_again])) == 0
+    keep(here, lambda: modality.reports, meanwhile)
+    ((_, gone), (_, there)) = pairs([goes, comes_again])
+    assert modality.last == (2, [there], {gone: 0x0112})
 
 
 @ON_SQLITE
