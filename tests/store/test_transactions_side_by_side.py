@@ -17,6 +17,7 @@ from sqlalchemy import Engine, event
 
 from dicomai.dicom.dates import Instant, seconds
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.service.again import again
 from dicomai.store import (
     analyses,
     backfills,
@@ -144,6 +145,27 @@ def test_no_result_comes_and_none_leaves_while_a_study_turns_out_to_be_two_patie
         decisions.hold(connection, taken.study_instance_uid, "Two patients.", NOW)
     assert going_on.result(20) == "study held"
     assert job(engine, taken.id).state == "held"
+
+
+def test_a_person_who_wants_another_run_cancels_no_job_that_a_decision_just_queued(
+    engine: Engine, waits: Waits
+) -> None:
+    first, late = (each.instance_id for each in arrive(engine, count=2))
+    old = add(engine, wanted(inputs=(first,))).job_id
+    finish(engine, claimed(engine).held)
+
+    def run_again() -> None:
+        with writing(engine) as connection:
+            again(connection, old, LATER)
+
+    new = wanted(fingerprint="f2", inputs=(first, late))
+    with writing(engine) as connection:
+        studies.lock(connection, new.study_instance_uid)
+        asking = waits(run_again)
+        newer = analyses.add_analysis(connection, new, NOW).job_id
+    with pytest.raises(NotNow, match=f"was superseded by job {newer}"):
+        asking.result(20)
+    assert job(engine, newer).state == "queued"
 
 
 def test_no_job_takes_a_study_that_retention_deletes(engine: Engine) -> None:
