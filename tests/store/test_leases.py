@@ -39,6 +39,17 @@ def test_a_job_without_a_beat_is_queued_again_and_a_beating_one_is_not(engine: E
     assert job(engine, beating.id).state == "running"
 
 
+def test_each_of_several_jobs_that_stand_still_at_once_is_queued_again(engine: Engine) -> None:
+    for study in ("1.2.3", "1.2.4"):
+        arrive(engine, study)
+        add(engine, wanted(study, study))
+    silent = [claimed(engine).id for _ in range(2)]  # their beats are alike
+    observer = LeaseObserver(LEASE_S)
+    looks = [look(engine, observer, float(at)) for at in range(0, 70, 10)]
+    assert [each.id for each in looks[-1]] == silent
+    assert [job(engine, number).state for number in silent] == ["queued", "queued"]
+
+
 def test_a_beat_between_the_look_and_the_write_keeps_its_job(engine: Engine) -> None:
     arrive(engine)
     add(engine, wanted())
