@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,19 +13,26 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from catalogue_rows import AGEING, NOW, add, arrive, claimed, finish, job, wanted
-from sqlalchemy import Engine, event
+from catalogue_rows import AGEING, NOW, add, arrive, claimed, finish, instance, job, wanted
+from sqlalchemy import Connection, Engine, event
 
-from dicomai.dicom.dates import Instant, seconds
+from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.net.commitment import NO_SUCH_OBJECT
+from dicomai.service import leavings
 from dicomai.service.again import again
+from dicomai.service.promise import Keeper
+from dicomai.settings import Settings, load
 from dicomai.store import (
     analyses,
     backfills,
     claims,
     decisions,
     deliveries,
+    instances,
     jobs,
+    promises,
+    reissues,
     retention,
     retrievals,
     studies,
@@ -32,7 +40,10 @@ from dicomai.store import (
 from dicomai.store.arrivals import StudyGoing
 from dicomai.store.backfills import NewBackfill
 from dicomai.store.engine import reading, writing
+from dicomai.store.job import JobId
 from dicomai.store.jobs import NotNow
+from dicomai.store.promises import Asked
+from dicomai.store.reissues import Reissue
 from dicomai.store.retention import Candidate
 from dicomai.store.retrievals import NewRetrieval
 
@@ -63,6 +74,14 @@ def waits(engine: Engine) -> Iterator[Waits]:
                 time.sleep(0.01)
 
         yield begun
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Those of a data folder that nobody wrote to yet."""
+    file = tmp_path / "dicomai.toml"
+    file.write_text('[service]\ndata = "data"\n')
+    return load(file, {})
 
 
 def candidate(engine: Engine, study: str) -> Candidate:
@@ -166,6 +185,81 @@ def test_a_person_who_wants_another_run_cancels_no_job_that_a_decision_just_queu
     with pytest.raises(NotNow, match=f"was superseded by job {newer}"):
         asking.result(20)
     assert job(engine, newer).state == "queued"
+
+
+def test_results_are_reissued_by_one_of_two_who_correct_them_at_once(
+    engine: Engine, waits: Waits
+) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    finish(engine, claimed(engine).held)
+    old = job(engine, number)
+
+    def correct(connection: Connection, accession_number: str) -> JobId:
+        made = Reissue(
+            unique=uuid.uuid4(),
+            patient_key=old.patient_key,
+            accession_number=accession_number,
+            produced=(),
+            had_by=frozenset(),
+            by_hand=(),
+            unnamed=False,
+        )
+        return reissues.reissue(connection, old, made, NOW)
+
+    def beside() -> None:
+        with writing(engine) as connection:
+            correct(connection, "A3")
+
+    with writing(engine) as connection:
+        studies.lock(connection, old.study_instance_uid)
+        correcting = waits(beside)
+        new = correct(connection, "A2")
+    with pytest.raises(NotNow, match="was replaced meanwhile"):
+        correcting.result(20)
+    with reading(engine) as connection:
+        assert [each.id for each in reissues.current(connection, old.study_instance_uid)] == [new]
+
+
+def test_nothing_is_promised_of_a_study_that_retention_begins_to_delete(
+    engine: Engine, waits: Waits, settings: Settings
+) -> None:
+    arrive(engine)
+    goes = candidate(engine, "1.2.3")
+    with writing(engine) as connection:
+        (row,) = instances.of_study(connection, goes.study_instance_uid)
+        asked = Asked(sop_class_uid=row.sop_class_uid, sop_instance_uid=row.sop_instance_uid)
+        number = promises.note(connection, "CT1", "1.2.9", (asked,), NOW, 0, NOW)
+    file = settings.folders.data / row.path
+    file.parent.mkdir(parents=True)
+    file.write_text("1.2.3/0")  # as its digest says
+    keeper = Keeper(settings=settings, engine=engine, clock=lambda: LATER)
+    with writing(engine) as connection:
+        assert retention.begin(connection, goes, LATER, LATER)
+        judging = waits(keeper.keep_once)
+    assert judging.result(20)
+    with reading(engine) as connection:
+        judged = promises.get(connection, number)
+    assert judged is not None
+    assert judged.state == "judged"
+    assert judged.failed == (replace(asked, reason=NO_SUCH_OBJECT),)
+
+
+def test_no_file_is_swept_while_its_object_is_taken_in_again(
+    engine: Engine, waits: Waits, settings: Settings
+) -> None:
+    arrive(engine)
+    row = instance("1.2.3", "1.2.3.1.9", file="late")
+    file = settings.folders.data / row.path
+    file.parent.mkdir(parents=True)
+    file.touch()
+    days_later = Instant(now() + 2 * seconds(86400))
+    with writing(engine) as connection:
+        studies.lock(connection, row.study_instance_uid)
+        sweeping = waits(lambda: leavings.sweep(engine, settings.folders, days_later))
+        instances.add(connection, row, NOW)
+    assert sweeping.result(20) == 0
+    assert file.exists()
 
 
 def test_no_job_takes_a_study_that_retention_deletes(engine: Engine) -> None:
