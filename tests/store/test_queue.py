@@ -14,12 +14,13 @@ from catalogue_rows import NOW, add, arrive, claim, claimed, finish, instance, j
 from sqlalchemy import Connection, Engine, update
 
 from dicomai.dicom.dates import Instant, seconds
-from dicomai.dicom.uid import SeriesInstanceUID, StudyInstanceUID
+from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
 from dicomai.errors import ERROR_KINDS
 from dicomai.store import (
     analyses,
     backfills,
     claims,
+    commitments,
     decisions,
     deliveries,
     events,
@@ -34,6 +35,8 @@ from dicomai.store import (
     withdrawals,
 )
 from dicomai.store.backfills import NewBackfill
+from dicomai.store.commitments import Told
+from dicomai.store.deliveries import DeliveryObject
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import AddedJob, Held, JobId, JobRoute, jitter_of, policy
 from dicomai.store.retrievals import NewRetrieval
@@ -171,6 +174,39 @@ def test_every_late_write_of_a_zombie_touches_no_row(engine: Engine) -> None:
     assert job(engine, alive.id) == alive
 
 
+def test_every_late_write_of_a_delivery_that_another_worker_has_touches_no_row(
+    engine: Engine,
+) -> None:
+    arrive(engine)
+    add(engine, wanted())
+    finish(engine, claimed(engine).held)
+    zombie = claimed(engine, "deliver").held
+    with writing(engine) as connection:
+        jobs.give_back(connection, zombie, NOW)
+    alive = claimed(engine, "deliver")
+    uid = SOPInstanceUID("1.2.3.9")
+    refused = DeliveryObject(
+        sop_instance_uid=uid, state="refused", status=0xC000, sentence="No.", at=NOW
+    )
+    with writing(engine) as connection:
+        assert deliveries.start(connection, zombie, NOW) == "lost"
+        assert not deliveries.begin_objects(connection, zombie, (uid,), NOW)
+        assert not deliveries.note_objects(connection, zombie, (refused,))
+        assert not deliveries.finish(connection, zombie, {}, {}, NOW)
+        assert not commitments.begin(connection, zombie, "PACS1", "1.2.8", (uid,), NOW)
+        assert commitments.begin(connection, alive.held, "PACS1", "1.2.9", (uid,), NOW)
+        waits = commitments.await_report(connection, zombie, "1.2.9", NOW, "Asked.", {}, NOW)
+        assert waits == "lost"
+        assert deliveries.objects(connection, alive.id) == ()
+        told = Told(node="PACS1", transaction_uid="1.2.9", committed=frozenset({uid}), failed={})
+        commitments.note(connection, told, NOW)
+        waits = commitments.await_report(connection, zombie, "1.2.9", NOW, "Asked.", {}, NOW)
+        assert waits == "lost"
+        (asked,) = commitments.of_job(connection, alive.id)
+    assert (asked.transaction_uid, asked.state) == ("1.2.9", "committed")
+    assert job(engine, alive.id) == alive
+
+
 def test_after_a_commit_of_unknown_outcome_the_row_tells(engine: Engine) -> None:
     arrive(engine)
     add(engine, wanted())
@@ -272,6 +308,53 @@ def test_a_cancelled_running_job_can_write_nothing(engine: Engine) -> None:
         jobs.cancel(connection, held.job_id, "Again.", NOW)
 
 
+UNDER_WAY: tuple[JobState, ...] = ("waiting", "queued", "running", "held")
+
+
+@pytest.mark.parametrize("state", UNDER_WAY)
+def test_whatever_is_not_over_may_be_cancelled(engine: Engine, state: JobState) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    put(engine, number, state)
+    with writing(engine) as connection:
+        jobs.cancel(connection, number, "No longer wanted.", NOW)
+    assert job(engine, number).state == "cancelled"
+
+
+@pytest.mark.parametrize("state", UNDER_WAY)
+def test_no_analysis_goes_on_whose_images_have_changed(engine: Engine, state: JobState) -> None:
+    arrive(engine)
+    old = add(engine, wanted()).job_id
+    put(engine, old, state)
+    new = add(engine, wanted(fingerprint="f2")).job_id
+    assert job(engine, old).state == "cancelled"
+    assert (job(engine, new).state, job(engine, new).supersedes) == ("queued", old)
+
+
+def test_an_analysis_takes_the_place_of_none_of_another_model_or_choice(engine: Engine) -> None:
+    arrive(engine)
+    arrive(engine, "1.2.4")
+    every = [
+        add(engine, new).job_id
+        for new in (
+            wanted(),
+            wanted(fingerprint="f2", model="nodules"),
+            wanted(fingerprint="f3", choice="another series"),
+            wanted("1.2.4", "f4"),
+        )
+    ]
+    made = [job(engine, number) for number in every]
+    assert [(each.state, each.supersedes) for each in made] == [("queued", None)] * 4
+
+
+def test_what_changed_has_nothing_else_analysed_anew(engine: Engine) -> None:
+    for study in ("1.2.3", "1.2.4"):
+        arrive(engine, study)
+        add(engine, wanted(study, study))
+    add(engine, wanted("1.2.3", "changed"))
+    assert add(engine, wanted("1.2.4", "1.2.4")).outcome == "present"
+
+
 def test_a_failed_job_that_a_person_cancels_is_to_be_seen_to_no_more(engine: Engine) -> None:
     arrive(engine)
     add(engine, wanted())
@@ -291,16 +374,15 @@ def test_a_failed_job_that_a_person_cancels_is_to_be_seen_to_no_more(engine: Eng
 def test_retry_queues_the_same_row_with_its_attempts_forgotten(engine: Engine) -> None:
     arrive(engine)
     add(engine, wanted())
+    first = claimed(engine).held
+    with writing(engine) as connection:
+        jobs.fail(connection, first, "crash", "Died.", "infer", "", NOW)
     held = claimed(engine).held
     with writing(engine) as connection:
         jobs.fail(connection, held, "input", "Bad slice.", "load", "", NOW)
         again = jobs.retry(connection, held.job_id, NOW)
-    assert (again.id, again.state, again.attempts, again.error_kind) == (
-        held.job_id,
-        "queued",
-        0,
-        None,
-    )
+    assert (again.id, again.state, again.error_kind) == (held.job_id, "queued", None)
+    assert (again.attempts, again.crashes) == (0, 0)
 
 
 def test_nothing_is_tried_again_while_its_study_is_deleted(engine: Engine) -> None:
@@ -385,6 +467,9 @@ def test_a_retrieval_that_was_asked_for_again_is_not_tried_again_beside_it(engin
     held = claimed(engine, "retrieve").held
     with writing(engine) as connection:
         jobs.fail(connection, held, "refused", "PACS1 refused.", "fetch", "1.2.3", NOW)
+        retrievals.queue(
+            connection, replace(new, study_instance_uid=StudyInstanceUID("1.2.4")), NOW
+        )
         other = retrievals.queue(connection, new, NOW).job_id
     with (
         writing(engine) as connection,

@@ -293,6 +293,51 @@ def test_a_delivery_that_is_claimed_meanwhile_is_not_cancelled(
     assert delivery.state == "running"
 
 
+@pytest.mark.parametrize("kind", ["analyse", "deliver"])
+def test_a_worker_whose_job_goes_to_another_while_it_finishes_writes_nothing(
+    engine: Engine, kind: str
+) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    if kind == "deliver":
+        finish(engine, claimed(engine).held)
+    late = claimed(engine, kind)
+
+    def to_another() -> None:
+        with writing(engine) as connection:
+            assert jobs.give_back(connection, late.held, NOW)
+        claimed(engine, kind)
+
+    with before_first(engine, "UPDATE jobs SET state", to_another):
+        if kind == "analyse":
+            assert finish(engine, late.held) == "lost"
+        else:
+            with writing(engine) as connection:
+                assert not deliveries.finish(connection, late.held, {}, {}, NOW)
+    now_is = job(engine, late.id)
+    assert (now_is.state, now_is.claim) == ("running", late.claim + 1)
+    with reading(engine) as connection:
+        queued = deliveries.of_analysis(connection, number)
+    assert len(queued) == (kind == "deliver")
+
+
+@contextmanager
+def before_first(engine: Engine, statement: str, do: Callable[[], object]) -> Iterator[None]:
+    """Do something right before the next statement that begins so."""
+    left = [do]
+
+    def then(_c: object, _cursor: object, text: str, *_: object) -> None:
+        if left and text.startswith(statement):
+            left.pop()()
+
+    event.listen(engine, "before_cursor_execute", then)
+    try:
+        yield
+    finally:
+        event.remove(engine, "before_cursor_execute", then)
+    assert not left
+
+
 @contextmanager
 def after_first(engine: Engine, table: str, do: Callable[[], object]) -> Iterator[None]:
     """Do something right after the next insertion into a table."""
