@@ -599,6 +599,56 @@ def test_two_routes_share_one_analysis_and_each_node_gets_it_once(engine: Engine
     late = wanted(route="c", destinations=("PACS2", "VNA"))
     assert add(engine, late).outcome == "shared"
     assert delivered_to(engine, first.job_id) == ["PACS1", "PACS2", "VNA"]
+    with reading(engine) as connection:
+        routes = {
+            each.node: [route.route for route in jobs.routes_of(connection, each.id)]
+            for each in deliveries.of_analysis(connection, first.job_id)
+        }
+    assert routes == {"PACS1": ["a", "b"], "PACS2": ["b", "c"], "VNA": ["c"]}
+
+
+def test_what_one_node_has_says_nothing_of_what_another_has(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted(destinations=("PACS1", "VNA")))
+    finish(engine, claimed(engine).held)
+    uids = SOPInstanceUID("1.2.3.8"), SOPInstanceUID("1.2.3.9")
+
+    def known(job: JobId) -> dict[str, str]:
+        with reading(engine) as connection:
+            told = deliveries.objects(connection, job)
+        return {each.sop_instance_uid: each.state for each in told}
+
+    def note(held: Held) -> None:
+        sent = DeliveryObject(
+            sop_instance_uid=uids[0], state="sent", status=0, sentence="Stored.", at=NOW
+        )
+        with writing(engine) as connection:
+            assert deliveries.note_objects(connection, held, (sent,))
+
+    def begin(held: Held) -> None:
+        with writing(engine) as connection:
+            assert deliveries.begin_objects(connection, held, uids, NOW)
+
+    first, second = (claimed(engine, "deliver") for _ in range(2))
+    begin(first.held)
+    note(first.held)
+    assert known(second.id) == {}
+    begin(second.held)
+    begin(first.held)  # once more, as after it broke off
+    assert known(first.id) == {uids[0]: "sent", uids[1]: "uncertain"}
+    assert known(second.id) == dict.fromkeys(uids, "uncertain")
+
+
+@pytest.mark.parametrize("state", ["waiting", "queued", "held"])
+def test_results_that_others_replace_go_out_no_more(engine: Engine, state: JobState) -> None:
+    arrive(engine)
+    old = add(engine, wanted()).job_id
+    finish(engine, claimed(engine).held)
+    with reading(engine) as connection:
+        (delivery,) = deliveries.of_analysis(connection, old)
+    put(engine, delivery.id, state)
+    add(engine, wanted(fingerprint="f2"))
+    assert job(engine, delivery.id).state == "cancelled"
 
 
 def test_no_route_that_comes_later_has_withdrawn_results_delivered(engine: Engine) -> None:
