@@ -469,6 +469,22 @@ def test_no_row_is_there_before_the_bytes_are_on_the_disk(
     assert len(hospital.rows()) == 1
 
 
+def test_no_row_is_there_before_the_name_in_the_archive_is_on_the_disk(
+    hospital: Hospital, make_ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.send(make_ct())
+
+    def failing(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            hospital.ingest()
+    assert hospital.rows() == []
+    assert hospital.ingest().catalogued == 1
+
+
 def test_what_an_earlier_version_had_in_its_spool_comes_from_its_sender(
     hospital: Hospital, make_ct: MakeCT
 ) -> None:

@@ -531,6 +531,22 @@ def test_a_file_has_its_place_by_uid_and_digest_and_may_be_placed_again(
     assert path.read_text() == "one"
 
 
+def test_a_place_is_durable_also_where_the_file_had_it_already(
+    tmp_path: Path, place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for _ in range(2):  # who placed it first may have been killed before it synced
+        synced.clear()
+        path = place("one")
+        assert synced == [*reversed(path.parents[:5])]
+    assert path.parents[4] == tmp_path
+
+
 def test_other_bytes_under_the_same_name_are_not_overwritten(
     tmp_path: Path, place: Callable[[str], Path]
 ) -> None:
