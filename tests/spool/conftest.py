@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def spool(tmp_path: Path) -> Path:
 def associate(spool: Path) -> Callable[..., Writer]:
     """Open an association in the spool."""
 
-    def make(started_at: int = 1_700_000_000_000_000, **facts: str) -> Writer:
+    def make(started_at: int = 1_700_000_000_000_000, **facts: Any) -> Writer:
         usual = {
             "calling_ae": "CT1",
             "called_ae": "DICOMAI",

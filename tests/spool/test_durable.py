@@ -225,22 +225,42 @@ def refused_past_the_cache(descriptor: int, data: bytes | memoryview) -> int:
     return _WRITE(descriptor, data)
 
 
+@pytest.mark.parametrize("whole", [0, 1])
 def test_a_write_past_the_cache_that_stops_halfway_goes_on_from_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
 ) -> None:
     write, calls = os.write, 0
 
     def stops(descriptor: int, chunk: memoryview) -> int:
         nonlocal calls
         calls += 1
-        if calls == 2:
+        if calls == whole + 2:
             raise OSError(errno.EINVAL, "Invalid argument")
-        return write(descriptor, chunk[:8192] if calls == 1 else chunk)
+        return write(descriptor, chunk[:8192] if calls == whole + 1 else chunk)
 
     monkeypatch.setattr(os, "write", stops)
-    data = random.Random(1).randbytes(300_000)
+    data = random.Random(1).randbytes(600_000)
     write_durably(tmp_path / "file", (data,))
     assert (tmp_path / "file").read_bytes() == data
+
+
+def test_a_disk_that_fails_while_more_comes_refuses_the_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may tell of it once, and say success when all is synced."""
+    failed = 0
+
+    def fails(_descriptor: int, _how: int) -> None:
+        nonlocal failed
+        failed += 1
+        if failed == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "fcntl", refused)  # so that bytes go through the page cache
+    monkeypatch.setattr(part_module, "_to_disk", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_durably(tmp_path / "file", (bytes(600_000),))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_part_without_memory_leaves_nothing(

@@ -15,7 +15,8 @@ import pytest
 from dicomai.dicom.dates import Instant, now
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.spool import entries, quarantine, reader
-from dicomai.spool.entries import Writer
+from dicomai.spool.entries import End, Writer
+from dicomai.spool.part import sync_bytes
 
 Associate = Callable[..., Writer]
 A, B = StudyInstanceUID("1.2.3"), StudyInstanceUID("1.2.4")
@@ -231,6 +232,7 @@ def test_an_association_is_forgotten_only_when_it_ended_and_is_empty(
     spool: Path, associate: Associate
 ) -> None:
     writer = associate()
+    assert not reader.forget(spool, writer.facts.id)
     entry = writer.add(A, (b"1",))
     assert not reader.forget(spool, writer.facts.id)
     writer.end("released", Instant(5))
@@ -263,6 +265,38 @@ def test_an_association_that_gets_no_lock_leaves_nothing(spool: Path, associate:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert not list(spool.iterdir())
+
+
+def test_an_association_whose_lock_is_gone_counts_as_lost(
+    spool: Path, associate: Associate
+) -> None:
+    writer = associate()
+    entry = writer.add(A, (b"1",))
+    os.close(writer._lock)  # as a kill does
+    (writer.folder / entries.LOCK).unlink()
+    assert reader.open_associations(spool) == ()
+    assert reader.ended(spool, writer.facts.id) == End(at=entry.received_at, how="lost")
+
+
+def test_what_comes_and_is_taken_in_leaves_no_file_open(
+    spool: Path, associate: Associate, tmp_path: Path
+) -> None:
+    def taken_in() -> None:
+        writer = associate()
+        with writer.begin() as given_up:
+            given_up.write(b"half")
+        entry = writer.add(A, (b"1",))
+        assert len(reader.open_associations(spool)) == 1
+        sync_bytes(entry.path)
+        quarantine.put(tmp_path / "quarantine", entry.path, "Bad.", Instant(7), entry.association)
+        writer.end("released", Instant(5))
+        reader.remove(entry)
+        assert reader.forget(spool, writer.facts.id)
+
+    taken_in()  # what is opened once stays open
+    before = set(Path("/proc/self/fd").iterdir())
+    taken_in()
+    assert set(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_a_receiver_cleans_while_ingest_forgets(
@@ -298,10 +332,11 @@ def test_a_receiver_cleans_while_ingest_forgets(
     [
         {"calling_ae": "A/../B,%2F", "node": "Röntgen, Haus 3/4", "address": "fe80::1%eth0"},
         {"calling_ae": "\n\t \x7f", "called_ae": "..", "node": "放射線科" * 12},
+        {"retrieved": True},
     ],
 )
 def test_facts_that_no_file_could_be_called_come_back_as_they_were(
-    spool: Path, associate: Associate, facts: dict[str, str]
+    spool: Path, associate: Associate, facts: dict[str, object]
 ) -> None:
     writer = associate(**facts)
     writer.add(A, (b"1",))
