@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 
@@ -38,7 +39,7 @@ from dicomai.store.backfills import NewBackfill
 from dicomai.store.commitments import Told
 from dicomai.store.deliveries import DeliveryObject
 from dicomai.store.engine import reading, writing
-from dicomai.store.job import AddedJob, Held, JobId, JobRoute, jitter_of, policy
+from dicomai.store.job import CRASHES, AddedJob, Held, JobId, JobRoute, jitter_of, policy
 from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.states import JOB_STATES, MOVES, JobKind, JobState
 
@@ -313,12 +314,54 @@ UNDER_WAY: tuple[JobState, ...] = ("waiting", "queued", "running", "held")
 
 @pytest.mark.parametrize("state", UNDER_WAY)
 def test_whatever_is_not_over_may_be_cancelled(engine: Engine, state: JobState) -> None:
-    arrive(engine)
+    for study in ("1.2.3", "1.2.4"):
+        arrive(engine, study)
     number = add(engine, wanted()).job_id
+    other = add(engine, wanted("1.2.4", "f2")).job_id
     put(engine, number, state)
     with writing(engine) as connection:
         jobs.cancel(connection, number, "No longer wanted.", NOW)
-    assert job(engine, number).state == "cancelled"
+    assert (job(engine, number).state, job(engine, other).state) == ("cancelled", "queued")
+
+
+@pytest.mark.parametrize(
+    ("act", "then"),
+    [
+        (lambda connection, number: jobs.retry(connection, number, NOW), "queued"),
+        (lambda connection, number: jobs.cancel(connection, number, "Enough.", NOW), "cancelled"),
+        (lambda connection, number: jobs.queue_report(connection, number, NOW), "queued"),
+    ],
+    ids=["retry", "cancel", "report"],
+)
+def test_what_is_asked_of_one_job_concerns_no_other(
+    engine: Engine, act: Callable[[Connection, JobId], object], then: JobState
+) -> None:
+    numbers = []
+    for study in ("1.2.3", "1.2.4", "1.2.5"):
+        arrive(engine, study)
+        numbers.append(add(engine, wanted(study, study)).job_id)
+    for _ in numbers * CRASHES:
+        held = claimed(engine).held
+        with writing(engine) as connection:
+            jobs.fail(connection, held, "crash", "Died.", "infer", "", NOW)
+    with writing(engine) as connection:
+        act(connection, numbers[1])
+    assert [job(engine, each).state for each in numbers] == ["failed", then, "failed"]
+
+
+def test_what_was_held_for_another_reason_is_not_released(engine: Engine) -> None:
+    held = []
+    for study, error in (("1.2.3", "config"), ("1.2.4", "identity"), ("1.2.5", "refused")):
+        arrive(engine, study)
+        add(engine, wanted(study, study))
+        taken = claimed(engine).held
+        with writing(engine) as connection:
+            jobs.fail(connection, taken, error, "No.", "check", "", NOW)
+        held.append(taken.job_id)
+    with writing(engine) as connection:
+        (released,) = jobs.release_held(connection, "config", NOW)
+    assert released.id == held[0]
+    assert [job(engine, each).held_by for each in held] == [None, "identity", "person"]
 
 
 @pytest.mark.parametrize("state", UNDER_WAY)
