@@ -1044,10 +1044,27 @@ def test_results_of_a_study_reach_a_node_in_order(engine: Engine) -> None:
         finish(engine, taken.held)
     first = claimed(engine, "deliver")
     assert claim(engine, "deliver") is None
+    put(engine, first.id, "waiting")
+    assert claim(engine, "deliver") is None
+    put(engine, first.id, "queued")
+    first = claimed(engine, "deliver")
     with writing(engine) as connection:
         assert deliveries.start(connection, first.held, NOW) is None
         assert deliveries.finish(connection, first.held, {}, {}, NOW)
     assert claimed(engine, "deliver").id > first.id
+
+
+def test_results_go_to_a_node_from_which_something_of_their_study_is_still_to_be_fetched(
+    engine: Engine,
+) -> None:
+    arrive(engine)
+    uid = StudyInstanceUID("1.2.3")
+    new = NewRetrieval(node="PACS1", study_instance_uid=uid, ageing=seconds(600))
+    with writing(engine) as connection:
+        retrievals.queue(connection, new, NOW)
+    add(engine, wanted())
+    finish(engine, claimed(engine).held)
+    assert claim(engine, "deliver") is not None
 
 
 @pytest.mark.parametrize(
@@ -1097,4 +1114,13 @@ def test_an_analysis_shared_with_another_route_runs_although_one_is_paused(engin
         pauses.pause(connection, "route", "a", "paused", NOW)
     assert claim(engine) is None
     add(engine, wanted(route="b"))
+    assert claim(engine) is not None
+
+
+def test_what_is_paused_stops_nothing_else_of_the_same_name(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted(model="lungs", route="chest"))
+    with writing(engine) as connection:
+        pauses.pause(connection, "route", "lungs", "paused", NOW)
+        pauses.pause(connection, "node", "lungs", "paused", NOW)
     assert claim(engine) is not None
