@@ -682,6 +682,48 @@ def test_what_one_node_has_says_nothing_of_what_another_has(engine: Engine) -> N
     assert known(second.id) == dict.fromkeys(uids, "uncertain")
 
 
+def test_a_report_on_storage_commitment_concerns_its_own_delivery_alone(engine: Engine) -> None:
+    arrive(engine)
+    add(engine, wanted(destinations=("PACS1", "VNA")))
+    finish(engine, claimed(engine).held)
+    kept, other = SOPInstanceUID("1.2.3.8"), SOPInstanceUID("1.2.3.9")
+    taken = [claimed(engine, "deliver") for _ in range(2)]
+    sent = [
+        DeliveryObject(sop_instance_uid=uid, state="sent", status=0, sentence="Stored.", at=NOW)
+        for uid in (kept, other)
+    ]
+    with writing(engine) as connection:
+        for each in taken:
+            uid = f"1.2.9.{each.node}"
+            assert deliveries.note_objects(connection, each.held, sent)
+            assert commitments.begin(connection, each.held, each.node, uid, (kept,), NOW)
+            later = Instant(NOW + seconds(60))
+            asked = commitments.await_report(connection, each.held, uid, later, "Asked.", {}, NOW)
+            assert asked == "waits"
+
+    def reported(node: str) -> list[object]:
+        told = Told(
+            node=node,
+            transaction_uid="1.2.9.PACS1",
+            committed=frozenset({kept, other}),  # and of one it was not asked
+            failed={},
+        )
+        with writing(engine) as connection:
+            commitments.note(connection, told, NOW)
+            return [
+                (
+                    jobs.existing(connection, each.id).state,
+                    [one.state for one in deliveries.objects(connection, each.id)],
+                    [one.state for one in commitments.of_job(connection, each.id)],
+                )
+                for each in taken
+            ]
+
+    waits = ("waiting", ["sent", "sent"], ["asked"])
+    assert reported("VNA") == [waits, waits]
+    assert reported("PACS1") == [("queued", ["committed", "sent"], ["committed"]), waits]
+
+
 @pytest.mark.parametrize("state", ["waiting", "queued", "held"])
 def test_results_that_others_replace_go_out_no_more(engine: Engine, state: JobState) -> None:
     arrive(engine)

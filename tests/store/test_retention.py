@@ -25,6 +25,7 @@ from dicomai.store import (
     hosts,
     instances,
     jobs,
+    promises,
     reissues,
     retention,
     retrievals,
@@ -36,6 +37,7 @@ from dicomai.store.arrivals import StudyGoing
 from dicomai.store.deliveries import DeliveryObject
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
+from dicomai.store.promises import Asked
 from dicomai.store.retention import Keep
 from dicomai.store.retrievals import NewRetrieval
 from dicomai.store.waiting_routes import WaitingRoute
@@ -310,6 +312,32 @@ def test_a_file_that_stays_keeps_no_other_study(engine: Engine, tmp_path: Path) 
     assert f"{stuck} can't be removed (Is a directory). Look at its rights" in told[0].sentence
     stuck.rmdir()
     assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 1
+
+
+def test_what_was_promised_stays_for_its_time_and_nothing_else_with_it(
+    engine: Engine, tmp_path: Path
+) -> None:
+    one_after_the_other(engine, tmp_path, 2)
+    kept, goes = StudyInstanceUID("1.2.0"), StudyInstanceUID("1.2.1")
+    until = Instant(LATER + DAY)
+    with writing(engine) as connection:
+        (row,) = instances.of_study(connection, kept)
+        asked = (Asked(sop_class_uid=row.sop_class_uid, sop_instance_uid=row.sop_instance_uid),)
+        promises.note(connection, "CT1", "1.2.9", asked, NOW, 0, NOW)
+        promise = promises.claim(connection, NOW)
+        assert promise is not None
+        assert promises.judge(connection, promise, asked, (kept,), until, NOW)
+        assert promises.kept_until(connection, kept) == until
+        assert promises.kept_until(connection, goes) is None
+        # Another node may use the same Transaction UID.
+        number = promises.note(connection, "CT2", "1.2.9", (), NOW, 1, NOW)
+        other = promises.get(connection, number)
+        assert other is not None
+        assert other.state == "asked"
+    assert retention.delete_expired(engine, tmp_path, KEEP, LATER) == 1
+    with reading(engine) as connection:
+        assert [each.study_instance_uid for each in studies.listing(connection, 9)] == [kept]
+    assert retention.delete_expired(engine, tmp_path, KEEP, until) == 1
 
 
 def test_files_are_gone_from_the_disk_before_the_catalogue_forgets_their_study(
