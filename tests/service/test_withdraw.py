@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -18,11 +20,12 @@ from dicomai.dicom.identity import IdentityKey
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.net.node import Node
 from dicomai.service import duties
+from dicomai.service import withdraw as withdraw_module
 from dicomai.service.again import again
 from dicomai.service.deliver import Deliverer
 from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
-from dicomai.store import deliveries, events, jobs, predecessors, schema, studies
+from dicomai.store import deliveries, events, instances, jobs, predecessors, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
 from dicomai.store.jobs import NotNow
@@ -242,6 +245,28 @@ def test_what_is_on_its_way_is_withdrawn_when_that_is_over(done: tuple[Ward, Job
     assert refused
     taken = withdraw(ward.engine, ward.settings, job, REASON, now())
     assert (taken.nodes, taken.perhaps) == (("PACS1",), frozenset())
+
+
+def test_of_two_who_withdraw_at_once_one_is_told_of_the_other(
+    done: tuple[Ward, JobId], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward, job = done
+    place, first = withdraw_module.placed, []
+
+    def meanwhile(*given: Any) -> Any:
+        if not first:
+            first.append(None)
+            first[0] = withdraw(ward.engine, ward.settings, job, REASON, now())
+        return place(*given)
+
+    monkeypatch.setattr(withdraw_module, "placed", meanwhile)
+    with pytest.raises(NotNow, match="withdrawn already, by job"):
+        withdraw(ward.engine, ward.settings, job, "Of another reason.", now())
+    with reading(ward.engine) as connection:
+        (kept,) = instances.of_job(connection, first[0].job)
+    octets = (ward.settings.folders.data / kept.path).read_bytes()
+    assert hashlib.sha256(octets).hexdigest() == kept.file_sha256
+    assert ward.job(job).withdrawn_by == first[0].job
 
 
 def test_a_note_says_whose_it_is_and_is_not_taken_back(done: tuple[Ward, JobId]) -> None:
