@@ -280,6 +280,9 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
     NotFound, NotNow
         There is none, or its state or its study forbids it; the sentence says what helps.
     """
+    study = studies.lock(connection, existing(connection, job).study_instance_uid)
+    # Another person, or who waits for it, may be about to move it.
+    connection.execute(select(jobs.c.id).where(jobs.c.id == job).with_for_update())
     current = existing(connection, job)
     analysis = job if current.result_of is None else current.result_of
     newer = replaced_by(connection, current)
@@ -295,7 +298,6 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
             f"{current.study_instance_uid}",
             subject=str(job),
         )
-    study = studies.lock(connection, current.study_instance_uid)
     gone = study is None or study.status == "deleting"
     if gone and current.kind != "retrieve":
         raise NotNow(

@@ -37,14 +37,17 @@ def complete(connection: Connection, older: JobId, new: NewAnalysis, now: Instan
 
     False: it does not wait, or for another package, or was made for another patient.
     """
+    # Locked: one that goes on without it just now, and may be claimed, does not take it any more.
     found = connection.execute(
-        select(jobs).where(
+        select(jobs)
+        .where(
             jobs.c.id == older,
             jobs.c.state == "waiting",
             jobs.c.waiting_for == "input",
             jobs.c.package_sha256 == new.package_sha256,
             jobs.c.patient_key == new.patient_key,
         )
+        .with_for_update()
     ).one_or_none()
     if found is None:
         return False

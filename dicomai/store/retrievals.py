@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from dicomai.dicom.dates import Instant, Microseconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import SeriesInstanceUID, SOPInstanceUID, StudyInstanceUID
-from dicomai.store import schema
+from dicomai.store import schema, studies
 from dicomai.store.job import NORMAL, URGENT, Held, Job, JobId, blank, job_of, rank_of
 from dicomai.store.jobs import ours, tell
 from dicomai.store.moves import move
@@ -123,6 +123,7 @@ def purpose_of(connection: Connection, study: StudyInstanceUID) -> str:
 def welcome(connection: Connection, study: StudyInstanceUID) -> None:
     """Have routes look at a study, whatever else it was fetched for; at once if it is here."""
     apart, table = schema.studies_apart, schema.studies
+    studies.lock(connection, study)  # a decision that reads the purpose may be on its way
     gone = connection.execute(delete(apart).where(apart.c.study_instance_uid == study))
     if gone.rowcount:
         connection.execute(

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, event
 
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import ErrorKind
 from dicomai.net.commitment import NO_SUCH_OBJECT
 from dicomai.service import leavings
 from dicomai.service.again import again
@@ -31,6 +32,7 @@ from dicomai.store import (
     deliveries,
     instances,
     jobs,
+    lacking,
     promises,
     reissues,
     retention,
@@ -40,7 +42,7 @@ from dicomai.store import (
 from dicomai.store.arrivals import StudyGoing
 from dicomai.store.backfills import NewBackfill
 from dicomai.store.engine import reading, writing
-from dicomai.store.job import JobId
+from dicomai.store.job import AddedJob, JobId
 from dicomai.store.jobs import NotNow
 from dicomai.store.promises import Asked
 from dicomai.store.reissues import Reissue
@@ -185,6 +187,73 @@ def test_a_person_who_wants_another_run_cancels_no_job_that_a_decision_just_queu
     with pytest.raises(NotNow, match=f"was superseded by job {newer}"):
         asking.result(20)
     assert job(engine, newer).state == "queued"
+
+
+@pytest.mark.parametrize("state", ["failed", "held"])
+def test_a_job_that_is_queued_as_a_person_has_it_tried_again_is_queued_once(
+    engine: Engine, waits: Waits, state: str
+) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    error: ErrorKind = "input" if state == "failed" else "config"
+    taken = claimed(engine)
+    with writing(engine) as connection:
+        jobs.fail(connection, taken.held, error, "It did not work.", "", "", NOW)
+    assert job(engine, number).state == state
+
+    def retry() -> None:
+        with writing(engine) as connection:
+            jobs.retry(connection, number, NOW)
+
+    with writing(engine) as connection:
+        if state == "failed":  # by another person, else by who has changed the configuration
+            jobs.retry(connection, number, NOW)
+        else:
+            jobs.release_held(connection, "config", NOW)
+        retrying = waits(retry)
+    with pytest.raises(NotNow, match="is queued already"):
+        retrying.result(20)
+
+
+def test_a_job_that_goes_on_without_an_input_gets_it_no_more_under_its_worker(
+    engine: Engine, waits: Waits
+) -> None:
+    first, late = (each.instance_id for each in arrive(engine, count=2))
+    lacks = replace(wanted(inputs=(first,)), waits="PACS1 is asked for its input late.")
+    older = add(engine, lacks).job_id
+    with writing(engine) as connection:
+        assert lacking.go_without(connection, job(engine, older), {"late": "None."}, NOW)
+        deciding = waits(lambda: add(engine, wanted(fingerprint="f2", inputs=(first, late))))
+    newer = deciding.result(20)
+    assert isinstance(newer, AddedJob)
+    assert (newer.outcome, newer.job_id > older) == ("queued", True)
+    with reading(engine) as connection:
+        taken = [each.instance_id for each in analyses.inputs(connection, older)]
+    assert (taken, job(engine, older).state) == ([first], "cancelled")
+
+
+def test_a_study_that_is_decided_on_as_a_person_wants_it_is_looked_at(
+    engine: Engine, waits: Waits
+) -> None:
+    uid = StudyInstanceUID("1.2.3")
+    wish = NewRetrieval(node="PACS1", study_instance_uid=uid, ageing=AGEING)
+
+    def want(purpose: str = "") -> None:
+        with writing(engine) as connection:
+            retrievals.queue(connection, replace(wish, purpose=purpose), NOW)
+
+    want("backfill 1")
+    arrive(engine)
+    with writing(engine) as connection:
+        studies.lock(connection, uid)
+        assert retrievals.purpose_of(connection, uid)
+        wanting = waits(want)
+        decisions.set_decided(connection, uid, "It was fetched for backfill 1 alone.", NOW)
+    wanting.result(20)
+    with reading(engine) as connection:
+        found = studies.get(connection, uid)
+    assert found is not None
+    assert found.status == "open"
 
 
 def test_results_are_reissued_by_one_of_two_who_correct_them_at_once(
