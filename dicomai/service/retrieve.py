@@ -28,7 +28,7 @@ from dicomai.service.attempt import Attempt, Lost, Worker, attempt, node_of
 from dicomai.service.overview import ALIVE
 from dicomai.settings import Settings
 from dicomai.spool.host import name_of
-from dicomai.store import claims, clocks, hosts, retrievals
+from dicomai.store import claims, clocks, hosts, retrievals, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import HISTORY, Job
 from dicomai.store.states import JobKind
@@ -197,9 +197,22 @@ class Retriever:
     def _missing(
         self, job: Job, counted: Counted | None
     ) -> Mapping[SeriesInstanceUID, frozenset[SOPInstanceUID]]:
-        """Return what the catalogue lacks of what the node has, by series."""
+        """Return what the catalogue lacks of what the node has, by series.
+
+        Raises
+        ------
+        TransientError
+            Retention is deleting what the catalogue has: that is neither here nor lacking.
+        """
         with reading(self.worker.engine) as connection:
+            study = studies.get(connection, job.study_instance_uid)
             here = retrievals.here(connection, job.study_instance_uid)
+        if study is not None and study.status == "deleting":
+            raise TransientError(
+                f"Retention is deleting study {job.study_instance_uid}. It is fetched when that is "
+                "done.",
+                subject=job.study_instance_uid,
+            )
         lacking = {series: frozenset(objects) - here for series, objects in (counted or {}).items()}
         return {series: objects for series, objects in lacking.items() if objects}
 

@@ -24,7 +24,7 @@ from dicomai.net.node import Node
 from dicomai.service import retrieve, story
 from dicomai.service.retrieve import Retriever
 from dicomai.spool.host import name_of
-from dicomai.store import hosts, instances, jobs, retrievals, schema
+from dicomai.store import hosts, instances, jobs, retrievals, schema, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import JobId
 from dicomai.store.retrievals import NewRetrieval
@@ -122,6 +122,18 @@ def test_the_same_retrieval_is_under_way_once(site: Callable[..., Any], full_ort
     with writing(here.engine) as connection:
         jobs.cancel(connection, first, "Enough.", now())
     assert queue(here, "1.2.3") != first
+
+
+def test_what_retention_is_deleting_does_not_count_as_here(
+    site: Callable[..., Any], pacs: Any, mueller: Any
+) -> None:
+    here = site(pacs.node())
+    assert fetch(here, queue(here, mueller.uid)).state == "done"
+    with writing(here.engine) as connection:
+        studies.change(connection, mueller.uid, status="deleting", deleting=["retrieved"])
+    waiting = fetch(here, queue(here, mueller.uid))
+    assert (waiting.state, waiting.waiting_for) == ("waiting", "back-off")
+    assert f"Retention is deleting study {mueller.uid}." in waiting.error_sentence
 
 
 def test_a_study_that_the_node_lacks_fails_with_a_sentence(
