@@ -132,13 +132,13 @@ def _reissued(
     """Reissue the results of an analysis; None: they have these values, as after a kill amid it."""
     with reading(engine) as connection:
         rows = results_of(connection, job)
+        holders = reissues.holders(connection, job)
         left = [
             row
             for each in reissues.lineage(connection, job)
-            if reissues.delivered_to(connection, each.id)
+            if holders[each.id]
             for row in results_of(connection, each)
         ]
-        had_by = reissues.had_by(connection, job)
         inputs = instances.inputs_of(connection, job.id)
     old = _read(settings, rows, job)
     correction = _with_issuer(correction, old, job)
@@ -161,8 +161,8 @@ def _reissued(
         patient_key=key,
         accession_number=correction.accession_number,
         produced=placed,
-        had_by=had_by,
-        by_hand=sorted(had_by - takes),
+        holders=holders,
+        by_hand=sorted(frozenset[str]().union(*holders.values()) - takes),
         unnamed=key != job.patient_key and not new[0].PatientName,
     )
     with writing(engine) as connection:

@@ -93,9 +93,10 @@ def withdraw(
         rows = results_of(connection, old)
         inputs = instances.inputs_of(connection, job)
         takes = {each.name for each in settings.nodes if each.rejection_notes}
+        in_sight = _in_sight(connection, old)
         before = [
             row
-            for each, nodes in _in_sight(connection, old)
+            for each, nodes in in_sight
             if nodes & takes
             for row in results_of(connection, each)
         ]
@@ -111,10 +112,14 @@ def withdraw(
         new = withdrawals.add(connection, old, _fingerprint(old), now)
         because = f"The results of {old.title} are withdrawn."
         cancelled = deliveries.cancel_unstarted(connection, old, because, now)
-        went = sorted(
-            reissues.delivered_to(connection, job).union(
-                *(nodes for _, nodes in _in_sight(connection, old))
+        in_sight_now = _in_sight(connection, old)
+        if in_sight_now != in_sight:
+            raise NotNow(
+                f"{old.title} is being delivered just now. Repeat this when it is over.",
+                subject=str(job),
             )
+        went = sorted(
+            reissues.delivered_to(connection, job).union(*(nodes for _, nodes in in_sight_now))
         )
         noted = tuple(each for each in went if each in takes)
         instances.add(connection, replace(row, job_id=new.id), now)

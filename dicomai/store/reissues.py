@@ -132,10 +132,10 @@ class Reissue:
         The corrected ones; an accession number only where it changes.
     produced
         The results, and the note that withdraws those before.
-    had_by
-        Nodes that had, or may have had, some of those when the note was written.
+    holders
+        By analysis, the nodes that had, or may have had, some of those when the note was written.
     by_hand
-        Of these those that take no notes.
+        Of all these those that take no notes.
     unnamed
         Nobody said who has the corrected Patient ID, so that they name no one.
     """
@@ -144,7 +144,7 @@ class Reissue:
     patient_key: IdentityKey
     accession_number: str
     produced: Sequence[InstanceRow]
-    had_by: frozenset[str]
+    holders: Mapping[JobId, frozenset[str]]
     by_hand: Sequence[str]
     unnamed: bool
 
@@ -203,7 +203,7 @@ def reissue(connection: Connection, old: Job, new: Reissue, now: Instant) -> Job
     for each in new.produced:
         instances.add(connection, replace(each, job_id=job.id, origin="produced"), now)
     deliveries.cancel_unstarted(connection, old, f"Job {job.id} takes its place.", now)
-    if had_by(connection, old) != new.had_by:
+    if holders(connection, old) != new.holders:
         raise NotNow(
             f"{old.title} is being delivered just now. Repeat this when it is over.",
             subject=str(old.id),
@@ -262,10 +262,14 @@ def lineage(connection: Connection, analysis: Job) -> tuple[Job, ...]:
     return tuple(found)
 
 
+def holders(connection: Connection, analysis: Job) -> dict[JobId, frozenset[str]]:
+    """Return who has, or may have, some of its results, and who of what they were before."""
+    return {each.id: delivered_to(connection, each.id) for each in lineage(connection, analysis)}
+
+
 def had_by(connection: Connection, analysis: Job) -> frozenset[str]:
     """Return the nodes that have, or may have, some of its results, or of what they were before."""
-    every = lineage(connection, analysis)
-    return frozenset[str]().union(*(delivered_to(connection, each.id) for each in every))
+    return frozenset[str]().union(*holders(connection, analysis).values())
 
 
 def surely_had_by(connection: Connection, analysis: Job) -> frozenset[str]:

@@ -1076,7 +1076,7 @@ def _reissued_to(hospital: Hospital, job: Job, key: str, accession_number: str =
             patient_key=IdentityKey(key),
             accession_number=accession_number,
             produced=(),
-            had_by=frozenset(),
+            holders=reissues.holders(connection, job),
             by_hand=(),
             unnamed=False,
         )

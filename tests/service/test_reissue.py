@@ -26,6 +26,7 @@ from dicomai.results.gate.error import GateError
 from dicomai.results.reissue import reissued
 from dicomai.routing.route import Route
 from dicomai.service import reissue as reissue_service
+from dicomai.service import withdraw as withdraw_service
 from dicomai.service.analyse import placed
 from dicomai.service.deliver import Deliverer
 from dicomai.service.supervise import Supervisor
@@ -294,6 +295,43 @@ def test_results_that_are_being_delivered_are_reissued_when_that_is_over(
     assert deliver(ward)
     assert states(ward, new) == [("done", None)]
     assert [each.Modality for each in pacs.stored].count("KO") == 1
+
+
+@pytest.mark.parametrize("withdrawn", [False, True])
+def test_what_leaves_while_it_is_corrected_or_withdrawn_is_in_the_note(
+    analysed: Callable[..., tuple[Ward, StudyInstanceUID, JobId]],
+    pacs: Pacs,
+    monkeypatch: pytest.MonkeyPatch,
+    withdrawn: bool,
+) -> None:
+    ward, study, _ = analysed(rejection_notes=True)
+    assert deliver(ward)
+    (wrong,) = corrected(ward, study, patient_id="P2")
+
+    def take_back() -> None:
+        if withdrawn:
+            withdraw(ward.engine, ward.settings, wrong, "It is somebody else's.", now())
+        else:
+            corrected(ward, study, patient_id="P3")
+
+    def meanwhile(*given: Any) -> Any:
+        assert deliver(ward)
+        return placed(*given)
+
+    module = withdraw_service if withdrawn else reissue_service.analyse
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "placed", meanwhile)
+        with pytest.raises(NotNow, match="is being delivered just now"):
+            take_back()
+    # Those of P1 are named in the note that has come with those of P2.
+    there = {str(each.SOPInstanceUID): each.PatientID for each in pacs.stored}
+    notes = {str(each.SOPInstanceUID) for each in pacs.stored if each.Modality == "KO"}
+    pacs.stored.clear()
+    take_back()
+    assert deliver(ward)
+    (note,) = (each for each in pacs.stored if each.Modality == "KO")
+    assert {uid for uid in there if there[uid] == "P2"} - notes <= named_by(note)
+    assert bool(named_by(note) & {uid for uid in there if there[uid] == "P1"}) is not withdrawn
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

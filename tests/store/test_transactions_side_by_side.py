@@ -270,7 +270,7 @@ def test_results_are_reissued_by_one_of_two_who_correct_them_at_once(
             patient_key=old.patient_key,
             accession_number=accession_number,
             produced=(),
-            had_by=frozenset(),
+            holders=reissues.holders(connection, old),
             by_hand=(),
             unnamed=False,
         )
