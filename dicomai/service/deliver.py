@@ -334,10 +334,17 @@ class Deliverer:
         return go_on
 
     def _begin_objects(self, this: Attempt, uids: Sequence[SOPInstanceUID]) -> None:
-        """Write down that the node may have objects, before it gets the first of them."""
-        if not this.write(
-            lambda c: deliveries.begin_objects(c, this.job.held, uids, self.worker.clock())
-        ):
+        """Write down that the node may have objects, before it gets the first of them.
+
+        To reach it may have taken long, so the study is looked at once more.
+        """
+
+        def begin(connection: Connection) -> bool:
+            held, at = this.job.held, self.worker.clock()
+            free = deliveries.start(connection, held, at) is None
+            return free and deliveries.begin_objects(connection, held, uids, at)
+
+        if not this.write(begin):
             raise Lost
 
     def _note(self, this: Attempt, told: Sequence[DeliveryObject]) -> None:

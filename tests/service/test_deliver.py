@@ -19,6 +19,7 @@ from ward import Ward, open_ward
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.inference.runner_process import RunnerProcess
+from dicomai.net import scu
 from dicomai.net.node import Node
 from dicomai.net.study_identity import StudyIdentity
 from dicomai.routing.route import Route
@@ -27,7 +28,7 @@ from dicomai.service.deliver import Deliverer, is_other_issuer
 from dicomai.service.supervise import Supervisor
 from dicomai.service.withdraw import withdraw
 from dicomai.settings import TlsSettings
-from dicomai.store import decisions, deliveries, events, jobs, nodes, pauses
+from dicomai.store import decisions, deliveries, events, jobs, nodes, pauses, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job, JobId
 from tests.conftest import Authority, StorePeer
@@ -522,6 +523,30 @@ def test_a_study_that_is_held_is_not_delivered(
     job = delivery(ward, analysis)
     assert (job.state, job.held_by) == ("held", "study")
     assert not peer.stored
+
+
+def test_what_turns_out_another_patients_while_its_node_is_reached_is_not_delivered(
+    ward_of: Callable[..., tuple[Ward, JobId]],
+    faulty: Callable[..., FaultyPeer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peer = faulty()
+    ward, analysis = ward_of(peer.node())
+    study = ward.job(analysis).study_instance_uid
+    send = scu.store_objects
+
+    def meanwhile(*given: Any, **more: Any) -> Any:
+        with writing(ward.engine) as connection:
+            studies.lock(connection, study)
+            studies.set_patient_key(connection, study, IdentityKey("P2"))
+        return send(*given, **more)
+
+    monkeypatch.setattr(scu, "store_objects", meanwhile)
+    assert deliver(ward)
+    job = delivery(ward, analysis)
+    assert (job.state, job.held_by) == ("held", "identity")
+    assert not peer.stored
+    assert objects(ward, job) == []
 
 
 def test_a_node_that_left_the_configuration_holds_its_deliveries(
