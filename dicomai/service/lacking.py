@@ -331,6 +331,9 @@ class Seeker:
 
     def _go_without(self, job: Job, missing: dict[str, str]) -> bool:
         with writing(self.engine) as connection:
+            study = studies.lock(connection, job.study_instance_uid)
+            if study is None or study.status != "decided":
+                return False  # while a node was asked more of it has come, or it is held
             return lacking.go_without(connection, job, missing, self.clock())
 
     def _until(self, job: Job) -> str:

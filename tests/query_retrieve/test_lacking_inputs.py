@@ -18,6 +18,8 @@ from dicomai.cli.jobs import remark
 from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
+from dicomai.errors import TransientError
+from dicomai.net import find as finding
 from dicomai.net.find import STUDY_ROOT_FIND
 from dicomai.net.node import Node
 from dicomai.routing.condition import parse
@@ -27,7 +29,7 @@ from dicomai.service.again import again
 from dicomai.service.decide import Rules, accept, decide_due
 from dicomai.service.lacking import Seeker
 from dicomai.service.retrieve import Retriever
-from dicomai.store import analyses, events, hosts, jobs, lacking, studies
+from dicomai.store import analyses, decisions, events, hosts, jobs, lacking, studies
 from dicomai.store.engine import reading, writing
 from dicomai.store.job import Job
 
@@ -401,6 +403,27 @@ def test_a_study_that_is_held_waits_on(
     accept(here.site.engine, StudyInstanceUID(NEW), IdentityKey("P1"), now())
     here.until(lambda: here.jobs(NEW)[-1].state == "queued")
     assert "prior" in here.inputs(here.jobs(NEW)[-1])
+
+
+@on_sqlite
+def test_a_study_that_is_held_while_a_node_is_asked_waits_on(
+    clinic: Callable[..., Clinic],
+    full_orthanc: Any,
+    today: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = clinic(full_orthanc)
+    here.send(today)
+    job = here.waiting(NEW)
+
+    def meanwhile(*_: Any, **__: Any) -> Any:
+        with writing(here.site.engine) as connection:
+            decisions.hold(connection, StudyInstanceUID(NEW), "Two patients.", now())
+        raise TransientError("PACS1 can't be reached.")
+
+    monkeypatch.setattr(finding, "find", meanwhile)
+    assert not here.seeker(later_s=601).seek_once()
+    assert [(each.id, each.state) for each in here.jobs(NEW)] == [(job.id, "waiting")]
 
 
 @on_sqlite
