@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Final, get_args
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dicomai.dicom.dates import Instant
 from dicomai.dicom.uid import StudyInstanceUID
@@ -98,7 +98,7 @@ def _take_out(
     with writing(engine) as connection:
         studies.lock(connection, study)
         # It may have come again: ingest looks under this lock whether its file is there.
-        if not archive.unnamed(connection, (path,)):
+        if not archive.unnamed(connection, (path,)) or _is_being_made(connection, path, study):
             return False
         archive.unlink(folders.data, path)
         if not left:
@@ -113,6 +113,12 @@ def _take_out(
     if not left:
         log.warning("object set aside", file=name, sentence=reason)
     return True
+
+
+def _is_being_made(connection: Connection, path: PurePosixPath, study: StudyInstanceUID) -> bool:
+    """Tell whether an object may be about to be named: its job may have been retried meanwhile."""
+    maker = maker_of(path, jobs.of_study(connection, study))
+    return maker is not None and maker.state in UNFINISHED
 
 
 def maker_of(path: PurePosixPath, known: Iterable[Job]) -> Job | None:

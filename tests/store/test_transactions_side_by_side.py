@@ -20,6 +20,7 @@ from dicomai.dicom.dates import Instant, now, seconds
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.errors import ErrorKind
 from dicomai.net.commitment import NO_SUCH_OBJECT
+from dicomai.results.uids import series_uid
 from dicomai.service import leavings
 from dicomai.service.again import again
 from dicomai.service.promise import Keeper
@@ -327,6 +328,26 @@ def test_no_file_is_swept_while_its_object_is_taken_in_again(
         studies.lock(connection, row.study_instance_uid)
         sweeping = waits(lambda: leavings.sweep(engine, settings.folders, days_later))
         instances.add(connection, row, NOW)
+    assert sweeping.result(20) == 0
+    assert file.exists()
+
+
+def test_no_result_is_swept_while_its_job_is_tried_again(
+    engine: Engine, waits: Waits, settings: Settings
+) -> None:
+    arrive(engine)
+    number = add(engine, wanted()).job_id
+    taken = claimed(engine)
+    with writing(engine) as connection:
+        jobs.fail(connection, taken.held, "input", "It did not work.", "", "", NOW)
+    series = series_uid(job(engine, number).uuid, "SR")
+    file = settings.folders.data / instance("1.2.3", "1.2.3.1.9", series=series).path
+    file.parent.mkdir(parents=True)
+    file.touch()
+    days_later = Instant(now() + 2 * seconds(86400))
+    with writing(engine) as connection:
+        jobs.retry(connection, number, NOW)
+        sweeping = waits(lambda: leavings.sweep(engine, settings.folders, days_later))
     assert sweeping.result(20) == 0
     assert file.exists()
 
