@@ -95,10 +95,7 @@ def withdraw(
         takes = {each.name for each in settings.nodes if each.rejection_notes}
         in_sight = _in_sight(connection, old)
         before = [
-            row
-            for each, nodes in in_sight
-            if nodes & takes
-            for row in results_of(connection, each)
+            row for each, nodes in in_sight if nodes & takes for row in results_of(connection, each)
         ]
         known = instances.newest(connection, old.study_instance_uid, rejection_uid(old.uuid))
     if known is not None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Delete, delete, exists, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Delete, delete, exists, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from dicomai.dicom.dates import Instant
 from dicomai.store import schema
@@ -51,9 +52,13 @@ def pause(
     connection: Connection, subject: PauseSubject, name: str, mode: PauseMode, now: Instant
 ) -> None:
     """Pause or drain a node, route or model; the later word counts."""
-    table = schema.pauses
-    connection.execute(_pause(subject, name))
-    connection.execute(insert(table).values(subject=subject, name=name, mode=mode, since=now))
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    said = {"mode": mode, "since": now}
+    connection.execute(
+        insert(schema.pauses)
+        .values(subject=subject, name=name, **said)
+        .on_conflict_do_update(index_elements=["subject", "name"], set_=said)
+    )
     if mode == "draining":
         return
     moved = move(

@@ -34,6 +34,7 @@ from dicomai.store import (
     instances,
     jobs,
     lacking,
+    pauses,
     promises,
     reissues,
     retention,
@@ -350,6 +351,22 @@ def test_no_result_is_swept_while_its_job_is_tried_again(
         sweeping = waits(lambda: leavings.sweep(engine, settings.folders, days_later))
     assert sweeping.result(20) == 0
     assert file.exists()
+
+
+def test_the_later_word_counts_of_two_who_pause_a_node_at_once(
+    engine: Engine, waits: Waits
+) -> None:
+    def drain() -> None:
+        with writing(engine) as connection:
+            pauses.pause(connection, "node", "PACS1", "draining", LATER)
+
+    with writing(engine) as connection:
+        pauses.pause(connection, "node", "PACS1", "paused", NOW)
+        draining = waits(drain)
+    draining.result(20)
+    with reading(engine) as connection:
+        (kept,) = pauses.listing(connection)
+    assert (kept.mode, kept.since) == ("draining", LATER)
 
 
 def test_no_job_takes_a_study_that_retention_deletes(engine: Engine) -> None:
