@@ -99,7 +99,7 @@ def facts_of(engine: Engine, nodes: Sequence[Node], job: Job) -> Facts:
         before = predecessors.of_job(connection, job.id)
         routes = jobs.routes_of(connection, job.id)
         left_out = _left_out(connection, inputs)
-        told = _told_of(connection, job, [row for _, row in inputs])
+        told = told_of(connection, job, inputs)
         last = reissues.last_of(connection, job.study_instance_uid, job.patient_key)
     if stray is not None:
         raise IdentityError(
@@ -119,15 +119,17 @@ def facts_of(engine: Engine, nodes: Sequence[Node], job: Job) -> Facts:
     )
 
 
-def _told_of(connection: Connection, job: Job, images: Sequence[Instance]) -> Corrections:
-    """Return what a person corrected of these images: what came since may be somebody else's.
+def told_of(
+    connection: Connection, job: Job, inputs: Sequence[tuple[str, Instance]]
+) -> Corrections:
+    """Return what a person corrected of a job's images: what came since may be somebody else's.
 
     A patient who was examined as another, by that one's order, is corrected. When that one comes
     for the same order, the modality may give the images the same study.
     """
     study = job.study_instance_uid
     told = corrections.of_study(connection, study)
-    last = max((each.id for each in images if each.study_instance_uid == study), default=0)
+    last = max((row.id for _, row in inputs if row.study_instance_uid == study), default=0)
 
     def was_here(said: IdentityKey | None = None) -> bool:
         first = reissues.first_of(connection, study, said)

@@ -11,9 +11,10 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from pydicom import Dataset
+from sqlalchemy import Connection
 
 from dicomai.errors import ConfigError, CrashError, DicomaiError, DiskFull
 from dicomai.findings import Findings
@@ -29,14 +30,12 @@ from dicomai.service.analyse import Loaded
 from dicomai.service.asked import objects_of, tells_why_not
 from dicomai.service.attempt import Attempt, Lost, Worker, work_once
 from dicomai.service.corrected import as_corrected
-from dicomai.service.facts import Facts, facts_of
+from dicomai.service.facts import Facts, facts_of, told_of
 from dicomai.service.intake import HANDS, Intake
 from dicomai.settings import Settings
 from dicomai.spool.folder import free_bytes
-from dicomai.store import (
-    analyses,
-    archive,
-)
+from dicomai.store import analyses, archive, studies
+from dicomai.store.analyses import FinishOutcome
 from dicomai.store.job import CRASHES, Job, policy
 from dicomai.store.states import JobKind
 
@@ -175,7 +174,8 @@ class Supervisor:
             self._tell_why_not(this, facts, error.sentence)
             return
         while not self._commit(this, facts, source, findings):
-            # Results that these replace went out meanwhile: these must name them.
+            # Results that these replace went out meanwhile, and these must name them; or a person
+            # corrected what the images say.
             facts = self._facts(this.job)
 
     def _tell_why_not(self, this: Attempt, facts: Facts, reason: str) -> None:
@@ -211,7 +211,7 @@ class Supervisor:
         return objects_of(self.settings.routes, job.model)
 
     def _commit(self, this: Attempt, facts: Facts, source: Source, findings: Findings) -> bool:
-        """Encode, check and commit; False when the report must name other predecessors.
+        """Encode, check and commit; False when the report must say something else by now.
 
         Raises
         ------
@@ -270,9 +270,13 @@ class Supervisor:
             with HANDS:
                 how = facts.reading(self.settings)
                 rows = analyse.placed(this.job, results, data, how, self.worker.clock())
-            outcome = this.write(
-                lambda c: analyses.finish(
-                    c,
+
+            def finish(connection: Connection) -> FinishOutcome | Literal["other correction"]:
+                studies.lock(connection, this.job.study_instance_uid)
+                if told_of(connection, this.job, facts.inputs) != facts.corrections:
+                    return "other correction"
+                return analyses.finish(
+                    connection,
                     this.job.held,
                     rows,
                     this.stages_s,
@@ -281,8 +285,9 @@ class Supervisor:
                     named,
                     deviations,
                 )
-            )
-        if outcome == "other predecessor":
+
+            outcome = this.write(finish)
+        if outcome in ("other predecessor", "other correction"):
             return False
         if outcome != "done" and this.outcome() != "done":
             raise Lost

@@ -26,7 +26,7 @@ from dicomai.service.supervise import Supervisor
 from dicomai.store import instances, jobs, schema
 from dicomai.store.corrections import Corrections
 from dicomai.store.engine import reading, writing
-from dicomai.store.job import JobId
+from dicomai.store.job import Job, JobId
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
@@ -171,6 +171,24 @@ def test_a_new_analysis_answers_the_order_that_a_person_gave(
     while deliver(ward):
         pass
     assert {(each.PatientID, each.AccessionNumber) for each in pacs.stored} == {("P1", "A9")}
+
+
+def test_an_analysis_that_runs_when_a_person_gives_the_order_answers_it(
+    analysed: Analysed, runner: RunnerProcess
+) -> None:
+    ward, study, _ = analysed()
+    ward.study("P1", into=study)
+    other = ward.queue(study, mode="live", destinations=("PACS1",))
+    left = ["A9"]
+
+    def correct(stage: str, _job: Job) -> None:
+        if stage == "commit" and left:
+            corrected(ward, study, accession_number=left.pop())
+
+    worker = ward.worker(observe=correct)
+    Supervisor(settings=ward.settings, runner=runner, worker=worker).work_once()
+    assert (ward.job(other).state, left) == ("done", [])
+    assert {row.attributes["AccessionNumber"] for row in ward.results(other)} == {"A9"}
 
 
 def test_a_report_that_nothing_was_analysed_is_of_the_corrected_patient_too(
