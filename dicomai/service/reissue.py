@@ -71,8 +71,7 @@ def reissue(
         What was made differs in more than the correction; nothing was changed.
     """
     with reading(engine) as connection:
-        found = reissues.current(connection, study)
-        counted = [each for each in found if results_of(connection, each)]
+        counted = _counted(connection, study)
         goes_to = {
             delivery.node
             for each in counted
@@ -93,12 +92,22 @@ def reissue(
         person = _person(settings, study, correction.patient_id, goes_to)
         correction = replace(correction, person=person)
     made = [_reissued(settings, engine, job, correction, clock()) for job in counted]
+    # One that ended meanwhile, before the first of these counted, says what its images say.
+    with reading(engine) as connection:
+        known = {*made, *(job.id for job in counted)}
+        late = [job for job in _counted(connection, study) if job.id not in known]
+    made += [_reissued(settings, engine, job, correction, clock()) for job in late]
     new = tuple(each for each in made if each is not None)
     if not new:
         names = " and ".join(map(dictionary_description, correction.attributes))
         numbers = ", ".join(str(job.id) for job in counted)
         raise InputError(f"The results of job {numbers} have that {names}.", subject=study)
     return new
+
+
+def _counted(connection: Connection, study: StudyInstanceUID) -> list[Job]:
+    """Return the analyses of a study whose results count."""
+    return [each for each in reissues.current(connection, study) if results_of(connection, each)]
 
 
 def _person(

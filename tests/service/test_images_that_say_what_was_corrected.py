@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -19,6 +20,7 @@ from dicomai.dicom.identity import IdentityKey
 from dicomai.dicom.uid import StudyInstanceUID
 from dicomai.inference.runner_process import RunnerProcess
 from dicomai.routing.route import Route
+from dicomai.service import analyse
 from dicomai.service.again import again
 from dicomai.service.corrected import as_corrected
 from dicomai.service.received import Reading
@@ -189,6 +191,27 @@ def test_an_analysis_that_runs_when_a_person_gives_the_order_answers_it(
     Supervisor(settings=ward.settings, runner=runner, worker=worker).work_once()
     assert (ward.job(other).state, left) == ("done", [])
     assert {row.attributes["AccessionNumber"] for row in ward.results(other)} == {"A9"}
+
+
+def test_an_analysis_that_ends_while_others_are_reissued_is_reissued_too(
+    analysed: Analysed, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward, study, _ = analysed()
+    ward.study("P1", into=study)
+    other = ward.queue(study, mode="live", destinations=("PACS1",))
+    place = analyse.placed
+    left = [Supervisor(settings=ward.settings, runner=runner, worker=ward.worker())]
+
+    def meanwhile(*given: Any) -> Any:
+        if left:
+            assert left.pop().work_once()
+        return place(*given)
+
+    monkeypatch.setattr(analyse, "placed", meanwhile)
+    _, late = corrected(ward, study, accession_number="A9")
+    assert ward.job(late).supersedes == other
+    assert states(ward, other) == [("cancelled", None)]
+    assert {row.attributes["AccessionNumber"] for row in ward.results(late)} == {"A9"}
 
 
 def test_a_report_that_nothing_was_analysed_is_of_the_corrected_patient_too(
