@@ -18,7 +18,7 @@ from dicomai.results.content_item import container, item, observed_by, text_item
 from dicomai.results.job import Job
 from dicomai.results.provenance import code_item, complete
 from dicomai.results.request import put_evidence, requests
-from dicomai.results.sr import SUMMARY, inputs, words
+from dicomai.results.sr import SUMMARY, inputs, measured_in_own_ways, own_scheme, words
 from dicomai.results.sr_groups import CERTAINTY_OF_FINDING, UNCERTAINTY
 
 REPORT: Final = Code("18748-4", "LN", "Diagnostic Imaging Report")
@@ -26,6 +26,8 @@ LANGUAGE: Final = Code("121049", "DCM", "Language of Content Item and Descendant
 ENGLISH: Final = Code("en-US", "RFC5646", "English (United States)")
 FINDINGS: Final = Code("121070", "DCM", "Findings")
 FINDING: Final = Code("121071", "DCM", "Finding")
+DERIVATION: Final = Code("121401", "DCM", "Derivation")
+METHOD: Final = Code("370129005", "SCT", "Measurement Method")
 
 
 def encode_plain(job: Job, kind: Literal["SR:ENHANCED", "SR:TEXT"]) -> Dataset:
@@ -48,6 +50,8 @@ def encode_plain(job: Job, kind: Literal["SR:ENHANCED", "SR:TEXT"]) -> Dataset:
     sections = [container(SUMMARY, said)]
     if kind == "SR:ENHANCED" and (numbers := _numbers(job.findings)):
         sections.append(container(FINDINGS, numbers))
+        if measured_in_own_ways(job.findings):
+            result.CodingSchemeIdentificationSequence = [own_scheme()]
     result.ContentSequence = [language, *observed_by(job), *sections]
     complete(result, job, kind)
     return result
@@ -84,11 +88,24 @@ def numbers_of(found: Segment | Detection | Classification) -> tuple[Measurement
 def _number(measurement: Measurement) -> Dataset:
     number = item("NUM", "CONTAINS", measurement.name)
     number.MeasuredValueSequence = [_value(measurement.value, measurement.unit)]
+    said = [
+        _modifier(name, code)
+        for name, code in ((METHOD, measurement.method), (DERIVATION, measurement.derivation))
+        if code is not None
+    ]
     if measurement.uncertainty is not None:
         range_of_it = item("NUM", "HAS PROPERTIES", UNCERTAINTY)
         range_of_it.MeasuredValueSequence = [_value(measurement.uncertainty, measurement.unit)]
-        number.ContentSequence = [range_of_it]
+        said.append(range_of_it)
+    if said:
+        number.ContentSequence = said
     return number
+
+
+def _modifier(name: Code, value: Code) -> Dataset:
+    modifier = item("CODE", "HAS CONCEPT MOD", name)
+    modifier.ConceptCodeSequence = [code_item(value)]
+    return modifier
 
 
 def _value(number: float, unit: Code) -> Dataset:

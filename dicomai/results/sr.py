@@ -66,24 +66,30 @@ def encode_sr(job: Job, segs: Sequence[Encoded], others: Sequence[Dataset] = ())
     if asked := requests(job):
         result.ReferencedRequestSequence = asked
     result.update(_content(job, segs, others)[0])
-    if others or title(job.findings) is RESULTS or _uses_own_codes(job):
-        scheme = Dataset()
-        scheme.CodingSchemeDesignator = OURS
-        scheme.CodingSchemeName = "Codes of dicomai"
-        scheme.CodingSchemeResponsibleOrganization = "dicomai"
-        result.CodingSchemeIdentificationSequence = [scheme]
+    if others or title(job.findings) is RESULTS or measured_in_own_ways(job.findings):
+        result.CodingSchemeIdentificationSequence = [own_scheme()]
     put_back(result, inputs(job))
     complete(result, job, "SR")
     return result
 
 
-def _uses_own_codes(job: Job) -> bool:
-    found: tuple[Segment | Detection, ...] = (*job.findings.segments, *job.findings.detections)
-    return bool(job.findings.not_analysed) or any(
+def measured_in_own_ways(findings: Findings) -> bool:
+    """Tell whether the method of a number has a code of our own."""
+    found: tuple[Segment | Detection, ...] = (*findings.segments, *findings.detections)
+    return any(
         number.method is not None and number.method.scheme == OURS
         for each in found
         for number in each.measurements
     )
+
+
+def own_scheme() -> Dataset:
+    """Return an item of Coding Scheme Identification Sequence: whose our own codes are."""
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = OURS
+    scheme.CodingSchemeName = "Codes of dicomai"
+    scheme.CodingSchemeResponsibleOrganization = "dicomai"
+    return scheme
 
 
 def words(job: Job) -> tuple[tuple[Code, str], ...]:

@@ -85,6 +85,19 @@ def test_the_enhanced_report_has_the_numbers_and_the_basic_one_none(
     assert not any(item.ValueType == "NUM" for item in _items(_read(made[TEXT])))
 
 
+def test_a_number_of_the_enhanced_report_says_how_it_was_measured(made: dict[str, bytes]) -> None:
+    report = _read(made[ENHANCED])
+    told = {
+        tuple(each.ConceptCodeSequence[0].CodeValue for each in item.get("ContentSequence", ())[:2])
+        for item in _items(report)
+        if item.ValueType == "NUM" and item.ConceptNameCodeSequence[0].CodeMeaning == "Diameter"
+    }
+    assert told == {("EQUIVALENT-BALL", "373098007")}
+    (scheme,) = report.CodingSchemeIdentificationSequence
+    assert scheme.CodingSchemeDesignator == "99DICOMAI"
+    assert "CodingSchemeIdentificationSequence" not in _read(made[TEXT])
+
+
 def test_a_refusal_says_why_and_nothing_else(study: Any, refusal: Any) -> None:
     (raw,) = study.files(refusal, ("SR",))
     check([raw], refusal, study.headers, wanted=("SR",))
@@ -151,6 +164,15 @@ def _another_number(report: Dataset) -> None:
     number.MeasuredValueSequence[0].NumericValue = "1"
 
 
+def _no_method(report: Dataset) -> None:
+    diameter = next(
+        item
+        for item in _items(report)
+        if item.ValueType == "NUM" and item.ConceptNameCodeSequence[0].CodeMeaning == "Diameter"
+    )
+    del diameter.ContentSequence[0]
+
+
 def _verified(report: Dataset) -> None:
     report.VerificationFlag = "VERIFIED"
 
@@ -178,6 +200,7 @@ def _less_evidence(report: Dataset) -> None:
     ("name", "change", "rule"),
     [
         (ENHANCED, _another_number, "content"),
+        (ENHANCED, _no_method, "content"),
         (ENHANCED, _verified, "status"),
         (ENHANCED, _another_conclusion, "content"),
         (TEXT, _another_observer, "provenance"),

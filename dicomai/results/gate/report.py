@@ -149,6 +149,10 @@ def check_plain_report(report: Dataset, findings: Findings, *, numbers: bool) ->
             code_of(item.ConceptNameCodeSequence[0]),
             round(float(item.MeasuredValueSequence[0].NumericValue), 4),
             code_of(item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0]),
+            *(
+                tuple(code_of(each) for each in _coded(item, concept))
+                for concept in ("370129005", "121401")
+            ),
         )
         for item in items
         if item.ValueType == "NUM"
@@ -158,7 +162,15 @@ def check_plain_report(report: Dataset, findings: Findings, *, numbers: bool) ->
         for each in wanted
         if each.uncertainty is not None
     ]
-    true = sorted((each.name.value, round(each.value, 4), each.unit.value) for each in wanted)
+    true = sorted(
+        (
+            each.name.value,
+            round(each.value, 4),
+            each.unit.value,
+            *((code.value,) if code else () for code in (each.method, each.derivation)),
+        )
+        for each in wanted
+    )
     if said != (true if numbers else []):
         refuse("content", uid, "its numbers are not those that were measured")
 
