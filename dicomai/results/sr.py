@@ -210,11 +210,25 @@ def _observer(job: Job) -> sr.ObservationContext:
 
 
 def _library(job: Job) -> sr.ContainerContentItem:
-    """Return TID 1600: every image that the model saw."""
+    """Return TID 1600: every image that the model saw; those of other series are another group.
+
+    What a group says holds of all its images, and a prior lies in a frame of reference of its own.
+    """
+    frame_of_reference = getattr(job.findings.where, "frame_of_reference_uid", "")
+    images = list(inputs(job))
+    ours, others = images[: len(job.sources)], images[len(job.sources) :]
+    parts = [_library_group(ours, frame_of_reference)]
+    if others:
+        parts.append(_library_group(others, ""))
+    library = sr.ContainerContentItem(name=pydicom_code(IMAGE_LIBRARY), relationship_type=CONTAINS)
+    library.ContentSequence = sr.ContentSequence(parts)
+    return library
+
+
+def _library_group(images: Sequence[Dataset], frame_of_reference: str) -> sr.ContainerContentItem:
     group = sr.ContainerContentItem(
         name=pydicom_code(IMAGE_LIBRARY_GROUP), relationship_type=CONTAINS
     )
-    frame_of_reference = getattr(job.findings.where, "frame_of_reference_uid", "")
     items: list[sr.ContentItem] = []
     if frame_of_reference:
         items.append(
@@ -232,12 +246,10 @@ def _library(job: Job) -> sr.ContainerContentItem:
             str(image.SOPInstanceUID),
             relationship_type=CONTAINS,
         )
-        for image in inputs(job)
+        for image in images
     ]
     group.ContentSequence = sr.ContentSequence(items)
-    library = sr.ContainerContentItem(name=pydicom_code(IMAGE_LIBRARY), relationship_type=CONTAINS)
-    library.ContentSequence = sr.ContentSequence([group])
-    return library
+    return group
 
 
 def inputs(job: Job) -> Iterator[Dataset]:

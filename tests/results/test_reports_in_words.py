@@ -159,6 +159,28 @@ def test_images_of_an_earlier_study_are_no_evidence_of_this_one(
         check([*others, _written(report)], findings, study.headers, wanted=ALL)
 
 
+def test_the_frame_of_reference_is_said_of_the_images_that_lie_in_it(
+    study: Any, found: Any
+) -> None:
+    prior = replace(study.inputs[0], series_instance_uid="1.2.3.1", sop_instance_uid="1.2.3.1.1")
+    findings = replace(found.little(study), inputs=(*study.inputs, prior))
+    files = study.files(findings)
+    check(files, findings, study.headers)
+    groups = [
+        each.ContentSequence
+        for each in _items(_read(files[-1]))
+        if each.ConceptNameCodeSequence[0].CodeMeaning == "Image Library Group"
+    ]
+    said = [
+        ([each.UID for each in group if each.ValueType == "UIDREF"],
+         [each.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+          for each in group if each.ValueType == "IMAGE"])
+        for group in groups
+    ]  # fmt: skip
+    ours = [each.SOPInstanceUID for each in study.headers]
+    assert said == [([study.grid.frame_of_reference_uid], ours), ([], ["1.2.3.1.1"])]
+
+
 def _another_number(report: Dataset) -> None:
     number = next(item for item in _items(report) if item.ValueType == "NUM")
     number.MeasuredValueSequence[0].NumericValue = "1"
