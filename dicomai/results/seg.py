@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
@@ -203,7 +204,11 @@ def _encoded(job: Job, segments: tuple[Drawn, ...], form: ResultObject, number: 
 
 def images_of(job: Job, first: int | None = None) -> list[Dataset]:
     """Return the (first) slices as highdicom takes them: images of one frame each, without text."""
-    images = [_image(each, job.findings.where, k) for k, each in enumerate(job.slices()[:first])]
+    slices, where = job.slices(), job.findings.where
+    images = [_image(each, where, k) for k, each in enumerate(slices[:first])]
+    if isinstance(where, Grid):
+        for each in images:  # highdicom says that of the first of all
+            each.SliceThickness = _thickness(slices, where)
     for each in images[1:]:  # highdicom takes no other; what differs by a hair is said by frames
         if "ImageOrientationPatient" in each:
             each.ImageOrientationPatient = images[0].ImageOrientationPatient
@@ -233,17 +238,23 @@ def _image(source: Dataset, where: Grid | Plane, k: int) -> Dataset:
             if keyword in image:
                 delattr(image, keyword)
         return image
-    between = f"{where.spacing_kji_mm[0]:.10g}"
     if not where.slice_steps:
         # Readers build a volume from it, and modalities write what they like; positions decide.
-        image.SpacingBetweenSlices = between
-    try:
-        (thickness,) = numbers(source, "SliceThickness", 1)
-    except InputError:
-        thickness = 0.0
-    if thickness <= 0:  # highdicom wants it, though images may leave it empty
-        image.SliceThickness = between
+        image.SpacingBetweenSlices = f"{where.spacing_kji_mm[0]:.10g}"
     return image
+
+
+def _thickness(slices: Sequence[Dataset], where: Grid) -> str:
+    """Return the usual Slice Thickness, which all have in most series.
+
+    The distance of slices where they leave it empty, as they may: highdicom wants one.
+    """
+    said = []
+    for each in slices:
+        with suppress(InputError):
+            said += [mm for mm in numbers(each, "SliceThickness", 1) if mm > 0]
+    usual = sorted(said)[(len(said) - 1) // 2] if said else where.spacing_kji_mm[0]
+    return f"{usual:.10g}"
 
 
 def _class_in_place(source: Dataset, where: Grid | Plane) -> str:

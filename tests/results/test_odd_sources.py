@@ -229,6 +229,26 @@ def test_a_slice_has_a_thickness(study: Any, found: Any, said: object, told: flo
     assert measures.SliceThickness == told
 
 
+@pytest.mark.parametrize("kind", ["SEG", "SEG:LABELMAP", "PM"])
+def test_a_first_slice_of_another_thickness_stands_for_no_other(
+    study: Any, found: Any, kind: str
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    headers[0].SliceThickness = 10.0
+    findings = found.little(study)
+    (segment,) = findings.segments
+    likely = np.full(int(segment.mask.sum()), 0.5, np.float32)
+    findings = replace(findings, segments=(replace(segment, probability=likely),))
+    made = encode(findings, headers, found.job, study.context, ("SEG", kind))
+    (result,) = (
+        each
+        for each in made
+        if each.SeriesNumber == {"SEG": 3001, "SEG:LABELMAP": 3006, "PM": 3007}[kind]
+    )
+    measures = result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == 3.0
+
+
 def test_loss_is_never_taken_back(study: Any, found: Any) -> None:
     seg, report = _results(
         study,
