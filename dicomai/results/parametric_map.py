@@ -69,7 +69,7 @@ def _map(job: Job, segment: Segment, values: npt.NDArray[np.float32], number: in
         content_qualification=hd.ContentQualificationValues.RESEARCH,
     )
     result.ContentCreatorName = ""  # type 2: no person made it
-    result.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(segment)]
+    result.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(segment, job.side)]
     name_dimensions(result, uids.dimension_uid(job.uuid, "PM", number))
     leave_out_uneven_spacing(result, job.findings.where)
     name_sources(result, job.slices())
@@ -78,10 +78,15 @@ def _map(job: Job, segment: Segment, values: npt.NDArray[np.float32], number: in
     return result
 
 
-def _anatomy(segment: Segment) -> Dataset:
-    """Return what a frame is of (C.7.6.16.2.8); dcmqi reads no map without it."""
+def _anatomy(segment: Segment, side: str) -> Dataset:
+    """Return what a frame is of (C.7.6.16.2.8); dcmqi reads no map without it.
+
+    On the side of the segment, else on that which the images show.
+    """
     item = Dataset()
     item.AnatomicRegionSequence = [code_item(segment.type)]
     sides = {RIGHT.value: "R", LEFT.value: "L"}
-    item.FrameLaterality = sides.get(segment.laterality.value, "U") if segment.laterality else "U"
+    if segment.laterality is not None:
+        side = sides.get(segment.laterality.value, "")
+    item.FrameLaterality = side if side in {"R", "L", "B"} else "U"
     return item

@@ -19,6 +19,7 @@ from pydicom.tag import Tag
 from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit
 
 from dicomai.dicom.charset import UnreadableText
+from dicomai.dicom.codes import LEFT, RIGHT
 from dicomai.dicom.dates import utc_offset
 from dicomai.dicom.identity import identity_of
 from dicomai.errors import InputError
@@ -341,6 +342,25 @@ def test_the_side_goes_with_the_body_part(study: Any, found: Any) -> None:
         header.BodyPartExamined, header.Laterality = "KNEE", "LR"[number % 2]
     seg, _ = encode(found.little(study), headers, found.job, study.context)
     assert "Laterality" not in seg
+
+
+@pytest.mark.parametrize("said", ["L", "R", "B", "U", None])
+@pytest.mark.parametrize("segment", ["L", "R", ""])
+def test_a_map_is_of_the_side_of_its_segment_else_of_its_images(
+    study: Any, found: Any, said: str | None, segment: str
+) -> None:
+    headers = copy.deepcopy(study.headers)
+    for header in headers:
+        header.BodyPartExamined, header.Laterality = "KNEE", said
+    findings = found.little(study)
+    (only,) = findings.segments
+    likely = np.full(int(only.mask.sum()), 0.5, np.float32)
+    side = {"L": LEFT, "R": RIGHT, "": None}[segment]
+    findings = replace(findings, segments=(replace(only, probability=likely, laterality=side),))
+    made = encode(findings, headers, found.job, study.context, ("SEG", "PM"))
+    check([written(each) for each in made], findings, headers, wanted=("SEG", "PM"))
+    (anatomy,) = made[1].SharedFunctionalGroupsSequence[0].FrameAnatomySequence
+    assert anatomy.FrameLaterality == (segment or said or "U")
 
 
 def test_no_side_is_named_where_an_image_says_two(study: Any, found: Any) -> None:
