@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from dicomai.dicom.codes import Code
 from dicomai.findings import Classification, Detection, Findings, Measurement, Segment
 
@@ -87,9 +89,11 @@ def measured(measurement: Measurement) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with three or four digits that mean something, thousands set apart."""
+    """Return a number with two to four digits that mean something, thousands set apart."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
+    if abs(value) < 1:  # a ball of 4 mm has 0.034 mL, and that is not 0
+        return np.format_float_positional(value, precision=2, fractional=False, trim="-")
     return f"{value:.1f}".removesuffix(".0")
 
 

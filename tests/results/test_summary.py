@@ -31,6 +31,18 @@ def test_many_detections_are_counted(study: Any, found: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.0335, "0.034"), (0.04, "0.04"), (0.000027, "0.000027"), (0.5, "0.5"), (0.0, "0"),
+        (-0.04, "-0.04"), (0.999, "1"), (1.25, "1.2"), (99.0, "99"), (-850.4, "-850"),
+        (2310.4567, "2,310"),
+    ],
+)  # fmt: skip
+def test_a_small_number_is_not_nothing(value: float, said: str) -> None:
+    assert summary.number(value) == said
+
+
+@pytest.mark.parametrize(
     ("probability", "said"),
     [(0.999, "> 99 %"), (1.0, "100 %"), (0.004, "< 1 %"), (0.0, "0 %"), (0.87, "87 %")],
 )
