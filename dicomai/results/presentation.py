@@ -21,6 +21,7 @@ from pydicom.valuerep import DS
 from dicomai.errors import InputError
 from dicomai.findings import Box, Detection, Findings, PixelBox, Sphere
 from dicomai.imaging.attributes import items_of, numbers, text
+from dicomai.imaging.frame import header_of_only_frame
 from dicomai.imaging.geometry import Grid, Plane
 from dicomai.imaging.modality import lut_data
 from dicomai.results import summary
@@ -63,7 +64,7 @@ def encode_pr(job: Job) -> tuple[Dataset, ...]:
 
     There is none where nothing has a place, and none for images in colour.
     """
-    slices = job.slices()
+    slices = tuple(map(header_of_only_frame, job.slices()))
     if any(map(_in_colour, slices)):
         return ()
     groups: dict[_Pixels, list[_Marked]] = {}

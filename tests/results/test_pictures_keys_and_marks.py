@@ -308,6 +308,30 @@ def test_marks_are_shown_in_the_window_of_the_image(xray: Any, found: Any) -> No
         held(state)
 
 
+def test_marks_are_shown_as_the_only_frame_of_a_mammogram_says(xray: Any, found: Any) -> None:
+    shared, frame, levels, values, measures = (Dataset() for _ in range(5))
+    levels.WindowCenter, levels.WindowWidth = 2000, 1000
+    values.RescaleIntercept, values.RescaleSlope, values.RescaleType = 0, 2, "US"
+    measures.PixelSpacing = [0.1, 0.05]
+    frame.FrameVOILUTSequence = [levels]
+    shared.PixelValueTransformationSequence = [values]
+    shared.PixelMeasuresSequence = [measures]
+    state, held = _state_on(
+        xray,
+        found,
+        Modality="MG",
+        SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=[frame],
+    )
+    (level,) = state.SoftcopyVOILUTSequence
+    (area,) = state.DisplayedAreaSelectionSequence
+    assert (level.WindowCenter, level.WindowWidth, state.RescaleSlope) == (2000, 1000, 2)
+    assert area.PresentationPixelSpacing == [0.1, 0.05]
+    level.WindowCenter = 5000
+    with pytest.raises(GateError, match="its window is not that of"):
+        held(state)
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from dicomai.findings import Findings
+from dicomai.imaging.frame import header_of_only_frame
 from dicomai.imaging.geometry import Grid, off_grid_mm
 from dicomai.results.gate.error import refuse
 
@@ -72,6 +73,8 @@ def slices_of(uid: str, findings: Findings, sources: Sequence[Dataset]) -> list[
         source = by_uid.get(sop)
         if source is None:
             refuse("references", uid, f"slice {k} lies on {sop}, which is no source image")
+        if not isinstance(where, Grid):
+            source = header_of_only_frame(source)
         if (source.Rows, source.Columns) != (rows, columns):
             refuse("geometry", uid, f"{sop} has another number of rows or columns than the masks")
         one = _slice(source, (sop, frame), flat=not isinstance(where, Grid))
