@@ -98,8 +98,8 @@ def words(job: Job) -> tuple[tuple[Code, str], ...]:
     algorithm = findings.algorithm
     said = [
         (CONCLUSION, f"AI result, not for primary diagnosis: {summary.line(findings)}."),
-        (COMMENT, f"Looked for: {findings.sought}"),
-        (COMMENT, f"Looked at: {_looked_at(job)}"),
+        (COMMENT, f"{'Looks' if findings.not_analysed else 'Looked'} for: {findings.sought}"),
+        (COMMENT, f"{'Was given' if findings.not_analysed else 'Looked at'}: {_looked_at(job)}"),
         (COMMENT, f"Intended use: {algorithm.intended_use}"),
         (COMMENT, algorithm.warning),
         (COMMENT, "UNVERIFIED: no one has checked this result."),

@@ -269,8 +269,11 @@ def _series(job: Job) -> sr.SourceSeriesForSegmentation:
 
 
 def _source_images(job: Job) -> list[sr.SourceImageForMeasurementGroup] | None:
-    """Return the image of a projection; the images of a volume stand in the image library."""
-    if not isinstance(job.findings.where, Plane):
+    """Return the image of a projection; those of a series stand in the image library.
+
+    A series that was not analysed is a plane too, of its first image alone.
+    """
+    if not isinstance(job.findings.where, Plane) or len(job.sources) > 1:
         return None
     source = _source_of(job, job.findings.where.sop_instance_uid)
     return [sr.SourceImageForMeasurementGroup(*source)]

@@ -113,6 +113,33 @@ def test_a_refusal_says_why_and_nothing_else(study: Any, refusal: Any) -> None:
         "A computer program (chest-ct-lungs 1.2.0) could not look at these images: "
         "Slices are 10 mm thick, and 5 is the most."
     ) in texts
+    assert "Was given: 9 images of 1 series" in texts
+    assert not any(text.startswith("Looked") for text in texts)
+
+
+def test_a_refusal_of_a_series_is_not_said_of_its_first_image(
+    study: Any, xray: Any, refusal: Any
+) -> None:
+    """A series that makes no volume is a plane of its first image, for want of a grid."""
+
+    def named(source: Any) -> list[str]:
+        where = replace(xray.grid, sop_instance_uid=source.headers[0].SOPInstanceUID)
+        told = replace(refusal, where=where, inputs=source.inputs)
+        (raw,) = encoded = source.files(told, ("SR",))
+        check(encoded, told, source.headers, wanted=("SR",))
+        (group,) = (
+            item
+            for item in _items(_read(raw))
+            if item.ConceptNameCodeSequence[0].CodeMeaning == "Measurement Group"
+        )
+        return [
+            each.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+            for each in group.ContentSequence
+            if each.ValueType == "IMAGE"
+        ]
+
+    assert named(study) == []
+    assert named(xray) == [xray.headers[0].SOPInstanceUID]
 
 
 def test_peers_find_no_error(
