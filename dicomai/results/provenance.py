@@ -147,12 +147,11 @@ def _series(result: Dataset, job: Job, kind: uids.Kind, number: int) -> None:
 
 def _body_part(result: Dataset, job: Job) -> None:
     part = text(job.sources[0], "BodyPartExamined")
-    known = re.fullmatch(r"[A-Z0-9_ ]{1,16}", part) is not None  # some write prose here
-    if known:
+    if re.fullmatch(r"[A-Z0-9_ ]{1,16}", part) is not None:  # some write prose here
         result.BodyPartExamined = part
     if result.SOPClassUID == KINDS["PM"].sop_class_uid:
         return  # its frames say on which side they are, and then the series may not
-    if known and job.side in {"L", "R"}:
+    if job.side in {"L", "R"}:  # also where the part has only a code, which X-rays have
         result.Laterality = job.side
     elif part not in UNPAIRED and result.Modality in {"OT", "PR", "DOC"}:
         result.Laterality = ""  # of a body part that may be one of a pair (PS3.3 C.7.3.1)

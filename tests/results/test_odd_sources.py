@@ -337,6 +337,10 @@ def test_the_side_goes_with_the_body_part(study: Any, found: Any) -> None:
     assert "Laterality" not in seg
     seg, _ = _results(study, found, BodyPartExamined="BREAST", ImageLaterality="R")
     assert seg.Laterality == "R"
+    for part in ("", "Knie, beide Seiten im Stehen"):
+        seg, _ = _results(study, found, BodyPartExamined=part, ImageLaterality="R")
+        assert "BodyPartExamined" not in seg
+        assert seg.Laterality == "R"
     headers = copy.deepcopy(study.headers)
     for number, header in enumerate(headers):
         header.BodyPartExamined, header.Laterality = "KNEE", "LR"[number % 2]

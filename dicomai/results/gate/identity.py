@@ -157,7 +157,7 @@ def _body_part(result: Dataset, uid: str, sources: Sequence[Dataset], findings: 
     by_uid = {str(each.SOPInstanceUID): each for each in sources}
     shown = [(by_uid[sop], frame) for sop, frame in images_of(findings) if sop in by_uid]
     sides = {_side(*each) for each in shown}
-    one_side = sides in ({"L"}, {"R"}) and bool(ours) and result.SOPClassUID != PM
+    one_side = sides in ({"L"}, {"R"}) and not document and result.SOPClassUID != PM
     side = _plain(result, "Laterality", "")  # the frames of a map say theirs
     if {side} != (sides if one_side else {""}):
         refuse("identity", uid, "Laterality differs from that of the source images")
