@@ -97,6 +97,17 @@ def test_a_ball_where_slices_grow_sparse_has_its_centre_and_mean(far: float) -> 
     assert as_float.value == pytest.approx(mean.value, abs=1e-9)
 
 
+def test_slices_stand_for_their_own_thickness_where_a_mask_begins_later() -> None:
+    steps = (0.0, 1.0, 2.0, 5.0, 8.0)  # which stand for 1, 1, 2, 3 and 3 of the usual ones
+    where = replace(grid((5, 2, 2), (1.0, 1.0, 1.0)), slice_steps=steps)
+    voxels = np.full((2, 2, 2), 30, np.int16)
+    voxels[1] = 80
+    found = measurements(
+        ("volume", "mean"), np.ones((2, 2, 2), bool), voxels, where, "CT", first_k=2
+    )
+    assert [each.value for each in found] == [pytest.approx(0.020), pytest.approx(60.0)]
+
+
 def test_each_measure_has_its_code_and_unit() -> None:
     mask = np.ones((2, 2, 2), dtype=np.bool_)
     names = ("volume", "mean", "diameter", "longest_diameter")

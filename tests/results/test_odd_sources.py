@@ -265,6 +265,22 @@ def test_loss_is_never_taken_back(study: Any, found: Any) -> None:
     assert "compressed with loss" not in _words(report)
 
 
+def test_what_holds_of_one_image_holds_of_what_was_made_of_all(study: Any, found: Any) -> None:
+    """Loss, and who can be known by a picture."""
+    headers = copy.deepcopy(study.headers)
+    headers[1].LossyImageCompression = "01"
+    headers[-1].RecognizableVisualFeatures = headers[-1].BurnedInAnnotation = "YES"
+    wanted = ("SEG", "SR", "SC", "PDF")
+    source, findings = replace(study, headers=headers), found.little(study)
+    made = source.by_modality(findings, wanted)
+    seg, picture, page, report = (
+        pydicom.dcmread(io.BytesIO(made[kind][0])) for kind in ("SEG", "OT", "DOC", "SR")
+    )
+    assert (seg.LossyImageCompression, picture.LossyImageCompression) == ("01", "01")
+    assert "compressed with loss" in _words(report)
+    assert (picture.RecognizableVisualFeatures, page.BurnedInAnnotation) == ("YES", "YES")
+
+
 @pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit])
 def test_loss_shows_in_the_transfer_syntax_too(study: Any, found: Any, syntax: str) -> None:
     headers = copy.deepcopy(study.headers)
