@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from dicomai.errors import ConfigError, ResourceError
+from dicomai.errors import ConfigError
 from dicomai.imaging.resample import Resampling
 from dicomai.inference import on_device
 from dicomai.inference.inferers import SlidingWindowInferer, WholeInferer
@@ -18,9 +17,8 @@ from dicomai.inference.ladder import Step, descended
 from dicomai.inference.memory import Need, need
 from dicomai.inference.postprocess import Choice, Region, regions
 from dicomai.inference.preprocess import PreparedVolume
-from dicomai.inference.run import Model, NoOthers, Run
+from dicomai.inference.run import Model, Run
 from dicomai.models.manifest import Manifest
-from dicomai.models.runtimes.devices import is_out_of_memory
 
 Prepare: TypeAlias = Callable[[torch.device | None], PreparedVolume]
 """Makes the input of a network, on a device or (None) on the host."""
@@ -93,17 +91,7 @@ def said_of_image(model: Model, image: Tensor, run: Run) -> tuple[Tensor, float]
         The memory does not suffice on the CPU either.
     """
 
-    def alone(step: Step) -> tuple[Tensor, float]:
-        return NoOthers().together(step.model, image)
-
-    try:
-        return run.turns.together(model, image)
-    except (ResourceError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, ResourceError) and not is_out_of_memory(error):
-            raise
-    # Not within: the error would keep what its frames hold.
-    work = partial(descended, Step(model=model, windows=1), alone, run)
-    return run.turns.alone(work, "infer")  # silent as long as it takes on the CPU
+    return descended(Step(model=model), lambda step: run.turns.together(step.model, image), run)
 
 
 def needed(model: Model, way: Resampling, inputs: int, masks: int) -> Need:

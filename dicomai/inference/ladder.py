@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from dicomai.errors import ResourceError
 from dicomai.inference.memory import Need, host_free_bytes
 from dicomai.inference.run import Model, Run
-from dicomai.models.runtimes.devices import is_host_out_of_memory, is_out_of_memory
+from dicomai.models.runtimes.devices import HOST, is_out_of_memory, short_place
 from dicomai.process import release_memory
-
-HOST: Final = "the host"
 
 _Found = TypeVar("_Found")
 
@@ -116,7 +114,7 @@ def _short_of(place: str) -> str:
 
 
 def _short(step: Step, error: MemoryError | RuntimeError) -> ResourceError:
-    place = HOST if is_host_out_of_memory(error) else step.place
+    place = short_place(error, step.model.device)
     return ResourceError(
         f"Model {step.model.package.name}: the memory of {place} does not suffice. Give it more, "
         "or the model a smaller window.",

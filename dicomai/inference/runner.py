@@ -155,6 +155,7 @@ class Runner:
     def _loaded_anew(self, folder: Path, sha256: str) -> LoadedModel:
         from dicomai.models import package as packages
         from dicomai.models.runtimes import torch_runtime
+        from dicomai.models.runtimes.devices import HOST
 
         package = packages.load(folder)
         if package.sha256 != sha256:
@@ -176,7 +177,7 @@ class Runner:
             loaded = load(self._device)
         if isinstance(loaded, ResourceError):
             # For this request alone: the next one asks the device again.
-            loaded = loaded if loaded.subject == "cpu" else load("cpu")
+            loaded = loaded if loaded.subject == HOST else load("cpu")
             if isinstance(loaded, ResourceError):
                 raise loaded
             return loaded

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dicomai.errors import ConfigError
+from dicomai.errors import ConfigError, ResourceError
 from dicomai.imaging.facts import Facts
 from dicomai.imaging.geometry import Plane
 from dicomai.imaging.image import SourceImagePixels
@@ -76,15 +76,15 @@ def test_an_image_is_classified_by_its_threshold(teller: Teller) -> None:
 
 
 class Narrow(torch.nn.Module):
-    """A network that has no memory on any device but the host."""
+    """A network that finds no memory on any device but the host."""
 
-    def __init__(self, inner: torch.nn.Module) -> None:
+    def __init__(self, inner: torch.nn.Module, error: Exception) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.error = inner, error
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.device.type != "cpu":
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            raise self.error
         return torch.Tensor(self.inner(x))
 
 
@@ -95,7 +95,7 @@ def test_an_image_for_which_its_device_has_no_memory_is_shown_on_the_cpu(teller:
     asked = replace(
         model,
         device=torch.device(own_memory.DEVICE),
-        network=Narrow(model.network),
+        network=Narrow(model.network, torch.OutOfMemoryError("CUDA out of memory.")),
         make_room=lambda: next(room),
     )
     bright = image(np.full((64, 48), 1000.0))
@@ -106,6 +106,21 @@ def test_an_image_for_which_its_device_has_no_memory_is_shown_on_the_cpu(teller:
         "The memory of pretended:0 did not suffice; the network ran on the CPU.",
     )
     assert not list(room), "it was not asked whether others leave room"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")],
+)
+def test_an_image_for_which_the_host_has_no_memory_goes_to_no_cpu(
+    teller: Teller, error: Exception
+) -> None:
+    own_memory.attached()
+    model = teller(MANIFEST)
+    full = Narrow(model.network, error)
+    asked = replace(model, device=torch.device(own_memory.DEVICE), network=full)
+    with pytest.raises(ResourceError, match="the memory of the host does not suffice"):
+        analyse(asked, image(np.zeros((64, 48))), (), silent)
 
 
 @pytest.mark.parametrize(

@@ -440,9 +440,9 @@ def test_a_model_that_finds_no_memory_takes_that_of_those_that_are_kept(
     monkeypatch.setattr(torch_runtime, "fill", none)
     failed = ends.ask(one, small_source)
     assert isinstance(failed, Failed)
-    assert (failed.kind, failed.subject) == ("resource", "cpu")
+    assert (failed.kind, failed.subject) == ("resource", "the host")
     assert failed.sentence == (
-        "Model one: the memory of cpu does not suffice: CUDA out of memory. Tried to allocate "
+        "Model one: the memory of the host does not suffice: CUDA out of memory. Tried to allocate "
         "20.00 MiB. Give it more."
     )
     ends.close()
@@ -522,7 +522,7 @@ def test_a_host_without_memory_for_a_network_is_not_told_as_its_device_s(
     ends = Ends(device=own_memory.DEVICE)
     failed = ends.ask(package, small_source)
     assert isinstance(failed, Failed), failed.findings.deviations
-    assert (failed.kind, failed.subject) == ("resource", "cpu")
+    assert (failed.kind, failed.subject) == ("resource", "the host")
     assert tries == ["one"]
     ends.close()
 

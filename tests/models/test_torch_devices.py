@@ -123,4 +123,5 @@ def test_full_memory_of_a_gpu_is_known_by_all_that_is_said_of_it(said: str) -> N
     error = RuntimeError(said)
     assert devices.is_out_of_memory(error)
     assert not devices.is_device_fault(error)
-    assert not devices.is_host_out_of_memory(error)
+    assert devices.short_place(error, torch.device("cuda:0")) == "cuda:0"
+    assert devices.short_place(error, torch.device("cpu")) == "the host"

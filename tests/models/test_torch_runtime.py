@@ -232,5 +232,5 @@ def test_too_little_memory_is_told_as_such(lungs_package: Path) -> None:
     greedy = torch_runtime.load(
         package.load(lungs_package), "cpu", networks={"unet3d": lambda **_: Greedy()}
     )
-    with pytest.raises(ResourceError, match="Model lungs: the memory of cpu does not"):
+    with pytest.raises(ResourceError, match="Model lungs: the memory of the host does not"):
         greedy(torch.zeros((1, 1, 4, 4, 4)))

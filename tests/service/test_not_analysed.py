@@ -62,7 +62,7 @@ def test_memory_that_does_not_suffice_is_told_when_the_last_try_is_over(
     ward: Ward, runner: RunnerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
-        raise ResourceError("Model bodies: the memory of cpu does not suffice.")
+        raise ResourceError("Model bodies: the memory of the host does not suffice.")
 
     monkeypatch.setattr(analyse, "load", full)
     routes = (Route(name="all", model="bodies", objects=("SR", "NOT-ANALYSED")),)
@@ -77,7 +77,7 @@ def test_memory_that_does_not_suffice_is_told_when_the_last_try_is_over(
     assert states == ["waiting", "waiting", "waiting", "done"]
     (report,) = [pydicom.dcmread(ward.file(row)) for row in ward.results(job)]
     words = [item.TextValue for item in report.ContentSequence[-1].ContentSequence]
-    assert any("the memory of cpu does not suffice" in text for text in words)
+    assert any("the memory of the host does not suffice" in text for text in words)
 
 
 def test_what_lacks_an_image_in_the_archive_is_told_by_the_others(

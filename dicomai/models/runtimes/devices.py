@@ -10,6 +10,8 @@ import torch
 
 from dicomai.errors import ConfigError, TransientError
 
+HOST: Final = "the host"
+"""Whose memory the CPU has, as sentences and errors call it."""
 _HOST_FULL: Final = "DefaultCPUAllocator: can't allocate memory"
 _FULL: Final = (
     _HOST_FULL,
@@ -145,6 +147,7 @@ def is_device_fault(error: Exception) -> bool:
     return isinstance(error, torch.AcceleratorError) or any(each in said for each in _FAULTS)
 
 
-def is_host_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error of memory is about the host's, whatever device the network is on."""
-    return isinstance(error, MemoryError | OSError) or _HOST_FULL in str(error)
+def short_place(error: Exception, device: torch.device) -> str:
+    """Return whose memory an error is about, while a network is on a device or goes there."""
+    of_host = isinstance(error, MemoryError | OSError) or _HOST_FULL in str(error)
+    return HOST if of_host or device.type == "cpu" else str(device)

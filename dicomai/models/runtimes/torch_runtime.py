@@ -13,10 +13,11 @@ from dicomai.errors import ConfigError, ResourceError
 from dicomai.models.manifest import MANIFEST_NAME, Manifest
 from dicomai.models.package import Package, verify
 from dicomai.models.runtimes.devices import (
+    HOST,
     has_bfloat16,
-    is_host_out_of_memory,
     is_out_of_memory,
     resolve_device,
+    short_place,
 )
 from dicomai.models.runtimes.networks import (
     NETWORKS,
@@ -114,9 +115,9 @@ class LoadedModel:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            trouble = str(error)
+            place, trouble = short_place(error, self.device), str(error)
         # Not within: the error would keep what its frames hold.
-        raise _no_memory(self.package, self.device, trouble)
+        raise _no_memory(self.package, place, trouble)
 
     def _shown(self, inputs: Tensor) -> Tensor:
         infer = self.package.manifest.infer
@@ -155,7 +156,7 @@ def load(
         The package has changed, the network does not take or give what the manifest says, the
         weights can't be read or don't fit the network, or the device is not there.
     ResourceError
-        The device's memory does not suffice, or, with "cpu" as the subject, the host's.
+        The memory of the device does not suffice, or that of the host: the subject says which.
     """
     verify(package)
     target = resolve_device(device)
@@ -164,22 +165,19 @@ def load(
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        place = torch.device("cpu") if is_host_out_of_memory(error) else target
-        trouble = str(error)
+        place, trouble = short_place(error, target), str(error)
     # Not within: the error would keep what its frames hold.
     raise _no_memory(package, place, trouble)
 
 
-def _no_memory(package: Package, device: torch.device, trouble: str) -> ResourceError:
-    other = ""
-    if device.type != "cpu":
-        torch.cuda.empty_cache()
-        other = ', or "cpu" as worker.device or --device'
+def _no_memory(package: Package, place: str, trouble: str) -> ResourceError:
+    torch.cuda.empty_cache()
+    other = "" if place == HOST else ', or "cpu" as worker.device or --device'
     why = next(iter(trouble.splitlines()), "it is full").rstrip(".")
     return ResourceError(
-        f"Model {package.name}: the memory of {device} does not suffice: {why}. Give it more"
+        f"Model {package.name}: the memory of {place} does not suffice: {why}. Give it more"
         f"{other}.",
-        subject=str(device),
+        subject=place,
     )
 
 
