@@ -45,8 +45,7 @@ def again(
         has changed since, and a later decision has queued a job for what is here now.
     """
     # A decision on its study may be about to queue another.
-    studies.lock(connection, jobs.existing(connection, job).study_instance_uid)
-    old = jobs.existing(connection, job)
+    old, _ = jobs.locked(connection, job)
     newer = reruns.decided_later(connection, old)
     if newer is not None and _is_current(connection, newer):
         raise NotNow(

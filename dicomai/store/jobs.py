@@ -20,6 +20,7 @@ from dicomai.store.before import once_more
 from dicomai.store.job import CRASHES, Held, Job, JobId, JobRoute, Next, jitter_of, job_of, policy
 from dicomai.store.moves import move
 from dicomai.store.states import UNFINISHED, HeldBy, JobKind, JobState, WaitingFor
+from dicomai.store.studies import Study
 
 jobs = schema.jobs
 
@@ -280,10 +281,7 @@ def retry(connection: Connection, job: JobId, now: Instant) -> Job:
     NotFound, NotNow
         There is none, or its state or its study forbids it; the sentence says what helps.
     """
-    study = studies.lock(connection, existing(connection, job).study_instance_uid)
-    # Another person, or who waits for it, may be about to move it.
-    connection.execute(select(jobs.c.id).where(jobs.c.id == job).with_for_update())
-    current = existing(connection, job)
+    current, study = locked(connection, job)
     analysis = job if current.result_of is None else current.result_of
     newer = replaced_by(connection, current)
     if newer is not None:
@@ -426,6 +424,21 @@ def existing(connection: Connection, job: JobId) -> Job:
     if current is None:
         raise NotFound(f"There is no job {job}. See: dicomai jobs", subject=str(job))
     return current
+
+
+def locked(connection: Connection, job: JobId) -> tuple[Job, Study | None]:
+    """Return a job as nobody else moves it now, and its study if that is still here.
+
+    Who decides on the study, deletes it, or has the job too, is waited for.
+
+    Raises
+    ------
+    NotFound
+        There is no such job.
+    """
+    study = studies.lock(connection, existing(connection, job).study_instance_uid)
+    connection.execute(select(jobs.c.id).where(jobs.c.id == job).with_for_update())
+    return existing(connection, job), study
 
 
 def tell(connection: Connection, job: Job, kind: str, sentence: str, now: Instant) -> None:

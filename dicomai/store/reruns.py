@@ -5,11 +5,11 @@ from __future__ import annotations
 from sqlalchemy import Connection, select
 
 from dicomai.dicom.dates import Instant
-from dicomai.store import schema, studies
+from dicomai.store import schema
 from dicomai.store.analyses import add_analysis, add_destination
 from dicomai.store.before import became, once_more
 from dicomai.store.job import Job, JobId, JobInput, NewAnalysis, job_of
-from dicomai.store.jobs import NotNow, cancel, existing, get, routes_of
+from dicomai.store.jobs import NotNow, cancel, get, locked, routes_of
 
 jobs = schema.jobs
 
@@ -39,7 +39,7 @@ def again(
         There is none; or it is no analysis, or not over, or was run again already; or its study is
         being deleted.
     """
-    old = existing(connection, job)
+    old, study = locked(connection, job)
     waits = old.state == "held" and old.held_by in ("config", "person")
     gone = waits and package_sha256 != old.package_sha256
     over = gone or old.state in ("done", "failed", "cancelled")
@@ -54,7 +54,6 @@ def again(
             f"{old.title} is {old.state}, so it can't be run again. See: dicomai job {job}",
             subject=str(job),
         )
-    study = studies.lock(connection, old.study_instance_uid)
     if study is None or study.status == "deleting":
         raise NotNow(
             f"Retention deletes the study of {old.title}. Send the study again, and repeat this.",

@@ -7,10 +7,10 @@ import uuid
 from sqlalchemy import Connection, insert, update
 
 from dicomai.dicom.dates import Instant
-from dicomai.store import schema, studies
+from dicomai.store import schema
 from dicomai.store.analyses import inputs
 from dicomai.store.job import NORMAL, URGENT, WITHDRAWN, WITHDRAWN_BY, Job, blank, job_of
-from dicomai.store.jobs import NotNow, existing
+from dicomai.store.jobs import NotNow, locked
 
 jobs = schema.jobs
 
@@ -34,10 +34,9 @@ def add(connection: Connection, old: Job, fingerprint: str, now: Instant) -> Job
     NotNow
         Retention deletes the study, or somebody took the results back meanwhile.
     """
-    study = studies.lock(connection, old.study_instance_uid)
+    old, study = locked(connection, old.id)
     if study is None or study.status == "deleting":
         raise NotNow(f"Retention deletes the study of {old.title}.", subject=str(old.id))
-    old = existing(connection, old.id)
     if old.withdrawn_by is not None:
         raise NotNow(
             f"{old.title} is withdrawn already, by job {old.withdrawn_by}.", subject=str(old.id)
