@@ -11,7 +11,7 @@ from datetime import date
 
 import pytest
 import sqlalchemy
-from catalogue_rows import NOW, add, arrive, claim, claimed, finish, instance, job, wanted
+from catalogue_rows import NOW, add, analysed, arrive, claim, claimed, finish, instance, job, wanted
 from sqlalchemy import Connection, Engine, update
 
 from dicomai.dicom.dates import Instant, seconds
@@ -726,9 +726,7 @@ def test_a_report_on_storage_commitment_concerns_its_own_delivery_alone(engine: 
 
 @pytest.mark.parametrize("state", ["waiting", "queued", "held"])
 def test_results_that_others_replace_go_out_no_more(engine: Engine, state: JobState) -> None:
-    arrive(engine)
-    old = add(engine, wanted()).job_id
-    finish(engine, claimed(engine).held)
+    old = analysed(engine)
     with reading(engine) as connection:
         (delivery,) = deliveries.of_analysis(connection, old)
     put(engine, delivery.id, state)
@@ -770,9 +768,7 @@ def test_a_route_that_comes_later_shares_the_new_run_and_not_what_it_replaces(
 def test_a_delivery_that_stops_does_not_go_again_once_others_took_its_results_place(
     engine: Engine, how: str
 ) -> None:
-    arrive(engine)
-    old = add(engine, wanted()).job_id
-    finish(engine, claimed(engine).held)
+    old = analysed(engine)
     running = claimed(engine, "deliver")
     add(engine, wanted(fingerprint="f2"))
     with writing(engine) as connection:
@@ -796,9 +792,7 @@ def test_a_delivery_that_stops_does_not_go_again_once_others_took_its_results_pl
 def test_a_note_that_failed_is_tried_again_though_a_new_run_took_its_place(
     engine: Engine,
 ) -> None:
-    arrive(engine)
-    old = add(engine, wanted()).job_id
-    finish(engine, claimed(engine).held)
+    old = analysed(engine)
     with writing(engine) as connection:
         route = JobRoute(route="withdrawal", mode="live", destinations=("PACS1",))
         deliveries.cancel_waiting(connection, old, "Withdrawn.", NOW)

@@ -13,7 +13,18 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from catalogue_rows import AGEING, NOW, add, arrive, claimed, finish, instance, job, wanted
+from catalogue_rows import (
+    AGEING,
+    NOW,
+    add,
+    analysed,
+    arrive,
+    claimed,
+    finish,
+    instance,
+    job,
+    wanted,
+)
 from sqlalchemy import Connection, Engine, event
 
 from dicomai.dicom.dates import Instant, now, seconds
@@ -261,9 +272,7 @@ def test_a_study_that_is_decided_on_as_a_person_wants_it_is_looked_at(
 def test_results_are_reissued_by_one_of_two_who_correct_them_at_once(
     engine: Engine, waits: Waits
 ) -> None:
-    arrive(engine)
-    number = add(engine, wanted()).job_id
-    finish(engine, claimed(engine).held)
+    number = analysed(engine)
     old = job(engine, number)
 
     def correct(connection: Connection, accession_number: str) -> JobId:
@@ -381,9 +390,7 @@ def test_no_job_takes_a_study_that_retention_deletes(engine: Engine) -> None:
 def test_a_delivery_that_is_claimed_meanwhile_is_not_cancelled(
     engine: Engine, waits: Waits
 ) -> None:
-    arrive(engine)
-    number = add(engine, wanted()).job_id
-    finish(engine, claimed(engine).held)
+    number = analysed(engine)
     analysis = job(engine, number)
 
     def cancel() -> None:
